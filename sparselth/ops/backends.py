@@ -1,0 +1,108 @@
+"""Which kernel serves an op: what is there, what is chosen, how to force it.
+
+A backend is one implementation of an op: `reference` (plain PyTorch; for a convolution that is
+the dense one with the mask applied), `cpu` (C++), `cuda` (CUDA C++). The dispatcher picks the
+compiled kernel by device; `use_backend` overrides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import SparselthError, unknown_name
+from . import loader
+from .contract import NAMESPACE, SCHEMAS
+
+BACKENDS = ("reference", "cpu", "cuda")
+_DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+_LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
+
+# A plain module global, so that torch.compile can guard on it.
+_forced: str | None = None
+
+# From this density on, dense is at least as fast. Measured by benchmarks/bench_masked_conv2d.py;
+# see benchmarks/results/.
+_DENSE_FROM_DENSITY = {"cpu": 0.25}
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    """One op's kernel on one backend, and why it is missing if it is."""
+
+    op: str
+    backend: str
+    available: bool
+    reason: str
+
+
+def compiled(op: str, backend: str) -> bool:
+    """Say whether `op` has a compiled kernel on `backend`."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"{NAMESPACE}::{op}", _DISPATCH_KEYS[backend]
+    )
+
+
+def forced() -> str | None:
+    """Return the backend that `use_backend` asks for, or None."""
+    return _forced
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force one backend for every op called inside the `with` block.
+
+    name: "reference", "cpu" or "cuda". `reference` computes densely with the mask applied, by
+    plain PyTorch, on any device. A compiled backend turns the automatic choice of dense for
+    masks that are too full off.
+
+    Raises SparselthError when the name is unknown or its library is not there, with the reason.
+    """
+    global _forced
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+    if name in _LIBRARIES:
+        missing = _why_missing(name)
+        if missing:
+            raise SparselthError(f"backend {name!r} is not available: {missing}")
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def prefer_dense(op: str, device: torch.device, density: float) -> bool:
+    """Say whether the dense kernel with the mask applied should serve this mask.
+
+    density: share of kept weights, in [0, 1].
+    """
+    if _forced is not None:
+        return _forced == "reference"
+    if device.type not in _LIBRARIES or not compiled(op, device.type):
+        return True
+    return density >= _DENSE_FROM_DENSITY.get(device.type, 1.0)
+
+
+def backends() -> list[BackendReport]:
+    """List every op on every backend, with the reason where a kernel is missing."""
+    reports = []
+    for op in SCHEMAS:
+        reports.append(BackendReport(op, "reference", True, "plain PyTorch"))
+        for backend in _LIBRARIES:
+            if compiled(op, backend):
+                reports.append(BackendReport(op, backend, True, f"compiled in {_LIBRARIES[backend]}"))
+            else:
+                reason = _why_missing(backend) or "no kernel for this op; reference serves it"
+                reports.append(BackendReport(op, backend, False, reason))
+    return reports
+
+
+def _why_missing(backend: str) -> str:
+    for library in loader.status():
+        if library.name == _LIBRARIES[backend]:
+            return "" if library.loaded else library.reason
+    return f"{_LIBRARIES[backend]} is unknown to the loader"

@@ -1,0 +1,109 @@
+"""Checks at the Python boundary: what was got, what was expected, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import SparselthError, unknown_name
+
+ALLOCATIONS = ("uniform", "global")
+
+
+def as_pair(name: str, value: int | Sequence[int], minimum: int) -> list[int]:
+    """Return `value` as [height, width]."""
+    pair = [value, value] if isinstance(value, int) else list(value)
+    if len(pair) != 2 or any(v < minimum for v in pair):
+        raise SparselthError(f"{name} must be one or two ints >= {minimum}, got {value!r}")
+    return pair
+
+
+def check_aligned(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Require the same dtype and device."""
+    if tensor.device != other.device:
+        raise SparselthError(
+            f"{name} is on {tensor.device}, {other_name} on {other.device}; move one with .to()"
+        )
+    if tensor.dtype != other.dtype:
+        raise SparselthError(
+            f"{name} is {tensor.dtype}, {other_name} {other.dtype}; convert one with .to()"
+        )
+
+
+def check_mask(mask: Tensor, weight: Tensor, name: str = "mask") -> None:
+    """Require a bool mask with the shape and device of its weight."""
+    if mask.dtype != torch.bool:
+        raise SparselthError(f"{name} must be bool, got {mask.dtype}; pass mask.bool()")
+    if mask.shape != weight.shape:
+        raise SparselthError(
+            f"{name} has shape {tuple(mask.shape)}, its weight {tuple(weight.shape)}"
+        )
+    if mask.device != weight.device:
+        raise SparselthError(
+            f"{name} is on {mask.device}, its weight on {weight.device}; "
+            f"pass mask.to({str(weight.device)!r})"
+        )
+
+
+def check_same_length(**lists: Sequence[Tensor]) -> None:
+    """Require lists of one length."""
+    lengths = {name: len(tensors) for name, tensors in lists.items()}
+    if len(set(lengths.values())) > 1:
+        raise SparselthError(f"lists differ in length: {lengths}")
+
+
+def check_finite(name: str, tensors: Sequence[Tensor], labels: Sequence[str] = ()) -> None:
+    """Refuse NaN and Inf, naming the tensor that has them."""
+    for i, tensor in enumerate(tensors):
+        if not bool(torch.isfinite(tensor).all()):
+            label = labels[i] if labels else f"{name}[{i}]"
+            raise SparselthError(
+                f"{label} holds NaN or Inf and cannot be ranked; training diverged before this, "
+                "lower the learning rate or restore an earlier checkpoint"
+            )
+
+
+def check_sparsity(sparsity: float) -> float:
+    """Require a share of pruned weights in [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise SparselthError(
+            f"sparsity is the share of weights to prune, in [0, 1); got {sparsity!r}"
+        )
+    return float(sparsity)
+
+
+def kept(n: int, sparsity: float) -> int:
+    """Return how many of n weights survive at `sparsity`, rounding the pruned count."""
+    return n - round(n * sparsity)
+
+
+def kept_counts(
+    tensors: Sequence[Tensor],
+    *,
+    sparsity: float | None = None,
+    k: int | Sequence[int] | None = None,
+    allocation: str = "uniform",
+) -> tuple[list[int], bool]:
+    """Turn a sparsity or explicit counts into the ops' (k, pooled) arguments."""
+    if allocation not in ALLOCATIONS:
+        raise unknown_name("allocation", allocation, ALLOCATIONS)
+    if (sparsity is None) == (k is None):
+        raise SparselthError("give either sparsity or k, not both and not neither")
+    pooled = allocation == "global"
+    sizes = [t.numel() for t in tensors]
+    groups = [sum(sizes)] if pooled else sizes
+    if len({(t.dtype, t.device) for t in tensors}) > 1 and pooled:
+        raise SparselthError("a global selection needs tensors of one dtype and device")
+    if sparsity is not None:
+        check_sparsity(sparsity)
+        return [kept(n, sparsity) for n in groups], pooled
+    assert k is not None
+    counts = [k] * len(groups) if isinstance(k, int) else list(k)
+    if len(counts) != len(groups):
+        raise SparselthError(f"k has {len(counts)} counts for {len(groups)} selections")
+    for i, (count, n) in enumerate(zip(counts, groups, strict=True)):
+        if not 0 <= count <= n:
+            raise SparselthError(f"k[{i}] = {count} is outside [0, {n}], the tensor's size")
+    return counts, pooled

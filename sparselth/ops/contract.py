@@ -1,0 +1,264 @@
+"""The contract of every op: schema, fake kernel and autograd formula.
+
+Everything a backend has to agree on stands here, in Python. `reference.py` registers the plain
+PyTorch oracle as the default kernel of each op; compiled libraries override it by dispatch key
+(`STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m)` in csrc/). None of the kernels checks its
+arguments for the user: that is done once, by the public functions in `functional.py`.
+
+Conventions shared by all ops
+    mask     bool, the shape of the weight it belongs to; True keeps the weight.
+    plan     int32 or None. The mask's packed indices, see `sparselth.ops.plan`; a kernel that
+             wants one and gets None builds it itself.
+    k        number of entries kept, exactly; ties go to the lowest flat index.
+    pooled   False: one selection per tensor, `k` has one entry per tensor.
+             True: one selection over all tensors in list order, `k` has one entry.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "sparselth"
+
+_CONV = "int[2] stride, int[2] padding, int[2] dilation, int groups"
+
+SCHEMAS: dict[str, str] = {
+    "masked_conv2d": (
+        f"(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor? plan, {_CONV}) -> Tensor"
+    ),
+    "masked_conv2d_grad_input": (
+        "(Tensor grad_output, Tensor weight, Tensor mask, Tensor? plan, int[2] input_hw, "
+        f"{_CONV}) -> Tensor"
+    ),
+    "masked_conv2d_grad_weight": (
+        f"(Tensor grad_output, Tensor input, Tensor mask, Tensor? plan, {_CONV}) -> Tensor"
+    ),
+    "masked_linear": (
+        "(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor? plan) -> Tensor"
+    ),
+    "masked_linear_grad_input": (
+        "(Tensor grad_output, Tensor weight, Tensor mask, Tensor? plan) -> Tensor"
+    ),
+    "masked_linear_grad_weight": (
+        "(Tensor grad_output, Tensor input, Tensor mask, Tensor? plan) -> Tensor"
+    ),
+    # Masks of the k entries of largest magnitude.
+    "topk_mask": "(Tensor[] scores, int[] k, bool pooled) -> Tensor[]",
+    # Z <- Proj(W + U); U <- W + U - Z. Returns float64 (len(weights), 2): per tensor the squared
+    # primal residual |W - Z|^2 and the squared change |Z_new - Z_old|^2.
+    "admm_project_": (
+        "(Tensor[] weights, Tensor(a!)[] z, Tensor(b!)[] u, int[] k, bool pooled) -> Tensor"
+    ),
+    # int64 (len(a),): how many of the k[l] largest magnitudes of a[l] and of b[l] coincide.
+    "weight_overlap": "(Tensor[] a, Tensor[] b, int[] k) -> Tensor",
+    # One SGD step on the surviving entries; pruned weights and momenta are set to zero.
+    # `momenta` is empty when momentum == 0.
+    "masked_sgd_": (
+        "(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] masks, float lr, "
+        "float momentum, float dampening, float weight_decay, bool nesterov) -> ()"
+    ),
+}
+
+for _name, _schema in SCHEMAS.items():
+    torch.library.define(f"{NAMESPACE}::{_name}", _schema)
+
+_ops = torch.ops.sparselth
+
+
+# --- fake kernels ---------------------------------------------------------------------------
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Return the output extent of a convolution along one axis."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def memory_format(like: Tensor) -> torch.memory_format:
+    """Return the layout of a convolution's result: channels_last exactly when `like` has it."""
+    if like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _fake(name: str):
+    return torch.library.register_fake(f"{NAMESPACE}::{name}")
+
+
+@_fake("masked_conv2d")
+def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+    height, width = (
+        output_size(
+            input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]
+        )
+        for i in range(2)
+    )
+    shape = (input.shape[0], weight.shape[0], height, width)
+    return input.new_empty(shape).contiguous(memory_format=memory_format(input))
+
+
+@_fake("masked_conv2d_grad_input")
+def _(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
+    shape = (grad_output.shape[0], weight.shape[1] * groups, *input_hw)
+    return grad_output.new_empty(shape).contiguous(memory_format=memory_format(grad_output))
+
+
+@_fake("masked_conv2d_grad_weight")
+def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    return input.new_empty(mask.shape)
+
+
+@_fake("masked_linear")
+def _(input, weight, mask, bias, plan):
+    return input.new_empty((input.shape[0], weight.shape[0]))
+
+
+@_fake("masked_linear_grad_input")
+def _(grad_output, weight, mask, plan):
+    return grad_output.new_empty((grad_output.shape[0], weight.shape[1]))
+
+
+@_fake("masked_linear_grad_weight")
+def _(grad_output, input, mask, plan):
+    return input.new_empty(mask.shape)
+
+
+@_fake("topk_mask")
+def _(scores, k, pooled):
+    return [score.new_empty(score.shape, dtype=torch.bool) for score in scores]
+
+
+@_fake("admm_project_")
+def _(weights, z, u, k, pooled):
+    return weights[0].new_empty((len(weights), 2), dtype=torch.float64)
+
+
+@_fake("weight_overlap")
+def _(a, b, k):
+    return a[0].new_empty((len(a),), dtype=torch.int64)
+
+
+@_fake("masked_sgd_")
+def _(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov):
+    return None
+
+
+# --- autograd -------------------------------------------------------------------------------
+#
+# y = conv(x, w) is linear in x and in w, so its three ops are closed under differentiation:
+# the derivatives of grad_input and grad_weight are again masked_conv2d, grad_input and
+# grad_weight. Double backward (Hessian-vector products) follows without another kernel.
+
+
+def _register_autograd(name: str, setup, backward) -> None:
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup)
+
+
+def _conv_setup(ctx, inputs, output):
+    input, weight, mask, bias, plan, *ctx.conv = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(input, weight, mask, plan)
+
+
+def _conv_backward(ctx, grad):
+    input, weight, mask, plan = ctx.saved_tensors
+    need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
+    grad_input = grad_weight = grad_bias = None
+    if need_input:
+        input_hw = input.shape[2:]
+        grad_input = _ops.masked_conv2d_grad_input(grad, weight, mask, plan, input_hw, *ctx.conv)
+    if need_weight:
+        grad_weight = _ops.masked_conv2d_grad_weight(grad, input, mask, plan, *ctx.conv)
+    if ctx.has_bias and need_bias:
+        grad_bias = grad.sum((0, 2, 3))
+    return grad_input, grad_weight, None, grad_bias, None, None, None, None, None
+
+
+def _conv_grad_input_setup(ctx, inputs, output):
+    grad_output, weight, mask, plan, _, *ctx.conv = inputs
+    ctx.save_for_backward(grad_output, weight, mask, plan)
+
+
+def _conv_grad_input_backward(ctx, grad):
+    grad_output, weight, mask, plan = ctx.saved_tensors
+    need_output, need_weight, *_ = ctx.needs_input_grad
+    d_output = d_weight = None
+    if need_output:
+        d_output = _ops.masked_conv2d(grad, weight, mask, None, plan, *ctx.conv)
+    if need_weight:
+        d_weight = _ops.masked_conv2d_grad_weight(grad_output, grad, mask, plan, *ctx.conv)
+    return d_output, d_weight, None, None, None, None, None, None, None
+
+
+def _conv_grad_weight_setup(ctx, inputs, output):
+    grad_output, input, mask, plan, *ctx.conv = inputs
+    ctx.save_for_backward(grad_output, input, mask, plan)
+
+
+def _conv_grad_weight_backward(ctx, grad):
+    grad_output, input, mask, plan = ctx.saved_tensors
+    need_output, need_input, *_ = ctx.needs_input_grad
+    d_output = d_input = None
+    if need_output:
+        d_output = _ops.masked_conv2d(input, grad, mask, None, plan, *ctx.conv)
+    if need_input:
+        input_hw = input.shape[2:]
+        d_input = _ops.masked_conv2d_grad_input(
+            grad_output, grad, mask, plan, input_hw, *ctx.conv
+        )
+    return d_output, d_input, None, None, None, None, None, None
+
+
+_register_autograd("masked_conv2d", _conv_setup, _conv_backward)
+_register_autograd("masked_conv2d_grad_input", _conv_grad_input_setup, _conv_grad_input_backward)
+_register_autograd(
+    "masked_conv2d_grad_weight", _conv_grad_weight_setup, _conv_grad_weight_backward
+)
+
+
+def _linear_setup(ctx, inputs, output):
+    input, weight, mask, bias, plan = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(input, weight, mask, plan)
+
+
+def _linear_backward(ctx, grad):
+    input, weight, mask, plan = ctx.saved_tensors
+    need_input, need_weight, _, need_bias, _ = ctx.needs_input_grad
+    grad_input = grad_weight = grad_bias = None
+    if need_input:
+        grad_input = _ops.masked_linear_grad_input(grad, weight, mask, plan)
+    if need_weight:
+        grad_weight = _ops.masked_linear_grad_weight(grad, input, mask, plan)
+    if ctx.has_bias and need_bias:
+        grad_bias = grad.sum(0)
+    return grad_input, grad_weight, None, grad_bias, None
+
+
+def _linear_pair_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _linear_grad_input_backward(ctx, grad):
+    grad_output, weight, mask, plan = ctx.saved_tensors
+    need_output, need_weight, *_ = ctx.needs_input_grad
+    d_output = _ops.masked_linear(grad, weight, mask, None, plan) if need_output else None
+    d_weight = (
+        _ops.masked_linear_grad_weight(grad_output, grad, mask, plan) if need_weight else None
+    )
+    return d_output, d_weight, None, None
+
+
+def _linear_grad_weight_backward(ctx, grad):
+    grad_output, input, mask, plan = ctx.saved_tensors
+    need_output, need_input, *_ = ctx.needs_input_grad
+    d_output = _ops.masked_linear(input, grad, mask, None, plan) if need_output else None
+    d_input = (
+        _ops.masked_linear_grad_input(grad_output, grad, mask, plan) if need_input else None
+    )
+    return d_output, d_input, None, None
+
+
+_register_autograd("masked_linear", _linear_setup, _linear_backward)
+_register_autograd("masked_linear_grad_input", _linear_pair_setup, _linear_grad_input_backward)
+_register_autograd("masked_linear_grad_weight", _linear_pair_setup, _linear_grad_weight_backward)

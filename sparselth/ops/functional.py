@@ -1,0 +1,249 @@
+"""The public functions: arguments checked once, in words, then the op.
+
+`use_backend("reference")` is honoured here: the functions then run the plain PyTorch oracle,
+differentiated by PyTorch itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import SparselthError
+from . import reference
+from .backends import forced
+from .checks import (
+    as_pair,
+    check_aligned,
+    check_finite,
+    check_mask,
+    check_same_length,
+    kept_counts,
+)
+
+_ops = torch.ops.sparselth
+
+
+def masked_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    plan: Tensor | None = None,
+) -> Tensor:
+    """Convolve with the weights that the mask keeps: y = conv2d(x, weight * mask) + bias.
+
+    x: (N, C_in, H, W), contiguous or channels_last; the result has the same layout.
+    weight: (C_out, C_in / groups, kH, kW).  mask: bool, the weight's shape.
+    bias: (C_out,) or None.  plan: `sparselth.ops.plan.conv_plan(mask, groups)`, built anew when
+    None. float16 and bfloat16 accumulate in float32.
+    Differentiable twice; the weight gradient is exactly zero where the mask is False.
+
+    Raises SparselthError on mismatched shapes, dtypes or devices.
+    """
+    if x.dim() != 4:
+        raise SparselthError(f"x must be (N, C_in, H, W), got shape {tuple(x.shape)}")
+    if weight.dim() != 4:
+        raise SparselthError(
+            f"weight must be (C_out, C_in/groups, kH, kW), got shape {tuple(weight.shape)}"
+        )
+    check_mask(mask, weight)
+    check_aligned("x", x, "weight", weight)
+    if groups < 1 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        raise SparselthError(
+            f"channels do not fit: x has {x.shape[1]}, weight {tuple(weight.shape)} with "
+            f"groups={groups} takes {weight.shape[1] * groups} and needs C_out divisible by groups"
+        )
+    if bias is not None and bias.shape != (weight.shape[0],):
+        raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
+    conv = (
+        as_pair("stride", stride, 1),
+        as_pair("padding", padding, 0),
+        as_pair("dilation", dilation, 1),
+        groups,
+    )
+    _check_not_empty(x, weight, *conv[:3])
+    if forced() == "reference":
+        return reference.masked_conv2d(x, weight, mask, bias, None, *conv)
+    return _ops.masked_conv2d(x, weight, mask, bias, plan, *conv)
+
+
+def _check_not_empty(x: Tensor, weight: Tensor, stride, padding, dilation) -> None:
+    for axis, name in enumerate(("height", "width")):
+        reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+        if x.shape[2 + axis] + 2 * padding[axis] < reach:
+            raise SparselthError(
+                f"the kernel reaches over {reach} pixels of {name}, more than the padded input's "
+                f"{x.shape[2 + axis] + 2 * padding[axis]}; use more padding or less dilation"
+            )
+
+
+def masked_linear(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    *,
+    plan: Tensor | None = None,
+) -> Tensor:
+    """Apply the linear map with the weights that the mask keeps: y = x (weight * mask)^T + bias.
+
+    x: (..., C_in).  weight: (C_out, C_in).  mask: bool, the weight's shape.  bias: (C_out,).
+    Differentiable twice; the weight gradient is exactly zero where the mask is False.
+
+    Raises SparselthError on mismatched shapes, dtypes or devices.
+    """
+    if weight.dim() != 2:
+        raise SparselthError(f"weight must be (C_out, C_in), got shape {tuple(weight.shape)}")
+    check_mask(mask, weight)
+    check_aligned("x", x, "weight", weight)
+    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        raise SparselthError(
+            f"x must end in {weight.shape[1]} features, got shape {tuple(x.shape)}"
+        )
+    if bias is not None and bias.shape != (weight.shape[0],):
+        raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
+    if forced() == "reference":
+        return reference.masked_linear(x, weight, mask, bias, None)
+    rows = x.reshape(-1, weight.shape[1])
+    return _ops.masked_linear(rows, weight, mask, bias, plan).view(*x.shape[:-1], -1)
+
+
+def topk_mask(
+    scores: Tensor | Sequence[Tensor],
+    k: int | Sequence[int],
+    *,
+    allocation: str = "uniform",
+) -> Tensor | list[Tensor]:
+    """Keep exactly k entries of largest magnitude; ties go to the lowest flat index.
+
+    scores: a tensor, or a list of tensors of one dtype and device.
+    k: with allocation "uniform" one count per tensor (an int serves every tensor); with "global"
+    one count over all tensors in list order.
+    Returns bool masks, one tensor or a list as given.
+
+    Raises SparselthError on NaN or Inf (naming the tensor), or k outside [0, n].
+    """
+    single = isinstance(scores, Tensor)
+    tensors: list[Tensor] = [scores] if isinstance(scores, Tensor) else list(scores)
+    counts, pooled = kept_counts(tensors, k=k, allocation=allocation)
+    check_finite("scores", tensors)
+    if not tensors:
+        return []
+    run = reference.topk_mask if forced() == "reference" else _ops.topk_mask
+    masks = run([t.detach() for t in tensors], counts, pooled)
+    return masks[0] if single else masks
+
+
+@torch.no_grad()
+def admm_project_(
+    weights: Sequence[Tensor],
+    z: Sequence[Tensor],
+    u: Sequence[Tensor],
+    *,
+    sparsity: float | None = None,
+    k: int | Sequence[int] | None = None,
+    allocation: str = "uniform",
+) -> Tensor:
+    """Do ADMM's projection and dual update in place: Z <- Proj(W + U), U <- U + W - Z.
+
+    weights, z, u: lists of tensors with equal shapes, dtype and device; z and u are overwritten.
+    Either `sparsity` in [0, 1) or the exact counts `k`; allocation as in `topk_mask`.
+    Returns float64 (len(weights), 2): per tensor |W - Z|^2 and |Z_new - Z_old|^2.
+
+    Raises SparselthError on NaN or Inf (naming the tensor) and on mismatched lists; nothing is
+    written then.
+
+    Reference: Boyd et al. 2011, "Distributed Optimization and Statistical Learning via ADMM",
+    section 3.1.1 (scaled form); Zhang et al. 2018, arXiv:1804.03294.
+    """
+    weights, z, u = list(weights), list(z), list(u)
+    check_same_length(weights=weights, z=z, u=u)
+    for i, tensors in enumerate(zip(weights, z, u, strict=True)):
+        for name, tensor in (("z", tensors[1]), ("u", tensors[2])):
+            if tensor.shape != tensors[0].shape:
+                raise SparselthError(
+                    f"{name}[{i}] has shape {tuple(tensor.shape)}, its weight "
+                    f"{tuple(tensors[0].shape)}"
+                )
+            check_aligned(f"{name}[{i}]", tensor, f"weights[{i}]", tensors[0])
+    counts, pooled = kept_counts(weights, sparsity=sparsity, k=k, allocation=allocation)
+    check_finite("weights", weights)
+    check_finite("u", u)
+    if not weights:
+        return torch.empty((0, 2), dtype=torch.float64)
+    run = reference.admm_project_ if forced() == "reference" else _ops.admm_project_
+    return run(weights, z, u, counts, pooled)
+
+
+@torch.no_grad()
+def weight_overlap(a: Sequence[Tensor], b: Sequence[Tensor], k: Sequence[int]) -> Tensor:
+    """Count, per tensor, the indices among the k largest magnitudes of both a[l] and b[l].
+
+    a, b: lists of tensors with equal shapes.  k: one count per tensor.
+    Returns int64 (len(a),). `sparselth.weight_overlap` turns the counts into R_p.
+
+    Raises SparselthError on mismatched lists, NaN or Inf, or k outside [0, n].
+    """
+    a, b = list(a), list(b)
+    check_same_length(a=a, b=b)
+    for i, (left, right) in enumerate(zip(a, b, strict=True)):
+        if left.shape != right.shape:
+            raise SparselthError(
+                f"a[{i}] has shape {tuple(left.shape)}, b[{i}] {tuple(right.shape)}"
+            )
+        check_aligned(f"b[{i}]", right, f"a[{i}]", left)
+    counts, _ = kept_counts(a, k=k, allocation="uniform")
+    check_finite("a", a)
+    check_finite("b", b)
+    if not a:
+        return torch.empty(0, dtype=torch.int64)
+    run = reference.weight_overlap if forced() == "reference" else _ops.weight_overlap
+    return run(a, b, counts)
+
+
+@torch.no_grad()
+def masked_sgd_(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> None:
+    """Take one SGD step on the surviving weights, in place.
+
+    g = grad + weight_decay * w;  v <- momentum * v + (1 - dampening) * g;
+    w <- w - lr * (g + momentum * v if nesterov else v).
+    Where the mask is False, the weight and its momentum become exactly zero.
+
+    weights, grads, masks: lists of tensors with equal shapes; momenta likewise, or empty when
+    momentum is 0.
+    """
+    weights, grads, momenta, masks = list(weights), list(grads), list(momenta), list(masks)
+    check_same_length(weights=weights, grads=grads, masks=masks)
+    if momentum != 0:
+        check_same_length(weights=weights, momenta=momenta)
+    for weight, mask in zip(weights, masks, strict=True):
+        check_mask(mask, weight)
+    if not weights:
+        return
+    run = reference.masked_sgd_ if forced() == "reference" else _ops.masked_sgd_
+    run(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov)
+
+
+def dense_conv2d(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, *conv) -> Tensor:
+    """Convolve densely with the mask applied: the baseline, and the choice for full masks."""
+    return F.conv2d(x, reference._masked(weight, mask), bias, *conv)

@@ -1,0 +1,26 @@
+"""A mask's packed indices, built when the mask changes and reused by every pass.
+
+The plan is one int32 vector: a header, then the kept weights by output channel, then the same
+weights by input channel for the input gradient. csrc/common/plan.h holds the exact layout.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import loader
+
+
+def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
+    """Build the plan of a convolution or linear mask.
+
+    mask: (C_out, C_in / groups, kH, kW) or (C_out, C_in), bool.
+    Returns int32 (length,) on the CPU, or None where no kernel takes a plan: a mask on another
+    device, or a package without its compiled host module. Kernels accept None.
+    """
+    host = loader.host()
+    if host is None or mask.device.type != "cpu":
+        return None
+    shape = tuple(mask.shape) if mask.dim() == 4 else (*mask.shape, 1, 1)
+    return torch.from_numpy(host.conv_plan(mask.contiguous().view(shape).numpy(), groups))

@@ -1,0 +1,115 @@
+"""The oracle: every op in plain PyTorch, on any device and dtype.
+
+Registered as the default kernel, so the package is correct with no compiler, no CUDA and no
+Triton. Tests compare every compiled kernel with these functions and benchmarks use the
+convolutions among them as the dense-with-mask baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .contract import NAMESPACE, SCHEMAS, memory_format
+
+
+def _masked(weight: Tensor, mask: Tensor) -> Tensor:
+    # where, not a product: a NaN under the mask must not leak.
+    return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+
+def masked_conv2d(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+    out = F.conv2d(input, _masked(weight, mask), bias, stride, padding, dilation, groups)
+    return out.contiguous(memory_format=memory_format(input))
+
+
+def _convolution_backward(grad_output, input, weight, conv, wanted):
+    stride, padding, dilation, groups = conv
+    return torch.ops.aten.convolution_backward(
+        grad_output, input, weight, None, stride, padding, dilation, False, [0, 0], groups, wanted
+    )
+
+
+def masked_conv2d_grad_input(
+    grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups
+):
+    shape = (grad_output.shape[0], weight.shape[1] * groups, *input_hw)
+    conv = (stride, padding, dilation, groups)
+    grad, _, _ = _convolution_backward(
+        grad_output, grad_output.new_empty(shape), _masked(weight, mask), conv, [True, False, False]
+    )
+    return grad.contiguous(memory_format=memory_format(grad_output))
+
+
+def masked_conv2d_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    conv = (stride, padding, dilation, groups)
+    weight = input.new_empty(mask.shape)  # only its shape is read
+    _, grad, _ = _convolution_backward(grad_output, input, weight, conv, [False, True, False])
+    return _masked(grad.contiguous(), mask)
+
+
+def masked_linear(input, weight, mask, bias, plan):
+    return F.linear(input, _masked(weight, mask), bias)
+
+
+def masked_linear_grad_input(grad_output, weight, mask, plan):
+    return grad_output @ _masked(weight, mask)
+
+
+def masked_linear_grad_weight(grad_output, input, mask, plan):
+    return _masked(grad_output.t() @ input, mask)
+
+
+def _largest(score: Tensor, k: int) -> Tensor:
+    """Return the flat mask of the k largest magnitudes, ties to the lowest index."""
+    order = torch.sort(score.flatten().abs(), descending=True, stable=True).indices
+    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+    mask[order[:k]] = True
+    return mask
+
+
+def topk_mask(scores: Sequence[Tensor], k: Sequence[int], pooled: bool) -> list[Tensor]:
+    if not pooled:
+        return [_largest(s, n).view(s.shape) for s, n in zip(scores, k, strict=True)]
+    flat = _largest(torch.cat([s.flatten() for s in scores]), k[0])
+    parts = flat.split([s.numel() for s in scores])
+    return [part.reshape(s.shape).clone() for part, s in zip(parts, scores, strict=True)]
+
+
+def admm_project_(weights, z, u, k, pooled):
+    sums = [w + dual for w, dual in zip(weights, u, strict=True)]
+    masks = topk_mask(sums, k, pooled)
+    residuals = []
+    for weight, z_l, u_l, v, mask in zip(weights, z, u, sums, masks, strict=True):
+        projected = _masked(v, mask)
+        primal = (weight.double() - projected.double()).square().sum()
+        change = (projected.double() - z_l.double()).square().sum()
+        residuals.append(torch.stack((primal, change)))
+        z_l.copy_(projected)
+        u_l.copy_(_masked(v, ~mask))
+    return torch.stack(residuals)
+
+
+def weight_overlap(a, b, k):
+    counts = [
+        (mask_a & mask_b).sum()
+        for mask_a, mask_b in zip(topk_mask(a, k, False), topk_mask(b, k, False), strict=True)
+    ]
+    return torch.stack(counts)
+
+
+def masked_sgd_(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov):
+    for i, (weight, grad, mask) in enumerate(zip(weights, grads, masks, strict=True)):
+        step = _masked(grad + weight_decay * weight, mask)
+        if momentum != 0:
+            buffer = momenta[i]
+            buffer.copy_(_masked(momentum * buffer + (1 - dampening) * step, mask))
+            step = step + momentum * buffer if nesterov else buffer
+        weight.copy_(_masked(weight - lr * step, mask))
+
+
+for _name in SCHEMAS:
+    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, globals()[_name])
