@@ -1,0 +1,31 @@
+"""Package map and native libraries. Metadata: pyproject.toml; build logic: build_support/.
+
+Environment: SPARSELTH_BUILD=auto|cuda|cpu|none, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS,
+CUDA_HOME, CXX, NVCC_THREADS. What was built, and why not the rest, is printed and kept in
+sparselth/_build_info.json (`sparselth info` shows it).
+"""
+
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # an isolated build does not put the project's folder on the path
+
+from build_support.command import SOURCES, BuildNative  # noqa: E402
+
+setup(
+    # Only these: find_packages() alone would install kernels, tests and benchmarks top-level,
+    # and `kernels` is another project's import name.
+    packages=[*find_packages(include=["sparselth", "sparselth.*"]), "sparselth.kernels"],
+    package_dir={"sparselth.kernels": "kernels"},
+    package_data={"sparselth": ["py.typed"]},
+    include_package_data=False,
+    ext_modules=[
+        Extension(f"sparselth.{name}", [str(path.relative_to(ROOT)) for path in paths])
+        for name, paths in SOURCES.items()
+    ],
+    cmdclass={"build_ext": BuildNative},
+    zip_safe=False,
+)

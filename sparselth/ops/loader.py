@@ -1,0 +1,115 @@
+"""Load the compiled libraries; a library that cannot be loaded is a reason, never an exception.
+
+`contract` must be imported first: the libraries only register kernels, the schemas are Python's.
+SPARSELTH_DISABLE=_C,_C_cuda,_host leaves the named libraries out, so that the plain PyTorch
+reference runs instead (used by the tests, and to rule a kernel out when hunting a bug).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sysconfig
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+PACKAGE = Path(__file__).resolve().parent.parent
+OP_LIBRARIES = ("_C", "_C_cuda")
+LIBRARIES = (*OP_LIBRARIES, "_host")
+
+
+@dataclass(frozen=True)
+class LibraryStatus:
+    """Whether a compiled library is in use; `reason` is empty when it is."""
+
+    name: str
+    loaded: bool
+    path: str | None
+    reason: str
+
+
+_status: dict[str, LibraryStatus] = {}
+_host_module: ModuleType | None = None
+
+
+def load() -> None:
+    """Load every library that is there. Calling it again does nothing."""
+    for name in LIBRARIES:
+        if name not in _status:
+            _status[name] = _load(name)
+
+
+def status() -> list[LibraryStatus]:
+    """Return one status per library, loading them first if that has not happened."""
+    load()
+    return [_status[name] for name in LIBRARIES]
+
+
+def host() -> ModuleType | None:
+    """Return the torch-free module `_host`, or None when it is not there."""
+    load()
+    return _host_module
+
+
+@cache
+def build_info() -> dict[str, Any]:
+    """Return the record that the build left in the package; empty when there is none."""
+    try:
+        return json.loads((PACKAGE / "_build_info.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _load(name: str) -> LibraryStatus:
+    disabled = os.environ.get("SPARSELTH_DISABLE", "").replace(",", " ").split()
+    if name in disabled:
+        return LibraryStatus(name, False, None, "left out by SPARSELTH_DISABLE")
+    path = _path(name)
+    if not path.exists():
+        return LibraryStatus(name, False, None, _why_not_built(name))
+    try:
+        if name == "_host":
+            _import_host(path)
+        else:
+            torch.ops.load_library(str(path))
+    except Exception as error:  # whatever it is, it becomes a reason: the reference still works
+        return LibraryStatus(name, False, str(path), _why_not_loaded(error))
+    return LibraryStatus(name, True, str(path), "")
+
+
+def _path(name: str) -> Path:
+    suffix = sysconfig.get_config_var("EXT_SUFFIX") if name == "_host" else ".so"
+    return PACKAGE / f"{name}{suffix}"
+
+
+def _import_host(path: Path) -> None:
+    global _host_module
+    spec = importlib.util.spec_from_file_location("sparselth._host", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path.name} is not a Python extension module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    _host_module = module
+
+
+def _why_not_built(name: str) -> str:
+    known = build_info().get("libraries", {}).get(name, {})
+    if known.get("reason"):
+        return f"not built: {known['reason']}"
+    if known.get("built"):
+        return "built, but its file is gone; install again"
+    return "not built: no build record; run pip install -e . --no-build-isolation"
+
+
+def _why_not_loaded(error: Exception) -> str:
+    built_for = build_info().get("torch")
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if built_for and built_for != torch.__version__:
+        return f"built with torch {built_for}, running {torch.__version__}: {text}"
+    return text
