@@ -196,7 +196,9 @@ def summary(record: dict[str, Any]) -> str:
     """Return the build record as a few lines of text."""
     lines = ["", "sparselth build summary"]
     for name, state in record["libraries"].items():
-        lines.append(f"  {name:<8} {'built' if state['built'] else 'not built: ' + state['reason']}")
+        lines.append(
+            f"  {name:<8} {'built' if state['built'] else 'not built: ' + state['reason']}"
+        )
     lines.append(f"  compiler {record['compiler'] or 'none'}")
     lines.append(f"  torch    {record['torch'] or 'none'} (stable ABI target 2.10)")
     if record["nvcc"]:

@@ -95,7 +95,7 @@ def find_torch() -> Torch | None:
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return None
-    root = Path(list(spec.submodule_search_locations)[0])
+    root = Path(next(iter(spec.submodule_search_locations)))
     if not (root / "version.py").exists():
         return None
     facts = runpy.run_path(str(root / "version.py"))
@@ -126,13 +126,18 @@ def find_nvcc(env: Mapping[str, str], run: Run = run_quietly) -> tuple[Nvcc | No
             return None, f"CUDA_HOME={named} holds no CUDA toolkit ({missing} is not there)"
         return describe_nvcc(home / "bin" / "nvcc", home, run)
     on_path = shutil.which("nvcc", path=env.get("PATH"))
-    candidates = [toolkit_of(on_path, run), Path(on_path).resolve().parent.parent] if on_path else []
+    candidates = (
+        [toolkit_of(on_path, run), Path(on_path).resolve().parent.parent] if on_path else []
+    )
     candidates.append(USUAL_TOOLKIT_FOLDER)
     for home in candidates:
         if home is not None and is_toolkit(home):
             return describe_nvcc(home / "bin" / "nvcc", home.resolve(), run)
     if on_path:
-        return None, "nvcc is on the path but its toolkit was not found: set CUDA_HOME to its folder"
+        return (
+            None,
+            "nvcc is on the path but its toolkit was not found: set CUDA_HOME to its folder",
+        )
     return None, "no nvcc: neither CUDA_HOME nor the path leads to a CUDA toolkit"
 
 
