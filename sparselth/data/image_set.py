@@ -1,0 +1,103 @@
+"""The form every data set takes: uint8 images and int64 labels, for training and for testing."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SparselthError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A labelled set of images.
+
+    Images are uint8 of shape (N, C, H, W), labels int64 of shape (N,). `mean` and `std` are those
+    of the training pixels, a value per channel, on the scale where white is 1. `flip` says whether
+    a mirrored image keeps its label: true for photographs, false for digits.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+
+    @property
+    def channels(self) -> int:
+        return self.train_images.shape[1]
+
+    def limited(self, train: int = 0, test: int = 0) -> ImageSet:
+        """Keep the first `train` and `test` images, 0 for all; mean and std stay as they are."""
+        limits = {"train": (train, len(self.train_labels)), "test": (test, len(self.test_labels))}
+        for part, (limit, available) in limits.items():
+            if limit < 0 or limit > available:
+                raise SparselthError(
+                    f"a {part} limit of {limit} does not fit {self.name}, which has {available} "
+                    f"{part} images; choose 1 to {available}, or 0 for all"
+                )
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[: train or None],
+            train_labels=self.train_labels[: train or None],
+            test_images=self.test_images[: test or None],
+            test_labels=self.test_labels[: test or None],
+        )
+
+
+def from_arrays(
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    num_classes: int,
+    flip: bool,
+) -> ImageSet:
+    """Build an `ImageSet` from (images, labels) arrays; images (N, C, H, W) uint8.
+
+    Raises `SparselthError` when images and labels do not belong together.
+    """
+    for part, (images, labels) in {"training": train, "test": test}.items():
+        if len(images) != len(labels) or len(images) == 0:
+            raise SparselthError(
+                f"{name}: the {part} files hold {len(images)} images and {len(labels)} labels, "
+                "which should be the same number above 0; fetch the files again"
+            )
+        if labels.min() < 0 or labels.max() >= num_classes:
+            raise SparselthError(
+                f"{name}: the {part} labels run from {labels.min()} to {labels.max()}, expected "
+                f"0 to {num_classes - 1}; fetch the files again"
+            )
+    mean, std = _statistics(train[0])
+    return ImageSet(
+        name=name,
+        train_images=torch.from_numpy(np.ascontiguousarray(train[0])),
+        train_labels=torch.from_numpy(train[1].astype(np.int64)),
+        test_images=torch.from_numpy(np.ascontiguousarray(test[0])),
+        test_labels=torch.from_numpy(test[1].astype(np.int64)),
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        flip=flip,
+    )
+
+
+def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Compute mean and std per channel from histograms: exact, and without a float copy."""
+    levels = np.arange(256) / 255.0
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].ravel(), minlength=256)
+        mean = float(counts @ levels / counts.sum())
+        variance = float(counts @ (levels - mean) ** 2 / counts.sum())
+        means.append(mean)
+        # A constant channel carries nothing; dividing by 1 keeps it finite.
+        stds.append(variance**0.5 or 1.0)
+    return tuple(means), tuple(stds)

