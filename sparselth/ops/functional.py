@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SparselthError
@@ -242,8 +241,3 @@ def masked_sgd_(
         return
     run = reference.masked_sgd_ if forced() == "reference" else _ops.masked_sgd_
     run(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov)
-
-
-def dense_conv2d(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, *conv) -> Tensor:
-    """Convolve densely with the mask applied: the baseline, and the choice for full masks."""
-    return F.conv2d(x, reference._masked(weight, mask), bias, *conv)

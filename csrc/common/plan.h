@@ -1,0 +1,114 @@
+// The plan: a mask's packed indices, one int32 array.
+//
+//   header     [version, C_out, C_in / groups, taps, groups, nnz, 0, 0]
+//   by output  begin[C_out + 1], flat[nnz], code[nnz]     rows of the forward pass
+//   by input   begin[C_in + 1],  flat[nnz], code[nnz]     rows of the input gradient
+//
+// flat  index of the weight in the dense (C_out, C_in/groups, kH, kW) tensor, ascending in a row
+// code  channel << kTapBits | tap: where the weight reads from. The channel counts over all
+//       groups: input channels in the first half, output channels in the second.
+//
+// Cost: one pass over the mask, eight entries at a time where they are pruned.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+namespace sparselth {
+
+inline constexpr int32_t kPlanVersion = 1;
+inline constexpr int kPlanHeader = 8;
+inline constexpr int kTapBits = 12;
+
+struct PlanRows {
+  const int32_t* begin;
+  const int32_t* flat;
+  const int32_t* code;
+};
+
+struct Plan {
+  int64_t c_out, c_in_per_group, taps, groups, nnz;
+  PlanRows by_output, by_input;
+
+  explicit Plan(const int32_t* data)
+      : c_out(data[1]), c_in_per_group(data[2]), taps(data[3]), groups(data[4]), nnz(data[5]) {
+    const int32_t* at = data + kPlanHeader;
+    by_output = {at, at + c_out + 1, at + c_out + 1 + nnz};
+    at = by_output.code + nnz;
+    by_input = {at, at + c_in() + 1, at + c_in() + 1 + nnz};
+  }
+  int64_t c_in() const { return c_in_per_group * groups; }
+};
+
+inline void check_plan(const int32_t* data, int64_t length, int64_t c_out, int64_t c_in_per_group,
+                       int64_t taps, int64_t groups) {
+  const bool fits = length >= kPlanHeader && data[0] == kPlanVersion && data[1] == c_out &&
+                    data[2] == c_in_per_group && data[3] == taps && data[4] == groups &&
+                    length == kPlanHeader + c_out + 1 + c_in_per_group * groups + 1 +
+                                  4 * int64_t(data[5]);
+  if (!fits) throw std::runtime_error("the plan belongs to another mask or version; rebuild it");
+}
+
+inline std::vector<int32_t> build_plan(const uint8_t* mask, int64_t c_out, int64_t c_in_per_group,
+                                       int64_t taps, int64_t groups) {
+  const int64_t c_in = c_in_per_group * groups, row = c_in_per_group * taps;
+  if (taps >= (1 << kTapBits) || (c_in > c_out ? c_in : c_out) >= (1 << (31 - kTapBits)) ||
+      c_out * row > INT32_MAX)
+    throw std::runtime_error("the weight is too large for a plan of 32-bit indices");
+
+  std::vector<int32_t> flat;
+  std::vector<int32_t> begin(c_out + 1, 0);
+  for (int64_t o = 0; o < c_out; ++o) {
+    const int64_t end = (o + 1) * row;
+    for (int64_t i = o * row; i < end;) {
+      uint64_t eight = 1;
+      if (i + 8 <= end) std::memcpy(&eight, mask + i, 8);
+      if (eight == 0) {
+        i += 8;
+        continue;
+      }
+      if (mask[i]) flat.push_back(int32_t(i));
+      ++i;
+    }
+    begin[o + 1] = int32_t(flat.size());
+  }
+
+  const int64_t nnz = int64_t(flat.size());
+  std::vector<int32_t> plan(kPlanHeader + c_out + 1 + c_in + 1 + 4 * nnz, 0);
+  const int32_t header[] = {kPlanVersion,   int32_t(c_out),  int32_t(c_in_per_group),
+                            int32_t(taps), int32_t(groups), int32_t(nnz)};
+  std::memcpy(plan.data(), header, sizeof header);
+
+  int32_t* out_begin = plan.data() + kPlanHeader;
+  int32_t* out_flat = out_begin + c_out + 1;
+  int32_t* out_code = out_flat + nnz;
+  int32_t* in_begin = out_code + nnz;
+  int32_t* in_flat = in_begin + c_in + 1;
+  int32_t* in_code = in_flat + nnz;
+  std::memcpy(out_begin, begin.data(), begin.size() * sizeof(int32_t));
+  if (nnz) std::memcpy(out_flat, flat.data(), nnz * sizeof(int32_t));
+
+  const int64_t out_per_group = c_out / groups;
+  for (int64_t o = 0; o < c_out; ++o) {
+    const int64_t first_channel = o / out_per_group * c_in_per_group;
+    for (int32_t j = begin[o]; j < begin[o + 1]; ++j) {
+      const int64_t within = flat[j] - o * row;
+      const int64_t channel = first_channel + within / taps;
+      out_code[j] = int32_t(channel << kTapBits | within % taps);
+      ++in_begin[channel + 1];
+    }
+  }
+  for (int64_t c = 0; c < c_in; ++c) in_begin[c + 1] += in_begin[c];
+  std::vector<int32_t> next(in_begin, in_begin + c_in);
+  for (int64_t o = 0; o < c_out; ++o)
+    for (int32_t j = begin[o]; j < begin[o + 1]; ++j) {
+      const int32_t at = next[out_code[j] >> kTapBits]++;
+      in_flat[at] = flat[j];
+      in_code[at] = int32_t(o << kTapBits | (out_code[j] & ((1 << kTapBits) - 1)));
+    }
+  return plan;
+}
+
+}  // namespace sparselth

@@ -1,0 +1,43 @@
+// Scratch memory that outlives a call: large fresh allocations cost a page fault per 4 KiB.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+namespace sparselth {
+
+class Workspace {
+ public:
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace() { std::free(memory_); }
+
+  // At least `count` values, 64-byte aligned, contents undefined. Invalidates the last result.
+  template <class T>
+  T* get(size_t count) {
+    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
+    if (bytes > bytes_) {
+      std::free(memory_);
+      memory_ = std::aligned_alloc(64, bytes);
+      bytes_ = memory_ ? bytes : 0;
+      if (!memory_) throw std::bad_alloc();
+    }
+    return static_cast<T*>(memory_);
+  }
+
+ private:
+  void* memory_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// One buffer per thread and purpose. Pool threads live as long as the process.
+enum class Scratch { input_block, output_block, count };
+
+inline Workspace& thread_workspace(Scratch purpose) {
+  thread_local Workspace spaces[int(Scratch::count)];
+  return spaces[int(purpose)];
+}
+
+}  // namespace sparselth

@@ -1,0 +1,40 @@
+// masked_sgd_ on the CPU: tensors in, the loops of masked_sgd.inl.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "common/isa.h"
+#include "cpu/parallel.h"
+#include "cpu/tensor_lists.h"
+#include "cpu/threads.h"
+
+namespace sparselth {
+
+#define SPARSELTH_ISA_FILE "cpu/masked_sgd_isa.inl"
+#include "common/foreach_isa.h"
+
+namespace {
+
+void masked_sgd_(const std::vector<Tensor>& weights, const std::vector<Tensor>& grads,
+                 const std::vector<Tensor>& momenta, const std::vector<Tensor>& masks, double lr,
+                 double momentum, double dampening, double weight_decay, bool nesterov) {
+  if (weights.empty()) return;
+  FlatList w(weights), v(momenta);
+  const FlatList g(grads), m(masks);
+  with_float_type(weights[0].scalar_type(), "masked_sgd_", [&](auto type) {
+    using T = decltype(type);
+    SPARSELTH_CALL_ISA(masked_sgd<T>, w.pointers<T>(), g.pointers<const T>(), v.pointers<T>(),
+                       m.pointers<const uint8_t>(), w.sizes(),
+                       {lr, momentum, dampening, weight_decay, nesterov}, torch_threads());
+  });
+  w.write_back();
+  v.write_back();
+}
+
+}  // namespace
+}  // namespace sparselth
+
+STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
+  m.impl("masked_sgd_", TORCH_BOX(&sparselth::masked_sgd_));
+}

@@ -1,0 +1,95 @@
+// Small helpers between stable tensors and the kernels' plain data.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <vector>
+
+#include "common/plan.h"
+
+namespace sparselth {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline bool is_channels_last(const Tensor& t) {
+  // As torch's is_contiguous(memory_format=channels_last): strides of extents 1 do not matter.
+  if (t.dim() != 4) return false;
+  int64_t expected = 1;
+  for (int dim : {1, 3, 2, 0}) {
+    if (t.size(dim) != 1) {
+      if (t.stride(dim) != expected) return false;
+      expected *= t.size(dim);
+    }
+  }
+  return true;
+}
+
+// The layout rule of contract.memory_format.
+inline bool prefers_channels_last(const Tensor& t) {
+  return !t.is_contiguous() && is_channels_last(t);
+}
+
+inline bool is_reduced(ScalarType dtype) {
+  return dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+}
+
+// Kernels compute in float or double; 16-bit tensors are widened first.
+inline Tensor widened(const Tensor& t) {
+  return is_reduced(t.scalar_type()) ? torch::stable::to(t, ScalarType::Float) : t;
+}
+
+inline Tensor narrowed(const Tensor& t, ScalarType dtype) {
+  return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
+}
+
+using Ints = std::vector<int64_t>;
+
+inline Ints shape_of(const Tensor& t) { return Ints(t.sizes().begin(), t.sizes().end()); }
+
+inline Tensor empty_images(const Tensor& like, const Ints& shape,
+                           ScalarType dtype, bool channels_last) {
+  return torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt,
+                              channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
+                                            : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+template <class T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+// The plan tensor, or one built here and kept alive.
+class PlanHolder {
+ public:
+  PlanHolder(const std::optional<Tensor>& given, const Tensor& mask, int64_t taps,
+             int64_t groups) {
+    if (given.has_value()) {
+      tensor_ = torch::stable::contiguous(*given);
+      check_plan(data<int32_t>(*tensor_), tensor_->numel(), mask.size(0), mask.size(1), taps,
+                 groups);
+    } else {
+      const Tensor dense = torch::stable::contiguous(mask);
+      built_ = build_plan(data<uint8_t>(dense), mask.size(0), mask.size(1), taps, groups);
+    }
+  }
+  Plan plan() const { return Plan(tensor_ ? data<int32_t>(*tensor_) : built_.data()); }
+
+ private:
+  std::optional<Tensor> tensor_;
+  std::vector<int32_t> built_;
+};
+
+// Calls f(T{}) with the compute type of `dtype`: float or double.
+template <class F>
+void with_compute_type(ScalarType dtype, const char* op, const F& f) {
+  if (dtype == ScalarType::Float) return f(float{});
+  if (dtype == ScalarType::Double) return f(double{});
+  STD_TORCH_CHECK(false, op, " takes float16, bfloat16, float32 or float64");
+}
+
+}  // namespace sparselth

@@ -1,0 +1,6 @@
+"""Modules that train on a mask, and the conversion to and from plain modules."""
+
+from .convert import densify, masks_of, sparsify
+from .masked import MaskedConv2d, MaskedLinear, MaskedModule
+
+__all__ = ["MaskedConv2d", "MaskedLinear", "MaskedModule", "densify", "masks_of", "sparsify"]

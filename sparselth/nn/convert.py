@@ -1,0 +1,70 @@
+"""sparsify and densify: plain modules to masked ones and back, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..errors import SparselthError
+from ..ops.binding import bind_mask
+from ..ops.checks import check_mask
+from .masked import MaskedModule, masked_type
+
+
+def sparsify(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Train `model` on `masks` from here on: Conv2d -> MaskedConv2d, Linear -> MaskedLinear.
+
+    model: changed in place and returned. Its modules and parameters stay the same objects, so
+    optimizers, hooks and shared references remain valid.
+    masks: parameter name (`"features.0.weight"`) -> bool tensor of the parameter's shape.
+    Calling it again replaces the masks it names.
+
+    Raises SparselthError for a name the model does not have, a parameter that is not the weight
+    of a convolution or linear layer, or a mask of another shape, dtype or device; the model is
+    untouched then.
+    """
+    todo = []
+    modules = dict(model.named_modules())
+    for name, mask in masks.items():
+        owner, _, attribute = name.rpartition(".")
+        if owner not in modules or attribute != "weight":
+            raise SparselthError(
+                f"the model has no convolution or linear weight named {name!r}; "
+                "masks are keyed by parameter names as in model.named_parameters()"
+            )
+        module = modules[owner]
+        masked = masked_type(module, name)
+        weight = module.get_parameter("weight")
+        check_mask(mask, weight, f"the mask of {name!r}")
+        todo.append((module, masked, mask))
+    for module, masked, mask in todo:
+        # As torch's parametrize does: the class changes, the object stays.
+        module.__class__ = masked
+        assert isinstance(module, MaskedModule)
+        module.set_mask(mask)
+    return model
+
+
+def densify(model: nn.Module) -> nn.Module:
+    """Turn masked modules back into plain ones, zeros in place. Returns `model`.
+
+    The state dict is an ordinary one afterwards, without any `weight_mask`.
+    """
+    for module in model.modules():
+        if isinstance(module, MaskedModule):
+            bind_mask(module.weight, None)
+            del module.weight_mask
+            for name in ("_plan", "_density", "_mask_version"):
+                del module.__dict__[name]
+            module.__class__ = module._plain
+    return model
+
+
+def masks_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the masks a sparsified model trains on: parameter name -> bool tensor."""
+    return {
+        f"{name}.weight" if name else "weight": module.weight_mask
+        for name, module in model.named_modules()
+        if isinstance(module, MaskedModule)
+    }

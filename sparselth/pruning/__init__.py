@@ -1,0 +1,19 @@
+"""Finding masks: score x pattern x allocation x schedule, ADMM, and how weights correlate."""
+
+from .admm import ADMM, ADMMUpdate
+from .masks import ALLOCATIONS, PATTERNS, SCORES, find_masks, sparsity
+from .overlap import overlap_chance, weight_overlap
+from .tensors import prunable_parameters
+
+__all__ = [
+    "ADMM",
+    "ALLOCATIONS",
+    "PATTERNS",
+    "SCORES",
+    "ADMMUpdate",
+    "find_masks",
+    "overlap_chance",
+    "prunable_parameters",
+    "sparsity",
+    "weight_overlap",
+]
