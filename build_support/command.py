@@ -126,12 +126,12 @@ def write_ninja(
     for library in (decision.library for decision in decisions):
         if library == "_host":
             python = sysconfig.get_paths()["include"]
-            system = [f"-isystem{tools.pybind11}", f"-isystem{python}"]
+            system = ["-isystem", str(tools.pybind11), "-isystem", python]
             compiler = [str(tools.cxx), *CXX_FLAGS, prefix_map]
             link_flags: list[str] = []
         else:
             assert tools.torch is not None
-            system = [f"-isystem{tools.torch.root / 'include'}"]
+            system = ["-isystem", str(tools.torch.root / "include")]
             compiler = [str(tools.cxx), *CXX_FLAGS, prefix_map, *STABLE_ABI]
             # No rpath: torch is imported first, the loader then finds libtorch_cpu by its name.
             link_flags = [f"-L{tools.torch.root / 'lib'}", "-ltorch_cpu", "-Wl,-z,defs"]
@@ -144,7 +144,7 @@ def write_ninja(
                 compiler.append(f"--threads={env['NVCC_THREADS']}")
             # The static runtime: the library then loads beside any torch, CPU-only ones included.
             link_flags += [f"-L{tools.nvcc.home / 'lib64'}", "-lcudart_static", "-ldl", "-lrt"]
-            link_flags.append("-lpthread")
+            link_flags += ["-lpthread", "-Wl,--exclude-libs,ALL"]
         rule(f"compile{library}", [*compiler, *includes, *system, *depend], compiles=True)
         rule(f"link{library}", [*link, *link_flags], compiles=False)
         objects = []
@@ -172,8 +172,9 @@ def run_ninja(folder: Path, tools: Toolchain, target: str, jobs: int) -> str:
     if done.returncode == 0:
         return ""
     print(done.stdout, file=sys.stderr)
-    errors = [line for line in done.stdout.splitlines() if "error" in line.lower()]
-    return (errors or done.stdout.splitlines() or ["ninja failed"])[0].strip()[:300]
+    lines = done.stdout.splitlines()
+    errors = [line for line in lines if re.search(r"\berror\b|\bfatal\b|undefined ref", line)]
+    return (errors or lines[-1:] or ["ninja failed"])[0].strip()[:300]
 
 
 def replace_file(source: Path, target: Path) -> None:

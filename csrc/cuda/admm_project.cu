@@ -1,0 +1,133 @@
+// admm_project_: Z <- Proj(W + U), U <- W + U - Z, in place, over lists of tensors.
+//
+// Proj keeps the k largest magnitudes of V = W + U (rounded to the tensors' dtype) and clears the
+// rest, so U becomes V where V was cleared and zero where it was kept: no subtraction is needed.
+// Also, per tensor, the squared residuals |W - Z|^2 and |Z_new - Z_old|^2: float64 sums in a
+// fixed order (threads, warps, then chunks), the same bits on every run.
+//
+// The selection is that of select.cuh, on values W + U that are added again in each pass and
+// never stored: 2 b bytes read per value and digit, then 3 b read and 2 b written.
+//
+// Reference: Zhang et al., "A Systematic DNN Weight Pruning Framework using Alternating Direction
+// Method of Multipliers", ECCV 2018, section 3.
+#include "select.cuh"
+
+namespace sparselth::cuda {
+
+// --- device code --------------------------------------------------------------------------
+// Segment::data: w, u, z.  Select::results: (tensors, 2) doubles.
+
+// By the last block of a tensor: add the chunks' sums in order.
+__device__ inline void add_partials(const Select& s, const Chunk& chunk, double* scratch) {
+  const Segment& segment = s.segments[chunk.segment];
+  const uint32_t chunks = (segment.count + s.chunk_size - 1) / s.chunk_size;
+  double* result = reinterpret_cast<double*>(s.results) + 2 * static_cast<uint64_t>(chunk.segment);
+  for (int which = 0; which < 2; ++which) {
+    double sum = 0;
+    for (uint32_t c = threadIdx.x; c < chunks; c += kThreads) {
+      sum += __ldcg(s.partials + 2 * static_cast<uint64_t>(segment.first_chunk + c) + which);
+    }
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) result[which] = sum;
+  }
+}
+
+template <class T>
+__global__ void project(const __grid_constant__ Select s) {
+  __shared__ uint32_t rank_scratch[kWarps];
+  __shared__ double sum_scratch[kWarps];
+  const Chunk chunk = chunk_of(s, blockIdx.x);
+  Segment& segment = s.segments[chunk.segment];
+  const Group& group = s.groups[chunk.group];
+  uint32_t rank = first_rank(s, group, blockIdx.x);
+  double primal = 0, change = 0;
+  for (uint32_t tile = chunk.begin; tile < chunk.end; tile += kTile<T>) {
+    const uint32_t i = tile + threadIdx.x * kVec<T>;
+    const int valid = valid_count<kVec<T>>(i, chunk.end);
+    const Pack<T> v = load_values<T, true>(segment, i, valid);
+    const uint32_t kept = kept_bits(group, v, valid, rank_scratch, rank);
+    const Pack<T> w = load_pack<T>(segment.data[0], i, valid);
+    const Pack<T> z_old = load_pack<T>(segment.data[2], i, valid);
+    Pack<T> z, u;
+#pragma unroll
+    for (int j = 0; j < kVec<T>; ++j) {
+      const T zero = Number<T>::narrow(0);
+      const bool keep = kept >> j & 1;
+      z.v[j] = keep ? v.v[j] : zero;
+      u.v[j] = keep ? zero : v.v[j];
+      const double z_new = Number<T>::widen(z.v[j]);
+      const double gap = Number<T>::widen(w.v[j]) - z_new;
+      const double step = z_new - Number<T>::widen(z_old.v[j]);
+      if (j < valid) {
+        primal += gap * gap;
+        change += step * step;
+      }
+    }
+    store_pack(segment.data[2], i, valid, z);
+    store_pack(segment.data[1], i, valid, u);
+  }
+  primal = block_sum(primal, sum_scratch);
+  change = block_sum(change, sum_scratch);
+  if (threadIdx.x == 0) {
+    s.partials[2 * static_cast<uint64_t>(blockIdx.x)] = primal;
+    s.partials[2 * static_cast<uint64_t>(blockIdx.x) + 1] = change;
+  }
+  const uint32_t chunks = (segment.count + s.chunk_size - 1) / s.chunk_size;
+  if (last_to_arrive(&segment.done, chunks)) add_partials(s, chunk, sum_scratch);
+}
+
+// --- launcher -----------------------------------------------------------------------------
+
+// residuals: (tensors, 2) doubles.
+template <class T>
+void queue_admm_project(Selection<T>& selection, void* scratch, void* residuals,
+                        cudaStream_t stream) {
+  const Select& s = selection.template run<true>(scratch, residuals, 2, stream);
+  launch(project<T>, s.chunk_count, stream, s);
+}
+
+}  // namespace sparselth::cuda
+
+#ifndef SPARSELTH_EMULATION
+#include "launch.cuh"
+
+namespace sparselth::cuda {
+
+Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::vector<Tensor> u,
+                     std::vector<int64_t> k, bool pooled) {
+  STD_TORCH_CHECK(!weights.empty(), "sparselth::admm_project_: no tensors");
+  for (const auto* list : {&weights, &z, &u}) {
+    check_uniform(*list, weights[0], weights.size(), "admm_project_");
+  }
+  STD_TORCH_CHECK(k.size() == (pooled ? 1 : weights.size()),
+                  "sparselth::admm_project_: length of k");
+  const DeviceGuard guard(weights[0].get_device_index());
+  const cudaStream_t stream = current_stream(weights[0].get_device_index());
+  const std::vector<Tensor> w_in = contiguous_all(weights), z_io = contiguous_all(z),
+                            u_io = contiguous_all(u);
+  const int64_t rows = static_cast<int64_t>(weights.size());
+  Tensor residuals = torch::stable::new_empty(weights[0], {rows, 2}, ScalarType::Double);
+  dispatch_float(weights[0].scalar_type(), "admm_project_", [&]<class T>(T*) {
+    Selection<T> selection(pooled);
+    for (size_t l = 0; l < w_in.size(); ++l) {
+      selection.add(w_in[l].const_data_ptr(), u_io[l].mutable_data_ptr(),
+                    z_io[l].mutable_data_ptr(), w_in[l].numel(), k[pooled ? 0 : l]);
+    }
+    const Tensor scratch = scratch_for(selection, weights[0], "admm_project_");
+    queue_admm_project(selection, scratch.mutable_data_ptr(), residuals.mutable_data_ptr(),
+                       stream);
+  });
+  check_launch("admm_project_");
+  write_back(z, z_io);
+  write_back(u, u_io);
+  return residuals;
+}
+
+}  // namespace sparselth::cuda
+
+// --- registration -------------------------------------------------------------------------
+
+STABLE_TORCH_LIBRARY_IMPL(sparselth, CUDA, m) {
+  m.impl("admm_project_", TORCH_BOX(&sparselth::cuda::admm_project_));
+}
+#endif

@@ -1,0 +1,97 @@
+// weight_overlap: per tensor pair, how many of the k largest magnitudes of a and of b coincide.
+//
+// One selection (select.cuh) over the 2 L tensors a_0 .. a_{L-1}, b_0 .. b_{L-1}, each with its
+// own k; a pair has the same shape, so its chunks match one to one. Integer counts: exact.
+// Traffic per pair of values of b bytes: 2 (digits + 1) b read.
+//
+// Reference: Liu et al., "Lottery Ticket Preserves Weight Correlation: Is It Desirable or Not?",
+// ICML 2021, section 3.
+#include "select.cuh"
+
+namespace sparselth::cuda {
+
+// --- device code --------------------------------------------------------------------------
+// Segment::data: values.  Select::results: one count per segment, those of a are used.
+
+template <class T>
+__global__ void count_common(const __grid_constant__ Select s) {
+  __shared__ uint32_t scratch[kWarps];
+  const uint32_t pairs = s.segment_count / 2;
+  const Chunk chunk = chunk_of(s, blockIdx.x);
+  const Segment& a = s.segments[chunk.segment];
+  const Segment& b = s.segments[chunk.segment + pairs];
+  const Group& group_a = s.groups[chunk.segment];
+  const Group& group_b = s.groups[chunk.segment + pairs];
+  const uint32_t chunk_b = b.first_chunk + (blockIdx.x - a.first_chunk);
+  uint32_t rank_a = first_rank(s, group_a, blockIdx.x);
+  uint32_t rank_b = first_rank(s, group_b, chunk_b);
+  uint32_t common = 0;
+  for (uint32_t tile = chunk.begin; tile < chunk.end; tile += kTile<T>) {
+    const uint32_t i = tile + threadIdx.x * kVec<T>;
+    const int valid = valid_count<kVec<T>>(i, chunk.end);
+    const Pack<T> values_a = load_values<T, false>(a, i, valid);
+    const Pack<T> values_b = load_values<T, false>(b, i, valid);
+    const uint32_t kept_a = kept_bits(group_a, values_a, valid, scratch, rank_a);
+    const uint32_t kept_b = kept_bits(group_b, values_b, valid, scratch, rank_b);
+    common += __popc(kept_a & kept_b);
+  }
+  common = block_sum(common, scratch);
+  if (threadIdx.x == 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(s.results + chunk.segment),
+              static_cast<unsigned long long>(common));
+  }
+}
+
+// --- launcher -----------------------------------------------------------------------------
+
+// The selection holds all a, then all b. counts: (2 L,) 64-bit, the first L are the result.
+template <class T>
+void queue_weight_overlap(Selection<T>& selection, void* scratch, void* counts,
+                          cudaStream_t stream) {
+  const Select& s = selection.template run<false>(scratch, counts, 1, stream);
+  launch(count_common<T>, s.chunk_count / 2, stream, s);
+}
+
+}  // namespace sparselth::cuda
+
+#ifndef SPARSELTH_EMULATION
+#include "launch.cuh"
+
+namespace sparselth::cuda {
+
+Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<int64_t> k) {
+  STD_TORCH_CHECK(!a.empty() && k.size() == a.size(), "sparselth::weight_overlap: length of k");
+  check_uniform(a, a[0], k.size(), "weight_overlap");
+  check_uniform(b, a[0], k.size(), "weight_overlap");
+  const DeviceGuard guard(a[0].get_device_index());
+  const cudaStream_t stream = current_stream(a[0].get_device_index());
+  const std::vector<Tensor> inputs_a = contiguous_all(a), inputs_b = contiguous_all(b);
+  const int64_t pairs = static_cast<int64_t>(a.size());
+  Tensor counts = torch::stable::new_empty(a[0], {2 * pairs}, ScalarType::Long);
+  dispatch_float(a[0].scalar_type(), "weight_overlap", [&]<class T>(T*) {
+    Selection<T> selection(/*pooled=*/false);
+    for (const auto* inputs : {&inputs_a, &inputs_b}) {
+      for (size_t l = 0; l < inputs->size(); ++l) {
+        const Tensor& t = (*inputs)[l];
+        STD_TORCH_CHECK(t.numel() == inputs_a[l].numel(),
+                        "sparselth::weight_overlap: a pair of different sizes");
+        selection.add(t.const_data_ptr(), nullptr, nullptr, t.numel(), k[l]);
+      }
+    }
+    const Tensor scratch = scratch_for(selection, a[0], "weight_overlap");
+    queue_weight_overlap(selection, scratch.mutable_data_ptr(), counts.mutable_data_ptr(),
+                         stream);
+  });
+  check_launch("weight_overlap");
+  // A copy, so that the result owns just its own memory.
+  return torch::stable::clone(torch::stable::narrow(counts, 0, 0, pairs));
+}
+
+}  // namespace sparselth::cuda
+
+// --- registration -------------------------------------------------------------------------
+
+STABLE_TORCH_LIBRARY_IMPL(sparselth, CUDA, m) {
+  m.impl("weight_overlap", TORCH_BOX(&sparselth::cuda::weight_overlap));
+}
+#endif
