@@ -1,0 +1,85 @@
+// The emulation itself: what it must compute, and what it must refuse. argv[1] names the case.
+#include "emulation.h"
+
+#include <string>
+
+namespace {
+
+constexpr uint32_t kThreads = 64;
+uint32_t results[kThreads];
+
+// Reverses a block's numbers through static and dynamic shared memory and a barrier.
+__global__ void reverse() {
+  __shared__ uint32_t numbers[kThreads];
+  extern __shared__ uint32_t copies[];
+  numbers[threadIdx.x] = threadIdx.x;
+  copies[threadIdx.x] = 10 * threadIdx.x;
+  __syncthreads();
+  const uint32_t other = kThreads - 1 - threadIdx.x;
+  results[threadIdx.x] = numbers[other] + copies[other];
+}
+
+__global__ void collectives() {
+  const uint32_t lane = threadIdx.x % 32;
+  uint32_t sum = lane;
+  for (int bit = 1; bit < 32; bit *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bit);
+  const uint32_t odd = __popc(__ballot_sync(0xffffffffu, lane % 2 == 1));
+  results[threadIdx.x] = sum + 1000 * odd + __shfl_sync(0xffffffffu, lane, 7);
+}
+
+__global__ void early_return() {
+  if (threadIdx.x == 40) return;
+  __syncthreads();
+}
+
+__global__ void divided_warp() {
+  if (threadIdx.x % 2 == 0) {
+    __ballot_sync(0xffffffffu, true);
+  } else {
+    __shfl_sync(0xffffffffu, 1, 0);
+  }
+}
+
+__global__ void shared_overrun() {
+  __shared__ uint32_t numbers[kThreads];
+  uint32_t* flat = numbers;
+  flat[threadIdx.x + 1] = 1;
+}
+
+__global__ void left_over() {
+  __shared__ uint32_t number;
+  if (blockIdx.x == 0 && threadIdx.x == 0) results[0] = number;
+  if (threadIdx.x == 0) number = 7;
+}
+
+void expect(bool condition) {
+  if (!condition) emulation::fail("a wrong result");
+}
+
+}  // namespace
+
+int main(int, char** argv) {
+  const std::string name = argv[1];
+  const auto run = [](void (*kernel)(), uint32_t blocks = 1) {
+    emulation::run_grid(blocks, kThreads, kernel, kThreads * sizeof(uint32_t));
+  };
+  if (name == "reverse") {
+    run(reverse);
+    for (uint32_t i = 0; i < kThreads; ++i) expect(results[i] == 11 * (kThreads - 1 - i));
+  } else if (name == "collectives") {
+    run(collectives);
+    for (uint32_t i = 0; i < kThreads; ++i) expect(results[i] == 496 + 16000 + 7);
+  } else if (name == "left_over") {
+    run(left_over, 8);
+    expect(results[0] != 7);  // whatever block ran before, nothing of it is left
+  } else if (name == "early_return") {
+    run(early_return);
+  } else if (name == "divided_warp") {
+    run(divided_warp);
+  } else if (name == "shared_overrun") {
+    run(shared_overrun);
+  } else {
+    return 2;
+  }
+  return 0;
+}
