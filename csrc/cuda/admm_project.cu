@@ -114,8 +114,7 @@ Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::ve
                     z_io[l].mutable_data_ptr(), w_in[l].numel(), k[pooled ? 0 : l]);
     }
     const Tensor scratch = scratch_for(selection, weights[0], "admm_project_");
-    queue_admm_project(selection, scratch.mutable_data_ptr(), residuals.mutable_data_ptr(),
-                       stream);
+    queue_admm_project(selection, scratch.mutable_data_ptr(), residuals.mutable_data_ptr(), stream);
   });
   check_launch("admm_project_");
   write_back(z, z_io);

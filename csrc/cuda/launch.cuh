@@ -26,8 +26,7 @@ inline cudaStream_t current_stream(int32_t device) {
   using GetStream = int32_t (*)(int32_t, void**);
   static const GetStream get_stream = [] {
     void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-    void* symbol =
-        dlsym(library ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream");
+    void* symbol = dlsym(library ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream");
     return reinterpret_cast<GetStream>(symbol);
   }();
   STD_TORCH_CHECK(get_stream != nullptr, "sparselth: this torch has no CUDA streams");
@@ -77,9 +76,9 @@ inline void check_uniform(const std::vector<Tensor>& tensors, const Tensor& like
                           const char* op) {
   STD_TORCH_CHECK(tensors.size() == count, "sparselth::", op, ": lists of different lengths");
   for (const Tensor& t : tensors) {
-    STD_TORCH_CHECK(t.scalar_type() == like.scalar_type() &&
-                        t.get_device_index() == like.get_device_index(),
-                    "sparselth::", op, ": tensors of different dtypes or devices in one list");
+    STD_TORCH_CHECK(
+        t.scalar_type() == like.scalar_type() && t.get_device_index() == like.get_device_index(),
+        "sparselth::", op, ": tensors of different dtypes or devices in one list");
     STD_TORCH_CHECK(t.numel() < (int64_t(1) << 31), "sparselth::", op, ": more than 2^31 values");
   }
 }

@@ -139,8 +139,8 @@ class SgdLauncher {
 namespace sparselth::cuda {
 
 void masked_sgd_(std::vector<Tensor> weights, std::vector<Tensor> grads,
-                 std::vector<Tensor> momenta, std::vector<Tensor> masks, double lr,
-                 double momentum, double dampening, double weight_decay, bool nesterov) {
+                 std::vector<Tensor> momenta, std::vector<Tensor> masks, double lr, double momentum,
+                 double dampening, double weight_decay, bool nesterov) {
   if (weights.empty()) return;
   const size_t count = weights.size();
   check_uniform(weights, weights[0], count, "masked_sgd_");

@@ -88,7 +88,7 @@ struct SegmentTable {
 // Block b copies segment first + b from the arguments to the device table and prepares all that
 // belongs to it. This is how the pointers reach the device without a copy from host memory.
 static __global__ void write_table(const __grid_constant__ Select s,
-                            const __grid_constant__ SegmentTable table, uint32_t first) {
+                                   const __grid_constant__ SegmentTable table, uint32_t first) {
   const Segment& segment = table.segments[blockIdx.x];
   const uint32_t index = first + blockIdx.x;
   const uint32_t chunks = (segment.count + s.chunk_size - 1) / s.chunk_size;
@@ -106,8 +106,8 @@ static __global__ void write_table(const __grid_constant__ Select s,
   if (threadIdx.x == 0) {
     // keep == 0 ends the search before it begins: no magnitude reaches this pivot.
     const uint64_t pivot = segment.keep == 0 ? ~uint64_t(0) : 0;
-    s.groups[index] = {pivot, segment.keep, 0, segment.first_chunk,
-                       s.pooled ? s.chunk_count : chunks, 0};
+    s.groups[index] = {
+        pivot, segment.keep, 0, segment.first_chunk, s.pooled ? s.chunk_count : chunks, 0};
   }
 }
 
@@ -132,8 +132,8 @@ __device__ Pack<T> load_values(const Segment& segment, uint32_t i, int valid) {
     const Pack<T> addend = load_pack<T>(segment.data[1], i, valid);
 #pragma unroll
     for (int j = 0; j < kVec<T>; ++j) {
-      values.v[j] = Number<T>::narrow(Number<T>::widen(values.v[j]) +
-                                      Number<T>::widen(addend.v[j]));
+      values.v[j] =
+          Number<T>::narrow(Number<T>::widen(values.v[j]) + Number<T>::widen(addend.v[j]));
     }
   }
   return values;
@@ -274,11 +274,13 @@ class Selection {
  public:
   explicit Selection(bool pooled) : pooled_(pooled) {}
 
-  void add(const void* values, const void* second, const void* third, int64_t count,
-           int64_t keep) {
-    segments_.push_back({{const_cast<void*>(values), const_cast<void*>(second),
-                          const_cast<void*>(third)},
-                         static_cast<uint32_t>(count), 0, static_cast<uint32_t>(keep), 0});
+  void add(const void* values, const void* second, const void* third, int64_t count, int64_t keep) {
+    segments_.push_back(
+        {{const_cast<void*>(values), const_cast<void*>(second), const_cast<void*>(third)},
+         static_cast<uint32_t>(count),
+         0,
+         static_cast<uint32_t>(keep),
+         0});
     total_ += static_cast<uint64_t>(count);
   }
 

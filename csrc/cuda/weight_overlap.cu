@@ -79,8 +79,7 @@ Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<
       }
     }
     const Tensor scratch = scratch_for(selection, a[0], "weight_overlap");
-    queue_weight_overlap(selection, scratch.mutable_data_ptr(), counts.mutable_data_ptr(),
-                         stream);
+    queue_weight_overlap(selection, scratch.mutable_data_ptr(), counts.mutable_data_ptr(), stream);
   });
   check_launch("weight_overlap");
   // A copy, so that the result owns just its own memory.

@@ -2,12 +2,12 @@
 // plan building in plan.cpp.
 //
 // pybind11 cannot be used beside torch's stable ABI, hence a module of its own.
-#include "host.h"
-
 #include <pybind11/stl.h>
 
 #include <map>
 #include <string>
+
+#include "host.h"
 
 namespace py = pybind11;
 

@@ -4,12 +4,12 @@
 // lr, momentum, dampening, weight_decay, nesterov); per tensor int64 count, keep, offset and its
 // arrays. An array lies `offset` elements into its allocation, as a view does. Which ops and
 // dtypes are compiled is chosen with -D: all of them, or one of each for a mutant.
+#include <memory>
+
 #include "admm_project.cu"
 #include "masked_sgd.cu"
 #include "topk_mask.cu"
 #include "weight_overlap.cu"
-
-#include <memory>
 
 namespace {
 

@@ -4,7 +4,7 @@
 //                        returns early, or a warp whose lanes meet in different collectives, stops
 //                        the run with a message.
 //   shared memory        fresh for every block, filled with garbage, every array in red zones of
-//                        AddressSanitizer. build.py rewrites `__shared__ T x[N];` into a call.
+//                        AddressSanitizer. host_build.py rewrites `__shared__ T x[N];` into a call.
 //   order                blocks, and warps within a block, run in a seeded random order, so that a
 //                        result which depends on the order does not pass by luck.
 //   atomics, fences      plain operations: only one fiber runs at a time.

@@ -1,7 +1,7 @@
 // The emulation itself: what it must compute, and what it must refuse. argv[1] names the case.
-#include "emulation.h"
-
 #include <string>
+
+#include "emulation.h"
 
 namespace {
 

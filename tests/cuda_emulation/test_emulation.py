@@ -9,18 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cases
+import host_build
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import cases
-
-import build
 
 pytestmark = [
     pytest.mark.emulation,
@@ -32,7 +27,7 @@ SEEDS = range(24)
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    return build.build()
+    return host_build.build()
 
 
 @pytest.mark.parametrize("op", cases.OPS)
@@ -55,43 +50,43 @@ def test_a_result_does_not_depend_on_the_order_of_blocks(program: Path) -> None:
 
 
 MUTANTS = [
-    build.Mutant(
+    host_build.Mutant(
         "the digit is one bin off",
         "select.cuh",
         "group.pivot = prefix << width | (top - j);",
         "group.pivot = prefix << width | (top - j + 1);",
     ),
-    build.Mutant(
+    host_build.Mutant(
         "ties go to whoever comes first, cut one late",
         "select.cuh",
         "mine++ < group.keep",
         "mine++ <= group.keep",
     ),
-    build.Mutant(
+    host_build.Mutant(
         "ties are not ranked across chunks",
         "select.cuh",
         "return keeps_all_ties(group) ? 0 : s.ties_in_chunk[chunk];",
         "return 0;",
     ),
-    build.Mutant(
+    host_build.Mutant(
         "no barrier between clearing and counting",
         "select.cuh",
         "bins[bin] = 0;\n  __syncthreads();",
         "bins[bin] = 0;",
     ),
-    build.Mutant(
+    host_build.Mutant(
         "the scan's scratch is reused too early",
         "device.cuh",
         "__syncthreads();\n  return before + inclusive - value;",
         "return before + inclusive - value;",
     ),
-    build.Mutant(
+    host_build.Mutant(
         "a store past the end of the tensor",
         "device.cuh",
         "    if (j < valid) p[j] = pack.v[j];",
         "    if (j <= valid) p[j] = pack.v[j];",
     ),
-    build.Mutant(
+    host_build.Mutant(
         "a vector load from an unaligned view",
         "device.cuh",
         "  if (valid == kCount && aligned_to<Pack<T, kCount>>(base)) {\n    return",
@@ -107,8 +102,10 @@ MUTANT_FLAGS = ("-DEMULATE_FLOAT_ONLY", "-O0")
 @pytest.fixture(scope="module")
 def mutant_programs() -> dict[str, Path]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        programs = pool.map(lambda mutant: build.build(mutant=mutant, flags=MUTANT_FLAGS), MUTANTS)
-        return {mutant.name: path for mutant, path in zip(MUTANTS, programs, strict=True)}
+        programs = pool.map(
+            lambda mutant: host_build.build(mutant=mutant, flags=MUTANT_FLAGS), MUTANTS
+        )
+        return {mutant.name: path for mutant, path in zip(MUTANTS, compiled, strict=True)}
 
 
 @pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS])
@@ -130,7 +127,7 @@ def test_defect_is_caught(mutant_programs: dict[str, Path], name: str) -> None:
     ],
 )
 def test_the_emulation_itself(name: str, says: str) -> None:
-    program = build.build("self_test.cpp", flags=("-O0",))
+    program = host_build.build("self_test.cpp", flags=("-O0",))
     env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
     done = subprocess.run([str(program), name], capture_output=True, text=True, env=env)
     assert (done.returncode == 0) == (says == ""), done.stderr

@@ -1,0 +1,92 @@
+# make demo | test | lint | bench | gpu | test-abi | format | clean
+#
+# Each target sets up what it needs in a local virtual environment; a second call is fast, and a
+# change to the native sources or the packaging builds again.
+#
+#   PYTHON  interpreter the environment is made from    VENV       where it lies
+#   TORCH   what pip is asked for as torch              DEMO_ARGS  arguments of the demo
+#   TEST_ARGS, BENCH_ARGS  arguments of pytest          TORCH_ABI  the second torch of test-abi
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch torchvision
+TORCH_ABI ?= torch==2.13.0
+DEMO_ARGS ?= --preset demo
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+ABI_VENV := $(VENV)-abi
+NATIVE := $(wildcard csrc/*/*) $(wildcard build_support/*.py) setup.py pyproject.toml
+CXX_FORMATTED := $(wildcard csrc/*/* tests/cuda_emulation/*.h tests/cuda_emulation/*.cpp)
+
+.PHONY: all demo test test-abi lint format bench gpu clean setup
+.DELETE_ON_ERROR:
+
+all: test
+
+setup: $(STAMPS)/sparselth
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "sparselth needs Python 3.10 or newer; set PYTHON" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "python3 -m venv failed: install python3-venv, or set PYTHON" >&2; exit 1; }
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@touch $@
+
+# All but sparselth itself: what builds it, and what it, its tests and its linters import.
+$(STAMPS)/requirements: $(STAMPS)/torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  "setuptools>=77" wheel ninja "pybind11>=3"
+	@touch $@
+
+$(STAMPS)/sparselth: $(STAMPS)/requirements $(NATIVE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation -e '.[test,lint]'
+	@$(BIN)/python -m build_support
+	@touch $@
+
+demo: setup
+	$(BIN)/sparselth study $(DEMO_ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+# The library just built, under another torch and without building anything.
+$(ABI_VENV)/.stamps/torch: $(STAMPS)/venv
+	@test -x $(ABI_VENV)/bin/python || $(PYTHON) -m venv $(ABI_VENV)
+	$(ABI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(TORCH_ABI) numpy safetensors pyyaml typer rich pytest hypothesis
+	@mkdir -p $(@D) && touch $@
+
+test-abi: setup $(ABI_VENV)/.stamps/torch
+	$(ABI_VENV)/bin/python -m build_support --loaded _C,_host --other-torch
+	$(ABI_VENV)/bin/python -m pytest tests/ops $(TEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FORMATTED)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FORMATTED)
+
+bench: setup
+	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+
+# On a machine with a GPU, offline: in PYTHON's own environment, with the torch that is there.
+gpu:
+	$(PYTHON) benchmarks/gpu_report.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f sparselth/*.so sparselth/_build_info.json
+	rm -rf $(VENV) $(ABI_VENV)

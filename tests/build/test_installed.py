@@ -1,0 +1,105 @@
+"""The installation these tests run in: its record, its libraries, and life without them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparselth.ops import loader
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True
+    )
+
+
+def test_every_library_is_loaded_or_says_why_not():
+    for status in loader.status():
+        assert status.loaded == (status.reason == "")
+    assert {status.name for status in loader.status()} == {"_C", "_C_cuda", "_host"}
+
+
+def test_what_the_record_calls_built_is_loaded():
+    libraries = loader.build_info().get("libraries")
+    if libraries is None:
+        pytest.skip("no build record: sparselth was not built in this place")
+    for status in loader.status():
+        assert status.loaded == libraries[status.name]["built"], status.reason
+
+
+def test_with_nvcc_and_a_cuda_torch_the_cuda_kernels_compile_and_link():
+    record = loader.build_info()
+    if not record.get("nvcc") or not record.get("torch_cuda") or record["mode"] != "auto":
+        pytest.skip("not built in auto mode with nvcc and a CUDA torch")
+    if record["nvcc"].split(".")[0] != record["torch_cuda"].split(".")[0]:
+        pytest.skip("nvcc and torch of different CUDA majors")
+    assert record["libraries"]["_C_cuda"] == {"built": True, "reason": ""}
+
+
+ORACLE = """
+import torch
+from sparselth.ops import contract, loader, reference
+assert all("SPARSELTH_DISABLE" in s.reason for s in loader.status()), loader.status()
+x = torch.arange(-8.0, 8.0)
+(mask,) = torch.ops.sparselth.topk_mask([x], [3], False)
+assert mask.nonzero().flatten().tolist() == [0, 1, 15], mask
+w, u, z = torch.tensor([1.0, -3.0]), torch.tensor([0.5, 0.0]), torch.zeros(2)
+torch.ops.sparselth.admm_project_([w], [z], [u], [1], False)
+assert z.tolist() == [0.0, -3.0] and u.tolist() == [1.5, 0.0], (z, u)
+y = torch.ops.sparselth.masked_linear(torch.ones(1, 2), w[None], w[None] > 0, None, None)
+assert y.tolist() == [[1.0]], y
+"""
+
+
+def test_without_any_library_the_results_are_right():
+    done = run(ORACLE, SPARSELTH_DISABLE="_C,_C_cuda,_host")
+    assert done.returncode == 0, done.stderr
+
+
+def test_disabling_one_library_leaves_the_others():
+    before = {s.name: s.loaded for s in loader.status()}
+    code = "from sparselth.ops import loader; print([s.loaded for s in loader.status()])"
+    done = run(code, SPARSELTH_DISABLE="_C")
+    assert done.stdout.strip() == str([False, before["_C_cuda"], before["_host"]])
+
+
+def test_a_broken_library_is_a_reason(tmp_path, monkeypatch):
+    (tmp_path / "_C.so").write_bytes(b"not a library")
+    monkeypatch.setattr(loader, "PACKAGE", tmp_path)
+    status = loader._load("_C")
+    assert not status.loaded
+    assert status.reason
+    assert "\n" not in status.reason
+    assert "no build record" in loader._load("_host").reason or loader.build_info()
+
+
+def test_the_kernels_folder_is_not_importable_as_a_top_level_package():
+    done = run(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import kernels")
+    assert done.returncode != 0
+    assert "import sparselth.kernels" in done.stderr
+
+
+def test_the_environment_report_names_versions_libraries_and_ops():
+    from sparselth import info
+
+    facts = info.collect()
+    text = info.render(facts)
+    assert torch.__version__ in text
+    assert set(facts["libraries"]) == {"_C", "_C_cuda", "_host"}
+    assert "reference" in facts["ops"]["masked_conv2d"]
+    assert "unknown (" not in text
+
+
+def test_a_failing_probe_does_not_break_the_report(monkeypatch):
+    from sparselth import info
+
+    monkeypatch.setattr(info, "_gpus", lambda: 1 / 0)
+    assert "unknown (ZeroDivisionError" in info.render()
