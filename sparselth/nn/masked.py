@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SparselthError
-from ..ops import backends, functional, reference
+from ..ops import functional, reference
+from ..ops.backends import prefer_dense
 from ..ops.binding import bind_mask
 from ..ops.checks import check_mask
 from ..ops.plan import conv_plan
@@ -67,7 +68,7 @@ class MaskedModule(nn.Module):
         # cannot read version counters: edit masks outside of it.
         if not torch.compiler.is_compiling() and self._mask_version != self.weight_mask._version:
             self.refresh_mask()
-        return backends.prefer_dense(self._op, x.device, self._density)
+        return prefer_dense(self._op, x.device, self._density)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
