@@ -94,8 +94,9 @@ def kept_counts(
     pooled = allocation == "global"
     sizes = [t.numel() for t in tensors]
     groups = [sum(sizes)] if pooled else sizes
-    if len({(t.dtype, t.device) for t in tensors}) > 1 and pooled:
-        raise SparselthError("a global selection needs tensors of one dtype and device")
+    if len({(t.dtype, t.device) for t in tensors}) > 1:
+        kinds = sorted({f"{t.dtype} on {t.device}" for t in tensors})
+        raise SparselthError(f"a list needs tensors of one dtype and device, got {kinds}")
     if sparsity is not None:
         check_sparsity(sparsity)
         return [kept(n, sparsity) for n in groups], pooled

@@ -113,7 +113,7 @@ def masked_linear(
     if forced() == "reference":
         return reference.masked_linear(x, weight, mask, bias, None)
     rows = x.reshape(-1, weight.shape[1])
-    return _ops.masked_linear(rows, weight, mask, bias, plan).view(*x.shape[:-1], -1)
+    return _ops.masked_linear(rows, weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
 
 
 def topk_mask(

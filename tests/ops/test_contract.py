@@ -1,0 +1,66 @@
+"""opcheck and float64 gradcheck for every op, on the kernels that are loaded."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
+
+from sparselth.ops.contract import SCHEMAS
+
+ops = torch.ops.sparselth
+
+
+def grad_tensor(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def conv_arguments(layout=torch.contiguous_format, groups=2, batch=2):
+    conv = ([2, 1], [1, 2], [1, 2], groups)
+    x = grad_tensor(batch, 4, 4, 5).detach().contiguous(memory_format=layout).requires_grad_()
+    weight = grad_tensor(4, 4 // groups, 3, 2)
+    return x, weight, torch.rand(weight.shape) < 0.5, grad_tensor(4), conv
+
+
+def samples():
+    """Return op name -> list of argument tuples."""
+    x, weight, mask, bias, conv = conv_arguments()
+    last, *_ = conv_arguments(torch.channels_last)
+    y = ops.masked_conv2d(x, weight, mask, bias, None, *conv).detach().requires_grad_()
+    empty, *_ = conv_arguments(batch=0)
+    a, w, m, b = grad_tensor(5, 7), grad_tensor(4, 7), torch.rand(4, 7) < 0.5, grad_tensor(4)
+    g = grad_tensor(5, 4)
+    lists = [[torch.randn(6), torch.randn(2, 3)] for _ in range(3)]
+    masks = [torch.rand(6) < 0.5, torch.rand(2, 3) < 0.5]
+    return {
+        "masked_conv2d": [
+            (x, weight, mask, bias, None, *conv),
+            (last, weight, mask, None, None, *conv),
+            (empty, weight, mask, bias, None, *conv),
+        ],
+        "masked_conv2d_grad_input": [(y, weight, mask, None, [4, 5], *conv)],
+        "masked_conv2d_grad_weight": [(y, x, mask, None, *conv)],
+        "masked_linear": [(a, w, m, b, None), (a, w, m, None, None)],
+        "masked_linear_grad_input": [(g, w, m, None)],
+        "masked_linear_grad_weight": [(g, a, m, None)],
+        "topk_mask": [(lists[0], [2, 3], False), (lists[0], [4], True)],
+        "admm_project_": [(lists[0], lists[1], lists[2], [2, 3], False)],
+        "weight_overlap": [(lists[0], lists[1], [2, 3])],
+        "masked_sgd_": [(*lists, masks, 0.1, 0.9, 0.0, 1e-4, True)],
+    }
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_opcheck(name):
+    for arguments in samples()[name]:
+        opcheck(getattr(ops, name).default, arguments)
+
+
+DIFFERENTIABLE = [n for n in SCHEMAS if n.startswith(("masked_conv2d", "masked_linear"))]
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients(name):
+    op = getattr(ops, name)
+    for arguments in samples()[name]:
+        assert gradcheck(op, arguments)
+        assert gradgradcheck(op, arguments, fast_mode=True)

@@ -1,0 +1,50 @@
+"""masked_sgd_ against the oracle and against torch.optim."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import FLOATS
+
+from sparselth.ops import masked_sgd_, reference
+
+ops = torch.ops.sparselth
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 5, 33, 20000]), min_size=1, max_size=4),
+    dtype=st.sampled_from(FLOATS),
+    density=st.sampled_from([0.0, 0.1, 1.0]),
+    momentum=st.sampled_from([0.0, 0.9]),
+    dampening=st.sampled_from([0.0, 0.3]),
+    weight_decay=st.sampled_from([0.0, 0.01]),
+    nesterov=st.booleans(),
+)
+@settings(max_examples=150)
+def test_matches_the_oracle(sizes, dtype, density, momentum, dampening, weight_decay, nesterov):
+    masks = [torch.rand(n) < density for n in sizes]
+    weights, grads, momenta = ([torch.randn(n).to(dtype) for n in sizes] for _ in range(3))
+    settings_ = (0.1, momentum, dampening, weight_decay, nesterov)
+    got_w, got_v = [t.clone() for t in weights], [t.clone() for t in momenta]
+    ops.masked_sgd_(got_w, grads, got_v if momentum else [], masks, *settings_)
+    # The kernel computes 16-bit tensors in float32: compare with the oracle in float64.
+    want_w, want_v = [t.double() for t in weights], [t.double() for t in momenta]
+    reference.masked_sgd_(want_w, [g.double() for g in grads], want_v, masks, *settings_)
+    eps = torch.finfo(dtype).eps
+    for a, b in zip(got_w + got_v, want_w + want_v, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=4 * eps, atol=4 * eps)
+    for weight, mask in zip(got_w, masks, strict=True):
+        assert not weight[~mask].any()
+
+
+def test_channels_last_weights_are_updated_in_place():
+    weight = torch.randn(4, 3, 3, 3).contiguous(memory_format=torch.channels_last)
+    grad, mask = torch.randn(4, 3, 3, 3), torch.rand(4, 3, 3, 3) < 0.5
+    want = torch.where(mask, weight - 0.1 * grad, 0.0)
+    masked_sgd_([weight], [grad], [], [mask], lr=0.1)
+    torch.testing.assert_close(weight, want)
+
+
+def test_bad_input_is_one_clear_sentence():
+    with pytest.raises(ValueError, match="lists differ in length"):
+        masked_sgd_([torch.zeros(1)], [], [], [torch.ones(1, dtype=torch.bool)], lr=0.1)
