@@ -102,7 +102,7 @@ MUTANT_FLAGS = ("-DEMULATE_FLOAT_ONLY", "-O0")
 @pytest.fixture(scope="module")
 def mutant_programs() -> dict[str, Path]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        programs = pool.map(
+        compiled = pool.map(
             lambda mutant: host_build.build(mutant=mutant, flags=MUTANT_FLAGS), MUTANTS
         )
         return {mutant.name: path for mutant, path in zip(MUTANTS, compiled, strict=True)}

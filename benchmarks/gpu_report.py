@@ -1,0 +1,134 @@
+"""Build, test and measure on this machine's GPU; write one result file; print a short table last.
+
+Runs offline in the Python it is called with, with the torch that is there. A part that fails or
+takes too long is recorded and the next one runs. `make gpu` calls this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BENCHMARK_JSON = ROOT / "build" / "gpu-benchmarks.json"
+
+
+@dataclass
+class Part:
+    """One step of the report: what was run, how it ended, and the end of what it printed."""
+
+    name: str
+    command: list[str]
+    limit_s: int
+    status: str = "not run"
+    seconds: float = 0.0
+    last_line: str = ""
+
+    def run(self) -> None:
+        start = time.monotonic()
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        try:
+            done = subprocess.run(
+                self.command,
+                cwd=ROOT,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=self.limit_s,
+            )
+            self.status = "ok" if done.returncode == 0 else f"failed ({done.returncode})"
+            output = done.stdout
+        except subprocess.TimeoutExpired as error:
+            self.status = f"over {self.limit_s} s"
+            raw = error.stdout or b""
+            output = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
+        except OSError as error:
+            self.status, output = "failed to start", str(error)
+        self.seconds = round(time.monotonic() - start, 1)
+        print(output, flush=True)
+        self.last_line = (output.strip().splitlines() or [""])[-1].strip("= ")[:200]
+
+
+def parts() -> list[Part]:
+    """Return the steps in order. Together they are to end within 8 minutes."""
+    python = sys.executable
+    return [
+        Part("build", [python, "setup.py", "build_ext", "--inplace"], 180),
+        Part("tests on the device", [python, "-m", "pytest", "-q", "-m", "gpu", "tests"], 180),
+        Part(
+            "benchmarks",
+            [python, "-m", "pytest", "-q", "benchmarks", f"--benchmark-json={BENCHMARK_JSON}"],
+            150,
+        ),
+    ]
+
+
+def environment() -> dict[str, Any]:
+    """Return what a number means nothing without: device, versions, date, command."""
+    facts: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": "make gpu",
+    }
+    try:
+        sys.path.insert(0, str(ROOT))
+        import torch
+
+        from sparselth import info
+
+        facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+        facts["report"] = report = info.collect()
+        report["toolkits"].pop("CUDA_HOME", None)  # folders of one machine say nothing elsewhere
+        report["build"].pop("cuda_home", None)
+    except Exception as error:  # the build may be what is broken; the rest is still wanted
+        facts.setdefault("device", "unknown")
+        facts["report"] = f"{type(error).__name__}: {error}"
+    return facts
+
+
+def measurements() -> list[dict[str, Any]]:
+    """Return what pytest-benchmark measured: name, seconds per call and the extra facts."""
+    try:
+        found = json.loads(BENCHMARK_JSON.read_text(encoding="utf-8"))["benchmarks"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [
+        {"name": b["name"], "median_s": b["stats"]["median"], **b.get("extra_info", {})}
+        for b in found
+    ]
+
+
+def main() -> int:
+    BENCHMARK_JSON.parent.mkdir(exist_ok=True)
+    BENCHMARK_JSON.unlink(missing_ok=True)
+    steps = parts()
+    for step in steps:
+        print(f"--- {step.name}", flush=True)
+        step.run()
+    facts = environment()
+    # The interpreter's folder is nobody's business in a file that is kept.
+    steps_record = [asdict(step) | {"command": ["python", *step.command[1:]]} for step in steps]
+    text = json.dumps(facts | {"parts": steps_record, "measured": measurements()}, indent=2)
+    device = re.sub(r"[^a-z0-9]+", "-", str(facts["device"]).lower()).strip("-")
+    # A run without a GPU measures nothing that is worth keeping.
+    folder = BENCHMARK_JSON.parent if device in ("no-gpu", "unknown") else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{device}-{facts['date'][:10]}.json"
+    path.write_text(text.replace(str(ROOT), ".") + "\n", encoding="utf-8")
+    print(f"\n{facts['device']}: {path.relative_to(ROOT)}")
+    for step in steps:
+        print(f"  {step.name:<20} {step.status:<12} {step.seconds:>7.1f} s  {step.last_line}")
+    return 0 if all(step.status == "ok" for step in steps) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

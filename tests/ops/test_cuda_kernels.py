@@ -1,0 +1,125 @@
+"""The CUDA kernels on a device: the emulation's cases, large sizes, streams, graphs, layouts."""
+
+from __future__ import annotations
+
+import cases
+import pytest
+import torch
+
+from sparselth.ops import reference
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+ops = torch.ops.sparselth
+
+
+def on_device(case: cases.Case) -> list[list[torch.Tensor]]:
+    """Return the case's lists on the device, each tensor `offset` elements into its memory."""
+
+    def move(x: torch.Tensor, offset: int) -> torch.Tensor:
+        memory = torch.empty(x.numel() + offset, dtype=x.dtype, device="cuda")
+        return memory[offset:].copy_(x)
+
+    return [
+        [move(x, offset) for x, offset in zip(tensors, case.offsets, strict=True)]
+        for tensors in case.lists
+    ]
+
+
+def outputs(case: cases.Case) -> list[torch.Tensor]:
+    """Run the op on the device and return what the oracle lists, in its order."""
+    lists = on_device(case)
+    k = case.k[:1] if case.pooled else case.k
+    if case.op == "topk_mask":
+        return ops.topk_mask(*lists, k, case.pooled)
+    if case.op == "weight_overlap":
+        counts = ops.weight_overlap(*lists, k)
+        return [torch.cat([counts, torch.zeros_like(counts)])]
+    if case.op == "admm_project_":
+        w, u, z = lists
+        residuals = ops.admm_project_(w, z, u, k, case.pooled)
+        return [t for pair in zip(u, z, strict=True) for t in pair] + [residuals]
+    lr, momentum, dampening, weight_decay, nesterov = case.settings
+    w, grads, momenta, masks = lists
+    given = momenta if momentum else []
+    ops.masked_sgd_(w, grads, given, masks, lr, momentum, dampening, weight_decay, bool(nesterov))
+    return [t for pair in zip(w, momenta, strict=True) for t in pair]
+
+
+@pytest.mark.parametrize("op", cases.OPS)
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=lambda dtype: str(dtype).split(".")[1])
+def test_kernel_agrees_with_the_oracle(op, dtype):
+    for seed in range(16):
+        case = cases.draw(op, dtype, seed)
+        for (name, want, exact), got in zip(cases.oracle(case), outputs(case), strict=True):
+            got = got.cpu()
+            same = torch.equal(cases.bits(got), cases.bits(want)) if exact else None
+            assert same or (not exact and cases.close(got, want)), f"{name}: {case.label}"
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_millions_of_values(pooled):
+    scores = [torch.randn(n, device="cuda").round(decimals=2) for n in (3_000_001, 17, 1_234_567)]
+    k = [1_000_003] if pooled else [30_001, 5, 1_000_000]
+    got = ops.topk_mask(scores, k, pooled)
+    for a, b in zip(got, reference.topk_mask(scores, k, pooled), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_two_runs_give_the_same_bits():
+    def run():
+        g = torch.Generator("cuda").manual_seed(3)
+        w, z, u = ([torch.randn(1_000_003, device="cuda", generator=g)] for _ in range(3))
+        return [ops.admm_project_(w, z, u, [100_000], False), *z, *u]
+
+    for a, b in zip(run(), run(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_side_stream_is_respected():
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # the scores are written long after the call is queued
+        scores = torch.randn(100_000, device="cuda")
+        (mask,) = ops.topk_mask([scores], [1000], False)
+    stream.synchronize()
+    assert torch.equal(mask, reference.topk_mask([scores], [1000], False)[0])
+
+
+def test_projection_and_step_in_a_cuda_graph():
+    w, z, u, grad = (torch.randn(50_000, device="cuda") for _ in range(4))
+    mask = torch.rand(50_000, device="cuda") < 0.5
+    start = [t.clone() for t in (w, z, u)]
+
+    def step():
+        ops.admm_project_([w], [z], [u], [5000], False)
+        ops.masked_sgd_([w], [grad], [], [mask], 0.1, 0.0, 0.0, 0.0, False)
+
+    step()
+    want = [t.clone() for t in (w, z, u)]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, first in zip((w, z, u), start, strict=True):
+        tensor.copy_(first)
+    graph.replay()
+    for got, expected in zip((w, z, u), want, strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_channels_last_and_strided_tensors():
+    shape = (8, 6, 3, 3)
+    w, g, m, z, u = (torch.randn(shape, device="cuda") for _ in range(5))
+    mask = torch.rand(shape, device="cuda") < 0.3
+    last = torch.channels_last
+    got = [t.clone(memory_format=last) for t in (w, m, z, u)]
+    ops.masked_sgd_(got[:1], [g], got[1:2], [mask], 0.1, 0.9, 0.0, 0.01, True)
+    ops.admm_project_(got[:1], got[2:3], got[3:4], [100], False)
+    reference.masked_sgd_([w], [g], [m], [mask], 0.1, 0.9, 0.0, 0.01, True)
+    reference.admm_project_([w], [z], [u], [100], False)
+    for a, b in zip(got, (w, m, z, u), strict=True):
+        torch.testing.assert_close(a, b)
+        assert a.is_contiguous(memory_format=last)
