@@ -74,7 +74,7 @@ class Batches:
 def crop(images: Tensor, down: Tensor, right: Tensor, padding: int = CROP_PADDING) -> Tensor:
     """Pad with black and cut each image out at its own place, as torchvision's RandomCrop does.
 
-    `images` (N, C, H, W); `down` and `right` (N,) int64 in [0, 2 * padding], the corner of each cut.
+    `images` (N, C, H, W); `down` and `right` (N,) int64 in [0, 2 * padding]: each cut's corner.
     """
     height, width = images.shape[-2:]
     padded = torch.nn.functional.pad(images, (padding,) * 4)

@@ -9,7 +9,7 @@ import codecs
 import gzip
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -100,8 +100,8 @@ class _Array:
 
     def value(self) -> np.ndarray:
         _, shape, _, fortran, content = self.state
-        order = "F" if fortran else "C"
-        return np.frombuffer(content, dtype=np.uint8).reshape(shape, order=order)
+        pixels = np.frombuffer(content, dtype=np.uint8)
+        return pixels.reshape(shape[::-1]).T if fortran else pixels.reshape(shape)
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -120,7 +120,7 @@ class _PlainUnpickler(pickle.Unpickler):
     so those names, and no others, lead to the inert stand-ins above.
     """
 
-    _stand_ins: dict[tuple[str, str], Any] = {
+    _stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "dtype"): _Dtype,
         ("numpy", "ndarray"): _Array,
         ("numpy.core.multiarray", "_reconstruct"): _Array,

@@ -78,15 +78,24 @@ def from_arrays(
     mean, std = _statistics(train[0])
     return ImageSet(
         name=name,
-        train_images=torch.from_numpy(np.ascontiguousarray(train[0])),
+        train_images=_tensor(train[0]),
         train_labels=torch.from_numpy(train[1].astype(np.int64)),
-        test_images=torch.from_numpy(np.ascontiguousarray(test[0])),
+        test_images=_tensor(test[0]),
         test_labels=torch.from_numpy(test[1].astype(np.int64)),
         num_classes=num_classes,
         mean=mean,
         std=std,
         flip=flip,
     )
+
+
+def _tensor(images: np.ndarray) -> Tensor:
+    """Copy to a tensor with the strides torch itself would choose.
+
+    numpy may give an axis of length 1 any stride, and calls the array contiguous. With one input
+    channel, torch 2.15's convolution then corrupts memory (seen on an AMD EPYC, November 2026).
+    """
+    return torch.empty(images.shape, dtype=torch.uint8).copy_(torch.from_numpy(images))
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -39,4 +39,4 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, width: float =
     return REGISTRY[name](num_classes, in_channels, width)
 
 
-__all__ = ["REGISTRY", "ResNet", "VGG", "build", "names", "resnet20", "vgg11"]
+__all__ = ["REGISTRY", "VGG", "ResNet", "build", "names", "resnet20", "vgg11"]

@@ -1,0 +1,133 @@
+"""The command line: `sparselth study`, `sparselth info`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from . import __version__
+from .errors import SparselthError
+
+app = typer.Typer(
+    help="Train sparse networks fast, and compare the ways to get them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one sentence and exit code 2."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        app()
+    except SparselthError as error:
+        print(f"sparselth: {error}.", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _show_warning(message: Any, *_: Any) -> None:
+    print(f"sparselth: warning: {message}.", file=sys.stderr)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"sparselth {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def info() -> None:
+    """Show what was built, what can run here, and why not the rest."""
+    from .info import render
+
+    print(render())
+
+
+_Text = str | None
+_Whole = int | None
+_Number = float | None
+
+
+@app.command()
+def study(
+    preset: Annotated[str, typer.Option(help="Start from: demo, smoke, paper.")] = "demo",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings that replace the preset's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; the same one again goes on.")
+    ] = None,
+    model: Annotated[_Text, typer.Option(help="resnet20 or vgg11.")] = None,
+    width: Annotated[_Number, typer.Option(help="Multiplies the channels of the model.")] = None,
+    data: Annotated[_Text, typer.Option(help="mnist5k, mnist, cifar10 or cifar100.")] = None,
+    data_root: Annotated[_Text, typer.Option(help="Folder with the data set's files.")] = None,
+    train_limit: Annotated[_Whole, typer.Option(help="Training images to use; 0 for all.")] = None,
+    learning_rates: Annotated[_Text, typer.Option(help="Such as 0.01,0.1.")] = None,
+    generators: Annotated[_Text, typer.Option(help="Such as magnitude,admm.")] = None,
+    sparsities: Annotated[_Text, typer.Option(help="Such as 0.9,0.95.")] = None,
+    protocols: Annotated[_Text, typer.Option(help="Such as ticket,reinit,finetune.")] = None,
+    seeds: Annotated[_Text, typer.Option(help="Such as 0,1,2.")] = None,
+    allocation: Annotated[_Text, typer.Option(help="uniform (per layer) or global.")] = None,
+    epochs: Annotated[_Whole, typer.Option(help="Epochs of every training.")] = None,
+    batch_size: Annotated[_Whole, typer.Option(help="Images per step.")] = None,
+    weight_decay: Annotated[_Number, typer.Option(help="L2 penalty.")] = None,
+    admm_epochs: Annotated[_Whole, typer.Option(help="Epochs of ADMM's search.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.")] = 0,
+) -> None:
+    """Compare winning ticket, random re-initialisation and pruning & fine-tuning.
+
+    Killed at any moment and started again with the same command, it goes on where it was.
+    """
+    # Imported here, so that `sparselth info` does not wait for matplotlib.
+    from .study import preset as find_preset
+    from .study import run
+    from .study.config import read_yaml
+    from .study.progress import for_console
+    from .study.report import print_report
+
+    flags = {
+        "model": model,
+        "width": width,
+        "data": data,
+        "data_root": data_root,
+        "train_limit": train_limit,
+        "learning_rates": learning_rates,
+        "generators": generators,
+        "sparsities": sparsities,
+        "protocols": protocols,
+        "seeds": seeds,
+        "allocation": allocation,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "weight_decay": weight_decay,
+        "admm_epochs": admm_epochs,
+    }
+    settings = {**(read_yaml(config) if config else {})}
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    chosen = find_preset(preset).changed(settings)
+    if threads < 0:
+        raise SparselthError(f"--threads got {threads}; it must be 0 or more")
+    if threads:
+        torch.set_num_threads(threads)
+    folder = out or Path("runs") / preset
+    console = Console()
+    summary = run(chosen, folder, device=device, progress=for_console(console))
+    print_report(summary, folder, console)

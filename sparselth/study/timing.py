@@ -1,0 +1,109 @@
+"""How long an epoch of sparse training takes, against the same training done densely.
+
+All contestants start from the same weights, see the same batches and take the same steps. They take
+turns, round by round, so that a machine that slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Batches, ImageSet
+from ..nn import sparsify
+from ..ops import use_backend
+from ..optim import SGD
+from .config import StudyConfig
+
+WARM_UP_STEPS = 2
+Batch = tuple[Tensor, Tensor]
+
+
+class _Contestant:
+    """One way to train, from the same weights in every round."""
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        model: nn.Module,
+        masks: dict[str, Tensor] | None,
+        context: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.model = copy.deepcopy(model).train()
+        if masks is not None:
+            sparsify(self.model, masks)
+        self.start = copy.deepcopy(self.model.state_dict())
+        self.context = context
+        recipe = config.recipe(config.learning_rates[0], seed=0)
+        self.make_optimizer = lambda: SGD(
+            self.model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        self.seconds: list[float] = []
+
+    def round(self, batches: list[Batch]) -> float:
+        """Take a step on each batch and return the seconds per step."""
+        self.model.load_state_dict(self.start)
+        optimizer = self.make_optimizer()
+        with self.context():
+            _synchronise(batches[0][0].device)
+            begin = time.perf_counter()
+            for x, labels in batches:
+                optimizer.zero_grad(set_to_none=True)
+                nn.functional.cross_entropy(self.model(x), labels).backward()
+                optimizer.step()
+            _synchronise(batches[0][0].device)
+        return (time.perf_counter() - begin) / len(batches)
+
+
+def measure(
+    config: StudyConfig,
+    model: nn.Module,
+    masks: dict[str, Tensor],
+    data: ImageSet,
+    sparsity: float,
+) -> dict[str, Any]:
+    """Time the training of `model` on `masks`, sparse and dense, and return one row.
+
+    `dense_masked` is the same training with the masks multiplied into dense convolutions; `dense`
+    trains every weight, without masks. Seconds per epoch are steps per epoch times the median over
+    `timing_rounds` rounds of `timing_steps` steps; `_min` is the fastest round.
+    """
+    device = next(model.parameters()).device
+    source = Batches(data, config.batch_size, 0, config.augment, device)
+    # Full batches only, the first ones of an epoch; around again where an epoch is too short.
+    full = [batch for batch in source.train(0) if len(batch[1]) == config.batch_size]
+    full = full or list(source.train(0))
+    batches = [full[step % len(full)] for step in range(config.timing_steps)]
+    contestants = {
+        "sparse": _Contestant(config, model, masks),
+        "dense_masked": _Contestant(config, model, masks, lambda: use_backend("reference")),
+        "dense": _Contestant(config, model, None),
+    }
+    for contestant in contestants.values():
+        contestant.round(batches[:WARM_UP_STEPS])
+    for _ in range(config.timing_rounds):
+        for contestant in contestants.values():
+            contestant.seconds.append(contestant.round(batches))
+    medians = {n: statistics.median(c.seconds) * source.steps for n, c in contestants.items()}
+    fastest = {n: min(c.seconds) * source.steps for n, c in contestants.items()}
+    row: dict[str, Any] = {"sparsity": sparsity, "steps_per_epoch": source.steps}
+    row |= {f"{name}_seconds": seconds for name, seconds in medians.items()}
+    row |= {f"{name}_seconds_min": seconds for name, seconds in fastest.items()}
+    row["speedup_over_dense_masked"] = medians["dense_masked"] / medians["sparse"]
+    row["speedup_over_dense"] = medians["dense"] / medians["sparse"]
+    return row
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

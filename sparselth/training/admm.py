@@ -1,0 +1,40 @@
+"""Drive ADMM from the training loop: its penalty in every step, its update every few epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..pruning import ADMM
+
+
+class AdmmSchedule:
+    """The regulariser that pulls weights towards a sparse set while they train.
+
+    Calls `admm.update()` at the end of every `every`-th epoch. `residuals` keeps |W - Z| / |W| of
+    each update; the last says how much the hard prune that follows will change.
+
+    Reference: Zhang et al., 2018, "A Systematic DNN Weight Pruning Framework using ADMM".
+    """
+
+    def __init__(self, admm: ADMM, every: int = 1) -> None:
+        self.admm = admm
+        self.every = every
+        self.residuals: list[float] = []
+
+    def penalty(self) -> Tensor:
+        """Return the term to add to the loss."""
+        return self.admm.penalty()
+
+    def end_epoch(self, epoch: int) -> None:
+        """Project, when the epoch, counted from 1, closes a round."""
+        if epoch % self.every == 0:
+            self.residuals.append(self.admm.update().relative)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"admm": self.admm.state_dict(), "residuals": self.residuals}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.admm.load_state_dict(state["admm"])
+        self.residuals = state["residuals"]

@@ -1,0 +1,160 @@
+"""Checkpoints that survive a kill at any moment, notice damage, and are never unpickled.
+
+A checkpoint is two files: the tensors in safetensors form, and a JSON file with everything else
+and the checksums of both. The JSON file is written last and by a rename, so it is there only when
+the checkpoint is whole. The last two are kept: should the newest be damaged later, by a full disk
+or a bad copy, the one before it takes its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from ..errors import SparselthError
+from ..files import write_atomically
+
+FORMAT = 1
+_NAME = re.compile(r"epoch-(\d+)\.json")
+
+
+class CheckpointError(SparselthError):
+    """A checkpoint is truncated, altered, or belongs to another run."""
+
+
+class CheckpointFolder:
+    """The checkpoints of one training run."""
+
+    def __init__(self, path: str | Path, keep: int = 2) -> None:
+        self.path = Path(path)
+        self.keep = keep
+
+    def epochs(self) -> list[int]:
+        """List the epochs after which a checkpoint was completed, newest first."""
+        if not self.path.is_dir():
+            return []
+        matches = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
+
+    def save(self, epoch: int, state: Any) -> None:
+        """Write `state`, made of dicts, lists, tensors, numbers, texts and None, atomically."""
+        tensors: dict[str, Tensor] = {}
+        skeleton = _pack(state, "", tensors)
+        payload = tensors_to_bytes(tensors)
+        body = {"format": FORMAT, "tensors": _sha256(payload), "state": skeleton}
+        document = {"sha256": _sha256(_canonical(body)), **body}
+        write_atomically(self._file(epoch, "safetensors"), payload)
+        write_atomically(self._file(epoch, "json"), json.dumps(document))
+        self._prune()
+
+    def load(self) -> tuple[int, Any] | None:
+        """Return (epoch, state) of the newest intact checkpoint, or None when there is none yet.
+
+        Warns when a damaged one had to be passed over; raises `CheckpointError` when no intact
+        one is left.
+        """
+        damage = []
+        for epoch in self.epochs():
+            try:
+                state = self._read(epoch)
+            except CheckpointError as error:
+                damage.append(str(error))
+                continue
+            if damage:
+                warnings.warn(
+                    f"{damage[0]}; going on from the one before, epoch {epoch}", stacklevel=2
+                )
+            return epoch, state
+        if damage:
+            raise CheckpointError(
+                f"{damage[0]}, and no intact one is left; delete the folder {self.path} to train "
+                "this part again, or put back a copy"
+            )
+        return None
+
+    def _read(self, epoch: int) -> Any:
+        file = self._file(epoch, "json")
+        tensor_file = self._file(epoch, "safetensors")
+        try:
+            document = json.loads(file.read_bytes())
+            recorded = document.pop("sha256")
+            intact = recorded == _sha256(_canonical(document))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            intact = False
+        if not intact:
+            raise CheckpointError(f"the checkpoint {file} is truncated or altered")
+        if document["format"] != FORMAT:
+            raise CheckpointError(
+                f"the checkpoint {file} has format {document['format']}, this version of sparselth "
+                f"reads format {FORMAT}"
+            )
+        payload = tensor_file.read_bytes() if tensor_file.is_file() else b""
+        if _sha256(payload) != document["tensors"]:
+            raise CheckpointError(f"the checkpoint {tensor_file} is missing, truncated or altered")
+        return _unpack(document["state"], tensors_from_bytes(payload))
+
+    def _file(self, epoch: int, suffix: str) -> Path:
+        return self.path / f"epoch-{epoch:04d}.{suffix}"
+
+    def _prune(self) -> None:
+        """Delete all but the newest checkpoints, and what a kill left half done."""
+        kept = {f"epoch-{epoch:04d}" for epoch in self.epochs()[: self.keep]}
+        entries = [*self.path.glob("epoch-*"), *self.path.glob(".epoch-*.tmp")]
+        for entry in sorted(entries):  # .json sorts before .safetensors: never a JSON alone
+            if entry.stem not in kept:
+                entry.unlink()
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Take the tensors out of a nested value and describe the rest in JSON.
+
+    Dictionaries become lists of pairs, because JSON would turn an optimizer's whole-number keys
+    into texts.
+    """
+    if isinstance(value, Tensor):
+        # A copy, because safetensors refuses tensors that share memory.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    below = f"{name}." if name else ""
+    if isinstance(value, dict):
+        return {"dict": [[k, _pack(v, f"{below}{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_pack(v, f"{below}{i}", tensors) for i, v in enumerate(value)]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise TypeError(f"a checkpoint cannot hold {type(value).__name__} (at '{name}')")
+
+
+def _unpack(skeleton: Any, tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = skeleton.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unpack(value, tensors) for key, value in content}
+    if kind == "list":
+        return [_unpack(value, tensors) for value in content]
+    return content
+
+
+def _canonical(body: Any) -> bytes:
+    return json.dumps(body, sort_keys=True).encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def same_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Tell whether two dictionaries hold the same names and exactly the same values."""
+    return first.keys() == second.keys() and all(
+        torch.equal(tensor.cpu(), second[name].cpu()) for name, tensor in first.items()
+    )
