@@ -1,8 +1,11 @@
 """Ops: contract, reference oracle, compiled kernels and the public functions over them."""
 
-from . import contract, loader, reference  # noqa: F401  (schemas before kernels)
-from .backends import backends, use_backend
-from .functional import (
+from . import contract, loader, reference  # noqa: F401  (schemas first, then their kernels)
+
+loader.load()  # before `backends` looks at what is there
+
+from .backends import backends, use_backend  # noqa: E402
+from .functional import (  # noqa: E402
     admm_project_,
     masked_conv2d,
     masked_linear,
@@ -10,8 +13,6 @@ from .functional import (
     topk_mask,
     weight_overlap,
 )
-
-loader.load()
 
 __all__ = [
     "admm_project_",

@@ -21,6 +21,14 @@ BACKENDS = ("reference", "cpu", "cuda")
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
 
+# Read once, when the libraries have been loaded: torch.compile cannot trace the query.
+_COMPILED = frozenset(
+    (op, backend)
+    for op in SCHEMAS
+    for backend, key in _DISPATCH_KEYS.items()
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key)
+)
+
 # A plain module global, so that torch.compile can guard on it.
 _forced: str | None = None
 
@@ -41,9 +49,7 @@ class BackendReport:
 
 def compiled(op: str, backend: str) -> bool:
     """Say whether `op` has a compiled kernel on `backend`."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"{NAMESPACE}::{op}", _DISPATCH_KEYS[backend]
-    )
+    return (op, backend) in _COMPILED
 
 
 def forced() -> str | None:
@@ -94,7 +100,9 @@ def backends() -> list[BackendReport]:
         reports.append(BackendReport(op, "reference", True, "plain PyTorch"))
         for backend in _LIBRARIES:
             if compiled(op, backend):
-                reports.append(BackendReport(op, backend, True, f"compiled in {_LIBRARIES[backend]}"))
+                reports.append(
+                    BackendReport(op, backend, True, f"compiled in {_LIBRARIES[backend]}")
+                )
             else:
                 reason = _why_missing(backend) or "no kernel for this op; reference serves it"
                 reports.append(BackendReport(op, backend, False, reason))

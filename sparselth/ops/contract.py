@@ -88,9 +88,7 @@ def _fake(name: str):
 @_fake("masked_conv2d")
 def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     height, width = (
-        output_size(
-            input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]
-        )
+        output_size(input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i])
         for i in range(2)
     )
     shape = (input.shape[0], weight.shape[0], height, width)
@@ -203,17 +201,13 @@ def _conv_grad_weight_backward(ctx, grad):
         d_output = _ops.masked_conv2d(input, grad, mask, None, plan, *ctx.conv)
     if need_input:
         input_hw = input.shape[2:]
-        d_input = _ops.masked_conv2d_grad_input(
-            grad_output, grad, mask, plan, input_hw, *ctx.conv
-        )
+        d_input = _ops.masked_conv2d_grad_input(grad_output, grad, mask, plan, input_hw, *ctx.conv)
     return d_output, d_input, None, None, None, None, None, None
 
 
 _register_autograd("masked_conv2d", _conv_setup, _conv_backward)
 _register_autograd("masked_conv2d_grad_input", _conv_grad_input_setup, _conv_grad_input_backward)
-_register_autograd(
-    "masked_conv2d_grad_weight", _conv_grad_weight_setup, _conv_grad_weight_backward
-)
+_register_autograd("masked_conv2d_grad_weight", _conv_grad_weight_setup, _conv_grad_weight_backward)
 
 
 def _linear_setup(ctx, inputs, output):
@@ -253,9 +247,7 @@ def _linear_grad_weight_backward(ctx, grad):
     grad_output, input, mask, plan = ctx.saved_tensors
     need_output, need_input, *_ = ctx.needs_input_grad
     d_output = _ops.masked_linear(input, grad, mask, None, plan) if need_output else None
-    d_input = (
-        _ops.masked_linear_grad_input(grad_output, grad, mask, plan) if need_input else None
-    )
+    d_input = _ops.masked_linear_grad_input(grad_output, grad, mask, plan) if need_input else None
     return d_output, d_input, None, None
 
 

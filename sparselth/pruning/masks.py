@@ -58,9 +58,7 @@ def find_masks(
     check_finite("weight", weights, list(parameters))
     scores = SCORES[score](weights)
     counts, pooled = kept_counts(scores, sparsity=sparsity, allocation=allocation)
-    masks = functional.topk_mask(
-        scores, counts[0] if pooled else counts, allocation=allocation
-    )
+    masks = functional.topk_mask(scores, counts[0] if pooled else counts, allocation=allocation)
     return dict(zip(parameters, masks, strict=True))
 
 

@@ -69,7 +69,9 @@ def _check(theta_a, theta_b, p, masks) -> None:
     for label, other in (("theta_b", theta_b), ("masks", masks)):
         if other is None:
             continue
-        missing = sorted(set(theta_a) ^ set(other) if label == "theta_b" else set(theta_a) - set(other))
+        missing = sorted(
+            set(theta_a) ^ set(other) if label == "theta_b" else set(theta_a) - set(other)
+        )
         if missing:
             raise SparselthError(f"theta_a and {label} differ in these names: {missing}")
         for name, tensor in theta_a.items():

@@ -68,7 +68,7 @@ def _layer(batch=9, channels=16, size=11):
 
 
 def test_deterministic_for_a_thread_count():
-    x, weight, mask = _layer()
+    x, _weight, mask = _layer()
     grad = torch.randn(9, 24, 11, 11)
     conv = ([1, 1], [1, 1], [1, 1], 1)
     first = ops.masked_conv2d_grad_weight(grad, x, mask, None, *conv)

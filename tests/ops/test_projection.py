@@ -68,7 +68,8 @@ def test_admm_project_is_the_euclidean_projection():
 def test_single_tensors_and_lists():
     score = torch.randn(4, 5)
     mask = topk_mask(score, 6)
-    assert mask.shape == score.shape and int(mask.sum()) == 6
+    assert mask.shape == score.shape
+    assert int(mask.sum()) == 6
     assert topk_mask([], []) == []
     assert [int(m.sum()) for m in topk_mask([score, score], [1, 2])] == [1, 2]
     pooled = topk_mask([score, 10 * score], 5, allocation="global")
@@ -79,7 +80,8 @@ def test_nothing_is_written_when_the_input_is_bad():
     w, z, u = [torch.tensor([1.0, float("nan")])], [torch.ones(2)], [torch.ones(2)]
     with pytest.raises(ValueError, match=r"weights\[0\] holds NaN or Inf"):
         admm_project_(w, z, u, sparsity=0.5)
-    assert z[0].tolist() == [1, 1] and u[0].tolist() == [1, 1]
+    assert z[0].tolist() == [1, 1]
+    assert u[0].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

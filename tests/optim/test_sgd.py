@@ -1,0 +1,127 @@
+"""sl.optim.SGD: torch's SGD on the surviving weights, exact zeros elsewhere."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import sparselth as sl
+
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(72, 3)
+    )
+
+
+def train(model, optimizer, steps=4, after=None):
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(steps):
+        x = torch.randn(5, 2, 7, 7, generator=generator)
+        y = torch.randint(0, 3, (5,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if after:
+            after()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+@pytest.mark.parametrize("dampening", [0.0, 0.2])
+def test_equals_torch_sgd_with_the_mask_applied_after_each_step(
+    momentum, nesterov, weight_decay, dampening
+):
+    if nesterov and (momentum == 0 or dampening != 0):
+        pytest.skip("torch refuses Nesterov without momentum or with dampening")
+    options = {
+        "lr": 0.1,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "weight_decay": weight_decay,
+        "dampening": dampening,
+    }
+    model = net()
+    masks = sl.find_masks(model, sparsity=0.8)
+    sl.sparsify(model, masks)
+    dense = sl.densify(copy.deepcopy(model))
+
+    def cut():
+        with torch.no_grad():
+            for name, mask in masks.items():
+                dense.get_parameter(name).mul_(mask)
+
+    train(model, sl.optim.SGD(model.parameters(), **options))
+    train(dense, torch.optim.SGD(dense.parameters(), **options), after=cut)
+    for (name, a), b in zip(model.named_parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_pruned_weights_gradients_and_momentum_stay_exactly_zero():
+    model = net()
+    optimizer = sl.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    train(model, optimizer)  # momentum everywhere before pruning
+    masks = sl.find_masks(model, sparsity=0.9)
+    sl.sparsify(model, masks)
+    train(model, optimizer)
+    for name, mask in masks.items():
+        parameter = model.get_parameter(name)
+        momentum = optimizer.state[parameter]["momentum_buffer"]
+        for what in (parameter, parameter.grad, momentum):
+            assert not what[~mask].any()
+        assert momentum[mask].all()
+
+
+def test_gradients_survive_the_step():
+    model = net()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.5))
+    train(model, sl.optim.SGD(model.parameters(), lr=0.1), steps=1)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_state_dict_is_torch_sgds_and_resumes():
+    model = net()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.8))
+    optimizer = sl.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, optimizer)
+    twin = copy.deepcopy(model)
+    resumed = sl.optim.SGD(twin.parameters(), lr=0.5, momentum=0.9)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer)
+    train(twin, resumed)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
+    torch.optim.SGD(net().parameters(), lr=0.1).load_state_dict(optimizer.state_dict())
+
+
+def test_schedulers_and_closures():
+    model = net()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.8))
+    optimizer = sl.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1], gamma=0.1)
+    calls = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 2, 7, 7)).square().sum()
+        loss.backward()
+        calls.append(loss)
+        return loss
+
+    assert optimizer.step(closure) is calls[0]
+    assert len(calls) == 1
+    scheduler.step()
+    before = model[2].weight.detach().clone()
+    optimizer.step(closure)
+    torch.testing.assert_close(model[2].weight, before - 0.01 * model[2].weight.grad)
+
+
+def test_frozen_parameters_are_left_alone():
+    model = net()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.8))
+    model[2].weight.requires_grad_(False)
+    before = model[2].weight.clone()
+    train(model, sl.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    assert torch.equal(model[2].weight, before)

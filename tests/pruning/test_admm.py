@@ -1,0 +1,118 @@
+"""ADMM: the updates are the textbook's, and it drives weights to the sparsity set."""
+
+import pytest
+import torch
+from torch import nn
+
+import sparselth as sl
+
+
+def net():
+    return nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 9), nn.Linear(9, 2))
+
+
+def test_updates_follow_the_formulas():
+    model = net()
+    admm = sl.ADMM(model, sparsity=0.75, rho=0.1, rho_growth=2.0)
+    assert list(admm.parameters) == ["0.weight", "1.weight"]
+    w = [p.detach().clone() for p in admm.parameters.values()]
+    masks = sl.ops.topk_mask(w, [18, 27])
+    for z, u, weight, mask in zip(admm.z, admm.u, w, masks, strict=True):
+        assert torch.equal(z, weight * mask)
+        assert not u.any()
+
+    with torch.no_grad():
+        for p in admm.parameters.values():
+            p.add_(torch.randn_like(p))
+    w = [p.detach().clone() for p in admm.parameters.values()]
+    old_z = [z.clone() for z in admm.z]
+    want_penalty = 0.05 * sum((a - z).square().sum() for a, z in zip(w, old_z, strict=True))
+    torch.testing.assert_close(admm.penalty(), want_penalty)
+
+    result = admm.update()
+    want_z = [a * m for a, m in zip(w, sl.ops.topk_mask(w, [18, 27]), strict=True)]
+    for z, u, a, b in zip(admm.z, admm.u, w, want_z, strict=True):
+        assert torch.equal(z, b)
+        torch.testing.assert_close(u, (a - b) / 2)  # rho doubled, so the scaled dual halves
+    primal = sum((a - b).square().sum() for a, b in zip(w, want_z, strict=True)).sqrt()
+    moved = sum((a - b).square().sum() for a, b in zip(want_z, old_z, strict=True)).sqrt()
+    assert result.primal == pytest.approx(float(primal), rel=1e-5)
+    assert result.dual == pytest.approx(0.1 * float(moved), rel=1e-5)
+    assert result.relative == pytest.approx(
+        float(primal) / float(sum(a.square().sum() for a in w).sqrt()), rel=1e-5
+    )
+    assert admm.rho == 0.2
+
+
+def test_the_penalty_is_the_squared_norm_and_its_gradient():
+    model = net()
+    admm = sl.ADMM(model, sparsity=0.5, rho=0.3)
+    admm.penalty().backward()
+    for p, z, u in zip(admm.parameters.values(), admm.z, admm.u, strict=True):
+        torch.testing.assert_close(p.grad, 0.3 * (p.detach() - z + u))
+
+
+def test_it_converges_to_the_sparsity_set():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
+    target = torch.randn(20, 20)
+    admm = sl.ADMM(model, sparsity=0.8, rho=0.5, rho_growth=1.3)
+    weight = admm.parameters["0.weight"]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    distances = []
+    for _ in range(15):
+        for _ in range(60):
+            optimizer.zero_grad()
+            (0.5 * (weight - target).square().sum() + admm.penalty()).backward()
+            optimizer.step()
+        distances.append(admm.update().relative)
+    assert distances[-1] < 0.02 < distances[0]
+    mask = admm.masks()["0.weight"]
+    assert int(mask.sum()) == 80
+    # For this loss the sparse optimum keeps the target's largest entries.
+    assert (mask == sl.ops.topk_mask(target, 80)).float().mean() > 0.95
+
+
+def test_global_allocation():
+    model = net()
+    with torch.no_grad():
+        model[0].weight.mul_(50)
+    masks = sl.ADMM(model, sparsity=0.6, allocation="global").masks()
+    assert masks["0.weight"].float().mean() > masks["1.weight"].float().mean()
+    assert sl.sparsity(masks) == pytest.approx(0.6, abs=0.01)
+
+
+def test_state_round_trip():
+    model = net()
+    admm = sl.ADMM(model, sparsity=0.5, rho_growth=1.5)
+    admm.update()
+    other = sl.ADMM(model, sparsity=0.5, rho_growth=1.5)
+    other.load_state_dict(admm.state_dict())
+    assert other.rho == admm.rho
+    assert all(torch.equal(a, b) for a, b in zip(other.u + other.z, admm.u + admm.z, strict=True))
+    with pytest.raises(ValueError, match=r"the ADMM state has no 'z.0.weight' of shape \(12, 6\)"):
+        other.load_state_dict({"rho": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": 1.5}, r"in \[0, 1\); got 1.5"),
+        ({"rho": 0}, "rho must be > 0 and rho_growth >= 1, got 0 and 1.0"),
+        ({"allocation": "erk"}, "unknown allocation 'erk'"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(options, message):
+    with pytest.raises(ValueError, match=message):
+        sl.ADMM(net(), **options)
+
+
+def test_diverged_weights_are_named_and_nothing_changes():
+    model = net()
+    admm = sl.ADMM(model, sparsity=0.5)
+    before = [t.clone() for t in admm.z + admm.u]
+    with torch.no_grad():
+        model[1].weight[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"1\.weight holds NaN or Inf"):
+        admm.update()
+    assert all(torch.equal(a, b) for a, b in zip(before, admm.z + admm.u, strict=True))
