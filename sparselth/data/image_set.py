@@ -95,7 +95,9 @@ def _tensor(images: np.ndarray) -> Tensor:
     numpy may give an axis of length 1 any stride, and calls the array contiguous. With one input
     channel, torch 2.15's convolution then corrupts memory (seen on an AMD EPYC, November 2026).
     """
-    return torch.empty(images.shape, dtype=torch.uint8).copy_(torch.from_numpy(images))
+    tensor = torch.empty(images.shape, dtype=torch.uint8)
+    tensor.numpy()[...] = images
+    return tensor
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +48,7 @@ def print_report(summary: dict[str, Any], out_dir: Path, console: Console) -> No
 
 def _accuracies(summary: dict[str, Any]) -> Table:
     config = summary["config"]
-    table = Table(title=f"Test accuracy in %, {config['model']} on {config['data']}")
+    table = Table(title=f"Test accuracy in %, {config['model']} on {config['data']}", box=box.SIMPLE)
     names = ["lr", "masks", "sparsity", "dense"]
     names += [LABELS.get(protocol, protocol) for protocol in config["protocols"]]
     names += [f"R {MAIN_P:g}\nticket", f"R {MAIN_P:g}\nre-init"]
@@ -75,7 +76,7 @@ def _accuracies(summary: dict[str, Any]) -> Table:
 
 
 def _times(summary: dict[str, Any]) -> Table:
-    table = Table(title="Seconds per training epoch, sparse against dense with masks")
+    table = Table(title="Seconds per training epoch", box=box.SIMPLE)
     for name in ("sparsity", "sparse", "dense with masks", "dense", "speed-up"):
         table.add_column(name, justify="right")
     for row in summary["timing"]:
