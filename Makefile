@@ -65,7 +65,7 @@ $(ABI_VENV)/.stamps/torch: $(STAMPS)/venv
 	@mkdir -p $(@D) && touch $@
 
 test-abi: setup $(ABI_VENV)/.stamps/torch
-	$(ABI_VENV)/bin/python -m build_support --loaded _C,_host --other-torch
+	$(ABI_VENV)/bin/python -m build_support --other-torch
 	$(ABI_VENV)/bin/python -m pytest tests/ops $(TEST_ARGS)
 
 lint: setup
