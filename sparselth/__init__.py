@@ -6,7 +6,8 @@ import sparselth as sl
 from . import nn, ops, optim, pruning
 from .errors import SparselthError
 from .nn import MaskedConv2d, MaskedLinear, densify, masks_of, sparsify
-from .ops import backends, use_backend
+from .ops import use_backend
+from .ops.backends import backends
 from .pruning import ADMM, find_masks, sparsity, weight_overlap
 
 __version__ = "0.1.0"

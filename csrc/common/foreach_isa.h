@@ -1,11 +1,11 @@
 // Compiles one kernel file once per instruction set, each copy in a namespace of its own.
 //
 //   #define SPARSELTH_ISA_FILE "cpu/masked_conv2d.inl"
-//   #include "common/foreach_isa.h"
+//   #include "common/foreach_isa.h"        (inside namespace sparselth)
 //
-// The kernel file is written once, against the vectors of common/simd.inl, and sees
-//   SPARSELTH_ISA        the namespace: isa_portable, isa_avx2, isa_avx512
-//   SPARSELTH_VECTOR_BYTES  the register width
+// The kernel file is written once, against the vectors of common/simd.inl, and lands in the
+// namespaces isa_portable, isa_avx2 and isa_avx512; SPARSELTH_CALL_ISA in isa.h picks one. It may
+// include other .inl files, which have no include guards for the same reason.
 // Compiler flags stay at the machine's baseline: only code between the pragmas may use the wider
 // instructions, so nothing the linker shares between files can. Everything such a file needs
 // from the standard library is included before this header.
@@ -14,7 +14,12 @@
 
 #define SPARSELTH_ISA isa_portable
 #define SPARSELTH_VECTOR_BYTES 16
+namespace SPARSELTH_ISA {
+namespace {
+#include "common/simd.inl"
 #include SPARSELTH_ISA_FILE
+}  // namespace
+}  // namespace SPARSELTH_ISA
 #undef SPARSELTH_ISA
 #undef SPARSELTH_VECTOR_BYTES
 
@@ -28,7 +33,12 @@
 #endif
 #define SPARSELTH_ISA isa_avx2
 #define SPARSELTH_VECTOR_BYTES 32
+namespace SPARSELTH_ISA {
+namespace {
+#include "common/simd.inl"
 #include SPARSELTH_ISA_FILE
+}  // namespace
+}  // namespace SPARSELTH_ISA
 #undef SPARSELTH_ISA
 #undef SPARSELTH_VECTOR_BYTES
 #if defined(__clang__)
@@ -46,7 +56,12 @@
 #endif
 #define SPARSELTH_ISA isa_avx512
 #define SPARSELTH_VECTOR_BYTES 64
+namespace SPARSELTH_ISA {
+namespace {
+#include "common/simd.inl"
 #include SPARSELTH_ISA_FILE
+}  // namespace
+}  // namespace SPARSELTH_ISA
 #undef SPARSELTH_ISA
 #undef SPARSELTH_VECTOR_BYTES
 #if defined(__clang__)

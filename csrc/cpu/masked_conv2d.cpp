@@ -23,7 +23,7 @@ struct Images {
   bool channels_last;
 };
 
-#define SPARSELTH_ISA_FILE "cpu/masked_conv2d_isa.inl"
+#define SPARSELTH_ISA_FILE "cpu/masked_conv2d.inl"
 #include "common/foreach_isa.h"
 
 namespace {

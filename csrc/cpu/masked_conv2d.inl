@@ -11,6 +11,9 @@
 // Cost: one multiply-add per kept weight and output, plus one pass over each tensor to pack it.
 // Deterministic for a fixed number of threads; no atomics.
 
+#include "cpu/batch_layout.inl"
+#include "cpu/sparse_tiles.inl"
+
 // How one tensor lies in a block.
 struct BlockLayout {
   int64_t channels, rows, row_vectors;           // of the block, halo included

@@ -15,7 +15,7 @@
 
 namespace sparselth {
 
-#define SPARSELTH_ISA_FILE "cpu/masked_linear_isa.inl"
+#define SPARSELTH_ISA_FILE "cpu/masked_linear.inl"
 #include "common/foreach_isa.h"
 
 namespace {

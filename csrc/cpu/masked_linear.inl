@@ -7,6 +7,9 @@
 // The batch takes the place of an image row: a tile is kC vectors of kLanes samples, and a group
 // of samples [channel][kC][lane] is packed at a time. Deterministic for a fixed thread count.
 
+#include "cpu/batch_layout.inl"
+#include "cpu/sparse_tiles.inl"
+
 // Packs samples [first, first + cols * kLanes) of a (batch, channels) matrix; absent ones are 0.
 template <class T>
 struct SampleGroup {

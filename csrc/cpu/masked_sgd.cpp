@@ -11,7 +11,7 @@
 
 namespace sparselth {
 
-#define SPARSELTH_ISA_FILE "cpu/masked_sgd_isa.inl"
+#define SPARSELTH_ISA_FILE "cpu/masked_sgd.inl"
 #include "common/foreach_isa.h"
 
 namespace {

@@ -38,6 +38,12 @@ class FlatList {
   std::vector<Tensor> originals_, flat_;
 };
 
+inline void check_dtypes(const std::vector<Tensor>& tensors, const char* op) {
+  for (const Tensor& t : tensors)
+    STD_TORCH_CHECK(t.scalar_type() == tensors[0].scalar_type(), op,
+                    " takes tensors of one dtype");
+}
+
 // Calls f(T{}) with the tensors' own type.
 template <class F>
 void with_float_type(ScalarType dtype, const char* op, const F& f) {

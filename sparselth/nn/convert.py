@@ -57,7 +57,7 @@ def densify(model: nn.Module) -> nn.Module:
             del module.weight_mask
             for name in ("_plan", "_density", "_mask_version"):
                 del module.__dict__[name]
-            module.__class__ = module._plain
+            module.__class__ = module._plain  # type: ignore[assignment]  # to the base class
     return model
 
 

@@ -27,7 +27,7 @@ _DERIVED = ("_plan", "_density", "_mask_version")
 class MaskedModule(nn.Module):
     """What a module with a masked `weight` does about its mask. Mixed into the two layers."""
 
-    weight: nn.Parameter
+    weight: Tensor
     weight_mask: Tensor
     _op: str
     _plain: type[nn.Module]

@@ -4,7 +4,7 @@ from . import contract, loader, reference  # noqa: F401  (schemas first, then th
 
 loader.load()  # before `backends` looks at what is there
 
-from .backends import backends, use_backend  # noqa: E402
+from .backends import use_backend  # noqa: E402
 from .functional import (  # noqa: E402
     admm_project_,
     masked_conv2d,
@@ -16,7 +16,6 @@ from .functional import (  # noqa: E402
 
 __all__ = [
     "admm_project_",
-    "backends",
     "masked_conv2d",
     "masked_linear",
     "masked_sgd_",

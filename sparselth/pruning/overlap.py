@@ -66,19 +66,17 @@ def overlap_chance(
 def _check(theta_a, theta_b, p, masks) -> None:
     if not 0 < p <= 1:
         raise SparselthError(f"p is the share of weights to compare, in (0, 1]; got {p!r}")
+    if not theta_a:
+        raise SparselthError("theta_a is empty; pass the prunable parameters of both networks")
     for label, other in (("theta_b", theta_b), ("masks", masks)):
         if other is None:
             continue
-        missing = sorted(
-            set(theta_a) ^ set(other) if label == "theta_b" else set(theta_a) - set(other)
-        )
-        if missing:
-            raise SparselthError(f"theta_a and {label} differ in these names: {missing}")
+        if set(theta_a) != set(other):
+            names = sorted(set(theta_a) ^ set(other))
+            raise SparselthError(f"theta_a and {label} differ in these names: {names}")
         for name, tensor in theta_a.items():
             if other[name].shape != tensor.shape:
                 raise SparselthError(
                     f"{name!r} has shape {tuple(tensor.shape)} in theta_a, "
                     f"{tuple(other[name].shape)} in {label}"
                 )
-    if not theta_a:
-        raise SparselthError("theta_a is empty; pass the prunable parameters of both networks")

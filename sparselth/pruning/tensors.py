@@ -26,8 +26,8 @@ def prunable_parameters(
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             kind = convs if isinstance(module, nn.Conv2d) else linears
-            kind[f"{name}.weight" if name else "weight"] = module.weight
-            both[f"{name}.weight" if name else "weight"] = module.weight
+            key = f"{name}.weight" if name else "weight"
+            kind[key] = both[key] = module.get_parameter("weight")
     if exclude is None:
         exclude = {*list(convs)[:1], *list(linears)[-1:]}
     unknown = set(exclude) - set(both)

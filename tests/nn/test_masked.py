@@ -52,12 +52,10 @@ def test_sparsify_computes_what_the_masked_dense_model_computes():
 
 def test_parameters_and_modules_stay_the_same_objects():
     model = small_net()
-    before = list(model.parameters()), list(model.modules())
+    before = [*model.parameters(), *model.modules()]
     sl.sparsify(model, sl.find_masks(model))
-    after = list(model.parameters()), list(model.modules())
-    assert all(
-        a is b for xs, ys in zip(before, after, strict=True) for a, b in zip(xs, ys, strict=True)
-    )
+    after = [*model.parameters(), *model.modules()]
+    assert all(a is b for a, b in zip(before, after, strict=True))
 
 
 def test_a_model_that_is_one_layer():

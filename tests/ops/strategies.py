@@ -85,7 +85,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @st.composite
 def tensor_lists(draw):
-    """Lists with ties, signed zeros, denormals, empty and large-ish tensors; (tensors, k, pooled)."""
+    """Draw (tensors, k, pooled): ties, signed zeros, denormals, empty and larger tensors."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     dtype = draw(st.sampled_from(FLOATS))
     tensors = []

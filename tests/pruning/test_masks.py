@@ -61,7 +61,7 @@ def test_nan_is_named():
     model = net()
     with torch.no_grad():
         model[2].weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="2.weight holds NaN or Inf"):
+    with pytest.raises(ValueError, match=r"2\.weight holds NaN or Inf"):
         sl.find_masks(model)
 
 

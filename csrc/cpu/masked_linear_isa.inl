@@ -1,9 +1,0 @@
-// One instruction set's copy of the linear kernels.
-namespace SPARSELTH_ISA {
-namespace {
-#include "common/simd.inl"
-#include "cpu/batch_layout.inl"
-#include "cpu/sparse_tiles.inl"
-#include "cpu/masked_linear.inl"
-}  // namespace
-}  // namespace SPARSELTH_ISA

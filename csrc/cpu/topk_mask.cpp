@@ -1,0 +1,44 @@
+// topk_mask on the CPU: tensors in, the kernel of topk_mask.inl.
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "common/isa.h"
+#include "cpu/parallel.h"
+#include "cpu/tensor_lists.h"
+#include "cpu/threads.h"
+
+namespace sparselth {
+
+#define SPARSELTH_ISA_FILE "cpu/topk_mask.inl"
+#include "common/foreach_isa.h"
+
+namespace {
+
+std::vector<Tensor> topk_mask(const std::vector<Tensor>& scores, const Ints& k, bool pooled) {
+  check_dtypes(scores, "topk_mask");
+  std::vector<Tensor> masks;
+  for (const Tensor& score : scores)
+    masks.push_back(torch::stable::empty(shape_of(score), ScalarType::Bool, std::nullopt,
+                                         score.device()));
+  if (scores.empty()) return masks;
+  const FlatList from(scores);
+  std::vector<uint8_t*> to;
+  for (const Tensor& mask : masks) to.push_back(data<uint8_t>(mask));
+  with_float_type(scores[0].scalar_type(), "topk_mask", [&](auto type) {
+    using T = decltype(type);
+    SPARSELTH_CALL_ISA(topk_masks<T>, from.pointers<const T>(), from.sizes(), k, pooled, to,
+                       torch_threads());
+  });
+  return masks;
+}
+
+}  // namespace
+}  // namespace sparselth
+
+STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
+  m.impl("topk_mask", TORCH_BOX(&sparselth::topk_mask));
+}

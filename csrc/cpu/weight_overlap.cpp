@@ -1,0 +1,39 @@
+// weight_overlap on the CPU: tensors in, the kernel of weight_overlap.inl.
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "common/isa.h"
+#include "cpu/parallel.h"
+#include "cpu/tensor_lists.h"
+#include "cpu/threads.h"
+
+namespace sparselth {
+
+#define SPARSELTH_ISA_FILE "cpu/weight_overlap.inl"
+#include "common/foreach_isa.h"
+
+namespace {
+
+Tensor weight_overlap(const std::vector<Tensor>& a, const std::vector<Tensor>& b, const Ints& k) {
+  check_dtypes(a, "weight_overlap");
+  const Ints shape = {int64_t(a.size())};
+  Tensor counts = torch::stable::full(shape, 0.0, ScalarType::Long);
+  const FlatList left(a), right(b);
+  with_float_type(a[0].scalar_type(), "weight_overlap", [&](auto type) {
+    using T = decltype(type);
+    SPARSELTH_CALL_ISA(overlap_counts<T>, left.pointers<const T>(), right.pointers<const T>(),
+                       left.sizes(), k, data<int64_t>(counts), torch_threads());
+  });
+  return counts;
+}
+
+}  // namespace
+}  // namespace sparselth
+
+STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
+  m.impl("weight_overlap", TORCH_BOX(&sparselth::weight_overlap));
+}

@@ -1,0 +1,34 @@
+// How many of the k largest magnitudes two tensors share, compiled per instruction set.
+//
+// Liu et al. 2021, arXiv:2102.11068, eq. (1): the numerator of R_p, per layer. Cost: one selection
+// of select.inl for each of the two, and one pass that counts.
+
+#include "cpu/select.inl"
+
+// counts[l]: indices kept in both a[l] and b[l]. Zeroed by the caller.
+template <class T>
+void overlap_counts(const std::vector<const T*>& a, const std::vector<const T*>& b,
+                    const std::vector<int64_t>& sizes, const std::vector<int64_t>& k,
+                    int64_t* counts, const Threads& threads) {
+  const auto chunks = make_chunks(sizes, false);
+  const auto cuts_a = select<T>(
+      chunks, k, [&](int tensor, int64_t i) { return a[tensor][i]; }, threads);
+  const auto cuts_b = select<T>(
+      chunks, k, [&](int tensor, int64_t i) { return b[tensor][i]; }, threads);
+  std::vector<int64_t> partial(chunks.size(), 0);
+  threads.run(int64_t(chunks.size()), [&](int64_t c) {
+    const Chunk chunk = chunks[c];
+    std::vector<uint8_t> kept(chunk.end - chunk.begin);
+    const T *from_a = a[chunk.tensor], *from_b = b[chunk.tensor];
+    uint8_t* mask = kept.data();
+    apply_cut<T>(
+        chunk, cuts_a[c], [=](int, int64_t i) { return from_a[i]; },
+        [=](int64_t i, bool keep) { mask[i - chunk.begin] = keep; });
+    int64_t both = 0;
+    apply_cut<T>(
+        chunk, cuts_b[c], [=](int, int64_t i) { return from_b[i]; },
+        [&](int64_t i, bool keep) { both += keep & mask[i - chunk.begin]; });
+    partial[c] = both;
+  });
+  for (size_t c = 0; c < chunks.size(); ++c) counts[chunks[c].tensor] += partial[c];
+}
