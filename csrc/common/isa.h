@@ -51,16 +51,16 @@ inline Isa isa() {
 
 // Calls `function` in the namespace of the chosen instruction set.
 #if defined(__x86_64__) && defined(__GNUC__)
-#define SPARSELTH_CALL_ISA(function, ...)               \
-  [&] {                                                 \
-    switch (::sparselth::isa()) {                       \
-      case ::sparselth::Isa::avx512:                    \
-        return isa_avx512::function(__VA_ARGS__);       \
-      case ::sparselth::Isa::avx2:                      \
-        return isa_avx2::function(__VA_ARGS__);         \
-      default:                                          \
-        return isa_portable::function(__VA_ARGS__);     \
-    }                                                   \
+#define SPARSELTH_CALL_ISA(function, ...)           \
+  [&] {                                             \
+    switch (::sparselth::isa()) {                   \
+      case ::sparselth::Isa::avx512:                \
+        return isa_avx512::function(__VA_ARGS__);   \
+      case ::sparselth::Isa::avx2:                  \
+        return isa_avx2::function(__VA_ARGS__);     \
+      default:                                      \
+        return isa_portable::function(__VA_ARGS__); \
+    }                                               \
   }()
 #else
 #define SPARSELTH_CALL_ISA(function, ...) isa_portable::function(__VA_ARGS__)

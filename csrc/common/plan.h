@@ -44,10 +44,10 @@ struct Plan {
 
 inline void check_plan(const int32_t* data, int64_t length, int64_t c_out, int64_t c_in_per_group,
                        int64_t taps, int64_t groups) {
-  const bool fits = length >= kPlanHeader && data[0] == kPlanVersion && data[1] == c_out &&
-                    data[2] == c_in_per_group && data[3] == taps && data[4] == groups &&
-                    length == kPlanHeader + c_out + 1 + c_in_per_group * groups + 1 +
-                                  4 * int64_t(data[5]);
+  const bool fits =
+      length >= kPlanHeader && data[0] == kPlanVersion && data[1] == c_out &&
+      data[2] == c_in_per_group && data[3] == taps && data[4] == groups &&
+      length == kPlanHeader + c_out + 1 + c_in_per_group * groups + 1 + 4 * int64_t(data[5]);
   if (!fits) throw std::runtime_error("the plan belongs to another mask or version; rebuild it");
 }
 
@@ -77,7 +77,7 @@ inline std::vector<int32_t> build_plan(const uint8_t* mask, int64_t c_out, int64
 
   const int64_t nnz = int64_t(flat.size());
   std::vector<int32_t> plan(kPlanHeader + c_out + 1 + c_in + 1 + 4 * nnz, 0);
-  const int32_t header[] = {kPlanVersion,   int32_t(c_out),  int32_t(c_in_per_group),
+  const int32_t header[] = {kPlanVersion,  int32_t(c_out),  int32_t(c_in_per_group),
                             int32_t(taps), int32_t(groups), int32_t(nnz)};
   std::memcpy(plan.data(), header, sizeof header);
 

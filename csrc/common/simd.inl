@@ -83,7 +83,8 @@ SPARSELTH_INLINE void add_reduced4(T* to, Vec<T> a, Vec<T> b, Vec<T> c, Vec<T> d
     to[0] += reduce<T>(a), to[1] += reduce<T>(b), to[2] += reduce<T>(c), to[3] += reduce<T>(d);
   } else {
     constexpr auto kIndices = std::make_integer_sequence<int, kLanes<T>>();
-    Vec<T> sums = pair_sums<T>(pair_sums<T>(a, b, kIndices), pair_sums<T>(c, d, kIndices), kIndices);
+    Vec<T> sums =
+        pair_sums<T>(pair_sums<T>(a, b, kIndices), pair_sums<T>(c, d, kIndices), kIndices);
     T lanes[kLanes<T>];
     store(lanes, sums);  // lanes/4 partial sums of a, then of b, c, d
     constexpr int kEach = kLanes<T> / 4;

@@ -31,9 +31,8 @@ namespace {
 ConvGeometry geometry(const Ints& x, const Ints& w, int64_t out_height, int64_t out_width,
                       const Ints& stride, const Ints& padding, const Ints& dilation,
                       int64_t groups) {
-  return {x[0],       x[1],       x[2],       x[3],       w[0],        out_height,  out_width,
-          w[2],       w[3],       stride[0],  stride[1],  padding[0],  padding[1],  dilation[0],
-          dilation[1], groups};
+  return {x[0], x[1],      x[2],      x[3],       w[0],       out_height,  out_width,   w[2],
+          w[3], stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1], groups};
 }
 
 int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding,
@@ -58,17 +57,15 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const Tensor& ma
                      const std::optional<Tensor>& bias, const std::optional<Tensor>& plan,
                      const Ints& stride, const Ints& padding, const Ints& dilation,
                      int64_t groups) {
-  const int64_t p =
-      output_size(input.size(2), weight.size(2), stride[0], padding[0], dilation[0]);
-  const int64_t q =
-      output_size(input.size(3), weight.size(3), stride[1], padding[1], dilation[1]);
+  const int64_t p = output_size(input.size(2), weight.size(2), stride[0], padding[0], dilation[0]);
+  const int64_t q = output_size(input.size(3), weight.size(3), stride[1], padding[1], dilation[1]);
   const ConvGeometry g =
       geometry(shape_of(input), shape_of(weight), p, q, stride, padding, dilation, groups);
   const Tensor x = walkable(input), w = torch::stable::contiguous(widened(weight));
   const std::optional<Tensor> b =
       bias ? std::optional(torch::stable::contiguous(widened(*bias))) : std::nullopt;
-  Tensor y = empty_images(x, {g.batch, g.c_out, p, q}, x.scalar_type(),
-                          prefers_channels_last(input));
+  Tensor y =
+      empty_images(x, {g.batch, g.c_out, p, q}, x.scalar_type(), prefers_channels_last(input));
   if (y.numel() == 0) return narrowed(y, input.scalar_type());
   const PlanHolder holder(plan, mask, g.taps(), groups);
   with_compute_type(x.scalar_type(), "masked_conv2d", [&](auto type) {
@@ -79,10 +76,10 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const Tensor& ma
   return narrowed(y, input.scalar_type());
 }
 
-Tensor masked_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
-                                const Tensor& mask, const std::optional<Tensor>& plan,
-                                const Ints& input_hw, const Ints& stride, const Ints& padding,
-                                const Ints& dilation, int64_t groups) {
+Tensor masked_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight, const Tensor& mask,
+                                const std::optional<Tensor>& plan, const Ints& input_hw,
+                                const Ints& stride, const Ints& padding, const Ints& dilation,
+                                int64_t groups) {
   const Ints x_shape = {grad_output.size(0), weight.size(1) * groups, input_hw[0], input_hw[1]};
   const ConvGeometry g = geometry(x_shape, shape_of(weight), grad_output.size(2),
                                   grad_output.size(3), stride, padding, dilation, groups);
@@ -98,10 +95,9 @@ Tensor masked_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
   return narrowed(dx, grad_output.scalar_type());
 }
 
-Tensor masked_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input,
-                                 const Tensor& mask, const std::optional<Tensor>& plan,
-                                 const Ints& stride, const Ints& padding, const Ints& dilation,
-                                 int64_t groups) {
+Tensor masked_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input, const Tensor& mask,
+                                 const std::optional<Tensor>& plan, const Ints& stride,
+                                 const Ints& padding, const Ints& dilation, int64_t groups) {
   const ConvGeometry g = geometry(shape_of(input), shape_of(mask), grad_output.size(2),
                                   grad_output.size(3), stride, padding, dilation, groups);
   const Tensor dy = walkable(grad_output), x = walkable(input);

@@ -16,8 +16,8 @@
 
 // How one tensor lies in a block.
 struct BlockLayout {
-  int64_t channels, rows, row_vectors;           // of the block, halo included
-  int64_t first_row, first_col, col_phases;      // place of the image's (0, 0); see `place`
+  int64_t channels, rows, row_vectors;       // of the block, halo included
+  int64_t first_row, first_col, col_phases;  // place of the image's (0, 0); see `place`
 
   int64_t phase_vectors() const { return row_vectors / col_phases; }
   int64_t channel_vectors() const { return rows * row_vectors; }
@@ -59,10 +59,11 @@ struct BlockWalk {
     const int64_t image = channels * height * width;
     if (flat) return {image, 0, 0, 1, 0, image, channel_at.data(), pixel_at.data()};
     if (channels_fast)
-      return {image, channels, begin * width, end * width, 0, channels, pixel_at.data(),
-              channel_at.data()};
-    return {image, height * width, 0, channels, begin * width, end * width, channel_at.data(),
-            pixel_at.data()};
+      return {image, channels, begin * width,   end * width,
+              0,     channels, pixel_at.data(), channel_at.data()};
+    return {
+        image,          height * width, 0, channels, begin * width, end * width, channel_at.data(),
+        pixel_at.data()};
   }
 };
 
@@ -111,7 +112,7 @@ inline BlockLayout forward_block(const ConvGeometry& g) {
   const int64_t reach_w = (g.out_width - 1) * g.stride_w + g.dilation_w * (g.kernel_w - 1) + 1;
   const int64_t rows = std::max(reach_h, g.height + g.pad_h);
   const int64_t cols = std::max(reach_w, g.width + g.pad_w);
-  return {g.c_in, rows, (cols + g.stride_w - 1) / g.stride_w * g.stride_w,
+  return {g.c_in,  rows,    (cols + g.stride_w - 1) / g.stride_w * g.stride_w,
           g.pad_h, g.pad_w, g.stride_w};
 }
 
@@ -129,8 +130,8 @@ inline std::vector<int64_t> forward_taps(const ConvGeometry& g, const BlockLayou
 template <class T>
 Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, const T* weight) {
   const BlockLayout block = forward_block(g);
-  Correlation<T> c{block, g.height, g.width, g.stride_h,
-                   g.c_out, g.out_height, g.out_width, 1, 1, {}, {}};
+  Correlation<T> c{block,       g.height, g.width, g.stride_h, g.c_out, g.out_height,
+                   g.out_width, 1,        1,       {},         {}};
   Phase<T> phase{0, 0, g.out_height, g.out_width, {}, {}, {}};
   fill_phase(phase, plan.by_output, g.c_out, weight, forward_taps(g, block, kLanes<T>),
              block.channel_vectors() * kLanes<T>);
@@ -150,8 +151,8 @@ struct AxisPhase {
   std::vector<bool> tap_used;
 };
 
-inline std::vector<AxisPhase> axis_phases(int64_t size, int64_t kernel, int64_t stride,
-                                          int64_t pad, int64_t dilation) {
+inline std::vector<AxisPhase> axis_phases(int64_t size, int64_t kernel, int64_t stride, int64_t pad,
+                                          int64_t dilation) {
   std::vector<AxisPhase> phases;
   for (int64_t first = 0; first < stride && first < size; ++first) {
     AxisPhase phase{first, (size - first + stride - 1) / stride, {}, {}};
@@ -184,8 +185,8 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
   const auto [low_h, high_h] = reach(vertical, g.out_height);
   const auto [low_w, high_w] = reach(horizontal, g.out_width);
   const BlockLayout block{g.c_out, high_h - low_h, high_w - low_w, -low_h, -low_w, 1};
-  Correlation<T> c{block, g.out_height, g.out_width, 1,
-                   g.c_in, g.height, g.width, g.stride_h, g.stride_w, {}, {}};
+  Correlation<T> c{block,   g.out_height, g.out_width, 1,  g.c_in, g.height,
+                   g.width, g.stride_h,   g.stride_w,  {}, {}};
   for (const AxisPhase& v : vertical)
     for (const AxisPhase& h : horizontal) {
       std::vector<int64_t> taps;
@@ -195,8 +196,7 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
                              ? block.place(v.tap_index[r], h.tap_index[s]) * kLanes<T>
                              : -1);
       Phase<T> phase{v.first, h.first, v.count, h.count, {}, {}, {}};
-      fill_phase(phase, plan.by_input, g.c_in, weight, taps,
-                 block.channel_vectors() * kLanes<T>);
+      fill_phase(phase, plan.by_input, g.c_in, weight, taps, block.channel_vectors() * kLanes<T>);
       c.phases.push_back(std::move(phase));
     }
   c.reads = [g](int64_t begin, int64_t end) {
@@ -267,12 +267,12 @@ void run_correlation(const Correlation<T>& c, int64_t batch, Images<const T> x, 
           const TileShape at_once{whole ? tile.rows : 1, shape.cols};
           with_tile(at_once, [&]<int kR, int kC>() {
             for_each_column_tile(phase.cols, kC, [&](int64_t j, int) {
-              T* to = out_block +
-                      ((phase.row0 + i * c.step_h - row0) * c.out_width + phase.col0 +
-                       j * c.step_w) * kL;
+              T* to = out_block + ((phase.row0 + i * c.step_h - row0) * c.out_width + phase.col0 +
+                                   j * c.step_w) *
+                                      kL;
               correlate_tile<T, kR, kC>(in_block + i * in_row + j * kL, in_row, weights, 0,
-                                        c.out_channels, bias, to, out_channel,
-                                        c.step_h * out_row, c.step_w * kL);
+                                        c.out_channels, bias, to, out_channel, c.step_h * out_row,
+                                        c.step_w * kL);
             });
           });
         }
@@ -299,10 +299,10 @@ void store_band(const T* out_block, const BlockLayout& out, const Correlation<T>
            {image, 0, 0, 1, 0, pixels * c.out_channels, channel_at.data(), pixel_at.data()},
            y.data + first_image, count);
   else if (y.channels_last)
-    unpack(out_block,
-           {image, c.out_channels, 0, pixels, 0, c.out_channels, pixel_at.data(),
-            channel_at.data()},
-           y.data + first_image + row0 * c.out_width * c.out_channels, count);
+    unpack(
+        out_block,
+        {image, c.out_channels, 0, pixels, 0, c.out_channels, pixel_at.data(), channel_at.data()},
+        y.data + first_image + row0 * c.out_width * c.out_channels, count);
   else
     unpack(out_block,
            {image, c.out_height * c.out_width, 0, c.out_channels, 0, pixels, channel_at.data(),
@@ -319,8 +319,7 @@ void conv_forward(const ConvGeometry& g, const Plan& plan, Images<const T> x, co
 template <class T>
 void conv_grad_input(const ConvGeometry& g, const Plan& plan, Images<const T> dy, const T* weight,
                      Images<T> dx, const Threads& threads) {
-  run_correlation<T>(grad_input_correlation<T>(g, plan, weight), g.batch, dy, nullptr, dx,
-                     threads);
+  run_correlation<T>(grad_input_correlation<T>(g, plan, weight), g.batch, dy, nullptr, dx, threads);
 }
 
 // dw: dense, zeroed by the caller; written at the kept weights only.
@@ -363,10 +362,10 @@ void conv_grad_weight(const ConvGeometry& g, const Plan& plan, Images<const T> d
       for (int64_t i = first; i < last; i += whole ? tile.rows : 1)
         with_tile({whole ? tile.rows : 1, tile.cols}, [&]<int kR, int kC>() {
           for_each_column_tile(g.out_width, kC, [&](int64_t j, int skip) {
-            grad_weight_tile<T, kR, kC>(
-                x_block + i * row_step + j * kL, row_step, weights, 0, g.c_out,
-                dy_block + (i * g.out_width + j) * kL, g.out_height * g.out_width * kL,
-                g.out_width * kL, skip, sums);
+            grad_weight_tile<T, kR, kC>(x_block + i * row_step + j * kL, row_step, weights, 0,
+                                        g.c_out, dy_block + (i * g.out_width + j) * kL,
+                                        g.out_height * g.out_width * kL, g.out_width * kL, skip,
+                                        sums);
           });
         });
     }

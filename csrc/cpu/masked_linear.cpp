@@ -37,8 +37,8 @@ Tensor masked_linear(const Tensor& input, const Tensor& weight, const Tensor& ma
   return narrowed(y, input.scalar_type());
 }
 
-Tensor masked_linear_grad_input(const Tensor& grad_output, const Tensor& weight,
-                                const Tensor& mask, const std::optional<Tensor>& plan) {
+Tensor masked_linear_grad_input(const Tensor& grad_output, const Tensor& weight, const Tensor& mask,
+                                const std::optional<Tensor>& plan) {
   const Tensor dy = flat(grad_output), w = flat(weight);
   Tensor dx = torch::stable::new_empty(dy, Ints{dy.size(0), w.size(1)});
   if (dx.numel() == 0) return narrowed(dx, grad_output.scalar_type());
@@ -51,8 +51,8 @@ Tensor masked_linear_grad_input(const Tensor& grad_output, const Tensor& weight,
   return narrowed(dx, grad_output.scalar_type());
 }
 
-Tensor masked_linear_grad_weight(const Tensor& grad_output, const Tensor& input,
-                                 const Tensor& mask, const std::optional<Tensor>& plan) {
+Tensor masked_linear_grad_weight(const Tensor& grad_output, const Tensor& input, const Tensor& mask,
+                                 const std::optional<Tensor>& plan) {
   const Tensor dy = flat(grad_output), x = flat(input);
   Tensor dw = torch::stable::new_zeros(x, shape_of(mask));
   if (dw.numel() == 0 || dy.numel() == 0) return narrowed(dw, input.scalar_type());

@@ -48,8 +48,8 @@ void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int
 // [first, last). The first `skip` columns were counted by the tile before.
 template <class T, int kR, int kC>
 void grad_weight_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int64_t first,
-                      int64_t last, const T* grad, int64_t grad_channel, int64_t grad_row,
-                      int skip, T* d_value) {
+                      int64_t last, const T* grad, int64_t grad_channel, int64_t grad_row, int skip,
+                      T* d_value) {
   constexpr int kL = kLanes<T>;
   for (int64_t o = first; o < last; ++o) {
     int32_t j = rows.begin[o];
@@ -107,14 +107,14 @@ inline TileShape choose_tile(int64_t height, int64_t width) {
 // Calls f.operator()<kR, kC>() for the tile's compile-time shape.
 template <class F>
 SPARSELTH_INLINE void with_tile(TileShape tile, const F& f) {
-#define SPARSELTH_TILE(R, C)                  \
-  if constexpr (R * C <= kMaxTile)            \
+#define SPARSELTH_TILE(R, C)       \
+  if constexpr (R * C <= kMaxTile) \
     if (tile.rows == R && tile.cols == C) return f.template operator()<R, C>();
   SPARSELTH_TILE(1, 16)
-  SPARSELTH_TILE(1, 8) SPARSELTH_TILE(2, 8)
-  SPARSELTH_TILE(1, 4) SPARSELTH_TILE(2, 4) SPARSELTH_TILE(4, 4)
-  SPARSELTH_TILE(1, 2) SPARSELTH_TILE(2, 2) SPARSELTH_TILE(4, 2)
-  SPARSELTH_TILE(1, 1) SPARSELTH_TILE(2, 1) SPARSELTH_TILE(4, 1)
+  SPARSELTH_TILE(1, 8)
+  SPARSELTH_TILE(2, 8) SPARSELTH_TILE(1, 4) SPARSELTH_TILE(2, 4) SPARSELTH_TILE(4, 4)
+      SPARSELTH_TILE(1, 2) SPARSELTH_TILE(2, 2) SPARSELTH_TILE(4, 2) SPARSELTH_TILE(1, 1)
+          SPARSELTH_TILE(2, 1) SPARSELTH_TILE(4, 1)
 #undef SPARSELTH_TILE
 }
 

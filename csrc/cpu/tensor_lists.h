@@ -40,8 +40,7 @@ class FlatList {
 
 inline void check_dtypes(const std::vector<Tensor>& tensors, const char* op) {
   for (const Tensor& t : tensors)
-    STD_TORCH_CHECK(t.scalar_type() == tensors[0].scalar_type(), op,
-                    " takes tensors of one dtype");
+    STD_TORCH_CHECK(t.scalar_type() == tensors[0].scalar_type(), op, " takes tensors of one dtype");
 }
 
 // Calls f(T{}) with the tensors' own type.

@@ -51,8 +51,8 @@ using Ints = std::vector<int64_t>;
 
 inline Ints shape_of(const Tensor& t) { return Ints(t.sizes().begin(), t.sizes().end()); }
 
-inline Tensor empty_images(const Tensor& like, const Ints& shape,
-                           ScalarType dtype, bool channels_last) {
+inline Tensor empty_images(const Tensor& like, const Ints& shape, ScalarType dtype,
+                           bool channels_last) {
   return torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt,
                               channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
                                             : torch::headeronly::MemoryFormat::Contiguous);
@@ -66,8 +66,7 @@ T* data(const Tensor& t) {
 // The plan tensor, or one built here and kept alive.
 class PlanHolder {
  public:
-  PlanHolder(const std::optional<Tensor>& given, const Tensor& mask, int64_t taps,
-             int64_t groups) {
+  PlanHolder(const std::optional<Tensor>& given, const Tensor& mask, int64_t taps, int64_t groups) {
     if (given.has_value()) {
       tensor_ = torch::stable::contiguous(*given);
       check_plan(data<int32_t>(*tensor_), tensor_->numel(), mask.size(0), mask.size(1), taps,

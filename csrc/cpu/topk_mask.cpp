@@ -22,8 +22,8 @@ std::vector<Tensor> topk_mask(const std::vector<Tensor>& scores, const Ints& k, 
   check_dtypes(scores, "topk_mask");
   std::vector<Tensor> masks;
   for (const Tensor& score : scores)
-    masks.push_back(torch::stable::empty(shape_of(score), ScalarType::Bool, std::nullopt,
-                                         score.device()));
+    masks.push_back(
+        torch::stable::empty(shape_of(score), ScalarType::Bool, std::nullopt, score.device()));
   if (scores.empty()) return masks;
   const FlatList from(scores);
   std::vector<uint8_t*> to;

@@ -11,10 +11,10 @@ void overlap_counts(const std::vector<const T*>& a, const std::vector<const T*>&
                     const std::vector<int64_t>& sizes, const std::vector<int64_t>& k,
                     int64_t* counts, const Threads& threads) {
   const auto chunks = make_chunks(sizes, false);
-  const auto cuts_a = select<T>(
-      chunks, k, [&](int tensor, int64_t i) { return a[tensor][i]; }, threads);
-  const auto cuts_b = select<T>(
-      chunks, k, [&](int tensor, int64_t i) { return b[tensor][i]; }, threads);
+  const auto cuts_a =
+      select<T>(chunks, k, [&](int tensor, int64_t i) { return a[tensor][i]; }, threads);
+  const auto cuts_b =
+      select<T>(chunks, k, [&](int tensor, int64_t i) { return b[tensor][i]; }, threads);
   std::vector<int64_t> partial(chunks.size(), 0);
   threads.run(int64_t(chunks.size()), [&](int64_t c) {
     const Chunk chunk = chunks[c];
