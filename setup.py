@@ -8,7 +8,15 @@ sparselth/_build_info.json (`sparselth info` shows it).
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, find_packages, setup
+
+if int(setuptools.__version__.split(".")[0]) < 77:
+    # Without build isolation nobody else checks it, and the error would be about the license.
+    raise SystemExit(
+        f"sparselth needs setuptools 77 or newer to build, this is {setuptools.__version__}: "
+        "pip install --upgrade setuptools"
+    )
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # an isolated build does not put the project's folder on the path
