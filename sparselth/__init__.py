@@ -3,30 +3,49 @@
 import sparselth as sl
 """
 
-from . import nn, ops, optim, pruning
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from . import data, models, nn, ops, optim, pruning, training
 from .errors import SparselthError
 from .nn import MaskedConv2d, MaskedLinear, densify, masks_of, sparsify
 from .ops import use_backend
 from .ops.backends import backends
 from .pruning import ADMM, find_masks, sparsity, weight_overlap
+from .training import Recipe, train
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    # On demand, because a study draws plots and matplotlib is an extra.
+    if name == "study":
+        return importlib.import_module(".study", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "ADMM",
     "MaskedConv2d",
     "MaskedLinear",
+    "Recipe",
     "SparselthError",
     "backends",
+    "data",
     "densify",
     "find_masks",
     "masks_of",
+    "models",
     "nn",
     "ops",
     "optim",
     "pruning",
     "sparsify",
     "sparsity",
+    "train",
+    "training",
     "use_backend",
     "weight_overlap",
 ]

@@ -129,5 +129,7 @@ def study(
         torch.set_num_threads(threads)
     folder = out or Path("runs") / preset
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log has no edge to fit
     summary = run(chosen, folder, device=device, progress=for_console(console))
     print_report(summary, folder, console)

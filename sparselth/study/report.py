@@ -48,7 +48,11 @@ def print_report(summary: dict[str, Any], out_dir: Path, console: Console) -> No
 
 def _accuracies(summary: dict[str, Any]) -> Table:
     config = summary["config"]
-    table = Table(title=f"Test accuracy in %, {config['model']} on {config['data']}", box=box.SIMPLE)
+    table = Table(
+        title=f"Test accuracy in %, {config['model']} on {config['data']}",
+        box=box.SIMPLE,
+        collapse_padding=True,
+    )
     names = ["lr", "masks", "sparsity", "dense"]
     names += [LABELS.get(protocol, protocol) for protocol in config["protocols"]]
     names += [f"R {MAIN_P:g}\nticket", f"R {MAIN_P:g}\nre-init"]
@@ -76,7 +80,7 @@ def _accuracies(summary: dict[str, Any]) -> Table:
 
 
 def _times(summary: dict[str, Any]) -> Table:
-    table = Table(title="Seconds per training epoch", box=box.SIMPLE)
+    table = Table(title="Seconds per training epoch", box=box.SIMPLE, collapse_padding=True)
     for name in ("sparsity", "sparse", "dense with masks", "dense", "speed-up"):
         table.add_column(name, justify="right")
     for row in summary["timing"]:

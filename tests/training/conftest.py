@@ -8,6 +8,15 @@ from sparselth import data
 from sparselth.training import Recipe
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    # These networks are too small to share out, and waiting threads are slow on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def digits():
     return data.load("mnist5k").limited(64, 32)

@@ -1,0 +1,36 @@
+"""Prune a network with ADMM and fine-tune it, in a training loop of one's own."""
+
+import torch
+from torch.nn.functional import cross_entropy
+
+import sparselth as sl
+
+EPOCHS, DEVICE = 2, torch.device("cpu")
+
+digits = sl.data.load("mnist5k").limited(train=500, test=200)
+batches = sl.data.Batches(digits, batch_size=64, seed=0, augment=False, device=DEVICE)
+model = sl.models.build("resnet20", num_classes=10, in_channels=1, width=0.25)
+
+
+def train(optimizer, penalty=None, after_epoch=None):
+    for epoch in range(EPOCHS):
+        for x, labels in batches.train(epoch):
+            optimizer.zero_grad()
+            loss = cross_entropy(model(x), labels)
+            if penalty is not None:
+                loss = loss + penalty()
+            loss.backward()
+            optimizer.step()
+        if after_epoch is not None:
+            after_epoch()
+
+
+# Dense training first, then towards a sparse set, then on the mask.
+train(sl.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+admm = sl.ADMM(model, sparsity=0.9, rho=0.01, rho_growth=3.0)
+train(sl.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), admm.penalty, admm.update)
+sl.sparsify(model, admm.masks())
+train(sl.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+
+accuracy = sl.training.evaluate(model, batches)
+print(f"{accuracy:.1f} % correct at {100 * sl.sparsity(model):.1f} % sparsity")

@@ -1,0 +1,171 @@
+"""A whole study: its files, its numbers, and that the library gives the same by hand."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+import sparselth as sl
+from sparselth import SparselthError, data, models, study
+from sparselth.study.cells import cells
+from sparselth.training import AdmmSchedule, CheckpointFolder, train
+from sparselth.training.resume import load_weights
+
+
+@pytest.fixture(scope="module")
+def done(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "run"
+    return folder, study.run(tiny, folder, device="cpu")
+
+
+def _rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_folder_holds_everything(done, tiny):
+    folder, summary = done
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert json.loads((folder / "config.json").read_text()) == tiny.to_dict()
+    for name in ("accuracy.png", "overlap.png", "time.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert len(_rows(folder / "history.csv")) == sum(epochs for _, epochs in cells(tiny))
+    assert len(_rows(folder / "summary.csv")) == 1 + 2 * 2 * 3
+    assert len(_rows(folder / "timing.csv")) == 2
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_every_cell_is_there_once(done, tiny):
+    _, summary = done
+    names = [(c["generator"], c["sparsity"], c["protocol"]) for c in summary["cells"]]
+    assert len(names) == len(set(names)) == 1 + 2 * 2 * 3
+    assert all(0 <= c["test_accuracy"] <= 100 for c in summary["cells"])
+    for found in summary["masks"]:
+        assert found["measured_sparsity"] == pytest.approx(found["sparsity"], abs=0.02)
+        assert ("relative_residual" in found) == (found["generator"] == "admm")
+
+
+def test_overlaps_are_those_of_the_paper(done):
+    folder, summary = done
+    rows = summary["overlaps"]
+    dense = [r for r in rows if r["pair"] == "theta_0, theta_T"]
+    assert [r["p"] for r in dense] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    # Sparse against dense only for p below the share of remaining weights.
+    against_dense = [r for r in rows if r["pair"] == "theta_T, (theta_T*m)_T"]
+    assert {(r["sparsity"], r["p"]) for r in against_dense} == {
+        (0.5, p) for p in (0.1, 0.2, 0.3, 0.4)
+    }
+    init, branch = folder / "checkpoints/init/seed0", folder / "checkpoints/lr0.05/seed0"
+    masks = CheckpointFolder(branch / "admm-0.9/masks").load()[1]["masks"]
+    theta_0 = load_weights(CheckpointFolder(init / "theta_0"))
+    tuned = load_weights(CheckpointFolder(branch / "admm-0.9/finetune"))
+    first, second = ({name: w[name] for name in masks} for w in (theta_0, tuned))
+    place = {"generator": "admm", "sparsity": 0.9, "pair": "theta_0*m, (theta_T*m)_T", "p": 0.2}
+    (row,) = (r for r in rows if all(r[k] == v for k, v in place.items()))
+    assert row["overlap"] == sl.weight_overlap(first, second, 0.2, masks)
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert row["chance_sd"] == pytest.approx(0.8 / kept**0.5)
+
+
+def test_protocols_start_where_they_should(done):
+    folder, _ = done
+    draws = folder / "checkpoints/init/seed0"
+    theta_0 = load_weights(CheckpointFolder(draws / "theta_0"))
+    theta_0_prime = load_weights(CheckpointFolder(draws / "theta_0_prime"))
+    # Re-initialisation draws every layer anew, pruned or not.
+    for name in ("stem.weight", "stages.0.0.conv1.weight", "classifier.weight"):
+        assert not torch.equal(theta_0[name], theta_0_prime[name])
+
+
+@pytest.mark.parametrize(
+    ("generator", "protocol"),
+    [("magnitude", "finetune"), ("magnitude", "reinit"), ("admm", "ticket")],
+)
+def test_a_hand_written_loop_gives_the_same_weights(done, tiny, generator, protocol):
+    folder, summary = done
+    digits = data.load("mnist5k").limited(48, 32)
+
+    def network(weights):
+        model = models.build("resnet20", num_classes=10, in_channels=1, width=0.125)
+        model.load_state_dict(weights)
+        return model
+
+    theta_0 = study.initial_weights(tiny, digits, seed=0)
+    dense = network(theta_0)
+    train(dense, digits, tiny.recipe(0.05, seed=0, stage="pretrain"))
+    theta_T = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    if generator == "admm":
+        admm = sl.ADMM(dense, sparsity=0.9, rho=tiny.admm_rho, rho_growth=tiny.admm_rho_growth)
+        train(dense, digits, tiny.admm_recipe(seed=0), regulariser=AdmmSchedule(admm))
+        masks = admm.masks()
+    else:
+        masks = sl.find_masks(dense, sparsity=0.9)
+    starts = {
+        "ticket": theta_0,
+        "reinit": study.initial_weights(tiny, digits, seed=0, draw="theta_0_prime"),
+        "finetune": theta_T,
+    }
+    model = network(starts[protocol])
+    history = train(model, digits, tiny.recipe(0.05, seed=0), masks=masks)
+
+    place = folder / "checkpoints/lr0.05/seed0" / f"{generator}-0.9" / protocol
+    expected = load_weights(CheckpointFolder(place))
+    trained = sl.densify(model).state_dict()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in expected.items())
+    (cell,) = (
+        c
+        for c in summary["cells"]
+        if (c["generator"], c["sparsity"], c["protocol"]) == (generator, 0.9, protocol)
+    )
+    assert cell["test_accuracy"] == history.test_accuracy
+
+
+def test_again_is_only_loading(done, tiny, monkeypatch):
+    folder, summary = done
+    before = {p: p.stat().st_mtime_ns for p in (folder / "checkpoints").rglob("*.safetensors")}
+    assert study.run(tiny, folder, device="cpu") == summary
+    assert before == {
+        p: p.stat().st_mtime_ns for p in (folder / "checkpoints").rglob("*.safetensors")
+    }
+
+
+def test_a_folder_of_another_study_is_left_alone(done, tiny):
+    folder, _ = done
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    with pytest.raises(SparselthError, match=r"epochs is 2 there and 3 here; name another folder"):
+        study.run(tiny.changed({"epochs": 3}), folder, device="cpu")
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path, tiny):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(SparselthError, match=r"holds 'thesis.tex' but no study"):
+        study.run(tiny, tmp_path, device="cpu")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_two_at_once_are_refused(tmp_path, tiny):
+    from sparselth.study.folder import opened
+
+    with (
+        opened(tmp_path / "run", tiny),
+        pytest.raises(SparselthError, match="another study is running"),
+    ):
+        study.run(tiny, tmp_path / "run", device="cpu")
+
+
+def test_a_missing_data_set_leaves_no_folder(tmp_path, tiny):
+    config = tiny.changed({"data": "cifar10", "data_root": str(tmp_path)})
+    with pytest.raises(SparselthError, match="cifar10 is not in"):
+        study.run(config, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_place_of_the_data_is_no_part_of_a_study(tiny):
+    assert tiny.identity() == tiny.changed({"data_root": "elsewhere"}).identity()
+
+
+def test_an_unknown_device_is_refused(tmp_path, tiny):
+    with pytest.raises(SparselthError, match="auto, cpu, cuda"):
+        study.run(tiny, tmp_path / "run", device="tpu")

@@ -1,0 +1,84 @@
+"""The command line: help, version, and errors of one sentence."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import sparselth
+from sparselth.cli import app
+
+SMALL = "--preset smoke --width 0.125 --train-limit 48 --epochs 1 --threads 1".split()
+
+
+def _run(*arguments, cwd=None):
+    command = [sys.executable, "-m", "sparselth", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.output.strip() == f"sparselth {sparselth.__version__}"
+
+
+def test_help_names_the_commands():
+    result = CliRunner().invoke(app, ["--help"])
+    assert "study" in result.output
+    assert "info" in result.output
+
+
+def test_info_says_what_was_built():
+    result = CliRunner().invoke(app, ["info"])
+    assert result.exit_code == 0
+    assert "torch" in result.output
+
+
+def test_a_study_ends_with_a_table_the_plots_and_the_speed(tmp_path):
+    result = _run("study", *SMALL, "--out", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for part in ("Test accuracy", "ticket", "re-init", "fine-tune", "accuracy.png"):
+        assert part in result.stdout
+    assert "training done densely" in " ".join(result.stdout.split())
+    assert (tmp_path / "run/summary.json").is_file()
+
+    other = _run("study", *SMALL, "--seeds", "7", "--out", "run", cwd=tmp_path)
+    _check_sentence(other, "run holds another study: seeds is [0] there and [7] here")
+
+
+def _check_sentence(result, text):
+    assert result.returncode == 2
+    assert text in result.stderr
+    assert result.stderr.startswith("sparselth: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--preset", "tiny"], "demo, paper, smoke"),
+        (["--model", "lenet"], "resnet20, vgg11"),
+        (["--data", "cifar10"], "--data-root"),
+        (["--data", "cifar10", "--data-root", "."], "cifar-10-batches-bin"),
+        (["--config", "missing.yaml"], "missing.yaml cannot be read"),
+        (["--sparsities", "95"], "below 1"),
+        (["--device", "tpu"], "auto, cpu, cuda"),
+        (["--threads", "-1"], "--threads"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    arguments, says, tmp_path, monkeypatch, capsys
+):
+    from sparselth import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sparselth", "study", *arguments, "--out", "run"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert says in error
+    assert len(error.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
