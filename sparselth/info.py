@@ -160,7 +160,7 @@ def _build() -> dict[str, Any]:
 
 
 def _ops() -> dict[str, list[str]]:
-    from .ops import backends
+    from .ops.backends import backends
 
     kernels: dict[str, list[str]] = {}
     for report in backends():
