@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 import sparselth
 from sparselth.cli import app
 
-SMALL = "--preset smoke --width 0.125 --train-limit 48 --epochs 1 --threads 1".split()
+SMALL = ["--preset", "smoke", "--width", "0.125", "--train-limit", "48"]
+SMALL += ["--epochs", "1", "--threads", "1"]
 
 
 def _run(*arguments, cwd=None):
