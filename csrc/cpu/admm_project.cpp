@@ -29,7 +29,7 @@ Tensor admm_project_(const std::vector<Tensor>& weights, const std::vector<Tenso
     using T = decltype(type);
     SPARSELTH_CALL_ISA(admm_project<T>, from.pointers<const T>(), targets.pointers<T>(),
                        duals.pointers<T>(), from.sizes(), k, pooled, data<double>(residuals),
-                       torch_threads());
+                       torch_threads(from.total()));
   });
   targets.write_back();
   duals.write_back();

@@ -53,6 +53,12 @@ Images<T> images(const Tensor& t) {
   return {data<std::remove_const_t<T>>(t), !t.is_contiguous() || one_pixel};
 }
 
+Threads threads_for(const ConvGeometry& g, const Plan& plan) {
+  const int64_t pixels = g.batch * g.out_height * g.out_width;
+  return torch_threads(plan.nnz * pixels + g.batch * g.c_in * g.height * g.width +
+                       g.c_out * pixels);
+}
+
 Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
                      const std::optional<Tensor>& bias, const std::optional<Tensor>& plan,
                      const Ints& stride, const Ints& padding, const Ints& dilation,
@@ -71,7 +77,7 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const Tensor& ma
   with_compute_type(x.scalar_type(), "masked_conv2d", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(conv_forward<T>, g, holder.plan(), images<const T>(x), data<T>(w),
-                       b ? data<T>(*b) : nullptr, images<T>(y), torch_threads());
+                       b ? data<T>(*b) : nullptr, images<T>(y), threads_for(g, holder.plan()));
   });
   return narrowed(y, input.scalar_type());
 }
@@ -90,7 +96,7 @@ Tensor masked_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
   with_compute_type(dy.scalar_type(), "masked_conv2d_grad_input", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(conv_grad_input<T>, g, holder.plan(), images<const T>(dy), data<T>(w),
-                       images<T>(dx), torch_threads());
+                       images<T>(dx), threads_for(g, holder.plan()));
   });
   return narrowed(dx, grad_output.scalar_type());
 }
@@ -107,7 +113,7 @@ Tensor masked_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input,
   with_compute_type(x.scalar_type(), "masked_conv2d_grad_weight", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(conv_grad_weight<T>, g, holder.plan(), images<const T>(dy),
-                       images<const T>(x), data<T>(dw), torch_threads());
+                       images<const T>(x), data<T>(dw), threads_for(g, holder.plan()));
   });
   return narrowed(dw, input.scalar_type());
 }

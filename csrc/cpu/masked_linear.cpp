@@ -22,6 +22,10 @@ namespace {
 
 Tensor flat(const Tensor& t) { return torch::stable::contiguous(widened(t)); }
 
+Threads threads_for(const Plan& plan, int64_t batch) {
+  return torch_threads(batch * (plan.nnz + plan.c_in() + plan.c_out));
+}
+
 Tensor masked_linear(const Tensor& input, const Tensor& weight, const Tensor& mask,
                      const std::optional<Tensor>& bias, const std::optional<Tensor>& plan) {
   const Tensor x = flat(input), w = flat(weight);
@@ -32,7 +36,8 @@ Tensor masked_linear(const Tensor& input, const Tensor& weight, const Tensor& ma
   with_compute_type(x.scalar_type(), "masked_linear", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(linear_forward<T>, holder.plan(), x.size(0), data<T>(x), data<T>(w),
-                       b ? data<T>(*b) : nullptr, data<T>(y), torch_threads());
+                       b ? data<T>(*b) : nullptr, data<T>(y),
+                       threads_for(holder.plan(), x.size(0)));
   });
   return narrowed(y, input.scalar_type());
 }
@@ -46,7 +51,7 @@ Tensor masked_linear_grad_input(const Tensor& grad_output, const Tensor& weight,
   with_compute_type(dy.scalar_type(), "masked_linear_grad_input", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(linear_grad_input<T>, holder.plan(), dy.size(0), data<T>(dy), data<T>(w),
-                       data<T>(dx), torch_threads());
+                       data<T>(dx), threads_for(holder.plan(), dy.size(0)));
   });
   return narrowed(dx, grad_output.scalar_type());
 }
@@ -60,7 +65,7 @@ Tensor masked_linear_grad_weight(const Tensor& grad_output, const Tensor& input,
   with_compute_type(x.scalar_type(), "masked_linear_grad_weight", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(linear_grad_weight<T>, holder.plan(), x.size(0), data<T>(dy), data<T>(x),
-                       data<T>(dw), torch_threads());
+                       data<T>(dw), threads_for(holder.plan(), x.size(0)));
   });
   return narrowed(dw, input.scalar_type());
 }

@@ -26,7 +26,7 @@ void masked_sgd_(const std::vector<Tensor>& weights, const std::vector<Tensor>& 
     using T = decltype(type);
     SPARSELTH_CALL_ISA(masked_sgd<T>, w.pointers<T>(), g.pointers<const T>(), v.pointers<T>(),
                        m.pointers<const uint8_t>(), w.sizes(),
-                       {lr, momentum, dampening, weight_decay, nesterov}, torch_threads());
+                       {lr, momentum, dampening, weight_decay, nesterov}, torch_threads(w.total()));
   });
   w.write_back();
   v.write_back();

@@ -28,6 +28,11 @@ class FlatList {
     for (const Tensor& t : flat_) result.push_back(data<std::remove_const_t<T>>(t));
     return result;
   }
+  int64_t total() const {
+    int64_t sum = 0;
+    for (const Tensor& t : flat_) sum += t.numel();
+    return sum;
+  }
   Ints sizes() const {
     Ints result;
     for (const Tensor& t : flat_) result.push_back(t.numel());

@@ -31,7 +31,7 @@ std::vector<Tensor> topk_mask(const std::vector<Tensor>& scores, const Ints& k, 
   with_float_type(scores[0].scalar_type(), "topk_mask", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(topk_masks<T>, from.pointers<const T>(), from.sizes(), k, pooled, to,
-                       torch_threads());
+                       torch_threads(from.total()));
   });
   return masks;
 }

@@ -26,7 +26,7 @@ Tensor weight_overlap(const std::vector<Tensor>& a, const std::vector<Tensor>& b
   with_float_type(a[0].scalar_type(), "weight_overlap", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(overlap_counts<T>, left.pointers<const T>(), right.pointers<const T>(),
-                       left.sizes(), k, data<int64_t>(counts), torch_threads());
+                       left.sizes(), k, data<int64_t>(counts), torch_threads(left.total()));
   });
   return counts;
 }

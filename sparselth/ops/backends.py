@@ -7,14 +7,15 @@ compiled kernel by device; `use_backend` overrides it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..errors import SparselthError, unknown_name
-from . import loader
+from . import loader, reference
 from .contract import NAMESPACE, SCHEMAS
 
 BACKENDS = ("reference", "cpu", "cuda")
@@ -79,6 +80,21 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         _forced = previous
+
+
+def implementation(op: str, device: torch.device) -> Callable[..., Any]:
+    """Return what computes `op` on `device`: the dispatcher's choice, or the forced backend.
+
+    Raises SparselthError when the forced backend has no kernel for this op or device.
+    """
+    if _forced == "reference":
+        return getattr(reference, op)
+    if _forced is not None and (device.type != _forced or (op, _forced) not in _COMPILED):
+        raise SparselthError(
+            f"use_backend({_forced!r}) is on, but it has no kernel of {op} for tensors on "
+            f"{device}; use_backend('reference') serves every op everywhere"
+        )
+    return getattr(torch.ops.sparselth, op)
 
 
 def prefer_dense(op: str, device: torch.device, density: float) -> bool:

@@ -1,6 +1,6 @@
 """The public functions: arguments checked once, in words, then the op.
 
-`use_backend("reference")` is honoured here: the functions then run the plain PyTorch oracle,
+`use_backend` is honoured here. With "reference" the functions run the plain PyTorch oracle,
 differentiated by PyTorch itself.
 """
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SparselthError
-from . import reference
-from .backends import forced
+from .backends import implementation
 from .checks import (
     as_pair,
     check_aligned,
@@ -22,8 +21,6 @@ from .checks import (
     check_same_length,
     kept_counts,
 )
-
-_ops = torch.ops.sparselth
 
 
 def masked_conv2d(
@@ -70,9 +67,8 @@ def masked_conv2d(
         groups,
     )
     _check_not_empty(x, weight, *conv[:3])
-    if forced() == "reference":
-        return reference.masked_conv2d(x, weight, mask, bias, None, *conv)
-    return _ops.masked_conv2d(x, weight, mask, bias, plan, *conv)
+    run = implementation("masked_conv2d", x.device)
+    return run(x, weight, mask, bias, plan, *conv)
 
 
 def _check_not_empty(x: Tensor, weight: Tensor, stride, padding, dilation) -> None:
@@ -110,10 +106,9 @@ def masked_linear(
         )
     if bias is not None and bias.shape != (weight.shape[0],):
         raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
-    if forced() == "reference":
-        return reference.masked_linear(x, weight, mask, bias, None)
     rows = x.reshape(-1, weight.shape[1])
-    return _ops.masked_linear(rows, weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
+    run = implementation("masked_linear", x.device)
+    return run(rows, weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
 
 
 def topk_mask(
@@ -137,7 +132,7 @@ def topk_mask(
     check_finite("scores", tensors)
     if not tensors:
         return []
-    run = reference.topk_mask if forced() == "reference" else _ops.topk_mask
+    run = implementation("topk_mask", tensors[0].device)
     masks = run([t.detach() for t in tensors], counts, pooled)
     return masks[0] if single else masks
 
@@ -179,7 +174,7 @@ def admm_project_(
     check_finite("u", u)
     if not weights:
         return torch.empty((0, 2), dtype=torch.float64)
-    run = reference.admm_project_ if forced() == "reference" else _ops.admm_project_
+    run = implementation("admm_project_", weights[0].device)
     return run(weights, z, u, counts, pooled)
 
 
@@ -205,7 +200,7 @@ def weight_overlap(a: Sequence[Tensor], b: Sequence[Tensor], k: Sequence[int]) -
     check_finite("b", b)
     if not a:
         return torch.empty(0, dtype=torch.int64)
-    run = reference.weight_overlap if forced() == "reference" else _ops.weight_overlap
+    run = implementation("weight_overlap", a[0].device)
     return run(a, b, counts)
 
 
@@ -239,5 +234,5 @@ def masked_sgd_(
         check_mask(mask, weight)
     if not weights:
         return
-    run = reference.masked_sgd_ if forced() == "reference" else _ops.masked_sgd_
+    run = implementation("masked_sgd_", weights[0].device)
     run(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov)

@@ -51,6 +51,13 @@ def test_forcing_a_compiled_backend_turns_dense_off():
         assert not prefer_dense("masked_conv2d", torch.device("cpu"), 0.99)
 
 
+@pytest.mark.skipif(not loaded("_C_cuda"), reason="needs the compiled CUDA library")
+def test_a_forced_backend_never_falls_back_in_silence():
+    score = torch.randn(4)
+    with sl.use_backend("cuda"), pytest.raises(ValueError, match="no kernel of topk_mask for tens"):
+        sl.ops.topk_mask(score, 1)
+
+
 @pytest.mark.skipif(not loaded("_C"), reason="runs once, from the process that has the libraries")
 def test_the_contract_holds_without_any_library():
     here = Path(__file__).parent
