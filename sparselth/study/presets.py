@@ -9,7 +9,7 @@ PRESETS: dict[str, StudyConfig] = {
     # Minutes on two cores: small enough to watch, long enough that the networks learn.
     "demo": StudyConfig(
         width=0.5,
-        train_limit=1500,
+        train_limit=1200,
         test_limit=500,
         batch_size=32,
         augment=False,
