@@ -35,7 +35,7 @@ _forced: str | None = None
 
 # From this density on, dense is at least as fast. Measured by benchmarks/bench_masked_conv2d.py;
 # see benchmarks/results/.
-_DENSE_FROM_DENSITY = {"cpu": 0.25}
+_DENSE_FROM_DENSITY = {"cpu": 0.33}
 
 
 @dataclass(frozen=True)

@@ -175,5 +175,6 @@ def _time(summary: dict[str, Any]) -> Figure:
     environment = summary["environment"]
     panel.set_ylabel("seconds per training epoch")
     panel.set_title(f"{environment['device']}, {environment['threads']} thread(s)", fontsize=9)
-    panel.legend(fontsize=8)
+    panel.margins(y=0.25)  # room for the legend above the bars
+    panel.legend(fontsize=8, ncols=3, loc="upper center")
     return figure
