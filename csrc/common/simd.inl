@@ -32,6 +32,16 @@ SPARSELTH_INLINE Vec<T> broadcast(T value) {
   return Vec<T>{} + value;
 }
 
+// Integers as wide as T, all ones where the mask's byte is 1: selects as `m ? a : b`.
+template <class T>
+SPARSELTH_INLINE auto load_mask(const uint8_t* from) {
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+  using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  Bytes bytes;
+  __builtin_memcpy(&bytes, from, sizeof bytes);
+  return -__builtin_convertvector(bytes, Vec<Integer>);
+}
+
 // (a0, b0, a1, b1, ...) of the lower or the upper halves.
 template <class T, bool kUpper, int... kIndex>
 SPARSELTH_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, kIndex...>) {

@@ -110,12 +110,13 @@ SPARSELTH_INLINE void with_tile(TileShape tile, const F& f) {
 #define SPARSELTH_TILE(R, C)       \
   if constexpr (R * C <= kMaxTile) \
     if (tile.rows == R && tile.cols == C) return f.template operator()<R, C>();
+  // clang-format off
   SPARSELTH_TILE(1, 16)
-  SPARSELTH_TILE(1, 8)
-  SPARSELTH_TILE(2, 8)
-  SPARSELTH_TILE(1, 4) SPARSELTH_TILE(2, 4) SPARSELTH_TILE(4, 4) SPARSELTH_TILE(1, 2)
-      SPARSELTH_TILE(2, 2) SPARSELTH_TILE(4, 2) SPARSELTH_TILE(1, 1) SPARSELTH_TILE(2, 1)
-          SPARSELTH_TILE(4, 1)
+  SPARSELTH_TILE(1, 8) SPARSELTH_TILE(2, 8)
+  SPARSELTH_TILE(1, 4) SPARSELTH_TILE(2, 4) SPARSELTH_TILE(4, 4)
+  SPARSELTH_TILE(1, 2) SPARSELTH_TILE(2, 2) SPARSELTH_TILE(4, 2)
+  SPARSELTH_TILE(1, 1) SPARSELTH_TILE(2, 1) SPARSELTH_TILE(4, 1)
+  // clang-format on
 #undef SPARSELTH_TILE
 }
 

@@ -33,9 +33,12 @@ _COMPILED = frozenset(
 # A plain module global, so that torch.compile can guard on it.
 _forced: str | None = None
 
-# From this density on, dense is at least as fast. Measured by benchmarks/bench_masked_conv2d.py;
-# see benchmarks/results/.
-_DENSE_FROM_DENSITY = {"cpu": 0.33}
+# From this density on, dense is at least as fast: where the columns of `make bench` cross 1, see
+# benchmarks/results/.
+_DENSE_FROM_DENSITY = {
+    ("masked_conv2d", "cpu"): 0.3,
+    ("masked_linear", "cpu"): 0.11,
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def prefer_dense(op: str, device: torch.device, density: float) -> bool:
         return _forced == "reference"
     if device.type not in _LIBRARIES or not compiled(op, device.type):
         return True
-    return density >= _DENSE_FROM_DENSITY.get(device.type, 1.0)
+    return density >= _DENSE_FROM_DENSITY.get((op, device.type), 1.0)
 
 
 def backends() -> list[BackendReport]:

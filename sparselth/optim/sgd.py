@@ -16,7 +16,9 @@ class SGD(torch.optim.SGD):
 
     Same arguments (lr, momentum, dampening, weight_decay, nesterov, ...), same state dict, same
     learning-rate schedulers. Parameters without a mask are updated by PyTorch itself; those with
-    one take the fused `masked_sgd_` op. Momentum left from before pruning is cut to the mask.
+    one take the fused `masked_sgd_` op. The masked layers' gradients are zero off the mask already;
+    whatever else is added to them there is ignored. Momentum left from before pruning is cut to the
+    mask.
 
     lr is read as a number on every step; `maximize` and `differentiable` are PyTorch's and not
     available for masked parameters.
@@ -58,12 +60,9 @@ class SGD(torch.optim.SGD):
         # torch starts a momentum buffer as the plain gradient, undampened.
         for batch, dampening in ((known, group["dampening"]), (fresh, 0.0)):
             self._run(group, batch, dampening)
-        held = []
-        for parameter, grad, mask in members:
-            grad.masked_fill_(~mask, 0)
-            held.append((parameter, grad))
+        for parameter, _, _ in members:
             parameter.grad = None
-        return held
+        return [(parameter, grad) for parameter, grad, _ in members]
 
     def _run(self, group: dict[str, Any], batch: list[Any], dampening: float) -> None:
         momentum = group["momentum"]

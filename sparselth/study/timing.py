@@ -86,9 +86,9 @@ def measure(
     """Time the training of `model` on `masks`, sparse and dense, and return one row.
 
     `dense_masked` is the same training done densely in plain PyTorch, the masks multiplied in after
-    every step, all layers in one call; `dense`
-    trains every weight, without masks. Seconds per epoch are steps per epoch times the median over
-    `timing_rounds` rounds of `timing_steps` steps; `_min` is the fastest round.
+    every step, all layers in one call; `dense` trains every weight, without masks. Seconds per
+    epoch are steps per epoch times the median over `timing_rounds` rounds of `timing_steps` steps;
+    `_min` is the fastest round.
     """
     device = next(model.parameters()).device
     source = Batches(data, config.batch_size, 0, config.augment, device)
