@@ -80,7 +80,9 @@ format: setup
 	$(BIN)/clang-format -i $(CXX_FORMATTED)
 
 bench: setup
-	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+	@mkdir -p build
+	$(BIN)/python -m pytest benchmarks -q --benchmark-json=build/bench.json $(BENCH_ARGS)
+	$(BIN)/python benchmarks/report.py build/bench.json
 
 # On a machine with a GPU, offline: in PYTHON's own environment, with the torch that is there.
 gpu:

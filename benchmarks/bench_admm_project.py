@@ -11,11 +11,11 @@ from sparselth.ops.reference import admm_project_ as oracle
 from sparselth.pruning import prunable_parameters
 
 
-def weights_of(problem: str) -> list[torch.Tensor]:
+def weights_of(problem: str, device: str) -> list[torch.Tensor]:
     if problem == "flat-25M":
-        return [torch.randn(25_000_000)]
+        return [torch.randn(25_000_000, device=device)]
     model = build(problem, num_classes=10, in_channels=3)
-    return [torch.randn_like(p) for p in prunable_parameters(model).values()]
+    return [torch.randn_like(p, device=device) for p in prunable_parameters(model).values()]
 
 
 def torch_loop(weights, z, u, counts) -> None:
@@ -29,8 +29,8 @@ def torch_loop(weights, z, u, counts) -> None:
 
 
 @pytest.mark.parametrize("problem", ["resnet20", "vgg11", "flat-25M"])
-def bench_admm_project(compare, problem):
-    weights = weights_of(problem)
+def bench_admm_project(compare, device, problem):
+    weights = weights_of(problem, device)
     counts = [w.numel() // 10 for w in weights]
 
     def projection(call):
@@ -45,6 +45,7 @@ def bench_admm_project(compare, problem):
         },
         baselines=("torch loop", "reference"),
         op="admm_project_",
+        device=device,
         problem=problem,
         sparsity=0.9,
     )

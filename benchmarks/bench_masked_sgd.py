@@ -10,10 +10,10 @@ from sparselth.models import build
 
 
 @pytest.mark.parametrize("name", ["resnet20", "vgg11"])
-def bench_masked_sgd(compare, name):
-    model = build(name, num_classes=10, in_channels=3)
+def bench_masked_sgd(compare, device, name):
+    model = build(name, num_classes=10, in_channels=3).to(device)
     masks = sl.find_masks(model, sparsity=0.9)
-    dense = build(name, num_classes=10, in_channels=3)
+    dense = build(name, num_classes=10, in_channels=3).to(device)
     sl.sparsify(model, masks)
     for net in (model, dense):
         for parameter in net.parameters():
@@ -32,6 +32,7 @@ def bench_masked_sgd(compare, name):
         {"masked_sgd_": ours.step, "torch SGD + masks": torch_step},
         baselines=("torch SGD + masks",),
         op="masked_sgd_",
+        device=device,
         problem=name,
         sparsity=0.9,
     )

@@ -12,10 +12,23 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> str:
+    """Every device that is there, for the ops that have kernels on more than one."""
+    return request.param
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 @pytest.fixture
@@ -39,12 +52,14 @@ def compare(benchmark):
         while rounds < 5 or (rounds < 200 and time.perf_counter() < deadline):
             rounds += 1
             for name, call in candidates.items():
+                _finish()
                 start = time.perf_counter()
                 call()
+                _finish()
                 best[name] = min(best[name], time.perf_counter() - start)
         dense = min(best[name] for name in baselines)
         benchmark.extra_info.update(
-            **facts,
+            **{"device": "cpu", **facts},
             rounds=rounds,
             threads=torch.get_num_threads(),
             subject=subject,

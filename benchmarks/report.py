@@ -27,10 +27,10 @@ def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 def table(found: list[dict[str, Any]]) -> str:
     """Render Markdown: one line per op and problem, the speed-up at each sparsity."""
     lines = []
-    for op in dict.fromkeys(row["op"] for row in found):
-        mine = [row for row in found if row["op"] == op]
+    for op, device in dict.fromkeys((row["op"], row["device"]) for row in found):
+        mine = [row for row in found if (row["op"], row["device"]) == (op, device)]
         sparsities = sorted({row["sparsity"] for row in mine})
-        lines += ["", f"### {op}", ""]
+        lines += ["", f"### {op} ({device})", ""]
         lines.append("| problem | " + " | ".join(f"{100 * s:g} %" for s in sparsities) + " |")
         lines.append("|---|" + "---:|" * len(sparsities))
         for problem in dict.fromkeys(row["problem"] for row in mine):

@@ -7,6 +7,7 @@
 #include <map>
 #include <string>
 
+#include "common/isa.h"
 #include "host.h"
 
 namespace py = pybind11;
@@ -35,21 +36,14 @@ std::map<std::string, bool> cpu_features() {
 #endif
 }
 
-std::string simd_level() {
-  auto features = cpu_features();
-  const auto has = [&](const char* name) { return features.count(name) != 0 && features[name]; };
-  if (has("avx512f") && has("avx512bw") && has("avx512vl") && has("avx512dq")) return "avx512";
-  if (has("avx2") && has("fma")) return "avx2";
-  if (has("neon")) return "neon";
-  return "baseline";
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
   m.doc() = "Plan building and CPU facts; independent of torch.";
   m.def("cpu_features", &cpu_features, "Return the vector instruction sets this CPU offers.");
-  m.def("simd_level", &simd_level, "Return 'avx512', 'avx2', 'neon' or 'baseline'.");
+  m.def(
+      "simd_level", [] { return sparselth::isa_name(sparselth::isa()); },
+      "Return what the CPU kernels run on: 'avx512', 'avx2' or 'portable'.");
   m.attr("compiler") = __VERSION__;
   sparselth::host::register_plan(m);
 }
