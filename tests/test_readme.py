@@ -4,19 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    # These networks are too small to share out, and waiting threads are slow on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

@@ -1,18 +1,13 @@
 """A study small enough to run many times."""
 
 import pytest
-import torch
 
 from sparselth.study import StudyConfig
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # These networks are too small to share out, and waiting threads are slow on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread):
+    pass
 
 
 @pytest.fixture(scope="session")

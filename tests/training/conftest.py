@@ -8,13 +8,9 @@ from sparselth import data
 from sparselth.training import Recipe
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    # These networks are too small to share out, and waiting threads are slow on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread):
+    pass
 
 
 @pytest.fixture(scope="session")
