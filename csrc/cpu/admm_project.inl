@@ -42,24 +42,29 @@ void admm_project(const std::vector<const T*>& w, const std::vector<T*>& z,
     const T* weight = w[chunks[c].tensor];
     T* target = z[chunks[c].tensor];
     T* dual = u[chunks[c].tensor];
-    constexpr int kSums = 8;  // independent, so that the additions overlap and vectorise
-    double primal[kSums] = {}, change[kSums] = {};
+    Vec<double> primal{}, change{};
     apply_cut<T>(
         chunks[c], cuts[c], [=](int, int64_t i) { return sum_of(weight[i], dual[i]); },
-        [&](int64_t i, bool keep) {
-          const T v = sum_of(weight[i], dual[i]);
-          const T kept = keep ? v : T(0);
-          const double off = double(weight[i]) - double(kept);
-          const double moved = double(kept) - double(target[i]);
-          primal[i % kSums] += off * off;
-          change[i % kSums] += moved * moved;
-          target[i] = kept;
-          dual[i] = keep ? T(0) : v;
+        [&](int64_t begin, int n, const uint8_t* kept) {
+          // Zero beyond n: the sums below run in whole vectors.
+          double off[kKeysAtOnce] = {}, moved[kKeysAtOnce] = {};
+          const T* w_at = weight + begin;
+          T *z_at = target + begin, *u_at = dual + begin;
+          for (int j = 0; j < n; ++j) {
+            const T v = sum_of(w_at[j], u_at[j]);
+            const T stays = kept[j] ? v : T(0);
+            off[j] = double(w_at[j]) - double(stays);
+            moved[j] = double(stays) - double(z_at[j]);
+            z_at[j] = stays;
+            u_at[j] = kept[j] ? T(0) : v;
+          }
+          for (int j = 0; j < kKeysAtOnce; j += kLanes<double>) {
+            const Vec<double> a = load(off + j), b = load(moved + j);
+            primal += a * a;
+            change += b * b;
+          }
         });
-    for (int i = 0; i < kSums; ++i) {
-      partial[c].primal += primal[i];
-      partial[c].change += change[i];
-    }
+    partial[c] = {reduce<double>(primal), reduce<double>(change)};
   });
   for (size_t c = 0; c < chunks.size(); ++c) {
     residuals[2 * chunks[c].tensor] += partial[c].primal;

@@ -169,23 +169,23 @@ std::vector<Cut<T>> select(const std::vector<Chunk>& chunks, const std::vector<i
   return cuts;
 }
 
-// Calls keep(i, bool) for i of the chunk, in order.
-template <class T, class Value, class Keep>
+// Calls block(begin, n, kept) for consecutive stretches of the chunk, kept[j] being 1 where
+// element begin + j stays. All but the one chunk in which the ties run out is a plain comparison.
+template <class T, class Value, class Block>
 SPARSELTH_INLINE void apply_cut(const Chunk& chunk, const Cut<T>& cut, const Value& value,
-                                const Keep& keep) {
-  if (cut.ties == cut.ties_here && cut.threshold <= Key<T>(~Key<T>(0)) >> 1) {
-    for (int64_t i = chunk.begin; i < chunk.end; ++i)
-      keep(i, magnitude_key<T>(value(chunk.tensor, i)) >= cut.threshold);
-  } else if (cut.ties == 0) {
-    for (int64_t i = chunk.begin; i < chunk.end; ++i)
-      keep(i, magnitude_key<T>(value(chunk.tensor, i)) > cut.threshold);
-  } else {
-    int64_t ties = cut.ties;
-    for (int64_t i = chunk.begin; i < chunk.end; ++i) {
-      const Key<T> key = magnitude_key<T>(value(chunk.tensor, i));
-      const bool tie = key == cut.threshold && ties > 0;
-      ties -= tie;
-      keep(i, key > cut.threshold || tie);
+                                const Block& block) {
+  const bool all_ties = cut.ties == cut.ties_here;
+  const Key<T> floor = all_ties ? cut.threshold : Key<T>(cut.threshold + 1);
+  int64_t ties = all_ties ? 0 : cut.ties;
+  Key<T> keys[kKeysAtOnce];
+  uint8_t kept[kKeysAtOnce];
+  for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
+    const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
+    for (int j = 0; j < n; ++j) keys[j] = magnitude_key<T>(value(chunk.tensor, i + j));
+    for (int j = 0; j < n; ++j) kept[j] = keys[j] >= floor;
+    for (int j = 0; ties > 0 && j < n; ++j) {
+      if (keys[j] == cut.threshold) kept[j] = 1, --ties;
     }
+    block(i, n, static_cast<const uint8_t*>(kept));
   }
 }

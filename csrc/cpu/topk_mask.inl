@@ -16,6 +16,6 @@ void topk_masks(const std::vector<const T*>& scores, const std::vector<int64_t>&
     uint8_t* mask = masks[chunks[c].tensor];
     apply_cut<T>(
         chunks[c], cuts[c], [=](int, int64_t i) { return from[i]; },
-        [=](int64_t i, bool keep) { mask[i] = keep; });
+        [=](int64_t i, int n, const uint8_t* kept) { std::copy(kept, kept + n, mask + i); });
   });
 }

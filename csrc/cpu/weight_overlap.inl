@@ -23,11 +23,18 @@ void overlap_counts(const std::vector<const T*>& a, const std::vector<const T*>&
     uint8_t* mask = kept.data();
     apply_cut<T>(
         chunk, cuts_a[c], [=](int, int64_t i) { return from_a[i]; },
-        [=](int64_t i, bool keep) { mask[i - chunk.begin] = keep; });
+        [=](int64_t i, int n, const uint8_t* keep) {
+          std::copy(keep, keep + n, mask + (i - chunk.begin));
+        });
     int64_t both = 0;
     apply_cut<T>(
         chunk, cuts_b[c], [=](int, int64_t i) { return from_b[i]; },
-        [&](int64_t i, bool keep) { both += keep & mask[i - chunk.begin]; });
+        [&](int64_t i, int n, const uint8_t* keep) {
+          const uint8_t* other = mask + (i - chunk.begin);
+          int shared = 0;
+          for (int j = 0; j < n; ++j) shared += keep[j] & other[j];
+          both += shared;
+        });
     partial[c] = both;
   });
   for (size_t c = 0; c < chunks.size(); ++c) counts[chunks[c].tensor] += partial[c];
