@@ -1,6 +1,7 @@
 """Ops: contract, reference oracle, compiled kernels and the public functions over them."""
 
-from . import contract, loader, reference  # noqa: F401  (schemas first, then their kernels)
+# Schemas first, then their kernels.
+from . import contract, contract_blocked, loader, reference, reference_blocked  # noqa: F401
 
 loader.load()  # before `backends` looks at what is there
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from ..errors import SparselthError, unknown_name
-from . import loader, reference
-from .contract import NAMESPACE, SCHEMAS
+from . import loader, reference, reference_blocked
+from .contract import NAMESPACE
+from .contract_blocked import ALL_SCHEMAS
 
 BACKENDS = ("reference", "cpu", "cuda")
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
@@ -25,7 +26,7 @@ _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
 # Read once, when the libraries have been loaded: torch.compile cannot trace the query.
 _COMPILED = frozenset(
     (op, backend)
-    for op in SCHEMAS
+    for op in ALL_SCHEMAS
     for backend, key in _DISPATCH_KEYS.items()
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key)
 )
@@ -91,7 +92,7 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
     Raises SparselthError when the forced backend has no kernel for this op or device.
     """
     if _forced == "reference":
-        return getattr(reference, op)
+        return getattr(reference, op, None) or getattr(reference_blocked, op)
     if _forced is not None and (device.type != _forced or (op, _forced) not in _COMPILED):
         raise SparselthError(
             f"use_backend({_forced!r}) is on, but it has no kernel of {op} for tensors on "
@@ -115,7 +116,7 @@ def prefer_dense(op: str, device: torch.device, density: float) -> bool:
 def backends() -> list[BackendReport]:
     """List every op on every backend, with the reason where a kernel is missing."""
     reports = []
-    for op in SCHEMAS:
+    for op in ALL_SCHEMAS:
         reports.append(BackendReport(op, "reference", True, "plain PyTorch"))
         for backend in _LIBRARIES:
             if compiled(op, backend):

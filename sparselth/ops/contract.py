@@ -1,6 +1,7 @@
 """The contract of every op: schema, fake kernel and autograd formula.
 
-Everything a backend has to agree on stands here, in Python. `reference.py` registers the plain
+Everything a backend has to agree on stands here, in Python (and, for the ops that only see
+blocked activations, in `contract_blocked.py`). `reference.py` registers the plain
 PyTorch oracle as the default kernel of each op; compiled libraries override it by dispatch key
 (`STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m)` in csrc/). None of the kernels checks its
 arguments for the user: that is done once, by the public functions in `functional.py`.
@@ -21,18 +22,18 @@ from torch import Tensor
 
 NAMESPACE = "sparselth"
 
-_CONV = "int[2] stride, int[2] padding, int[2] dilation, int groups"
+CONV = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 
 SCHEMAS: dict[str, str] = {
     "masked_conv2d": (
-        f"(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor? plan, {_CONV}) -> Tensor"
+        f"(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor? plan, {CONV}) -> Tensor"
     ),
     "masked_conv2d_grad_input": (
         "(Tensor grad_output, Tensor weight, Tensor mask, Tensor? plan, int[2] input_hw, "
-        f"{_CONV}) -> Tensor"
+        f"{CONV}) -> Tensor"
     ),
     "masked_conv2d_grad_weight": (
-        f"(Tensor grad_output, Tensor input, Tensor mask, Tensor? plan, {_CONV}) -> Tensor"
+        f"(Tensor grad_output, Tensor input, Tensor mask, Tensor? plan, {CONV}) -> Tensor"
     ),
     "masked_linear": (
         "(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor? plan) -> Tensor"
@@ -60,8 +61,14 @@ SCHEMAS: dict[str, str] = {
     ),
 }
 
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"{NAMESPACE}::{_name}", _schema)
+
+def define(schemas: dict[str, str]) -> None:
+    """Register schemas: op name -> arguments and results."""
+    for name, schema in schemas.items():
+        torch.library.define(f"{NAMESPACE}::{name}", schema)
+
+
+define(SCHEMAS)
 
 _ops = torch.ops.sparselth
 
@@ -81,11 +88,12 @@ def memory_format(like: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _fake(name: str):
+def fake(name: str):
+    """Return the decorator that registers an op's fake kernel."""
     return torch.library.register_fake(f"{NAMESPACE}::{name}")
 
 
-@_fake("masked_conv2d")
+@fake("masked_conv2d")
 def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     height, width = (
         output_size(input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i])
@@ -95,48 +103,48 @@ def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     return input.new_empty(shape).contiguous(memory_format=memory_format(input))
 
 
-@_fake("masked_conv2d_grad_input")
+@fake("masked_conv2d_grad_input")
 def _(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
     shape = (grad_output.shape[0], weight.shape[1] * groups, *input_hw)
     return grad_output.new_empty(shape).contiguous(memory_format=memory_format(grad_output))
 
 
-@_fake("masked_conv2d_grad_weight")
+@fake("masked_conv2d_grad_weight")
 def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
     return input.new_empty(mask.shape)
 
 
-@_fake("masked_linear")
+@fake("masked_linear")
 def _(input, weight, mask, bias, plan):
     return input.new_empty((input.shape[0], weight.shape[0]))
 
 
-@_fake("masked_linear_grad_input")
+@fake("masked_linear_grad_input")
 def _(grad_output, weight, mask, plan):
     return grad_output.new_empty((grad_output.shape[0], weight.shape[1]))
 
 
-@_fake("masked_linear_grad_weight")
+@fake("masked_linear_grad_weight")
 def _(grad_output, input, mask, plan):
     return input.new_empty(mask.shape)
 
 
-@_fake("topk_mask")
+@fake("topk_mask")
 def _(scores, k, pooled):
     return [score.new_empty(score.shape, dtype=torch.bool) for score in scores]
 
 
-@_fake("admm_project_")
+@fake("admm_project_")
 def _(weights, z, u, k, pooled):
     return weights[0].new_empty((len(weights), 2), dtype=torch.float64)
 
 
-@_fake("weight_overlap")
+@fake("weight_overlap")
 def _(a, b, k):
     return a[0].new_empty((len(a),), dtype=torch.int64)
 
 
-@_fake("masked_sgd_")
+@fake("masked_sgd_")
 def _(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov):
     return None
 

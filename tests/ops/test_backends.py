@@ -11,7 +11,7 @@ import torch
 import sparselth as sl
 from sparselth.ops import loader
 from sparselth.ops.backends import forced, prefer_dense
-from sparselth.ops.contract import SCHEMAS
+from sparselth.ops.contract_blocked import ALL_SCHEMAS as SCHEMAS
 
 
 def loaded(library):

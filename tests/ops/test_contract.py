@@ -5,7 +5,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from sparselth.ops.contract import SCHEMAS
+from sparselth.ops.blocked_layout import lanes
+from sparselth.ops.contract_blocked import ALL_SCHEMAS as SCHEMAS
 
 ops = torch.ops.sparselth
 
@@ -19,6 +20,39 @@ def conv_arguments(layout=torch.contiguous_format, groups=2, batch=2):
     x = grad_tensor(batch, 4, 4, 5).detach().contiguous(memory_format=layout).requires_grad_()
     weight = grad_tensor(4, 4 // groups, 3, 2)
     return x, weight, torch.rand(weight.shape) < 0.5, grad_tensor(4), conv
+
+
+def blocked_samples():
+    """Return the same for the ops on blocked activations: 5 images, a halo of 1 going in."""
+    n, lane_count = 5, lanes(torch.float64)
+    conv = ([2, 1], [1, 2], [1, 2], 2)
+    images = torch.randn(n, 4, 4, 5, dtype=torch.float64)
+    x = ops.to_blocked(images, lane_count, 1)
+    weight = torch.randn(6, 2, 3, 2, dtype=torch.float64)
+    mask = torch.rand(weight.shape) < 0.5
+    y = ops.blocked_conv2d(x, n, 1, weight, mask, None, None, *conv)
+    c = torch.rand(4, dtype=torch.float64) + 0.5
+    window = ([2, 2], [2, 1], [0, 1])
+    pooled, position = ops.blocked_max_pool2d(x, n, 1, *window, 1)
+    return {
+        "to_blocked": [(images, lane_count, 1)],
+        "from_blocked": [(x, n, 1)],
+        "blocked_conv2d": [(x, n, 1, weight, mask, weight[:, 0, 0, 0].contiguous(), None, *conv)],
+        "blocked_conv2d_grad_input": [(y, n, 0, weight, mask, None, [4, 5], *conv)],
+        "blocked_conv2d_grad_weight": [(y, 0, x, n, 1, mask, None, *conv)],
+        "blocked_moments": [(x, n, 1)],
+        "blocked_scale_add_relu": [
+            (x, n, 1, c, c, x, 1, c, None, True, 0),
+            (x, n, 1, None, None, None, 0, None, None, False, 1),
+        ],
+        "blocked_relu_backward_add": [(x, 1, x, 1, x, 1, 0), (x, 1, None, 0, None, 0, 1)],
+        "blocked_batch_norm_backward": [
+            (x, 1, x, 1, x, n, 1, c, c, c, True, 1),
+            (x, 1, None, 0, x, n, 1, c, c, None, False, 1),
+        ],
+        "blocked_max_pool2d": [(x, n, 1, *window, 1)],
+        "blocked_max_pool2d_backward": [(pooled, n, 1, position, [4, 5], *window, 1)],
+    }
 
 
 def samples():
@@ -46,6 +80,7 @@ def samples():
         "admm_project_": [(lists[0], lists[1], lists[2], [2, 3], False)],
         "weight_overlap": [(lists[0], lists[1], [2, 3])],
         "masked_sgd_": [(*lists, masks, 0.1, 0.9, 0.0, 1e-4, True)],
+        **blocked_samples(),
     }
 
 

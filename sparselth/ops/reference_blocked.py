@@ -1,0 +1,148 @@
+"""The oracle of the ops on blocked activations: unblock, compute in plain PyTorch, block again.
+
+Registered as their default kernels and compared with the compiled ones, as in `reference.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import reference
+from .blocked_layout import from_blocked, interior, to_blocked
+from .contract import NAMESPACE
+from .contract_blocked import BLOCKED_SCHEMAS
+
+
+def _per_channel(values: Tensor | None, default: float) -> Tensor | float:
+    return default if values is None else values.view(1, -1, 1, 1)
+
+
+def blocked_conv2d(
+    blocked, batch, blocked_halo, weight, mask, bias, plan, stride, padding, dilation, groups
+):
+    images = from_blocked(blocked, batch, blocked_halo)
+    conv = (stride, padding, dilation, groups)
+    out = reference.masked_conv2d(images, weight, mask, bias, None, *conv)
+    return to_blocked(out, blocked.shape[-1], 0)
+
+
+def blocked_conv2d_grad_input(
+    grad_output,
+    batch,
+    grad_halo,
+    weight,
+    mask,
+    plan,
+    input_hw,
+    stride,
+    padding,
+    dilation,
+    groups,
+):
+    images = from_blocked(grad_output, batch, grad_halo)
+    conv = (stride, padding, dilation, groups)
+    out = reference.masked_conv2d_grad_input(images, weight, mask, None, input_hw, *conv)
+    return to_blocked(out, grad_output.shape[-1], 0)
+
+
+def blocked_conv2d_grad_weight(
+    grad_output,
+    grad_halo,
+    blocked,
+    batch,
+    blocked_halo,
+    mask,
+    plan,
+    stride,
+    padding,
+    dilation,
+    groups,
+):
+    grad = from_blocked(grad_output, batch, grad_halo)
+    images = from_blocked(blocked, batch, blocked_halo)
+    conv = (stride, padding, dilation, groups)
+    return reference.masked_conv2d_grad_weight(grad, images, mask, None, *conv)
+
+
+def blocked_moments(blocked, batch, blocked_halo):
+    images = from_blocked(blocked, batch, blocked_halo)
+    variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
+    return mean, variance
+
+
+def blocked_scale_add_relu(
+    a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, halo
+):
+    out = from_blocked(a, batch, a_halo) * _per_channel(a_scale, 1.0) + _per_channel(a_shift, 0.0)
+    if b is not None:
+        images = from_blocked(b, batch, b_halo)
+        out = out + images * _per_channel(b_scale, 1.0) + _per_channel(b_shift, 0.0)
+    return to_blocked(F.relu(out) if relu else out, a.shape[-1], halo)
+
+
+def blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, other, other_halo, halo):
+    inner = interior(grad, grad_halo)
+    if gate is not None:
+        inner = torch.where(interior(gate, gate_halo) > 0, inner, torch.zeros_like(inner))
+    if other is not None:
+        inner = inner + interior(other, other_halo)
+    return F.pad(inner, (0, 0, halo, halo, halo, halo))
+
+
+def blocked_batch_norm_backward(
+    grad,
+    grad_halo,
+    gate,
+    gate_halo,
+    blocked,
+    batch,
+    blocked_halo,
+    mean,
+    invstd,
+    weight,
+    training,
+    halo,
+):
+    gated = blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, None, 0, 0)
+    images = from_blocked(blocked, batch, blocked_halo)
+    grads = from_blocked(gated, batch, 0)
+    normalised = (images - mean.view(1, -1, 1, 1)) * invstd.view(1, -1, 1, 1)
+    grad_bias = grads.sum((0, 2, 3))
+    grad_weight = (grads * normalised).sum((0, 2, 3))
+    scale = invstd if weight is None else invstd * weight
+    if training:
+        count = images.numel() // images.shape[1]
+        grads = grads - _per_channel(grad_bias / count, 0.0)
+        grads = grads - normalised * _per_channel(grad_weight / count, 0.0)
+    grad_input = grads * scale.view(1, -1, 1, 1)
+    return to_blocked(grad_input, grad.shape[-1], halo), grad_weight, grad_bias
+
+
+def blocked_max_pool2d(blocked, batch, blocked_halo, kernel, stride, padding, halo):
+    images = from_blocked(blocked, batch, blocked_halo)
+    out, index = F.max_pool2d(images, kernel, stride, padding, return_indices=True)
+    width = images.shape[3]
+    top = torch.arange(out.shape[2]).view(-1, 1) * stride[0] - padding[0]
+    left = torch.arange(out.shape[3]) * stride[1] - padding[1]
+    position = (index // width - top) * kernel[1] + index % width - left
+    lanes = blocked.shape[-1]
+    return to_blocked(out, lanes, halo), to_blocked(position.to(torch.uint8), lanes, 0)
+
+
+def blocked_max_pool2d_backward(
+    grad, batch, grad_halo, position, input_hw, kernel, stride, padding, halo
+):
+    grads = from_blocked(grad, batch, grad_halo)
+    where = from_blocked(position, batch, 0).long()
+    rows = torch.arange(grads.shape[2]).view(-1, 1) * stride[0] - padding[0] + where // kernel[1]
+    columns = torch.arange(grads.shape[3]) * stride[1] - padding[1] + where % kernel[1]
+    out = grads.new_zeros(*grads.shape[:2], input_hw[0] * input_hw[1])
+    index = (rows * input_hw[1] + columns).flatten(2)
+    out.scatter_add_(2, index, grads.flatten(2))
+    return to_blocked(out.view(*grads.shape[:2], *input_hw), grad.shape[-1], halo)
+
+
+for _name in BLOCKED_SCHEMAS:
+    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, globals()[_name])
