@@ -79,11 +79,24 @@ SPARSELTH_INLINE T reduce(Vec<T> v) {
   return lanes[0];
 }
 
+// Within groups of four lanes: (a0 + a2, b0 + b2, a1 + a3, b1 + b3).
 template <class T, int... kIndex>
-SPARSELTH_INLINE Vec<T> pair_sums(Vec<T> a, Vec<T> b, std::integer_sequence<int, kIndex...>) {
-  // Sum of even and odd lanes of (a, b) concatenated: half as many partial sums of each.
-  return __builtin_shufflevector(a, b, (2 * kIndex)...) +
-         __builtin_shufflevector(a, b, (2 * kIndex + 1)...);
+SPARSELTH_INLINE Vec<T> add_halves_of_ones(Vec<T> a, Vec<T> b,
+                                           std::integer_sequence<int, kIndex...>) {
+  return __builtin_shufflevector(a, b,
+                                 (kIndex / 4 * 4 + kIndex % 4 / 2 + kIndex % 2 * kLanes<T>)...) +
+         __builtin_shufflevector(a, b,
+                                 (kIndex / 4 * 4 + kIndex % 4 / 2 + 2 + kIndex % 2 * kLanes<T>)...);
+}
+
+// Within groups of four lanes: (a0 + a2, a1 + a3, b0 + b2, b1 + b3).
+template <class T, int... kIndex>
+SPARSELTH_INLINE Vec<T> add_halves_of_pairs(Vec<T> a, Vec<T> b,
+                                            std::integer_sequence<int, kIndex...>) {
+  return __builtin_shufflevector(a, b,
+                                 (kIndex / 4 * 4 + kIndex % 2 + kIndex % 4 / 2 * kLanes<T>)...) +
+         __builtin_shufflevector(a, b,
+                                 (kIndex / 4 * 4 + kIndex % 2 + 2 + kIndex % 4 / 2 * kLanes<T>)...);
 }
 
 // Four sums over lanes at once, added to four consecutive values.
@@ -93,17 +106,18 @@ SPARSELTH_INLINE void add_reduced4(T* to, Vec<T> a, Vec<T> b, Vec<T> c, Vec<T> d
     to[0] += reduce<T>(a), to[1] += reduce<T>(b), to[2] += reduce<T>(c), to[3] += reduce<T>(d);
   } else {
     constexpr auto kIndices = std::make_integer_sequence<int, kLanes<T>>();
-    Vec<T> sums =
-        pair_sums<T>(pair_sums<T>(a, b, kIndices), pair_sums<T>(c, d, kIndices), kIndices);
-    T lanes[kLanes<T>];
-    store(lanes, sums);  // lanes/4 partial sums of a, then of b, c, d
-    constexpr int kEach = kLanes<T> / 4;
+    // After two rounds every group of four lanes holds one partial sum of a, b, c and d.
+    const Vec<T> groups = add_halves_of_pairs<T>(add_halves_of_ones<T>(a, b, kIndices),
+                                                 add_halves_of_ones<T>(c, d, kIndices), kIndices);
+    typedef T Four __attribute__((vector_size(4 * sizeof(T))));
+    Four parts[kLanes<T> / 4], sum;
+    __builtin_memcpy(parts, &groups, sizeof groups);
+    __builtin_memcpy(&sum, to, sizeof sum);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      T sum = lanes[i * kEach];
-#pragma GCC unroll 4
-      for (int j = 1; j < kEach; ++j) sum += lanes[i * kEach + j];
-      to[i] += sum;
-    }
+    for (int width = kLanes<T> / 8; width > 0; width /= 2)
+#pragma GCC unroll 2
+      for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
+    sum += parts[0];
+    __builtin_memcpy(to, &sum, sizeof sum);
   }
 }

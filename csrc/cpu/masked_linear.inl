@@ -43,7 +43,9 @@ struct SampleGroup {
 };
 
 inline int group_columns(int64_t batch, int64_t lanes) {
-  return power_of_two_below((batch + lanes - 1) / lanes, kMaxTile);
+  int columns = 1;
+  while (2 * columns <= kMaxTile && columns * lanes < batch) columns *= 2;
+  return columns;
 }
 
 template <class T>
@@ -58,7 +60,7 @@ struct LinearRows {
       if (weight) value.push_back(weight[rows.flat[j]]);
     }
   }
-  SparseRows<T> view() const { return {begin, offset.data(), value.data()}; }
+  SparseRows<T> view() const { return {begin, begin + 1, offset.data(), value.data()}; }
 };
 
 // y (batch, c_out) from x (batch, c_in) through `rows`, one row per channel of y.
@@ -75,8 +77,8 @@ void linear_map(int64_t batch, int64_t c_in, int64_t c_out, const PlanRows& rows
     for (int64_t i = begin; i < end; ++i) {
       in.load(x, batch, i * group_size, in_group);
       with_tile({1, cols}, [&]<int kR, int kC>() {
-        correlate_tile<T, kR, kC>(in_group, 0, weights.view(), 0, c_out, bias, out_group,
-                                  kC * kLanes<T>, 0, kLanes<T>);
+        correlate_tile<T, kR, kC, 1>(in_group, 0, weights.view(), 0, c_out, bias, false, out_group,
+                                     kC * kLanes<T>, {0, kLanes<T>});
       });
       out.save(out_group, batch, i * group_size, y);
     }
@@ -117,9 +119,9 @@ void linear_grad_weight(const Plan& plan, int64_t batch, const T* dy, const T* x
       in.load(x, batch, first, in_group);
       grad.load(dy, batch, first, grad_group);
       with_tile({1, cols}, [&]<int kR, int kC>() {
-        grad_weight_tile<T, kR, kC>(in_group, 0, weights.view(), r * plan.c_out / runs,
-                                    (r + 1) * plan.c_out / runs, grad_group, kC * kLanes<T>, 0, 0,
-                                    sums.data());
+        grad_weight_tile<T, kR, kC, 1>(in_group, 0, weights.view(), r * plan.c_out / runs,
+                                       (r + 1) * plan.c_out / runs, grad_group, kC * kLanes<T>, 0,
+                                       0, 0, sums.data());
       });
     }
   });

@@ -5,30 +5,45 @@
 // multiply-adds per weight, nothing stored until the channel is done. Weights are rows of
 // (offset, value): where the weight reads from, relative to the tile, and its value.
 
+// The kept weights of channel o are the entries begin[o] to end[o] of the lists.
 template <class T>
 struct SparseRows {
-  const int32_t* begin;
+  const int32_t *begin, *end;
   const uint32_t* offset;
   const T* value;
 };
 
 inline constexpr int kMaxTile = SPARSELTH_VECTOR_BYTES == 64 ? 16 : 8;  // of 32 or 16 registers
 
-// out[o] = bias[o] + sum_j value[j] * x[offset[j]] for every channel o of [first, last).
-// Positions of x are `row_step` apart downwards and one vector apart sideways.
-template <class T, int kR, int kC>
+// Places of a tile's positions in memory, in values.
+struct TileSteps {
+  int64_t row, col;
+};
+
+// out[o] = bias[o] + sum_j value[j] * x[offset[j]] for every channel o of [first, last), or
+// out[o] += the sum if `accumulate`. kStep: vectors between neighbouring columns of x.
+template <class T, int kR, int kC, int kStep>
 void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int64_t first,
-                    int64_t last, const T* bias, T* out, int64_t out_channel, int64_t out_row,
-                    int64_t out_col) {
-  constexpr int kL = kLanes<T>;
+                    int64_t last, const T* bias, bool accumulate, T* out, int64_t out_channel,
+                    TileSteps out_step) {
+  constexpr int kL = kLanes<T> * kStep;
   for (int64_t o = first; o < last; ++o) {
     Vec<T> sum[kR][kC];
-    const Vec<T> start = broadcast(bias ? bias[o] : T(0));
+    T* to = out + o * out_channel;
+    if (accumulate) {
+      if (rows.begin[o] == rows.end[o]) continue;
 #pragma GCC unroll 4
-    for (int r = 0; r < kR; ++r)
+      for (int r = 0; r < kR; ++r)
 #pragma GCC unroll 16
-      for (int c = 0; c < kC; ++c) sum[r][c] = start;
-    for (int32_t j = rows.begin[o]; j < rows.begin[o + 1]; ++j) {
+        for (int c = 0; c < kC; ++c) sum[r][c] = load(to + r * out_step.row + c * out_step.col);
+    } else {
+      const Vec<T> start = broadcast(bias ? bias[o] : T(0));
+#pragma GCC unroll 4
+      for (int r = 0; r < kR; ++r)
+#pragma GCC unroll 16
+        for (int c = 0; c < kC; ++c) sum[r][c] = start;
+    }
+    for (int32_t j = rows.begin[o]; j < rows.end[o]; ++j) {
       const Vec<T> weight = broadcast(rows.value[j]);
       const T* from = x + rows.offset[j];
 #pragma GCC unroll 4
@@ -36,52 +51,64 @@ void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int
 #pragma GCC unroll 16
         for (int c = 0; c < kC; ++c) sum[r][c] += weight * load(from + r * row_step + c * kL);
     }
-    T* to = out + o * out_channel;
 #pragma GCC unroll 4
     for (int r = 0; r < kR; ++r)
 #pragma GCC unroll 16
-      for (int c = 0; c < kC; ++c) store(to + r * out_row + c * out_col, sum[r][c]);
+      for (int c = 0; c < kC; ++c) store(to + r * out_step.row + c * out_step.col, sum[r][c]);
   }
 }
 
 // d_value[j] += sum over the tile of grad[o] * x[offset[j]], for every weight j of the channels
-// [first, last). The first `skip` columns were counted by the tile before.
-template <class T, int kR, int kC>
+// [first, last). The first `skip` rows and columns were counted by the tile before.
+template <class T, int kR, int kC, int kStep>
 void grad_weight_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int64_t first,
-                      int64_t last, const T* grad, int64_t grad_channel, int64_t grad_row, int skip,
-                      T* d_value) {
+                      int64_t last, const T* grad, int64_t grad_channel, int64_t grad_row,
+                      int skip_rows, int skip_cols, T* d_value) {
   constexpr int kL = kLanes<T>;
+  const auto product = [&](const Vec<T>(&g)[kR][kC], const T* from, Vec<T>& sum, int r, int c) {
+    sum += g[r][c] * load(from + r * row_step + c * kL * kStep);
+  };
   for (int64_t o = first; o < last; ++o) {
     int32_t j = rows.begin[o];
-    const int32_t end = rows.begin[o + 1];
+    const int32_t end = rows.end[o];
     if (j == end) continue;
     Vec<T> g[kR][kC];
 #pragma GCC unroll 4
     for (int r = 0; r < kR; ++r)
 #pragma GCC unroll 16
       for (int c = 0; c < kC; ++c)
-        g[r][c] = c < skip ? Vec<T>{} : load(grad + o * grad_channel + r * grad_row + c * kL);
+        g[r][c] = r < skip_rows || c < skip_cols
+                      ? Vec<T>{}
+                      : load(grad + o * grad_channel + r * grad_row + c * kL);
 
     // Four weights at a time: independent sums hide the latency of the additions, and one
-    // horizontal reduction serves all four.
-    for (; j + 4 <= end; j += 4) {
+    // horizontal reduction serves all four. Two or three left over read the last one twice.
+    for (; j + 2 <= end; j += 4) {
+      const int32_t last_one = end - 1;
+      const T* from[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) from[i] = x + rows.offset[j + i < end ? j + i : last_one];
       Vec<T> sum[4] = {};
 #pragma GCC unroll 4
       for (int r = 0; r < kR; ++r)
 #pragma GCC unroll 16
         for (int c = 0; c < kC; ++c)
 #pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i)
-            sum[i] += g[r][c] * load(x + rows.offset[j + i] + r * row_step + c * kL);
-      add_reduced4<T>(d_value + j, sum[0], sum[1], sum[2], sum[3]);
+          for (int i = 0; i < 4; ++i) product(g, from[i], sum[i], r, c);
+      if (j + 4 <= end) {
+        add_reduced4<T>(d_value + j, sum[0], sum[1], sum[2], sum[3]);
+      } else {
+        T sums[4] = {};
+        add_reduced4<T>(sums, sum[0], sum[1], sum[2], sum[3]);
+        for (int i = 0; j + i < end; ++i) d_value[j + i] += sums[i];
+      }
     }
-    for (; j < end; ++j) {
+    if (j + 1 == end) {
       Vec<T> sum[2] = {};
 #pragma GCC unroll 4
       for (int r = 0; r < kR; ++r)
 #pragma GCC unroll 16
-        for (int c = 0; c < kC; ++c)
-          sum[(r + c) & 1] += g[r][c] * load(x + rows.offset[j] + r * row_step + c * kL);
+        for (int c = 0; c < kC; ++c) product(g, x + rows.offset[j], sum[(r + c) & 1], r, c);
       d_value[j] += reduce<T>(sum[0] + sum[1]);
     }
   }
@@ -91,17 +118,33 @@ struct TileShape {
   int rows, cols;
 };
 
-inline int power_of_two_below(int64_t n, int most) {
-  int p = 1;
-  while (2 * p <= n && 2 * p <= most) p *= 2;
-  return p;
+// Wider steps between columns take tiles of one column, which need no step.
+inline constexpr int kMaxStep = 2;
+
+// Calls f.operator()<kStep>() for the compile-time step between columns.
+template <class F>
+SPARSELTH_INLINE void with_step(int64_t step, const F& f) {
+  if (step == 2) return f.template operator()<2>();
+  return f.template operator()<1>();
 }
 
-// As wide as the plane allows, then as tall: neighbours in a row share cache lines of x.
-inline TileShape choose_tile(int64_t height, int64_t width) {
-  const int cols = power_of_two_below(width, kMaxTile);
-  const int most_rows = kMaxTile / cols < 4 ? kMaxTile / cols : 4;
-  return {power_of_two_below(height, most_rows), cols};
+// The tile that covers the plane with the least work, overlapping tiles counted whole. Among equals
+// the most square one reads the fewest neighbours. step: vectors between columns of the input.
+inline TileShape choose_tile(int64_t height, int64_t width, int64_t step) {
+  static constexpr TileShape kShapes[] = {{4, 4}, {2, 8}, {1, 16}, {2, 7}, {1, 14},
+                                          {4, 2}, {2, 4}, {1, 8},  {1, 7}, {2, 2},
+                                          {1, 4}, {4, 1}, {2, 1},  {1, 2}, {1, 1}};
+  constexpr int64_t kPerTile = 2;  // starting and storing a tile costs about two positions
+  TileShape best{1, 1};
+  int64_t least = INT64_MAX;
+  for (const TileShape& t : kShapes) {
+    if (t.rows > height || t.cols > width || t.rows * t.cols > kMaxTile) continue;
+    if (t.cols > 1 && step > kMaxStep) continue;
+    const int64_t tiles = ((height + t.rows - 1) / t.rows) * ((width + t.cols - 1) / t.cols);
+    const int64_t cost = tiles * (t.rows * t.cols + kPerTile);
+    if (cost < least) least = cost, best = t;
+  }
+  return best;
 }
 
 // Calls f.operator()<kR, kC>() for the tile's compile-time shape.
@@ -111,20 +154,20 @@ SPARSELTH_INLINE void with_tile(TileShape tile, const F& f) {
   if constexpr (R * C <= kMaxTile) \
     if (tile.rows == R && tile.cols == C) return f.template operator()<R, C>();
   // clang-format off
-  SPARSELTH_TILE(1, 16)
-  SPARSELTH_TILE(1, 8) SPARSELTH_TILE(2, 8)
-  SPARSELTH_TILE(1, 4) SPARSELTH_TILE(2, 4) SPARSELTH_TILE(4, 4)
-  SPARSELTH_TILE(1, 2) SPARSELTH_TILE(2, 2) SPARSELTH_TILE(4, 2)
-  SPARSELTH_TILE(1, 1) SPARSELTH_TILE(2, 1) SPARSELTH_TILE(4, 1)
+  SPARSELTH_TILE(4, 4) SPARSELTH_TILE(2, 8) SPARSELTH_TILE(1, 16)
+  SPARSELTH_TILE(2, 7) SPARSELTH_TILE(1, 14)
+  SPARSELTH_TILE(4, 2) SPARSELTH_TILE(2, 4) SPARSELTH_TILE(1, 8) SPARSELTH_TILE(1, 7)
+  SPARSELTH_TILE(2, 2) SPARSELTH_TILE(1, 4) SPARSELTH_TILE(4, 1)
+  SPARSELTH_TILE(2, 1) SPARSELTH_TILE(1, 2) SPARSELTH_TILE(1, 1)
   // clang-format on
 #undef SPARSELTH_TILE
 }
 
-// Calls f(col, skip) for tiles of `cols` columns that cover [0, width); the last one moves back
-// to stay inside, and `skip` counts the columns it shares with the one before.
+// Calls f(at, skip) for runs of `size` that cover [begin, end); the last one moves back to stay
+// inside, and `skip` counts what it shares with the one before.
 template <class F>
-SPARSELTH_INLINE void for_each_column_tile(int64_t width, int cols, const F& f) {
-  int64_t col = 0;
-  for (; col + cols <= width; col += cols) f(col, 0);
-  if (col < width) f(width - cols, int(cols - (width - col)));
+SPARSELTH_INLINE void for_each_tile(int64_t begin, int64_t end, int size, const F& f) {
+  int64_t at = begin;
+  for (; at + size <= end; at += size) f(at, 0);
+  if (at < end) f(end - size, int(size - (end - at)));
 }

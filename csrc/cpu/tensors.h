@@ -39,6 +39,10 @@ inline bool is_reduced(ScalarType dtype) {
 }
 
 // Kernels compute in float or double; 16-bit tensors are widened first.
+inline ScalarType widened_type(ScalarType dtype) {
+  return is_reduced(dtype) ? ScalarType::Float : dtype;
+}
+
 inline Tensor widened(const Tensor& t) {
   return is_reduced(t.scalar_type()) ? torch::stable::to(t, ScalarType::Float) : t;
 }

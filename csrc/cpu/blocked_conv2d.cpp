@@ -1,0 +1,151 @@
+// blocked_conv2d and its two gradients: tensors in, kernels of blocked_conv2d.inl, tensors out.
+
+#include "cpu/blocked_conv2d.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "common/conv_taps.h"
+#include "common/isa.h"
+#include "common/plan.h"
+#include "cpu/parallel.h"
+#include "cpu/tensors.h"
+#include "cpu/threads.h"
+#include "cpu/to_blocked.h"
+
+namespace sparselth {
+
+#define SPARSELTH_ISA_FILE "cpu/blocked_conv2d.inl"
+#include "common/foreach_isa.h"
+
+int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding,
+                    int64_t dilation) {
+  return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+}
+
+ConvGeometry conv_geometry(const Ints& x, const Ints& w, const Ints& stride, const Ints& padding,
+                           const Ints& dilation, int64_t groups) {
+  const int64_t p = output_size(x[2], w[2], stride[0], padding[0], dilation[0]);
+  const int64_t q = output_size(x[3], w[3], stride[1], padding[1], dilation[1]);
+  return {x[0], x[1],      x[2],      x[3],       w[0],       p,           q,           w[2],
+          w[3], stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1], groups};
+}
+
+namespace {
+
+Threads threads_for(const ConvGeometry& g, const Plan& plan) {
+  const int64_t pixels = g.batch * g.out_height * g.out_width;
+  return torch_threads(plan.nnz * pixels + g.c_out * pixels);
+}
+
+// Offsets into one block are 32 bits wide.
+template <class T>
+Blocked<T> addressable(const Tensor& t, int64_t halo) {
+  const Blocked<T> b = checked_blocked<T>(t, halo);
+  STD_TORCH_CHECK(b.block_step() <= std::numeric_limits<uint32_t>::max(),
+                  "one block of images has more than 2^32 values; use the dense convolution");
+  return b;
+}
+
+}  // namespace
+
+Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, const Tensor& weight,
+                    const std::optional<Tensor>& bias, const Plan& plan) {
+  Tensor y = empty_blocked(x, x.size(0), g.c_out, g.out_height, g.out_width, 0, x.size(4));
+  if (y.numel() == 0) return y;
+  const int64_t halo = std::max(x_halo, forward_halo(g));
+  const Tensor wide = with_halo(x, x_halo, halo);
+  with_compute_type(x.scalar_type(), "masked_conv2d", [&](auto type) {
+    using T = decltype(type);
+    SPARSELTH_CALL_ISA(conv_forward<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
+                       bias ? data<T>(*bias) : nullptr, as_blocked<T>(y, 0), threads_for(g, plan));
+  });
+  return y;
+}
+
+Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
+                       const Tensor& weight, const Plan& plan) {
+  Tensor dx = empty_blocked(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
+  if (dx.numel() == 0) return dx;
+  const int64_t halo = std::max(dy_halo, grad_input_halo(g));
+  const Tensor wide = with_halo(dy, dy_halo, halo);
+  with_compute_type(dy.scalar_type(), "masked_conv2d_grad_input", [&](auto type) {
+    using T = decltype(type);
+    SPARSELTH_CALL_ISA(conv_grad_input<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
+                       as_blocked<T>(dx, 0), threads_for(g, plan));
+  });
+  return dx;
+}
+
+Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo, const Tensor& x,
+                        int64_t x_halo, const Plan& plan) {
+  const Ints shape = {g.c_out, g.c_in / g.groups, g.kernel_h, g.kernel_w};
+  Tensor dw = torch::stable::new_zeros(x, shape);
+  if (dw.numel() == 0 || dy.numel() == 0) return dw;
+  const int64_t halo = std::max(x_halo, forward_halo(g));
+  const Tensor wide = with_halo(x, x_halo, halo);
+  with_compute_type(x.scalar_type(), "masked_conv2d_grad_weight", [&](auto type) {
+    using T = decltype(type);
+    SPARSELTH_CALL_ISA(conv_grad_weight<T>, g, plan, checked_blocked<T>(dy, dy_halo),
+                       addressable<T>(wide, halo), data<T>(dw), threads_for(g, plan));
+  });
+  return dw;
+}
+
+namespace {
+
+Ints image_shape(const Tensor& blocked, int64_t batch, int64_t halo) {
+  return {batch, blocked.size(1), blocked.size(2) - 2 * halo, blocked.size(3) - 2 * halo};
+}
+
+Tensor blocked_conv2d(const Tensor& blocked, int64_t batch, int64_t halo, const Tensor& weight,
+                      const Tensor& mask, const std::optional<Tensor>& bias,
+                      const std::optional<Tensor>& plan, const Ints& stride, const Ints& padding,
+                      const Ints& dilation, int64_t groups) {
+  const ConvGeometry g = conv_geometry(image_shape(blocked, batch, halo), shape_of(weight), stride,
+                                       padding, dilation, groups);
+  const PlanHolder holder(plan, mask, g.taps(), groups);
+  const std::optional<Tensor> b =
+      bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
+  return conv_forward(g, torch::stable::contiguous(blocked), halo,
+                      torch::stable::contiguous(weight), b, holder.plan());
+}
+
+Tensor blocked_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64_t halo,
+                                 const Tensor& weight, const Tensor& mask,
+                                 const std::optional<Tensor>& plan, const Ints& input_hw,
+                                 const Ints& stride, const Ints& padding, const Ints& dilation,
+                                 int64_t groups) {
+  const Ints x_shape = {batch, weight.size(1) * groups, input_hw[0], input_hw[1]};
+  const ConvGeometry g =
+      conv_geometry(x_shape, shape_of(weight), stride, padding, dilation, groups);
+  const PlanHolder holder(plan, mask, g.taps(), groups);
+  return conv_grad_input(g, torch::stable::contiguous(grad_output), halo,
+                         torch::stable::contiguous(weight), holder.plan());
+}
+
+Tensor blocked_conv2d_grad_weight(const Tensor& grad_output, int64_t grad_halo,
+                                  const Tensor& blocked, int64_t batch, int64_t halo,
+                                  const Tensor& mask, const std::optional<Tensor>& plan,
+                                  const Ints& stride, const Ints& padding, const Ints& dilation,
+                                  int64_t groups) {
+  const ConvGeometry g = conv_geometry(image_shape(blocked, batch, halo), shape_of(mask), stride,
+                                       padding, dilation, groups);
+  const PlanHolder holder(plan, mask, g.taps(), groups);
+  return conv_grad_weight(g, torch::stable::contiguous(grad_output), grad_halo,
+                          torch::stable::contiguous(blocked), halo, holder.plan());
+}
+
+}  // namespace
+}  // namespace sparselth
+
+STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
+  m.impl("blocked_conv2d", TORCH_BOX(&sparselth::blocked_conv2d));
+  m.impl("blocked_conv2d_grad_input", TORCH_BOX(&sparselth::blocked_conv2d_grad_input));
+  m.impl("blocked_conv2d_grad_weight", TORCH_BOX(&sparselth::blocked_conv2d_grad_weight));
+}
