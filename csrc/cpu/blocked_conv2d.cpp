@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/cache.h"
 #include "common/conv_taps.h"
 #include "common/isa.h"
 #include "common/plan.h"
