@@ -47,8 +47,8 @@ Threads threads_for(const ConvGeometry& g, const Plan& plan) {
 // Offsets into one block are 32 bits wide.
 template <class T>
 Blocked<T> addressable(const Tensor& t, int64_t halo) {
-  const Blocked<T> b = checked_blocked<T>(t, halo);
-  STD_TORCH_CHECK(b.block_step() <= std::numeric_limits<uint32_t>::max(),
+  const Blocked<T> b = blocked_view<T>(t, halo, "masked_conv2d");
+  STD_TORCH_CHECK(b.block_size() <= std::numeric_limits<uint32_t>::max(),
                   "one block of images has more than 2^32 values; use the dense convolution");
   return b;
 }
@@ -64,7 +64,8 @@ Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, cons
   with_compute_type(x.scalar_type(), "masked_conv2d", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(conv_forward<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
-                       bias ? data<T>(*bias) : nullptr, as_blocked<T>(y, 0), threads_for(g, plan));
+                       bias ? data<T>(*bias) : nullptr, blocked_view<T>(y, 0, "masked_conv2d"),
+                       threads_for(g, plan));
   });
   return y;
 }
@@ -78,7 +79,7 @@ Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
   with_compute_type(dy.scalar_type(), "masked_conv2d_grad_input", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(conv_grad_input<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
-                       as_blocked<T>(dx, 0), threads_for(g, plan));
+                       blocked_view<T>(dx, 0, "masked_conv2d"), threads_for(g, plan));
   });
   return dx;
 }
@@ -92,7 +93,7 @@ Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo
   const Tensor wide = with_halo(x, x_halo, halo);
   with_compute_type(x.scalar_type(), "masked_conv2d_grad_weight", [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(conv_grad_weight<T>, g, plan, checked_blocked<T>(dy, dy_halo),
+    SPARSELTH_CALL_ISA(conv_grad_weight<T>, g, plan, blocked_view<T>(dy, dy_halo, "masked_conv2d"),
                        addressable<T>(wide, halo), data<T>(dw), threads_for(g, plan));
   });
   return dw;

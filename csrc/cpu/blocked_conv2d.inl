@@ -127,10 +127,9 @@ Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, cons
       tile_footprint(tile, g.stride_h, g.stride_w, g.dilation_h * (g.kernel_h - 1) + 1,
                      g.dilation_w * (g.kernel_w - 1) + 1);
   const int64_t group = channels_at_once(g.c_in, g.c_out, plan.nnz, footprint);
-  c.phases.push_back(
-      {0, 0, g.out_height, g.out_width, tile,
-       pack_rows(plan.by_output, g.c_out, g.c_in, group, weight,
-                 forward_taps(g, x.row_step(), x.lanes), x.channel_step(), threads)});
+  c.phases.push_back({0, 0, g.out_height, g.out_width, tile,
+                      pack_rows(plan.by_output, g.c_out, g.c_in, group, weight,
+                                forward_taps(g, x.row_size(), x.lanes), x.plane_size(), threads)});
   return c;
 }
 
@@ -149,7 +148,7 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
       for (int64_t r = 0; r < g.kernel_h; ++r)
         for (int64_t s = 0; s < g.kernel_w; ++s) {
           const bool reads = v.tap_used[r] && h.tap_used[s];
-          taps.push_back(reads ? (v.tap_index[r] - rows.low) * dy.row_step() +
+          taps.push_back(reads ? (v.tap_index[r] - rows.low) * dy.row_size() +
                                      (h.tap_index[s] - cols.low) * dy.lanes
                                : -1);
           used += reads;
@@ -159,7 +158,7 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
           channels_at_once(g.c_out, g.c_in, plan.nnz * used / g.taps(), footprint);
       c.phases.push_back({v.first, h.first, v.count, h.count, tile,
                           pack_rows(plan.by_input, g.c_in, g.c_out, group, weight, taps,
-                                    dy.channel_step(), threads)});
+                                    dy.plane_size(), threads)});
     }
   return c;
 }
@@ -169,8 +168,8 @@ template <class T>
 void run_tile_row(const Correlation<T>& c, const Phase<T>& phase, const Blocked<T>& x,
                   const T* bias, const Blocked<T>& y, int64_t block, int64_t tile_row,
                   int64_t first, int64_t last) {
-  const int64_t in_row = c.stride_h * x.row_step(), in_col = c.stride_w * x.lanes;
-  const TileSteps out_step{c.step_h * y.row_step(), c.step_w * y.lanes};
+  const int64_t in_row = c.stride_h * x.row_size(), in_col = c.stride_w * x.lanes;
+  const TileSteps out_step{c.step_h * y.row_size(), c.step_w * y.lanes};
   with_tile(phase.tile, [&]<int kR, int kC>() {
     const auto at = [&](int64_t i, int64_t j) {
       const T* from = x.at(block, c.low_h, c.low_w) + i * in_row + j * in_col;
@@ -178,7 +177,7 @@ void run_tile_row(const Correlation<T>& c, const Phase<T>& phase, const Blocked<
       for (int64_t group = 0; group < phase.weights.groups; ++group)
         with_step(c.stride_w, [&]<int kStep>() {
           correlate_tile<T, kR, kC, kStep>(from, in_row, phase.weights.group(group), first, last,
-                                           bias, group > 0, to, y.channel_step(), out_step);
+                                           bias, group > 0, to, y.plane_size(), out_step);
         });
     };
     for_each_tile(phase.first_row(tile_row), phase.last_row(tile_row), kR, [&](int64_t i, int) {
@@ -190,7 +189,7 @@ void run_tile_row(const Correlation<T>& c, const Phase<T>& phase, const Blocked<
 // A bias also fills the lanes beyond the batch; they have to stay zero.
 template <class T>
 void clear_absent_lanes(const Blocked<T>& y, int64_t batch) {
-  T* at = y.data + (y.blocks - 1) * y.block_step();
+  T* at = y.data + (y.blocks - 1) * y.block_size();
   for (T* end = y.data + y.size(); at < end; at += y.lanes)
     std::fill(at + batch % y.lanes, at + y.lanes, T(0));
 }
@@ -241,17 +240,16 @@ void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>&
   const int64_t footprint =
       tile_footprint(tile, g.stride_h, g.stride_w, g.dilation_h * (g.kernel_h - 1) + 1,
                      g.dilation_w * (g.kernel_w - 1) + 1);
-  const Phase<T> phase{
-      0,
-      0,
-      g.out_height,
-      g.out_width,
-      tile,
-      pack_rows(plan.by_output, g.c_out, g.c_in,
-                channels_at_once(g.c_in, g.c_out, plan.nnz, footprint),
-                static_cast<const T*>(nullptr), forward_taps(g, x.row_step(), x.lanes),
-                x.channel_step(), threads)};
-  const int64_t in_row = g.stride_h * x.row_step(), in_col = g.stride_w * x.lanes;
+  const Phase<T> phase{0,
+                       0,
+                       g.out_height,
+                       g.out_width,
+                       tile,
+                       pack_rows(plan.by_output, g.c_out, g.c_in,
+                                 channels_at_once(g.c_in, g.c_out, plan.nnz, footprint),
+                                 static_cast<const T*>(nullptr),
+                                 forward_taps(g, x.row_size(), x.lanes), x.plane_size(), threads)};
+  const int64_t in_row = g.stride_h * x.row_size(), in_col = g.stride_w * x.lanes;
 
   // Each run of items has sums of its own, added up in order afterwards; with few items the
   // output channels are divided instead, and no two runs touch the same weight.
@@ -273,7 +271,7 @@ void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>&
                   with_step(g.stride_w, [&]<int kStep>() {
                     grad_weight_tile<T, kR, kC, kStep>(from, in_row, phase.weights.group(group),
                                                        first, last, dy.at(block, i, j),
-                                                       dy.channel_step(), dy.row_step(), skip_rows,
+                                                       dy.plane_size(), dy.row_size(), skip_rows,
                                                        skip_cols, sums.data() + run * plan.nnz);
                   });
               });

@@ -1,11 +1,9 @@
-// Blocked activations: [block][channel][row][column][lane], contiguous, with a halo of zeros.
+// Blocked activations between stable tensors and the kernels' plain data.
 //
-// kLanes images lie side by side in one vector, so every load of a kernel is one whole, aligned
-// vector whatever the stride, padding and dilation. Lanes beyond the batch are zero. Described for
-// users in sparselth/ops/blocked_layout.py.
+// The layout, (blocks, channels, H + 2 halo, W + 2 halo, lanes), stands in
+// sparselth/ops/blocked_layout.py. A plane is one (block, channel) of it.
 #pragma once
 
-#include <cstdint>
 #include <type_traits>
 
 #include "common/isa.h"
@@ -13,54 +11,125 @@
 
 namespace sparselth {
 
-// Steps are in values.
+// What a kernel sees of a blocked tensor. An optional operand that is absent has no data.
 template <class T>
 struct Blocked {
-  T* data;
-  int64_t blocks, channels, height, width, halo, lanes;
+  T* data = nullptr;
+  int64_t blocks = 0, channels = 0, height = 0, width = 0, halo = 0, lanes = 0;
 
-  int64_t row_step() const { return (width + 2 * halo) * lanes; }
-  int64_t channel_step() const { return (height + 2 * halo) * row_step(); }
-  int64_t block_step() const { return channels * channel_step(); }
-  int64_t size() const { return blocks * block_step(); }
-  // Where pixel (row, column) of the block's first channel lies; it may be in the halo.
-  T* at(int64_t block, int64_t row, int64_t column) const {
-    return data + block * block_step() + (row + halo) * row_step() + (column + halo) * lanes;
+  int64_t planes() const { return blocks * channels; }
+  int64_t row_size() const { return (width + 2 * halo) * lanes; }
+  int64_t plane_size() const { return (height + 2 * halo) * row_size(); }
+  int64_t block_size() const { return channels * plane_size(); }
+  int64_t size() const { return blocks * block_size(); }
+  // The first pixel inside the halo of row `y`.
+  T* row(int64_t plane, int64_t y) const {
+    return data + plane * plane_size() + (halo + y) * row_size() + halo * lanes;
   }
+  // Pixel (y, x) of the block's first channel; it may lie in the halo.
+  T* at(int64_t block, int64_t y, int64_t x) const { return row(block * channels, y) + x * lanes; }
 };
 
-inline int64_t block_count(int64_t batch, int64_t lanes) { return (batch + lanes - 1) / lanes; }
-
-template <class T>
-Blocked<T> as_blocked(const Tensor& t, int64_t halo) {
-  return {data<std::remove_const_t<T>>(t),
-          t.size(0),
-          t.size(1),
-          t.size(2) - 2 * halo,
-          t.size(3) - 2 * halo,
-          halo,
-          t.size(4)};
-}
-
-// Images per block of a compute type: the register width of the running instruction set.
-inline int64_t block_lanes(ScalarType dtype) {
+// kLanes of a float or double in the kernels that SPARSELTH_CALL_ISA calls.
+inline int64_t running_lanes(ScalarType dtype) {
   const int64_t bytes = isa() == Isa::avx512 ? 64 : isa() == Isa::avx2 ? 32 : 16;
   return bytes / (dtype == ScalarType::Double ? 8 : 4);
 }
 
-// The same for a tensor from outside.
 template <class T>
-Blocked<T> checked_blocked(const Tensor& t, int64_t halo) {
-  STD_TORCH_CHECK(t.dim() == 5 && t.is_contiguous() && t.size(4) == block_lanes(t.scalar_type()),
-                  "a blocked tensor is 5-dimensional, contiguous and ends in ",
-                  block_lanes(t.scalar_type()), " lanes for this type on this CPU");
-  return as_blocked<T>(t, halo);
+inline constexpr ScalarType kScalarType = sizeof(T) == 1   ? ScalarType::Byte
+                                          : sizeof(T) == 4 ? ScalarType::Float
+                                                           : ScalarType::Double;
+
+// Calls f(T{}) with the tensors' own type.
+template <class F>
+void with_blocked_type(ScalarType dtype, const char* op, const F& f) {
+  if (dtype == ScalarType::Float) return f(float{});
+  if (dtype == ScalarType::Double) return f(double{});
+  STD_TORCH_CHECK(false, op, " takes float32 or float64");
 }
 
+// The kernels' view of `tensor`, which must be contiguous and outlive it. T: its values, const for
+// an operand. lanes: what its last extent must be.
+template <class T>
+Blocked<T> blocked_view(const Tensor& tensor, int64_t halo, int64_t lanes, const char* op) {
+  STD_TORCH_CHECK(
+      tensor.dim() == 5 && halo >= 0 && tensor.size(2) >= 2 * halo && tensor.size(3) >= 2 * halo,
+      op, " takes (blocks, channels, H + 2 halo, W + 2 halo, lanes) and a halo that fits");
+  STD_TORCH_CHECK(tensor.scalar_type() == kScalarType<std::remove_const_t<T>>, op,
+                  " takes tensors of one dtype");
+  STD_TORCH_CHECK(tensor.size(4) == lanes, op, " takes blocks of ", lanes, " images with ",
+                  isa_name(isa()), " registers, got ", tensor.size(4));
+  return {data<T>(tensor),           tensor.size(0), tensor.size(1), tensor.size(2) - 2 * halo,
+          tensor.size(3) - 2 * halo, halo,           lanes};
+}
+
+// The same for tensors of the type that is computed in.
+template <class T>
+Blocked<T> blocked_view(const Tensor& tensor, int64_t halo, const char* op) {
+  return blocked_view<T>(tensor, halo, running_lanes(kScalarType<T>), op);
+}
+
+// An operand, kept alive and copied only where it has gaps.
+template <class T>
+class BlockedOperand {
+ public:
+  BlockedOperand(const Tensor& tensor, int64_t halo, const char* op)
+      : tensor_(torch::stable::contiguous(tensor)),
+        view_(blocked_view<const T>(*tensor_, halo, op)) {}
+
+  // One that goes with `other`, or none.
+  BlockedOperand(const std::optional<Tensor>& tensor, int64_t halo, const BlockedOperand<T>& other,
+                 const char* op) {
+    if (!tensor) return;
+    *this = BlockedOperand(*tensor, halo, op);
+    const Blocked<const T>&a = other.view_, &b = view_;
+    STD_TORCH_CHECK(a.blocks == b.blocks && a.channels == b.channels && a.height == b.height &&
+                        a.width == b.width,
+                    op, " takes tensors of one shape without their halos");
+  }
+
+  const Blocked<const T>& view() const { return view_; }
+
+  void check_batch(int64_t batch, const char* op) const {
+    STD_TORCH_CHECK((batch + view_.lanes - 1) / view_.lanes == view_.blocks && batch >= 0, op, ": ",
+                    batch, " images do not fill ", view_.blocks, " blocks of ", view_.lanes);
+  }
+
+ private:
+  std::optional<Tensor> tensor_;
+  Blocked<const T> view_;
+};
+
+// One value per channel, or none.
+template <class T>
+class PerChannel {
+ public:
+  PerChannel(const std::optional<Tensor>& values, int64_t channels, const char* op) {
+    if (!values) return;
+    STD_TORCH_CHECK(values->scalar_type() == kScalarType<T>, op, " takes tensors of one dtype");
+    STD_TORCH_CHECK(values->dim() == 1 && values->size(0) == channels, op, " takes ", channels,
+                    " values, one per channel");
+    tensor_ = torch::stable::contiguous(*values);
+  }
+  const T* data() const { return tensor_ ? sparselth::data<T>(*tensor_) : nullptr; }
+
+ private:
+  std::optional<Tensor> tensor_;
+};
+
+// Uninitialised memory for blocks of any shape.
 inline Tensor empty_blocked(const Tensor& like, int64_t blocks, int64_t channels, int64_t height,
                             int64_t width, int64_t halo, int64_t lanes) {
   return torch::stable::new_empty(
       like, Ints{blocks, channels, height + 2 * halo, width + 2 * halo, lanes});
+}
+
+// Uninitialised memory for a result with planes of height x width.
+inline Tensor empty_planes(const Tensor& like, int64_t height, int64_t width, int64_t halo,
+                           std::optional<ScalarType> dtype = std::nullopt) {
+  return torch::stable::new_empty(
+      like, {like.size(0), like.size(1), height + 2 * halo, width + 2 * halo, like.size(4)}, dtype);
 }
 
 }  // namespace sparselth

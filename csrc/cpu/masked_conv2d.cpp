@@ -14,7 +14,7 @@ namespace {
 Tensor dense(const Tensor& t) { return torch::stable::contiguous(widened(t)); }
 
 Tensor in_blocks(const Tensor& images, int64_t halo) {
-  return to_blocked(images, block_lanes(widened_type(images.scalar_type())), halo);
+  return to_blocked(images, running_lanes(widened_type(images.scalar_type())), halo);
 }
 
 // The images of a blocked result, in the dtype and the layout of `like`.

@@ -129,11 +129,12 @@ SPARSELTH_INLINE void with_step(int64_t step, const F& f) {
 }
 
 // The tile that covers the plane with the least work, overlapping tiles counted whole. Among equals
-// the widest one: long runs of neighbouring vectors measured faster than fewer neighbours. step: vectors between columns of the input.
+// the widest one: long runs of neighbouring vectors measured faster than fewer neighbours. step:
+// vectors between columns of the input.
 inline TileShape choose_tile(int64_t height, int64_t width, int64_t step) {
-  static constexpr TileShape kShapes[] = {{1, 16}, {2, 8}, {4, 4}, {1, 14}, {2, 7}, {1, 8}, {2, 4},
-                                          {4, 2},  {1, 7}, {1, 4}, {2, 2},  {4, 1}, {1, 2}, {2, 1},
-                                          {1, 1}};
+  static constexpr TileShape kShapes[] = {{1, 16}, {2, 8}, {4, 4}, {1, 14}, {2, 7},
+                                          {1, 8},  {2, 4}, {4, 2}, {1, 7},  {1, 4},
+                                          {2, 2},  {4, 1}, {1, 2}, {2, 1},  {1, 1}};
   constexpr int64_t kPerTile = 2;  // starting and storing a tile costs about two positions
   TileShape best{1, 1};
   int64_t least = INT64_MAX;

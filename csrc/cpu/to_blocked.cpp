@@ -34,15 +34,16 @@ Tensor walkable(const Tensor& t) {
 
 Tensor to_blocked(const Tensor& input, int64_t lanes, int64_t halo) {
   const Tensor x = walkable(input);
-  STD_TORCH_CHECK(lanes == block_lanes(x.scalar_type()), "to_blocked: this CPU's kernels take ",
-                  block_lanes(x.scalar_type()), " lanes, got ", lanes);
-  Tensor blocked =
-      empty_blocked(x, block_count(x.size(0), lanes), x.size(1), x.size(2), x.size(3), halo, lanes);
+  STD_TORCH_CHECK(lanes == running_lanes(x.scalar_type()), "to_blocked: this CPU's kernels take ",
+                  running_lanes(x.scalar_type()), " lanes, got ", lanes);
+  Tensor blocked = empty_blocked(x, (x.size(0) + lanes - 1) / lanes, x.size(1), x.size(2),
+                                 x.size(3), halo, lanes);
   if (blocked.numel() == 0) return blocked;
   with_compute_type(x.scalar_type(), "to_blocked", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(images_to_blocks<T>, data<T>(x), x.size(0), walks_channels(x),
-                       as_blocked<T>(blocked, halo), torch_threads(blocked.numel()));
+                       blocked_view<T>(blocked, halo, "to_blocked"),
+                       torch_threads(blocked.numel()));
   });
   return blocked;
 }
@@ -51,8 +52,9 @@ void from_blocked_into(const Tensor& blocked, int64_t halo, const Tensor& images
   if (images.numel() == 0) return;
   with_compute_type(blocked.scalar_type(), "from_blocked", [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(blocks_to_images<T>, checked_blocked<T>(blocked, halo), data<T>(images),
-                       images.size(0), walks_channels(images), torch_threads(blocked.numel()));
+    SPARSELTH_CALL_ISA(blocks_to_images<T>, blocked_view<T>(blocked, halo, "to_blocked"),
+                       data<T>(images), images.size(0), walks_channels(images),
+                       torch_threads(blocked.numel()));
   });
 }
 
@@ -62,8 +64,8 @@ Tensor with_halo(const Tensor& blocked, int64_t halo, int64_t wanted) {
                               blocked.size(3) - 2 * halo, wanted, blocked.size(4));
   with_compute_type(blocked.scalar_type(), "with_halo", [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(copy_blocks<T>, as_blocked<T>(blocked, halo), as_blocked<T>(wide, wanted),
-                       torch_threads(blocked.numel()));
+    SPARSELTH_CALL_ISA(copy_blocks<T>, blocked_view<T>(blocked, halo, "to_blocked"),
+                       blocked_view<T>(wide, wanted, "to_blocked"), torch_threads(blocked.numel()));
   });
   return wide;
 }

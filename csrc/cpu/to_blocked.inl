@@ -15,10 +15,10 @@ struct BlockWalk {
       : channels_fast(channels_last),
         image(b.channels * b.height * b.width),
         pixels(b.height * b.width) {
-    for (int64_t c = 0; c < b.channels; ++c) channel_at.push_back(c * b.channel_step());
+    for (int64_t c = 0; c < b.channels; ++c) channel_at.push_back(c * b.plane_size());
     for (int64_t h = 0; h < b.height; ++h)
       for (int64_t w = 0; w < b.width; ++w)
-        pixel_at.push_back((h + b.halo) * b.row_step() + (w + b.halo) * b.lanes);
+        pixel_at.push_back((h + b.halo) * b.row_size() + (w + b.halo) * b.lanes);
     // Planes smaller than a few vectors: walk all channels as one contiguous run.
     if (!channels_fast && pixels < 4 * b.lanes) {
       std::vector<int64_t> all;
@@ -55,15 +55,15 @@ void for_each_part(int64_t blocks, const BlockWalk& walk, const Threads& threads
 
 template <class T>
 void zero_halo(const Blocked<T>& b, int64_t block, int64_t channel) {
-  T* plane = b.data + block * b.block_step() + channel * b.channel_step();
-  const int64_t edge = b.halo * b.row_step(), side = b.halo * b.lanes;
+  T* plane = b.data + block * b.block_size() + channel * b.plane_size();
+  const int64_t edge = b.halo * b.row_size(), side = b.halo * b.lanes;
   std::fill(plane, plane + edge, T(0));
   for (int64_t h = 0; h < b.height; ++h) {
-    T* row = plane + edge + h * b.row_step();
+    T* row = plane + edge + h * b.row_size();
     std::fill(row, row + side, T(0));
-    std::fill(row + b.row_step() - side, row + b.row_step(), T(0));
+    std::fill(row + b.row_size() - side, row + b.row_size(), T(0));
   }
-  std::fill(plane + b.channel_step() - edge, plane + b.channel_step(), T(0));
+  std::fill(plane + b.plane_size() - edge, plane + b.plane_size(), T(0));
 }
 
 template <class T>
@@ -76,7 +76,7 @@ void images_to_blocks(const T* images, int64_t batch, bool channels_last, const 
   for_each_part(b.blocks, walk, threads, [&](int64_t block, const Walk& part) {
     const int64_t first = block * b.lanes;
     pack(images + first * walk.image, std::min<int64_t>(b.lanes, batch - first), part,
-         b.data + block * b.block_step());
+         b.data + block * b.block_size());
   });
 }
 
@@ -86,7 +86,7 @@ void blocks_to_images(const Blocked<T>& b, T* images, int64_t batch, bool channe
   const BlockWalk walk(b, channels_last);
   for_each_part(b.blocks, walk, threads, [&](int64_t block, const Walk& part) {
     const int64_t first = block * b.lanes;
-    unpack(static_cast<const T*>(b.data) + block * b.block_step(), part,
+    unpack(static_cast<const T*>(b.data) + block * b.block_size(), part,
            images + first * walk.image, std::min<int64_t>(b.lanes, batch - first));
   });
 }
@@ -97,9 +97,9 @@ void copy_blocks(const Blocked<T>& from, const Blocked<T>& to, const Threads& th
   threads.run(to.blocks * to.channels, [&](int64_t item) {
     const int64_t block = item / to.channels, channel = item % to.channels;
     zero_halo(to, block, channel);
-    const T* source = from.at(block, 0, 0) + channel * from.channel_step();
-    T* target = to.at(block, 0, 0) + channel * to.channel_step();
+    const T* source = from.at(block, 0, 0) + channel * from.plane_size();
+    T* target = to.at(block, 0, 0) + channel * to.plane_size();
     for (int64_t h = 0; h < to.height; ++h)
-      std::copy_n(source + h * from.row_step(), to.width * to.lanes, target + h * to.row_step());
+      std::copy_n(source + h * from.row_size(), to.width * to.lanes, target + h * to.row_size());
   });
 }

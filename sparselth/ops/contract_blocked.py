@@ -109,7 +109,8 @@ def _(
     dilation,
     groups,
 ):
-    return _blocked_like(grad_output, weight.shape[1] * groups, *input_hw, 0)
+    height, width = input_hw
+    return _blocked_like(grad_output, weight.shape[1] * groups, height, width, 0)
 
 
 @fake("blocked_conv2d_grad_weight")
@@ -180,4 +181,5 @@ def _(blocked, batch, blocked_halo, kernel, stride, padding, halo):
 
 @fake("blocked_max_pool2d_backward")
 def _(grad, batch, grad_halo, position, input_hw, kernel, stride, padding, halo):
-    return _blocked_like(grad, grad.shape[1], *input_hw, halo)
+    height, width = input_hw
+    return _blocked_like(grad, grad.shape[1], height, width, halo)

@@ -1,4 +1,4 @@
-"""What hypothesis draws: convolution geometries and lists of tensors."""
+"""What hypothesis draws: convolution geometries, lists of tensors and blocked activations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from hypothesis import assume
 from hypothesis import strategies as st
+
+from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
 
 
 @dataclass(frozen=True)
@@ -108,3 +110,56 @@ def tensor_lists(draw):
     groups = [sum(sizes)] if pooled else sizes
     k = [draw(st.one_of(st.sampled_from([0, n]), st.integers(0, n))) for n in groups]
     return tensors, k, pooled
+
+
+@dataclass(frozen=True)
+class BlockedCase:
+    """Images for the ops on blocked activations: dtype, sizes, and a halo per operand."""
+
+    dtype: torch.dtype
+    batch: int
+    channels: int
+    size: tuple[int, int]
+    halos: tuple[int, ...]
+    seed: int
+
+    def operands(self, count):
+        """Return `count` blocked tensors, the i-th with the i-th halo; every third value is 0."""
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.batch, self.channels, *self.size)
+        result = []
+        for halo in self.halos[:count]:
+            images = torch.randn(shape, generator=generator, dtype=torch.float64)
+            images[torch.rand(shape, generator=generator) < 1 / 3] = 0
+            result.append(to_blocked(images.to(self.dtype), lanes(self.dtype), halo))
+        return result
+
+    def per_channel(self):
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(self.channels, generator=generator, dtype=self.dtype)
+
+
+@st.composite
+def blocked_cases(draw, min_size=1):
+    """Batches that fill their last block or do not, and none at all."""
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    lane_count = lanes(dtype)
+    return BlockedCase(
+        dtype=dtype,
+        batch=draw(st.sampled_from([0, 1, lane_count - 1, lane_count, 2 * lane_count + 1])),
+        channels=draw(st.integers(1, 5)),
+        size=draw(st.tuples(*[st.integers(min_size, 12)] * 2)),
+        halos=draw(st.tuples(*[st.integers(0, 2)] * 4)),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+def assert_blocked(got, want, batch, halo, rtol=0.0, atol=0.0):
+    """Compare the images of two blocked tensors; halo and absent lanes must be zeros."""
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
+    assert got.is_contiguous()
+    images = [from_blocked(t, batch, halo) for t in (got, want)]
+    torch.testing.assert_close(*images, rtol=rtol, atol=atol, equal_nan=True)
+    around = to_blocked(torch.ones_like(images[0]), got.shape[-1], halo) == 0
+    assert not got[around].any(), "a value in the halo or beyond the batch"

@@ -1,0 +1,183 @@
+// Batch norm on blocked activations, compiled per instruction set.
+//
+//   moments   mean and biased variance of each channel, over images and pixels
+//   backward  db = sum g,  dw = sum g n,  dx = invstd weight (g - db / count - n dw / count)
+//             with g = dy where gate > 0 else 0, and n = (x - mean) invstd;
+//             dx = invstd weight g where mean and invstd are not the batch's own
+//
+// Cost: moments read x once. The backward reads its operands twice, once for the sums and once for
+// dx, since dx needs the sums over every block.
+//
+// Sums stay accurate over millions of values: a strip of rows is summed in a few vectors, strips
+// and planes are added in double, in an order that no number of threads changes.
+
+#include "cpu/blocked_planes.inl"
+
+struct Sums {
+  double first = 0, second = 0;
+};
+
+// Sums of two values over a plane. row(y) returns what adds pixel x: add(x, first, second).
+template <class T, class Row>
+SPARSELTH_INLINE Sums plane_sums(int64_t height, int64_t width, Row row) {
+  constexpr int kChains = 4;  // independent, to hide the latency of an addition
+  constexpr int64_t kStrip = 1024;
+  const int64_t strip = std::max<int64_t>(1, kStrip / std::max<int64_t>(1, width));
+  Sums sums;
+  for (int64_t begin = 0; begin < height; begin += strip) {
+    Vec<T> first[kChains]{}, second[kChains]{};
+    for (int64_t y = begin; y < std::min(begin + strip, height); ++y) {
+      const auto add = row(y);
+      int64_t x = 0;
+      for (; x + kChains <= width; x += kChains) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kChains; ++i) add(x + i, first[i], second[i]);
+      }
+#pragma GCC unroll 3
+      for (int i = 0; i < kChains - 1; ++i)
+        if (x + i < width) add(x + i, first[i], second[i]);
+    }
+    sums.first += reduce<T>((first[0] + first[1]) + (first[2] + first[3]));
+    sums.second += reduce<T>((second[0] + second[1]) + (second[2] + second[3]));
+  }
+  return sums;
+}
+
+struct Moments {
+  double count = 0, mean = 0, squares = 0;  // squares: sum of squared distances to the mean
+};
+
+// Chan, Golub and LeVeque 1983: the moments of two sets together.
+inline Moments combined(const Moments& a, const Moments& b) {
+  const double count = a.count + b.count, delta = b.mean - a.mean, share = b.count / count;
+  return {count, a.mean + delta * share, a.squares + b.squares + delta * a.count * delta * share};
+}
+
+// Adds distances to a pivot and their squares.
+template <class T>
+struct AddMoments {
+  const T* from;
+  Vec<T> pivot;
+  Integers<T> real;
+
+  SPARSELTH_INLINE void operator()(int64_t x, Vec<T>& sum, Vec<T>& squares) const {
+    const Vec<T> distance = keep<T>(load(from + x * kLanes<T>) - pivot, real);
+    sum += distance;
+    squares += distance * distance;
+  }
+};
+
+// The squares are of distances to a pivot near the mean: of the values themselves, they would
+// cancel where the mean is large beside the deviation.
+template <class T>
+Moments plane_moments(const Blocked<const T>& x, int64_t plane, int64_t images) {
+  const double count = double(images) * double(x.height) * double(x.width);
+  if (count == 0) return {};
+  const T pivot = reduce<T>(load(x.row(plane, 0))) / T(images);  // the mean of the first pixel
+  const Vec<T> pivots = broadcast(pivot);
+  const Integers<T> real = first_lanes<T>(images);
+  const Sums sums = plane_sums<T>(
+      x.height, x.width, [&](int64_t y) { return AddMoments<T>{x.row(plane, y), pivots, real}; });
+  const double squares = sums.second - sums.first * sums.first / count;
+  // Rounding may leave less than nothing of a constant plane; NaN stays.
+  return {count, pivot + sums.first / count, squares < 0 ? 0 : squares};
+}
+
+template <class T>
+void batch_moments(const Blocked<const T>& x, int64_t batch, T* mean, T* variance,
+                   const Threads& threads) {
+  std::vector<Moments> moments(x.planes());
+  for_planes(x.planes(), threads, [&](int64_t plane) {
+    moments[plane] = plane_moments<T>(x, plane, images_of<T>(batch, plane / x.channels));
+  });
+  for (int64_t c = 0; c < x.channels; ++c) {
+    Moments total;
+    for (int64_t plane = c; plane < x.planes(); plane += x.channels)
+      total = combined(total, moments[plane]);
+    // Of no values, both are 0 / 0.
+    mean[c] = T(total.count == 0 ? std::nan("") : total.mean);
+    variance[c] = T(total.squares / total.count);
+  }
+}
+
+// Adds g and g (x - mean).
+template <class T, bool kGate>
+struct AddGradients {
+  const T *grad, *x, *gate;
+  Vec<T> mean;
+
+  SPARSELTH_INLINE void operator()(int64_t pixel, Vec<T>& sum, Vec<T>& products) const {
+    const int64_t at = pixel * kLanes<T>;
+    Vec<T> g = load(grad + at);
+    if constexpr (kGate) g = gated<T>(g, load(gate + at));
+    sum += g;
+    products += g * (load(x + at) - mean);
+  }
+};
+
+// dx of one channel. kTraining: through the batch's own mean and invstd.
+template <class T, bool kGate, bool kTraining>
+struct BatchNormBackwardRule {
+  Vec<T> scale, mean, slope, shift;
+
+  // in: the gradient, then the gate if there is one, then x.
+  SPARSELTH_INLINE Vec<T> operator()(const Vec<T>* in) const {
+    Vec<T> g = in[0];
+    if constexpr (kGate) g = gated<T>(g, in[1]);
+    if constexpr (!kTraining) return g * scale;
+    return g * scale + ((in[kGate ? 2 : 1] - mean) * slope + shift);
+  }
+};
+
+template <class T>
+struct BatchNorm {
+  const T *mean, *invstd, *weight;  // per channel; weight: nullptr is ones
+  bool training;
+};
+
+template <class T, bool kGate>
+std::vector<Sums> channel_sums(const Blocked<const T>& grad, const Blocked<const T>& gate,
+                               const Blocked<const T>& x, const T* mean, const Threads& threads) {
+  std::vector<Sums> planes(x.planes()), channels(x.channels);
+  for_planes(x.planes(), threads, [&](int64_t plane) {
+    const Vec<T> center = broadcast(mean[plane % x.channels]);
+    planes[plane] = plane_sums<T>(x.height, x.width, [&](int64_t y) {
+      return AddGradients<T, kGate>{grad.row(plane, y), x.row(plane, y),
+                                    kGate ? gate.row(plane, y) : nullptr, center};
+    });
+  });
+  for (int64_t plane = 0; plane < x.planes(); ++plane) {
+    channels[plane % x.channels].first += planes[plane].first;
+    channels[plane % x.channels].second += planes[plane].second;
+  }
+  return channels;
+}
+
+template <class T>
+void batch_norm_backward(const Blocked<const T>& grad, const Blocked<const T>& gate,
+                         const Blocked<const T>& x, int64_t batch, const BatchNorm<T>& norm,
+                         const Blocked<T>& dx, T* grad_weight, T* grad_bias,
+                         const Threads& threads) {
+  const double count = double(batch) * double(x.height) * double(x.width);
+  with_flags(gate.data != nullptr, norm.training, [&]<bool kGate, bool kTraining>() {
+    const auto sums = channel_sums<T, kGate>(grad, gate, x, norm.mean, threads);
+    for (int64_t c = 0; c < x.channels; ++c) {
+      grad_bias[c] = T(sums[c].first);
+      grad_weight[c] = T(sums[c].second * norm.invstd[c]);
+    }
+    const auto rule_of = [&](int64_t c) {
+      const double invstd = norm.invstd[c], scale = norm.weight ? norm.weight[c] * invstd : invstd;
+      const double slope = -scale * invstd * invstd * sums[c].second / count;
+      return BatchNormBackwardRule<T, kGate, kTraining>{
+          broadcast(T(scale)), broadcast(norm.mean[c]), broadcast(T(slope)),
+          broadcast(T(-scale * sums[c].first / count))};
+    };
+    if constexpr (kGate && kTraining) {
+      pointwise<T, 3>({grad, gate, x}, batch, dx, threads, rule_of);
+    } else if constexpr (kGate || kTraining) {
+      pointwise<T, 2>({grad, kGate ? gate : x}, batch, dx, threads, rule_of);
+    } else {
+      pointwise<T, 1>({grad}, batch, dx, threads, rule_of);
+    }
+  });
+}

@@ -1,0 +1,104 @@
+// Max pooling of blocked activations on the CPU: tensors in, kernels of blocked_max_pool2d.inl.
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "common/isa.h"
+#include "cpu/blocked_tensors.h"
+#include "cpu/parallel.h"
+#include "cpu/threads.h"
+
+namespace sparselth {
+
+struct PoolWindow {
+  int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+};
+
+#define SPARSELTH_ISA_FILE "cpu/blocked_max_pool2d.inl"
+#include "common/foreach_isa.h"
+
+namespace {
+
+PoolWindow pool_window(const Ints& kernel, const Ints& stride, const Ints& padding,
+                       const char* op) {
+  for (int axis = 0; axis < 2; ++axis) {
+    STD_TORCH_CHECK(kernel[axis] >= 1 && stride[axis] >= 1, op,
+                    " takes a kernel and a stride of at least 1");
+    // Every window then has a pixel of the image in it.
+    STD_TORCH_CHECK(padding[axis] >= 0 && 2 * padding[axis] <= kernel[axis], op,
+                    " takes a padding of at most half the kernel");
+  }
+  STD_TORCH_CHECK(kernel[0] <= 255 && kernel[1] <= 255 && kernel[0] * kernel[1] <= 255, op,
+                  " takes windows of at most 255 pixels");
+  return {kernel[0], kernel[1], stride[0], stride[1], padding[0], padding[1]};
+}
+
+int64_t windows(int64_t size, int64_t kernel, int64_t stride, int64_t pad, const char* op) {
+  STD_TORCH_CHECK(size + 2 * pad >= kernel, op, ": a window of ", kernel,
+                  " pixels does not fit into ", size, " padded by ", pad);
+  return (size + 2 * pad - kernel) / stride + 1;
+}
+
+std::tuple<Tensor, Tensor> blocked_max_pool2d(const Tensor& blocked, int64_t batch,
+                                              int64_t blocked_halo, const Ints& kernel,
+                                              const Ints& stride, const Ints& padding,
+                                              int64_t halo) {
+  const char* op = "blocked_max_pool2d";
+  const PoolWindow w = pool_window(kernel, stride, padding, op);
+  std::optional<std::tuple<Tensor, Tensor>> result;
+  with_blocked_type(blocked.scalar_type(), op, [&](auto type) {
+    using T = decltype(type);
+    const BlockedOperand<T> x(blocked, blocked_halo, op);
+    x.check_batch(batch, op);
+    const Blocked<const T>& in = x.view();
+    const int64_t p = windows(in.height, w.kernel_h, w.stride_h, w.pad_h, op);
+    const int64_t q = windows(in.width, w.kernel_w, w.stride_w, w.pad_w, op);
+    const Tensor y = empty_planes(blocked, p, q, halo);
+    const Tensor position = empty_planes(blocked, p, q, 0, ScalarType::Byte);
+    SPARSELTH_CALL_ISA(max_pool<T>, in, w, blocked_view<T>(y, halo, in.lanes, op),
+                       blocked_view<uint8_t>(position, 0, in.lanes, op),
+                       torch_threads(position.numel() * w.kernel_h * w.kernel_w));
+    result = {y, position};
+  });
+  return *result;
+}
+
+Tensor blocked_max_pool2d_backward(const Tensor& grad, int64_t batch, int64_t grad_halo,
+                                   const Tensor& position, const Ints& input_hw, const Ints& kernel,
+                                   const Ints& stride, const Ints& padding, int64_t halo) {
+  const char* op = "blocked_max_pool2d_backward";
+  const PoolWindow w = pool_window(kernel, stride, padding, op);
+  const Tensor places = torch::stable::contiguous(position);
+  std::optional<Tensor> result;
+  with_blocked_type(grad.scalar_type(), op, [&](auto type) {
+    using T = decltype(type);
+    const BlockedOperand<T> dy(grad, grad_halo, op);
+    dy.check_batch(batch, op);
+    const Blocked<const T>& in = dy.view();
+    STD_TORCH_CHECK(
+        in.height == windows(input_hw[0], w.kernel_h, w.stride_h, w.pad_h, op) &&
+            in.width == windows(input_hw[1], w.kernel_w, w.stride_w, w.pad_w, op) &&
+            places.scalar_type() == ScalarType::Byte &&
+            shape_of(places) == Ints({in.blocks, in.channels, in.height, in.width, in.lanes}),
+        op, " takes a gradient and uint8 positions of one value per window");
+    result = empty_planes(grad, input_hw[0], input_hw[1], halo);
+    SPARSELTH_CALL_ISA(
+        max_pool_backward<T>, in, blocked_view<const uint8_t>(places, 0, in.lanes, op), w,
+        blocked_view<T>(*result, halo, in.lanes, op), torch_threads(result->numel() * 2));
+  });
+  return *result;
+}
+
+}  // namespace
+}  // namespace sparselth
+
+STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
+  m.impl("blocked_max_pool2d", TORCH_BOX(&sparselth::blocked_max_pool2d));
+  m.impl("blocked_max_pool2d_backward", TORCH_BOX(&sparselth::blocked_max_pool2d_backward));
+}

@@ -1,0 +1,191 @@
+// Max pooling of blocked activations, compiled per instruction set.
+//
+//   forward   y[p,q]  = max of the window at p, q; its place in the window, row-major, as uint8
+//   backward  dx[h,w] = sum of dy[p,q] over the windows whose maximum is at h, w
+//
+// As in torch, the first maximum of a window wins, NaN beats every number, and padding never wins.
+// The backward gathers: each pixel looks at the windows that cover it, so that dx is written once,
+// in memory order. Cost: x and dy are read from memory once, y, dx and a byte per y likewise
+// written; a window costs one load and two comparisons per tap.
+
+#include "cpu/blocked_planes.inl"
+
+template <class T>
+struct Bytes {
+  typedef uint8_t type __attribute__((vector_size(kLanes<T>)));
+};
+
+template <class T>
+SPARSELTH_INLINE void store_position(uint8_t* to, Integers<T> position) {
+  const auto bytes = __builtin_convertvector(position, typename Bytes<T>::type);
+  __builtin_memcpy(to, &bytes, sizeof bytes);
+}
+
+template <class T>
+SPARSELTH_INLINE Integers<T> load_position(const uint8_t* from) {
+  typename Bytes<T>::type bytes;
+  __builtin_memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(bytes, Integers<T>);
+}
+
+struct Range {
+  int64_t begin, end;
+};
+
+// One row of windows over one plane, whose first row is `top`.
+template <class T>
+struct WindowRow {
+  const T* x;  // the plane's first pixel inside the halo
+  int64_t row_size, top, kernel_w;
+  T* y;
+  uint8_t* position;
+
+  // Window q, whose first column is `left`. rows, columns: those of the window inside the image.
+  SPARSELTH_INLINE void maximum(int64_t q, int64_t left, Range rows, Range columns) const {
+    using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+    Vec<T> best = broadcast(-std::numeric_limits<T>::infinity());
+    Integers<T> at = Integers<T>{} + Index(rows.begin * kernel_w + columns.begin);
+#pragma GCC unroll 3
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      const T* from = x + (top + i) * row_size;
+#pragma GCC unroll 3
+      for (int64_t j = columns.begin; j < columns.end; ++j) {
+        const Vec<T> v = load(from + (left + j) * kLanes<T>);
+        const Integers<T> wins = (v > best) | (v != v);
+        best = wins ? v : best;
+        at = wins ? Integers<T>{} + Index(i * kernel_w + j) : at;
+      }
+    }
+    store(y + q * kLanes<T>, best);
+    store_position<T>(position + q * kLanes<T>, at);
+  }
+};
+
+// Taps [begin, end) of a window that starts at `first` which lie inside [0, size).
+inline Range taps_inside(int64_t first, int64_t kernel, int64_t size) {
+  return {std::max<int64_t>(0, -first), std::min(kernel, size - first)};
+}
+
+// Windows [begin, end) of `count` that lie wholly inside [0, size).
+inline Range windows_inside(int64_t count, int64_t kernel, int64_t stride, int64_t pad,
+                            int64_t size) {
+  const int64_t begin = std::min(count, (pad + stride - 1) / stride);
+  const int64_t end = size + pad < kernel ? 0 : (size + pad - kernel) / stride + 1;
+  return {begin, std::clamp(end, begin, count)};
+}
+
+// kKernel: the compile-time size of a square kernel, whose windows are unrolled; 0: any.
+template <class T, int kKernel>
+void max_pool_planes(const Blocked<const T>& x, const PoolWindow& w, const Blocked<T>& y,
+                     const Blocked<uint8_t>& position, const Threads& threads) {
+  const int64_t kernel_h = kKernel ? kKernel : w.kernel_h;
+  const int64_t kernel_w = kKernel ? kKernel : w.kernel_w;
+  const Range inner = windows_inside(y.width, kernel_w, w.stride_w, w.pad_w, x.width);
+  for_planes(y.planes(), threads, [&](int64_t plane) {
+    write_plane(y, plane, [&](int64_t p, T* to) {
+      const int64_t top = p * w.stride_h - w.pad_h;
+      const WindowRow<T> row{x.row(plane, 0), x.row_size(), top,
+                             kernel_w,        to,           position.row(plane, p)};
+      const Range rows = taps_inside(top, kernel_h, x.height);
+      const auto clipped = [&](int64_t begin, int64_t end) {
+        for (int64_t q = begin; q < end; ++q) {
+          const int64_t left = q * w.stride_w - w.pad_w;
+          row.maximum(q, left, rows, taps_inside(left, kernel_w, x.width));
+        }
+      };
+      if (kKernel && rows.end - rows.begin < kKernel) return clipped(0, y.width);
+      clipped(0, inner.begin);
+      for (int64_t q = inner.begin; q < inner.end; ++q)
+        row.maximum(q, q * w.stride_w - w.pad_w, kKernel ? Range{0, kKernel} : rows, {0, kernel_w});
+      clipped(inner.end, y.width);
+    });
+  });
+}
+
+template <class T>
+void max_pool(const Blocked<const T>& x, const PoolWindow& w, const Blocked<T>& y,
+              const Blocked<uint8_t>& position, const Threads& threads) {
+  if (w.kernel_h == 2 && w.kernel_w == 2) {
+    max_pool_planes<T, 2>(x, w, y, position, threads);
+  } else if (w.kernel_h == 3 && w.kernel_w == 3) {
+    max_pool_planes<T, 3>(x, w, y, position, threads);
+  } else {
+    max_pool_planes<T, 0>(x, w, y, position, threads);
+  }
+}
+
+// Of each pixel along one axis, the windows that cover it.
+inline std::vector<Range> windows_over(int64_t size, int64_t count, int64_t kernel, int64_t stride,
+                                       int64_t pad) {
+  std::vector<Range> ranges;
+  for (int64_t at = pad; at < size + pad; ++at) {
+    const int64_t begin = at < kernel ? 0 : (at - kernel) / stride + 1;
+    ranges.push_back({begin, std::min(at / stride + 1, count)});
+  }
+  return ranges;
+}
+
+// dy where the maximum was `tap` of its window, else zero.
+template <class T>
+SPARSELTH_INLINE Vec<T> grad_of_tap(Vec<T> dy, Integers<T> position, int64_t tap) {
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  return keep<T>(dy, position == Index(tap));
+}
+
+template <class T>
+void max_pool_backward_any(const Blocked<const T>& dy, const Blocked<const uint8_t>& position,
+                           const PoolWindow& w, const Blocked<T>& dx, const Threads& threads) {
+  const auto rows = windows_over(dx.height, dy.height, w.kernel_h, w.stride_h, w.pad_h);
+  const auto columns = windows_over(dx.width, dy.width, w.kernel_w, w.stride_w, w.pad_w);
+  for_planes(dx.planes(), threads, [&](int64_t plane) {
+    write_plane(dx, plane, [&](int64_t y, T* to) {
+      const T* from = dy.row(plane, 0);
+      const uint8_t* places = position.row(plane, 0);
+      const Range above = rows[y];
+      for (int64_t x = 0; x < dx.width; ++x) {
+        Vec<T> sum{};
+        for (int64_t p = above.begin; p < above.end; ++p) {
+          const int64_t i = y + w.pad_h - p * w.stride_h;
+          for (int64_t q = columns[x].begin; q < columns[x].end; ++q) {
+            const int64_t j = x + w.pad_w - q * w.stride_w;
+            sum +=
+                grad_of_tap<T>(load(from + p * dy.row_size() + q * kLanes<T>),
+                               load_position<T>(places + p * position.row_size() + q * kLanes<T>),
+                               i * w.kernel_w + j);
+          }
+        }
+        store(to + x * kLanes<T>, sum);
+      }
+    });
+  });
+}
+
+// Windows side by side: each pixel lies in one, and dy is read a vector at a time.
+template <class T>
+void max_pool_backward_tiles(const Blocked<const T>& dy, const Blocked<const uint8_t>& position,
+                             const PoolWindow& w, const Blocked<T>& dx, const Threads& threads) {
+  for_planes(dx.planes(), threads, [&](int64_t plane) {
+    write_plane(dx, plane, [&](int64_t y, T* to) {
+      const int64_t p = y / w.kernel_h, first_tap = y % w.kernel_h * w.kernel_w;
+      const int64_t windows = p < dy.height ? dy.width : 0;
+      const T* from = dy.row(plane, p);
+      const uint8_t* places = position.row(plane, p);
+      for (int64_t q = 0; q < windows; ++q) {
+        const Vec<T> grad = load(from + q * kLanes<T>);
+        const Integers<T> place = load_position<T>(places + q * kLanes<T>);
+        for (int64_t j = 0; j < w.kernel_w; ++j, to += kLanes<T>)
+          store(to, grad_of_tap<T>(grad, place, first_tap + j));
+      }
+      clear(to, dx.width - windows * w.kernel_w);
+    });
+  });
+}
+
+template <class T>
+void max_pool_backward(const Blocked<const T>& dy, const Blocked<const uint8_t>& position,
+                       const PoolWindow& w, const Blocked<T>& dx, const Threads& threads) {
+  if (w.stride_h == w.kernel_h && w.stride_w == w.kernel_w && w.pad_h == 0 && w.pad_w == 0)
+    max_pool_backward_tiles<T>(dy, position, w, dx, threads);
+  else
+    max_pool_backward_any<T>(dy, position, w, dx, threads);
+}

@@ -1,0 +1,222 @@
+"""Batch norm and the pointwise maps on blocked activations, against the oracle."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import assert_blocked, blocked_cases
+
+from sparselth.ops import reference_blocked as oracle
+from sparselth.ops.backends import compiled
+from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
+
+pytestmark = pytest.mark.skipif(
+    not compiled("blocked_moments", "cpu"), reason="the compiled kernels are not there"
+)
+
+ops = torch.ops.sparselth
+
+
+def tolerance(dtype, count=1):
+    return 16 * torch.finfo(dtype).eps * max(1, count) ** 0.5
+
+
+@pytest.mark.filterwarnings("ignore:var_mean")  # batch 0
+@given(blocked_cases())
+@settings(max_examples=150)
+def test_moments_match_the_oracle(case):
+    (x,) = case.operands(1)
+    got = ops.blocked_moments(x, case.batch, case.halos[0])
+    want = oracle.blocked_moments(x.double(), case.batch, case.halos[0])
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == case.dtype
+        torch.testing.assert_close(
+            a.double(), b, rtol=0, atol=tolerance(case.dtype), equal_nan=True
+        )
+
+
+@given(
+    case=blocked_cases(),
+    given_=st.tuples(*[st.booleans()] * 5),
+    relu=st.booleans(),
+    halo=st.integers(0, 2),
+)
+@settings(max_examples=200)
+def test_scale_add_relu_matches_the_oracle(case, given_, relu, halo):
+    a, b = case.operands(2)
+    c = case.per_channel()
+    a_scale, a_shift, b, b_scale, b_shift = (
+        value if is_given else None
+        for value, is_given in zip((c, c + 1, b, c - 1, 2 * c), given_, strict=True)
+    )
+    arguments = (a, case.batch, case.halos[0], a_scale, a_shift, b, case.halos[1])
+    arguments += (b_scale, b_shift, relu, halo)
+    got, want = ops.blocked_scale_add_relu(*arguments), oracle.blocked_scale_add_relu(*arguments)
+    eps = tolerance(case.dtype)
+    assert_blocked(got, want, case.batch, halo, rtol=eps, atol=eps)
+
+
+@given(case=blocked_cases(), gate=st.booleans(), other=st.booleans(), halo=st.integers(0, 2))
+@settings(max_examples=100)
+def test_relu_backward_add_matches_the_oracle(case, gate, other, halo):
+    tensors = case.operands(3)
+    arguments = [tensors[0], case.halos[0]]
+    for is_given, i in ((gate, 1), (other, 2)):
+        arguments += [tensors[i] if is_given else None, case.halos[i]]
+    got = ops.blocked_relu_backward_add(*arguments, halo)
+    want = oracle.blocked_relu_backward_add(*arguments, halo)
+    assert_blocked(got, want, case.batch, halo)
+
+
+@given(
+    case=blocked_cases(),
+    gate=st.booleans(),
+    weight=st.booleans(),
+    training=st.booleans(),
+    halo=st.integers(0, 2),
+)
+@settings(max_examples=200)
+def test_batch_norm_backward_matches_the_oracle(case, gate, weight, training, halo):
+    grad, x, gates = case.operands(3)
+    c = case.per_channel()
+
+    def arguments(of):
+        return (
+            of(grad),
+            case.halos[0],
+            of(gates) if gate else None,
+            case.halos[2],
+            of(x),
+            case.batch,
+            case.halos[1],
+            of(c),
+            of(c.abs() + 0.5),
+            of(c + 1) if weight else None,
+            training,
+            halo,
+        )
+
+    got = ops.blocked_batch_norm_backward(*arguments(lambda t: t))
+    # In float64, since the kernel's sums are exacter than float32's.
+    want = oracle.blocked_batch_norm_backward(*arguments(torch.Tensor.double))
+    eps = tolerance(case.dtype, case.batch * case.size[0] * case.size[1])
+    # The oracle blocks into as many lanes as the tensors have.
+    assert_blocked(got[0], want[0].to(case.dtype), case.batch, halo, rtol=eps, atol=4 * eps)
+    for a, b in zip(got[1:], want[1:], strict=True):
+        torch.testing.assert_close(a, b.to(case.dtype), rtol=eps, atol=8 * eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 5, 65])
+def test_moments_far_from_zero(dtype, size):
+    far = 1e4 if dtype == torch.float32 else 1e9
+    images = torch.randn(2 * lanes(dtype) + 1, 3, size, size, dtype=torch.float64)
+    images = (images + torch.tensor([far, -far, 0.0]).view(-1, 1, 1)).to(dtype)
+    got = ops.blocked_moments(to_blocked(images, lanes(dtype), 1), len(images), 1)
+    exact = images.double()
+    # In float64 the mean itself is only known to 1e-7 of a deviation.
+    want = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_constant_has_no_variance():
+    images = torch.full((lanes(torch.float32) - 1, 2, 3, 3), 1e7 / 3)
+    mean, variance = ops.blocked_moments(
+        to_blocked(images, lanes(torch.float32), 1), len(images), 1
+    )
+    assert torch.equal(mean, images[0, :, 0, 0])
+    assert not variance.any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_stay_in_their_channel(value):
+    dtype, n = torch.float32, lanes(torch.float32) + 1
+    images = torch.randn(n, 3, 4, 5)
+    images[n - 1, 1, 2, 3] = value
+    x = to_blocked(images, lanes(dtype), 1)
+    mean, variance = ops.blocked_moments(x, n, 1)
+    assert mean.isfinite().tolist() == variance.isfinite().tolist() == [True, False, True]
+    y = ops.blocked_scale_add_relu(x, n, 1, None, None, None, 0, None, None, True, 1)
+    assert_blocked(y, to_blocked(images.relu(), lanes(dtype), 1), n, 1)
+    ones = torch.ones(3)
+    for gate in (x, None):
+        arguments = (x, 1, gate, 1, x, n, 1, ones, ones, None, False, 1)
+        got = ops.blocked_batch_norm_backward(*arguments)
+        want = oracle.blocked_batch_norm_backward(*arguments)
+        assert_blocked(got[0], want[0], n, 1)
+        for a, b in zip(got[1:], want[1:], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_a_gate_that_is_nan_is_shut():
+    grad = to_blocked(torch.ones(1, 1, 1, 1), lanes(torch.float32), 0)
+    for value in (float("nan"), 0.0, -0.0, -1.0):
+        out = ops.blocked_relu_backward_add(grad, 0, grad * value, 0, None, 0, 1)
+        assert not out.any()
+
+
+def test_infinite_constants_leave_halo_and_absent_lanes_zero():
+    n, dtype = lanes(torch.float32) + 1, torch.float32
+    x = to_blocked(torch.randn(n, 2, 3, 3), lanes(dtype), 1)
+    inf = torch.full((2,), float("inf"))
+    arguments = (x, n, 1, inf, inf, x, 1, -inf, inf, False, 2)
+    got = ops.blocked_scale_add_relu(*arguments)
+    assert_blocked(got, oracle.blocked_scale_add_relu(*arguments), n, 2)
+    dx, *_ = ops.blocked_batch_norm_backward(x, 1, None, 0, x, n, 1, inf, inf, inf, True, 1)
+    assert from_blocked(dx, n, 1).isnan().all()
+    assert_blocked(dx, dx, n, 1)
+
+
+def test_equal_bits_in_every_run_and_on_any_number_of_threads():
+    n, dtype = 2 * lanes(torch.float32) + 3, torch.float32
+    x, grad = (to_blocked(torch.randn(n, 7, 17, 19), lanes(dtype), 1) for _ in range(2))
+    c = torch.rand(7) + 0.5
+
+    def run():
+        return (
+            *ops.blocked_moments(x, n, 1),
+            ops.blocked_scale_add_relu(x, n, 1, c, c, grad, 1, c, c, True, 1),
+            ops.blocked_relu_backward_add(grad, 1, x, 1, x, 1, 1),
+            *ops.blocked_batch_norm_backward(grad, 1, x, 1, x, n, 1, c, c, c, True, 1),
+        )
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        want = run()
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            assert all(torch.equal(a, b) for a, b in zip(run(), want, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+X = to_blocked(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.blocked_moments(X.half(), 3, 1), "takes float32 or float64"),
+        (lambda: ops.blocked_moments(X[..., 1:], 3, 1), "takes blocks of .* images with .* reg"),
+        (lambda: ops.blocked_moments(X, 300, 1), "300 images do not fill 1 blocks"),
+        (lambda: ops.blocked_moments(X, 3, 4), "a halo that fits"),
+        (lambda: ops.blocked_relu_backward_add(X, 1, X, 0, None, 0, 0), "one shape without their"),
+        (
+            lambda: ops.blocked_scale_add_relu(
+                X, 3, 1, torch.ones(3), None, None, 0, None, None, True, 1
+            ),
+            "takes 2 values, one per channel",
+        ),
+        (
+            lambda: ops.blocked_scale_add_relu(
+                X, 3, 1, torch.ones(2).double(), None, None, 0, None, None, True, 1
+            ),
+            "takes tensors of one dtype",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call()
