@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import backends, blocked_pool  # noqa: F401  # registers its handlers
 from .blocked_handlers import blocks_of, remember
@@ -19,8 +20,8 @@ _PLAIN = (Tensor, torch.nn.Parameter, BlockedTensor)
 def accepts(x: Tensor) -> bool:
     """Say whether `x` may travel in blocks: (N, C, H, W), N > 0, float32 or float64, on the CPU.
 
-    Not while a program is recorded (torch.compile, torch.jit.trace, torch.func, a dispatch mode):
-    the conversion would stay out of the record.
+    Not while a program is recorded or transformed (torch.compile, torch.jit.trace, torch.func,
+    forward-mode differentiation, a dispatch mode): the conversion would stay out of it.
     """
     return (
         not torch.compiler.is_compiling()
@@ -33,6 +34,7 @@ def accepts(x: Tensor) -> bool:
         and backends.compiled("blocked_conv2d", "cpu")
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
     )
 
@@ -43,12 +45,12 @@ def blocked(x: Tensor) -> BlockedTensor:
     x: (N, C, H, W), see `accepts`. The gradient of a leaf is a plain tensor; that of another
     tensor stays in blocks, so that branches that meet there are added before they are converted.
     """
-    if isinstance(x, BlockedTensor):
+    if isinstance(x, BlockedTensor) and x.is_blocked():
         return x
     if not (x.requires_grad and torch.is_grad_enabled()):
         return _convert(x)
     out = _Blocked.apply(x)
-    remember(x, out)
+    remember(x, out._cell.state)
     return out
 
 

@@ -40,7 +40,7 @@ def handles(*overloads: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
 _BLOCKS = "sparselth.blocks"
 
 
-def remember(x: Tensor, of: BlockedTensor) -> None:
+def remember(x: Tensor, block: Block) -> None:
     """Note that the activation `x` is there in blocks as well.
 
     Its graph node keeps the note: gone with the graph, and never on a tensor that the user fills,
@@ -48,7 +48,7 @@ def remember(x: Tensor, of: BlockedTensor) -> None:
     """
     node: Any = x.grad_fn
     if node is not None:
-        node.metadata[_BLOCKS] = (x.output_nr, x._version, weakref.ref(of))
+        node.metadata[_BLOCKS] = (x.output_nr, x._version, weakref.ref(block.data), block.halo)
 
 
 def recall(x: Tensor) -> Block | None:
@@ -56,11 +56,11 @@ def recall(x: Tensor) -> Block | None:
     node: Any = x.grad_fn
     if node is None or (note := node.metadata.get(_BLOCKS)) is None:
         return None
-    output, version, reference = note
-    known = reference()
-    if known is None or output != x.output_nr or version != x._version or known._version != 0:
+    output, version, reference, halo = note
+    data = reference()
+    if data is None or output != x.output_nr or version != x._version:
         return None
-    return known._cell.block()
+    return Block(data, halo)
 
 
 def blocks_of(x: Tensor) -> Block:
@@ -90,7 +90,7 @@ def _fits(x: Any, like: Tensor) -> bool:
 
 @handles(_ops.masked_conv2d.default)
 def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
-    if isinstance(weight, BlockedTensor):
+    if not _is_blocked(input) or isinstance(weight, BlockedTensor):
         return NotImplemented
     block, batch = blocks_of(input), input.shape[0]
     conv = (stride, padding, dilation, groups)
@@ -102,7 +102,7 @@ def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
 
 @handles(_ops.masked_conv2d_grad_input.default)
 def _(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
-    if isinstance(weight, BlockedTensor):
+    if not _is_blocked(grad_output) or isinstance(weight, BlockedTensor):
         return NotImplemented
     grad, batch = blocks_of(grad_output), grad_output.shape[0]
     conv = (stride, padding, dilation, groups)
@@ -114,6 +114,8 @@ def _(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, grou
 
 @handles(_ops.masked_conv2d_grad_weight.default)
 def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    if not _is_blocked(grad_output) and not _is_blocked(input):
+        return NotImplemented
     grad, block = blocks_of(grad_output), blocks_of(input)
     conv = (stride, padding, dilation, groups)
     return _ops.blocked_conv2d_grad_weight.default(

@@ -324,6 +324,8 @@ def test_an_activation_is_converted_once():
     x = X.clone().requires_grad_() * 1
     first, second = blocked(x), blocked(x)
     assert first._cell.state.data is second._cell.state.data
+    first.relu_()
+    assert torch.equal(blocked(x), X)
     x.mul_(2)
     assert torch.equal(blocked(x), X * 2)
     leaf = X.clone().requires_grad_()
@@ -403,6 +405,14 @@ def test_torch_func():
     )
 
 
+def test_forward_mode_stays_plain():
+    with torch.autograd.forward_ad.dual_level():
+        assert not accepts(X)
+        dual = torch.autograd.forward_ad.make_dual(blocked(X), blocked(OTHER))
+        tangent = torch.autograd.forward_ad.unpack_dual(F.relu(dual) * 2).tangent
+        assert torch.equal(tangent, 2 * OTHER * (X > 0))
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_torch_compile_of_a_function_of_it(backend):
     def function(x, z):
@@ -417,6 +427,22 @@ def test_torch_compile_of_a_function_of_it(backend):
         want.square().sum().backward()
         got.square().sum().backward()
         torch.testing.assert_close(y.grad, x.grad)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_torch_compile_of_a_masked_convolution_of_it(backend):
+    weight, mask = plain(2, 4, 3, 3), torch.rand(2, 4, 3, 3) < 0.3
+
+    def function(x):
+        return sl.ops.masked_conv2d(x, weight, mask)
+
+    compiled = torch.compile(function, backend=backend)
+    x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
+    want, got = function(x), compiled(blocked(y))
+    torch.testing.assert_close(got + 0, want)
+    (want * 2).mean().backward()
+    (got * 2).mean().backward()
+    torch.testing.assert_close(y.grad, x.grad)
 
 
 def test_a_compiled_backward_gets_blocked_gradients():
