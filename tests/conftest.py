@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from sparselth.ops import backends
+
 settings.register_profile(
     "sparselth",
     derandomize=True,
@@ -26,3 +28,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def travelling(monkeypatch):
+    """Let activations travel in blocks, through the oracles where nothing is compiled."""
+    monkeypatch.setattr(backends, "compiled", lambda op, backend: backend == "cpu")

@@ -18,6 +18,7 @@ from ..errors import SparselthError
 from ..ops import functional, reference
 from ..ops.backends import prefer_dense
 from ..ops.binding import bind_mask
+from ..ops.blocked import accepts, blocked
 from ..ops.checks import check_mask
 from ..ops.plan import conv_plan
 
@@ -119,6 +120,8 @@ class MaskedConv2d(MaskedModule, nn.Conv2d):
         conv = (self.stride, padding, self.dilation, self.groups)
         if self._is_dense(x):
             return reference.masked_conv2d(x, self.weight, self.weight_mask, self.bias, None, *conv)
+        if accepts(x):
+            x = blocked(x)
         return functional.masked_conv2d(
             x, self.weight, self.weight_mask, self.bias, *conv, plan=self._plan
         )

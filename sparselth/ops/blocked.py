@@ -1,0 +1,70 @@
+"""Activations in the layout of the CPU kernels, kept from one accelerated module to the next.
+
+`blocked` turns an activation into a `BlockedTensor` where `accepts` says that this pays and is
+possible. The user keeps seeing (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import backends, blocked_pool  # noqa: F401  # registers its handlers
+from .blocked_handlers import blocks_of, remember
+from .blocked_tensor import BlockedTensor
+
+_PLAIN = (Tensor, torch.nn.Parameter, BlockedTensor)
+
+
+def accepts(x: Tensor) -> bool:
+    """Say whether `x` may travel in blocks: (N, C, H, W), N > 0, float32 or float64, on the CPU.
+
+    Not while a program is recorded or transformed (torch.compile, torch.jit.trace, torch.func,
+    forward-mode differentiation, a dispatch mode): the conversion would stay out of it.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in _PLAIN
+        and x.device.type == "cpu"
+        and x.dim() == 4
+        and x.numel() > 0
+        and x.dtype in (torch.float32, torch.float64)
+        and x.layout is torch.strided
+        and backends.compiled("blocked_conv2d", "cpu")
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0
+        and not torch.jit.is_tracing()
+    )
+
+
+def blocked(x: Tensor) -> BlockedTensor:
+    """Return `x` in blocks, differentiably; `x` itself if it is already.
+
+    x: (N, C, H, W), see `accepts`. The gradient of a leaf is a plain tensor; that of another
+    tensor stays in blocks, so that branches that meet there are added before they are converted.
+    """
+    if isinstance(x, BlockedTensor) and x.is_blocked():
+        return x
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return _convert(x)
+    out = _Blocked.apply(x)
+    remember(x, out._cell.state)
+    return out
+
+
+def _convert(x: Tensor) -> BlockedTensor:
+    block = blocks_of(x)
+    return BlockedTensor.wrap(block.data, x.shape[0], block.halo)
+
+
+class _Blocked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> BlockedTensor:
+        ctx.is_leaf = x.is_leaf
+        return _convert(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad.dense() if ctx.is_leaf and isinstance(grad, BlockedTensor) else grad

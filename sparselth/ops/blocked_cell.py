@@ -1,0 +1,133 @@
+"""What stands behind a blocked activation: its values, in whichever form they were left.
+
+A `Cell` plays the part of a tensor's storage. It holds exactly one of: a block (see
+`blocked_layout.py`), an expression over blocks that is not computed yet, or a plain tensor.
+Expressions exist so that what follows can still join them: a batch norm, a residual addition and
+the ReLU after them become one pass over memory.
+
+Blocks are never written to. An in-place op replaces the cell's state, so expressions and clones
+may share blocks freely. A plain tensor in a cell is written to, by in-place ops and through views.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import blocked_layout
+from .blocked_layout import HALO
+
+_from_blocked = torch.ops.sparselth.from_blocked.default
+_scale_add_relu = torch.ops.sparselth.blocked_scale_add_relu.default
+_relu_backward_add = torch.ops.sparselth.blocked_relu_backward_add.default
+
+
+class Block(NamedTuple):
+    """Values in blocks, (blocks, C, H + 2 halo, W + 2 halo, lanes)."""
+
+    data: Tensor
+    halo: int
+
+
+class Term(NamedTuple):
+    """block * scale + shift, per channel; None leaves that part out."""
+
+    block: Block
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+
+class Sum(NamedTuple):
+    """One or two terms, added."""
+
+    first: Term
+    second: Term | None = None
+
+
+class Gated(NamedTuple):
+    """A gradient before the ReLU whose result was `gate`: grad where gate > 0, else 0."""
+
+    grad: Block
+    gate: Block
+
+
+class Positions(NamedTuple):
+    """Where in its window each maximum was found: uint8 blocks without halo, row by row."""
+
+    data: Tensor
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    input_hw: tuple[int, int]
+
+    def indices(self, batch: int) -> Tensor:
+        """Return what ATen calls the indices: int64 (batch, C, H, W), flat in the input plane."""
+        where = blocked_layout.from_blocked(self.data, batch, 0).long()
+        height, width = where.shape[2:]
+        top = torch.arange(height).view(-1, 1) * self.stride[0] - self.padding[0]
+        left = torch.arange(width) * self.stride[1] - self.padding[1]
+        rows, columns = top + where // self.kernel[1], left + where % self.kernel[1]
+        return rows * self.input_hw[1] + columns
+
+
+def evaluate(total: Sum, batch: int, relu: bool) -> Block:
+    """Compute a sum, and the ReLU after it, in one pass."""
+    (a, a_scale, a_shift), second = total
+    if second is None:
+        b, b_scale, b_shift = None, None, None
+    else:
+        b, b_scale, b_shift = second
+    data, halo = (None, 0) if b is None else b
+    out = _scale_add_relu(
+        a.data, batch, a.halo, a_scale, a_shift, data, halo, b_scale, b_shift, relu, HALO
+    )
+    return Block(out, HALO)
+
+
+def add_gated(gated: Gated, other: Block | None) -> Block:
+    """Compute a gated gradient, and the sum with another one, in one pass."""
+    (grad, grad_halo), (gate, gate_halo) = gated
+    data, halo = (None, 0) if other is None else other
+    out = _relu_backward_add(grad, grad_halo, gate, gate_halo, data, halo, HALO)
+    return Block(out, HALO)
+
+
+State = Block | Sum | Gated | Positions | Tensor
+
+
+class Cell:
+    """Values of `batch` images, shared by a tensor and everything detached from it."""
+
+    __slots__ = ("batch", "state")
+
+    def __init__(self, state: State, batch: int) -> None:
+        self.state = state
+        self.batch = batch
+
+    def block(self) -> Block | None:
+        """Return the values in blocks, computing them if need be; None if they are plain."""
+        state = self.state
+        if isinstance(state, Sum):
+            state = self.state = evaluate(state, self.batch, relu=False)
+        elif isinstance(state, Gated):
+            state = self.state = add_gated(state, None)
+        return state if isinstance(state, Block) else None
+
+    def read(self) -> Tensor:
+        """Return a plain tensor of the values, to be read only."""
+        state = self.state
+        if isinstance(state, Tensor):
+            return state
+        if isinstance(state, Positions):
+            return state.indices(self.batch)
+        block = self.block()
+        assert block is not None
+        return _from_blocked(block.data, self.batch, block.halo)
+
+    def plain(self) -> Tensor:
+        """Turn plain for good and return the tensor: for writing to it, and for views of it."""
+        if not isinstance(self.state, Tensor):
+            self.state = self.read()
+        return self.state

@@ -1,0 +1,302 @@
+"""The ops that run on blocks, by ATen overload. See `blocked_tensor.py`.
+
+Handlers run below autograd and return what the ATen op would, or NotImplemented to leave the op
+to the fallback. Fusion is laziness: a batch norm and an addition only note what is to be computed
+(`Sum`), so that the ReLU after them computes all of it in one pass; a ReLU's backward notes its
+gate (`Gated`), and a batch norm's backward or the addition of another branch's gradient takes
+the gate along.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blocked_cell import Block, Gated, State, Sum, Term, add_gated, evaluate
+from .blocked_layout import HALO, lanes
+from .blocked_tensor import HANDLERS, BlockedTensor
+
+_aten = torch.ops.aten
+_ops = torch.ops.sparselth
+
+
+def handles(*overloads: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator that registers a handler for some overloads."""
+
+    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
+        HANDLERS.update(dict.fromkeys(overloads, handler))
+        return handler
+
+    return register
+
+
+# --- getting at blocks ------------------------------------------------------------------------
+
+_BLOCKS = "sparselth.blocks"
+
+
+def remember(x: Tensor, block: Block) -> None:
+    """Note that the activation `x` is there in blocks as well.
+
+    Its graph node keeps the note: gone with the graph, and never on a tensor that the user fills,
+    which could change unseen.
+    """
+    node: Any = x.grad_fn
+    if node is not None:
+        node.metadata[_BLOCKS] = (x.output_nr, x._version, weakref.ref(block.data), block.halo)
+
+
+def recall(x: Tensor) -> Block | None:
+    """Return the blocks of `x` if they were noted, are still alive and `x` has not changed."""
+    node: Any = x.grad_fn
+    if node is None or (note := node.metadata.get(_BLOCKS)) is None:
+        return None
+    output, version, reference, halo = note
+    data = reference()
+    if data is None or output != x.output_nr or version != x._version:
+        return None
+    return Block(data, halo)
+
+
+def blocks_of(x: Tensor) -> Block:
+    """Return the values of an activation or gradient in blocks, converting if need be."""
+    if isinstance(x, BlockedTensor):
+        block = x._cell.block()
+        if block is not None:
+            return block
+        x = x._cell.read()
+    else:
+        block = recall(x)
+        if block is not None:
+            return block
+    return Block(_ops.to_blocked.default(x.contiguous(), lanes(x.dtype), HALO), HALO)
+
+
+def _is_blocked(x: Any) -> bool:
+    return isinstance(x, BlockedTensor) and x.is_blocked()
+
+
+def _fits(x: Any, like: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.shape == like.shape and x.dtype == like.dtype
+
+
+# --- convolution ------------------------------------------------------------------------------
+
+
+@handles(_ops.masked_conv2d.default)
+def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+    if not _is_blocked(input) or isinstance(weight, BlockedTensor):
+        return NotImplemented
+    block, batch = blocks_of(input), input.shape[0]
+    conv = (stride, padding, dilation, groups)
+    out = _ops.blocked_conv2d.default(
+        block.data, batch, block.halo, weight, mask, bias, plan, *conv
+    )
+    return BlockedTensor.wrap(out, batch, 0)
+
+
+@handles(_ops.masked_conv2d_grad_input.default)
+def _(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
+    if not _is_blocked(grad_output) or isinstance(weight, BlockedTensor):
+        return NotImplemented
+    grad, batch = blocks_of(grad_output), grad_output.shape[0]
+    conv = (stride, padding, dilation, groups)
+    out = _ops.blocked_conv2d_grad_input.default(
+        grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv
+    )
+    return BlockedTensor.wrap(out, batch, 0)
+
+
+@handles(_ops.masked_conv2d_grad_weight.default)
+def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    if not _is_blocked(grad_output) and not _is_blocked(input):
+        return NotImplemented
+    grad, block = blocks_of(grad_output), blocks_of(input)
+    conv = (stride, padding, dilation, groups)
+    return _ops.blocked_conv2d_grad_weight.default(
+        grad.data, grad.halo, block.data, input.shape[0], block.halo, mask, plan, *conv
+    )
+
+
+@handles(_aten.sum.dim_IntList)
+def _(x, dim, keepdim=False, *, dtype=None):
+    # The gradient of a convolution's bias. Halos and spare lanes are zero.
+    if not x.is_blocked() or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
+        return NotImplemented
+    return blocks_of(x).data.sum((0, 2, 3, 4))
+
+
+# --- batch norm -------------------------------------------------------------------------------
+
+
+def _invstd(variance: Tensor, eps: float) -> Tensor:
+    return (variance + eps).rsqrt()
+
+
+def _update(running: Tensor | None, values: Tensor, momentum: float) -> None:
+    if running is not None:
+        running.lerp_(values, momentum)
+
+
+@handles(_aten.native_batch_norm.default, _aten._native_batch_norm_legit.default)
+def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
+    channel = (weight, bias, running_mean, running_var)
+    if not input.is_blocked() or any(t is not None and t.dtype != input.dtype for t in channel):
+        return NotImplemented
+    count = input.numel() // input.shape[1]
+    if count == 1 if training else running_mean is None or running_var is None:
+        return NotImplemented  # ATen knows what to make of it
+    block, batch = blocks_of(input), input.shape[0]
+    if training:
+        mean, variance = _ops.blocked_moments.default(block.data, batch, block.halo)
+        invstd = _invstd(variance, eps)
+        saved = (mean, invstd)
+        _update(running_mean, mean, momentum)
+        if running_var is not None:
+            _update(running_var, variance * (count / (count - 1)), momentum)
+    else:
+        mean, invstd = running_mean, _invstd(running_var, eps)
+        saved = (mean.new_empty(0), mean.new_empty(0))
+    scale = invstd if weight is None else invstd * weight
+    shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
+    return (input.like(Sum(Term(block, scale, shift))), *saved)
+
+
+@handles(_aten.native_batch_norm_backward.default)
+def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training, eps, wanted):
+    if not _is_blocked(input) or (weight is not None and weight.dtype != input.dtype):
+        return NotImplemented
+    if not training:
+        mean, invstd = running_mean, _invstd(running_var, eps)
+    grad, gate = _split(grad_out)
+    block = blocks_of(input)
+    gate_data, gate_halo = (None, 0) if gate is None else gate
+    outs = _ops.blocked_batch_norm_backward.default(
+        grad.data,
+        grad.halo,
+        gate_data,
+        gate_halo,
+        block.data,
+        input.shape[0],
+        block.halo,
+        mean,
+        invstd,
+        weight,
+        training,
+        HALO,
+    )
+    grads = (BlockedTensor.wrap(outs[0], input.shape[0], HALO), *outs[1:])
+    return tuple(g if want else None for g, want in zip(grads, wanted, strict=True))
+
+
+def _split(grad: Tensor) -> tuple[Block, Block | None]:
+    """Return a gradient and the gate that is still to be applied to it."""
+    if isinstance(grad, BlockedTensor) and isinstance(grad._cell.state, Gated):
+        return grad._cell.state
+    return blocks_of(grad), None
+
+
+# --- ReLU and addition ------------------------------------------------------------------------
+
+
+def _sum_of(x: Tensor) -> Sum:
+    if isinstance(x, BlockedTensor) and isinstance(x._cell.state, Sum):
+        return x._cell.state
+    return Sum(Term(blocks_of(x)))
+
+
+@handles(_aten.relu.default)
+def _(x):
+    if not x.is_blocked():
+        return NotImplemented
+    return x.like(evaluate(_sum_of(x), x._cell.batch, relu=True))
+
+
+@handles(_aten.relu_.default)
+def _(x):
+    if not x.is_blocked():
+        return NotImplemented
+    x._cell.state = evaluate(_sum_of(x), x._cell.batch, relu=True)
+    return x
+
+
+@handles(_aten.threshold_backward.default)
+def _(grad_output, result, threshold):
+    if threshold != 0 or not _is_blocked(result) or not _fits(grad_output, result):
+        return NotImplemented
+    return result.like(Gated(blocks_of(grad_output), blocks_of(result)))
+
+
+def _added(a: Tensor, b: Tensor) -> State:
+    for gradient, other in ((a, b), (b, a)):
+        if isinstance(gradient, BlockedTensor) and isinstance(gradient._cell.state, Gated):
+            return add_gated(gradient._cell.state, blocks_of(other))
+    first, second = _sum_of(a), _sum_of(b)
+    if first.second is not None:
+        first = Sum(Term(blocks_of(a)))
+    if second.second is not None:
+        second = Sum(Term(blocks_of(b)))
+    return Sum(first.first, second.first)
+
+
+def _addable(a: Any, b: Any, alpha: Any) -> bool:
+    return alpha == 1 and (_is_blocked(a) or _is_blocked(b)) and _fits(b, a)
+
+
+@handles(_aten.add.Tensor)
+def _(a, b, *, alpha=1):
+    if not isinstance(a, Tensor) or not _addable(a, b, alpha):
+        return NotImplemented
+    like: Any = a if _is_blocked(a) else b
+    return like.like(_added(a, b))
+
+
+@handles(_aten.add_.Tensor)
+def _(a, b, *, alpha=1):
+    if not _is_blocked(a) or not _addable(a, b, alpha):
+        return NotImplemented
+    a._cell.state = _added(a, b)
+    return a
+
+
+def _scalable(x: Any, factor: Any) -> bool:
+    # Neither 0 * inf nor 0 / 0 may come about in a halo.
+    return _is_blocked(x) and type(factor) in (int, float) and math.isfinite(factor)
+
+
+@handles(_aten.mul.Tensor, _aten.mul.Scalar)
+def _(x, factor):
+    if not _scalable(x, factor):
+        return NotImplemented
+    block = blocks_of(x)
+    return x.like(Block(block.data * factor, block.halo))
+
+
+@handles(_aten.div.Tensor, _aten.div.Scalar)
+def _(x, divisor):
+    if not _scalable(x, divisor) or divisor == 0:
+        return NotImplemented
+    block = blocks_of(x)
+    return x.like(Block(block.data / divisor, block.halo))
+
+
+# --- sharing and copying ----------------------------------------------------------------------
+
+
+@handles(_aten.detach.default, _aten.alias.default)
+def _(x):
+    # What is plain for good may show: the fallback detaches the plain tensor.
+    return NotImplemented if isinstance(x._cell.state, Tensor) else x.alias()
+
+
+@handles(_aten.clone.default)
+def _(x, *, memory_format=None):
+    kept = (None, torch.preserve_format, torch.contiguous_format)
+    if not x.is_blocked() or memory_format not in kept:
+        return NotImplemented
+    return x.like(x._cell.state)  # blocks are never written to

@@ -1,0 +1,66 @@
+"""Max pooling on blocks, forward and backward: handlers as in `blocked_handlers.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .blocked_cell import Cell, Positions
+from .blocked_handlers import blocks_of, handles
+from .blocked_layout import HALO
+from .blocked_tensor import BlockedTensor
+
+_aten = torch.ops.aten
+_ops = torch.ops.sparselth
+
+# Positions in a window are uint8.
+_LARGEST_WINDOW = 255
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    return (values[0], values[-1])
+
+
+@handles(_aten.max_pool2d_with_indices.default)
+def _(x, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
+    kernel, pads = _pair(kernel_size), _pair(padding)
+    strides = _pair(stride) if stride else kernel
+    if (
+        not x.is_blocked()
+        or ceil_mode
+        or _pair(dilation) != (1, 1)
+        or kernel[0] * kernel[1] > _LARGEST_WINDOW
+    ):
+        return NotImplemented
+    if any(2 * pad > size for pad, size in zip(pads, kernel, strict=True)):
+        return NotImplemented  # ATen says what is wrong
+    batch, input_hw, block = x.shape[0], _pair(x.shape[2:]), blocks_of(x)
+    if any(n + 2 * p < k for n, p, k in zip(input_hw, pads, kernel, strict=True)):
+        return NotImplemented
+    data, where = _ops.blocked_max_pool2d.default(
+        block.data, batch, block.halo, kernel, strides, pads, HALO
+    )
+    out = BlockedTensor.wrap(data, batch, HALO)
+    positions = Positions(where, kernel, strides, pads, input_hw)
+    return out, BlockedTensor.make(Cell(positions, batch), out.shape, torch.int64)
+
+
+@handles(_aten.max_pool2d_with_indices_backward.default)
+def _(grad_output, x, kernel_size, stride, padding, dilation, ceil_mode, indices):
+    state = indices._cell.state if isinstance(indices, BlockedTensor) else None
+    if not isinstance(state, Positions):
+        return NotImplemented
+    grad, batch = blocks_of(grad_output), x.shape[0]
+    out = _ops.blocked_max_pool2d_backward.default(
+        grad.data,
+        batch,
+        grad.halo,
+        state.data,
+        state.input_hw,
+        state.kernel,
+        state.stride,
+        state.padding,
+        HALO,
+    )
+    return BlockedTensor.wrap(out, batch, HALO)

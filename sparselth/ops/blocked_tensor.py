@@ -1,0 +1,244 @@
+"""A tensor whose values stay in the layout of the kernels between accelerated modules.
+
+To its user a `BlockedTensor` is an (N, C, H, W) tensor on the CPU. Below autograd, ops that have a
+handler (`blocked_handlers.py`) run on blocks; every other op runs on a plain tensor and returns
+plain tensors. No op is wrong for lack of a handler, only slower.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from .blocked_cell import Block, Cell, Positions, State
+
+_aten = torch.ops.aten
+
+# Op overload -> what computes it on blocks, or returns NotImplemented to decline.
+HANDLERS: dict[Any, Callable[..., Any]] = {}
+
+# Ops that ask one argument for its shape and dtype alone, and the place of that argument.
+_SHAPE_ONLY = {
+    getattr(_aten, name).default: place
+    for place, names in enumerate(
+        (
+            "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros "
+            "new_ones new_full new_empty_strided",
+            "avg_pool2d_backward _adaptive_avg_pool2d_backward",
+        )
+    )
+    for name in names.split()
+}
+
+
+class BlockedTensor(torch.Tensor):
+    """An activation or gradient (N, C, H, W) in blocks; or the indices of a pooling over it."""
+
+    _cell: Cell
+
+    # Subclasses of results are decided below, in __torch_dispatch__.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def make(cell: Cell, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> BlockedTensor:
+        """Make a tensor of the values in `cell`."""
+        out = torch.Tensor._make_wrapper_subclass(BlockedTensor, shape, dtype=dtype)
+        out._cell = cell
+        return out
+
+    @staticmethod
+    def wrap(block: Tensor, batch: int, halo: int) -> BlockedTensor:
+        """Make a tensor (batch, C, H, W) of values in blocks."""
+        _, channels, rows, columns, _ = block.shape
+        shape = (batch, channels, rows - 2 * halo, columns - 2 * halo)
+        return BlockedTensor.make(Cell(Block(block, halo), batch), shape, block.dtype)
+
+    def like(self, state: State) -> BlockedTensor:
+        """Make a tensor of this one's shape and dtype with values of its own."""
+        return BlockedTensor.make(Cell(state, self._cell.batch), self.shape, self.dtype)
+
+    def alias(self) -> BlockedTensor:
+        """Make a tensor that shares this one's values."""
+        return BlockedTensor.make(self._cell, self.shape, self.dtype)
+
+    def is_blocked(self) -> bool:
+        """Say whether the values are an activation's and not turned plain."""
+        return not isinstance(self._cell.state, (Tensor, Positions))
+
+    def dense(self) -> Tensor:
+        """Return a plain tensor (N, C, H, W) with the same values, differentiably."""
+        return _Dense.apply(self)
+
+    def _plain_view(self) -> Tensor:
+        # A view op turns the cell plain and returns plain tensors.
+        return self.view(self.shape)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
+        kwargs = kwargs or {}
+        handler = HANDLERS.get(func)
+        # Another subclass among the arguments sees plain tensors of us.
+        if handler is not None and all(t is cls for t in types):
+            out = handler(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        return fallback(func, args, kwargs)
+
+    # What reads memory without asking the dispatcher. The arguments are those of Tensor. Not
+    # untyped_storage: torch.compile tells aliases by that of the wrapper.
+
+    def numpy(self, *, force: bool = False) -> Any:
+        return self._plain_view().numpy(force=force)
+
+    def tolist(self) -> Any:
+        return self._plain_view().tolist()
+
+    def data_ptr(self) -> int:
+        return self._plain_view().data_ptr()
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return self._plain_view().__dlpack__(**kwargs)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        with torch.no_grad():
+            text = repr(self.dense())
+        tail = ", requires_grad=True)" if self.requires_grad else ")"
+        return text[:-1] + tail
+
+    def __reduce_ex__(self, proto: Any) -> Any:
+        # Saved, it is a plain tensor: files do not depend on this class.
+        plain = self._plain_view().detach()
+        return plain.requires_grad_(self.requires_grad).__reduce_ex__(proto)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if not self.is_leaf:
+            return super().__deepcopy__(memo)  # raises, as for any tensor
+        if id(self) not in memo:
+            memo[id(self)] = self.dense().detach().requires_grad_(self.requires_grad)
+        return memo[id(self)]
+
+    # torch.compile takes tensor subclasses apart and puts them together again: hand it the plain
+    # values, which its kernels want.
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["_plain"], None
+
+    @property
+    def _plain(self) -> Tensor:
+        return self._cell.plain()
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], meta, outer_size, outer_stride) -> Tensor:
+        plain = inner["_plain"]
+        return BlockedTensor.make(Cell(plain, plain.shape[0]), plain.shape, plain.dtype)
+
+    def __coerce_same_metadata_as_tangent__(self, meta, expected_type=None):
+        # A compiled backward gets our gradient where it was compiled for a plain one.
+        return self._cell.read() if expected_type in (None, Tensor) else None
+
+
+class _Dense(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: BlockedTensor) -> Tensor:
+        values = x._cell.read()
+        return values.clone() if values is x._cell.state else values
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+# --- every other op ---------------------------------------------------------------------------
+
+
+class _Aliasing(NamedTuple):
+    """Which arguments an op returns views of, or writes to: by place and by name."""
+
+    shared: frozenset[int | str]
+    written: frozenset[int | str]
+    moves: bool  # changes the shape or strides of what it writes to
+    composite: bool  # is made of other ops
+
+
+@functools.cache
+def _aliasing(func: Any) -> _Aliasing:
+    shared: set[int | str] = set()
+    written: set[int | str] = set()
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None:
+            shared |= {place, argument.name}
+            if argument.alias_info.is_write:
+                written |= {place, argument.name}
+    moves = torch.Tag.inplace_view in func.tags
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), "CompositeImplicitAutograd"
+    )
+    return _Aliasing(frozenset(shared), frozenset(written), moves, composite)
+
+
+def _read(value: Any) -> Any:
+    return value._cell.read() if isinstance(value, BlockedTensor) else value
+
+
+def fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an op on plain tensors.
+
+    What it writes to or returns views of turns plain for good, so that every alias keeps seeing
+    every write.
+    """
+    place = _SHAPE_ONLY.get(func)
+    if place is not None and isinstance(args[place], BlockedTensor):
+        shape = torch.empty(args[place].shape, dtype=args[place].dtype)
+        args = (*args[:place], shape, *args[place + 1 :])
+    aliasing = _aliasing(func)
+    if aliasing.composite:  # taken apart by autograd, but for inference mode
+        return func.decompose(*args, **kwargs)
+    if aliasing.moves:
+        return _move(func, args, kwargs)
+    owners: dict[int, BlockedTensor] = {}
+
+    def share(value: Any) -> Any:
+        if not isinstance(value, BlockedTensor):
+            return value
+        plain = value._cell.plain()
+        owners[id(plain)] = value
+        return plain
+
+    def convert(key: int | str, value: Any) -> Any:
+        return tree_map(share if key in aliasing.shared else _read, value)
+
+    out = func(
+        *(convert(place, value) for place, value in enumerate(args)),
+        **{name: convert(name, value) for name, value in kwargs.items()},
+    )
+    if not aliasing.written:
+        return out
+    for owner in owners.values():
+        _check_shape(owner)
+    return tree_map(lambda value: owners.get(id(value), value), out)
+
+
+def _check_shape(owner: BlockedTensor) -> None:
+    plain = owner._cell.plain()
+    if plain.shape != owner.shape:
+        raise RuntimeError(
+            f"an out= argument of shape {tuple(owner.shape)} would become {tuple(plain.shape)}: "
+            "give one of the result's shape"
+        )
+
+
+def _move(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # unsqueeze_, t_, resize_ and their like: the tensor goes on as an alias with another shape,
+    # while what was detached from it keeps the old one.
+    owner, *rest = args
+    plain = owner._cell.plain().detach()
+    func(plain, *tree_map(_read, rest), **tree_map(_read, kwargs))
+    with torch._C._DisableTorchDispatch():
+        func(owner, *tree_map(_read, rest), **tree_map(_read, kwargs))
+    owner._cell = Cell(plain, plain.shape[0] if plain.dim() else 0)
+    return owner
