@@ -290,13 +290,14 @@ def _(x, divisor):
 
 @handles(_aten.detach.default, _aten.alias.default)
 def _(x):
-    # What is plain for good may show: the fallback detaches the plain tensor.
-    return NotImplemented if isinstance(x._cell.state, Tensor) else x.alias()
+    return x.alias()
 
 
 @handles(_aten.clone.default)
 def _(x, *, memory_format=None):
-    kept = (None, torch.preserve_format, torch.contiguous_format)
-    if not x.is_blocked() or memory_format not in kept:
+    state = x._cell.state
+    if isinstance(state, Tensor):
+        return BlockedTensor.hold(state.clone(memory_format=memory_format))
+    if memory_format not in (None, torch.preserve_format, torch.contiguous_format):
         return NotImplemented
-    return x.like(x._cell.state)  # blocks are never written to
+    return x.like(state)  # blocks are never written to

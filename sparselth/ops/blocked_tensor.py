@@ -45,11 +45,22 @@ class BlockedTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def make(cell: Cell, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> BlockedTensor:
-        """Make a tensor of the values in `cell`."""
-        out = torch.Tensor._make_wrapper_subclass(BlockedTensor, shape, dtype=dtype)
+    def make(
+        cell: Cell,
+        shape: tuple[int, ...] | torch.Size,
+        dtype: torch.dtype,
+        strides: tuple[int, ...] | None = None,
+    ) -> BlockedTensor:
+        """Make a tensor of the values in `cell`; its strides are contiguous when None."""
+        out = torch.Tensor._make_wrapper_subclass(BlockedTensor, shape, strides, dtype=dtype)
         out._cell = cell
         return out
+
+    @staticmethod
+    def hold(plain: Tensor) -> BlockedTensor:
+        """Make a tensor of values that are plain for good."""
+        cell = Cell(plain, plain.shape[0] if plain.dim() else 1)
+        return BlockedTensor.make(cell, plain.shape, plain.dtype, plain.stride())
 
     @staticmethod
     def wrap(block: Tensor, batch: int, halo: int) -> BlockedTensor:
@@ -64,7 +75,7 @@ class BlockedTensor(torch.Tensor):
 
     def alias(self) -> BlockedTensor:
         """Make a tensor that shares this one's values."""
-        return BlockedTensor.make(self._cell, self.shape, self.dtype)
+        return BlockedTensor.make(self._cell, self.shape, self.dtype, self.stride())
 
     def is_blocked(self) -> bool:
         """Say whether the values are an activation's and not turned plain."""
@@ -134,8 +145,10 @@ class BlockedTensor(torch.Tensor):
 
     @staticmethod
     def __tensor_unflatten__(inner: dict[str, Tensor], meta, outer_size, outer_stride) -> Tensor:
-        plain = inner["_plain"]
-        return BlockedTensor.make(Cell(plain, plain.shape[0]), plain.shape, plain.dtype)
+        return BlockedTensor.hold(inner["_plain"])
+
+    def _stable_hash_for_caching(self) -> str:
+        return f"BlockedTensor {self.shape} {self.stride()} {self.dtype} {self.requires_grad}"
 
     def __coerce_same_metadata_as_tangent__(self, meta, expected_type=None):
         # A compiled backward gets our gradient where it was compiled for a plain one.

@@ -11,7 +11,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import sparselth as sl
-from sparselth.nn import masked
 from sparselth.ops.blocked import BlockedTensor
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
@@ -300,23 +299,22 @@ def test_a_compiled_part_of_a_network(backend):
     assert_same_step(model, images(3), step)
 
 
-def test_autocast(monkeypatch):
+def test_autocast():
     # A masked convolution computes in the dtype of its weight; what follows in bfloat16.
     model = sparse(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(True), conv(8, 8)))
     model = nn.Sequential(*model, nn.ReLU(), conv(8, 4), *head(4)).float()
     twin = copy.deepcopy(model)
     x = images(3).float()
-    grads = []
-    for m in (model, twin):
-        if m is twin:
-            monkeypatch.setattr(masked, "accepts", lambda x: False)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = m(x)
-        assert out.dtype == torch.bfloat16
-        out.float().square().sum().backward()
-        grads.append([out, *(p.grad for p in m.parameters())])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = model(x)
+    assert got.dtype == torch.bfloat16
+    with sl.use_backend("reference"):
+        want = twin(x)
+    got.float().square().sum().backward()
+    want.square().sum().backward()
+    assert (got - want).norm() < 0.02 * want.norm()
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert (a.grad - b.grad).norm() < 0.05 * b.grad.norm()
 
 
 def test_training_converges_as_it_does_densely():
