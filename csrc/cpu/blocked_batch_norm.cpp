@@ -21,19 +21,36 @@ namespace sparselth {
 
 namespace {
 
-std::tuple<Tensor, Tensor> blocked_moments(const Tensor& blocked, int64_t batch,
-                                           int64_t blocked_halo) {
-  const char* op = "blocked_moments";
-  std::optional<std::tuple<Tensor, Tensor>> result;
+// Running statistics are written where they lie.
+template <class T>
+T* in_place(const std::optional<Tensor>& running, int64_t channels, const char* op) {
+  if (!running) return nullptr;
+  STD_TORCH_CHECK(running->scalar_type() == kScalarType<T> && running->is_contiguous() &&
+                      running->numel() == channels,
+                  op, " takes contiguous running statistics, one value per channel");
+  return data<T>(*running);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> blocked_batch_norm(
+    const Tensor& blocked, int64_t batch, int64_t blocked_halo, const std::optional<Tensor>& weight,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& running_mean,
+    const std::optional<Tensor>& running_var, double momentum, double eps) {
+  const char* op = "blocked_batch_norm";
+  std::optional<std::tuple<Tensor, Tensor, Tensor, Tensor>> result;
   with_blocked_type(blocked.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     const BlockedOperand<T> x(blocked, blocked_halo, op);
     x.check_batch(batch, op);
-    const Tensor mean = torch::stable::new_empty(blocked, {x.view().channels});
-    const Tensor variance = torch::stable::new_empty(blocked, {x.view().channels});
-    SPARSELTH_CALL_ISA(batch_moments<T>, x.view(), batch, data<T>(mean), data<T>(variance),
+    const int64_t channels = x.view().channels;
+    const PerChannel<T> w(weight, channels, op), b(bias, channels, op);
+    const auto fresh = [&] { return torch::stable::new_empty(blocked, {channels}); };
+    const Tensor mean = fresh(), invstd = fresh(), scale = fresh(), shift = fresh();
+    SPARSELTH_CALL_ISA(batch_norm_forward<T>, x.view(), batch,
+                       {w.data(), b.data(), in_place<T>(running_mean, channels, op),
+                        in_place<T>(running_var, channels, op), momentum, eps, data<T>(mean),
+                        data<T>(invstd), data<T>(scale), data<T>(shift)},
                        torch_threads(blocked.numel()));
-    result = {mean, variance};
+    result = {mean, invstd, scale, shift};
   });
   return *result;
 }
@@ -68,6 +85,6 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward(
 }  // namespace sparselth
 
 STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
-  m.impl("blocked_moments", TORCH_BOX(&sparselth::blocked_moments));
+  m.impl("blocked_batch_norm", TORCH_BOX(&sparselth::blocked_batch_norm));
   m.impl("blocked_batch_norm_backward", TORCH_BOX(&sparselth::blocked_batch_norm_backward));
 }

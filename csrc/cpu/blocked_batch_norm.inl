@@ -1,12 +1,13 @@
 // Batch norm on blocked activations, compiled per instruction set.
 //
-//   moments   mean and biased variance of each channel, over images and pixels
+//   forward   the batch's mean and biased variance of each channel, over images and pixels, and
+//             what follows from them; blocked_scale_add_relu applies it
 //   backward  db = sum g,  dw = sum g n,  dx = invstd weight (g - db / count - n dw / count)
 //             with g = dy where gate > 0 else 0, and n = (x - mean) invstd;
 //             dx = invstd weight g where mean and invstd are not the batch's own
 //
-// Cost: moments read x once. The backward reads its operands twice, once for the sums and once for
-// dx, since dx needs the sums over every block.
+// Cost: the forward reads x once. The backward reads its operands twice, once for the sums and once
+// for dx; channel by channel, so that the second time they come from the cache.
 //
 // Sums stay accurate over millions of values: a strip of rows is summed in a few vectors, strips
 // and planes are added in double, in an order that no number of threads changes.
@@ -83,21 +84,44 @@ Moments plane_moments(const Blocked<const T>& x, int64_t plane, int64_t images) 
   return {count, pivot + sums.first / count, squares < 0 ? 0 : squares};
 }
 
+// Of one channel, over all blocks.
 template <class T>
-void batch_moments(const Blocked<const T>& x, int64_t batch, T* mean, T* variance,
-                   const Threads& threads) {
-  std::vector<Moments> moments(x.planes());
-  for_planes(x.planes(), threads, [&](int64_t plane) {
-    moments[plane] = plane_moments<T>(x, plane, images_of<T>(batch, plane / x.channels));
-  });
-  for (int64_t c = 0; c < x.channels; ++c) {
-    Moments total;
-    for (int64_t plane = c; plane < x.planes(); plane += x.channels)
-      total = combined(total, moments[plane]);
+Moments channel_moments(const Blocked<const T>& x, int64_t batch, int64_t channel) {
+  Moments total;
+  for (int64_t block = 0; block < x.blocks; ++block)
+    total = combined(total,
+                     plane_moments<T>(x, block * x.channels + channel, images_of<T>(batch, block)));
+  return total;
+}
+
+// Per channel. What may be absent is nullptr: weight is ones then, bias zeros.
+template <class T>
+struct BatchNormForward {
+  const T *weight, *bias;
+  T *running_mean, *running_var;
+  double momentum, eps;
+  T *mean, *invstd, *scale, *shift;
+};
+
+template <class T>
+void batch_norm_forward(const Blocked<const T>& x, int64_t batch, const BatchNormForward<T>& norm,
+                        const Threads& threads) {
+  for_planes(x.channels, threads, [&](int64_t c) {
+    const Moments m = channel_moments<T>(x, batch, c);
     // Of no values, both are 0 / 0.
-    mean[c] = T(total.count == 0 ? std::nan("") : total.mean);
-    variance[c] = T(total.squares / total.count);
-  }
+    const double mean = m.count == 0 ? std::nan("") : m.mean, variance = m.squares / m.count;
+    const double invstd = 1 / std::sqrt(variance + norm.eps);
+    const double scale = norm.weight ? norm.weight[c] * invstd : invstd;
+    norm.mean[c] = T(mean);
+    norm.invstd[c] = T(invstd);
+    norm.scale[c] = T(scale);
+    norm.shift[c] = T((norm.bias ? norm.bias[c] : 0) - mean * scale);
+    const auto average = [&](T* running, double value) {
+      if (running) running[c] = T((1 - norm.momentum) * running[c] + norm.momentum * value);
+    };
+    average(norm.running_mean, mean);
+    average(norm.running_var, variance * m.count / (m.count - 1));
+  });
 }
 
 // Adds g and g (x - mean).
@@ -136,21 +160,35 @@ struct BatchNorm {
 };
 
 template <class T, bool kGate>
-std::vector<Sums> channel_sums(const Blocked<const T>& grad, const Blocked<const T>& gate,
-                               const Blocked<const T>& x, const T* mean, const Threads& threads) {
-  std::vector<Sums> planes(x.planes()), channels(x.channels);
-  for_planes(x.planes(), threads, [&](int64_t plane) {
-    const Vec<T> center = broadcast(mean[plane % x.channels]);
-    planes[plane] = plane_sums<T>(x.height, x.width, [&](int64_t y) {
+Sums channel_sums(const Blocked<const T>& grad, const Blocked<const T>& gate,
+                  const Blocked<const T>& x, T mean, int64_t channel) {
+  const Vec<T> center = broadcast(mean);
+  Sums total;
+  for (int64_t plane = channel; plane < x.planes(); plane += x.channels) {
+    const Sums sums = plane_sums<T>(x.height, x.width, [&](int64_t y) {
       return AddGradients<T, kGate>{grad.row(plane, y), x.row(plane, y),
                                     kGate ? gate.row(plane, y) : nullptr, center};
     });
-  });
-  for (int64_t plane = 0; plane < x.planes(); ++plane) {
-    channels[plane % x.channels].first += planes[plane].first;
-    channels[plane % x.channels].second += planes[plane].second;
+    total.first += sums.first;
+    total.second += sums.second;
   }
-  return channels;
+  return total;
+}
+
+// kInputs: grad, then the gate if there is one, then x where it is read.
+template <class T, bool kGate, bool kTraining, int kInputs>
+void batch_norm_backward_channel(const Blocked<const T> (&in)[kInputs], int64_t batch,
+                                 const BatchNorm<T>& norm, const Sums& sums, int64_t channel,
+                                 const Blocked<T>& dx) {
+  const double count = double(batch) * double(dx.height) * double(dx.width);
+  const double invstd = norm.invstd[channel];
+  const double scale = norm.weight ? norm.weight[channel] * invstd : invstd;
+  const BatchNormBackwardRule<T, kGate, kTraining> rule{
+      broadcast(T(scale)), broadcast(norm.mean[channel]),
+      broadcast(T(-scale * invstd * invstd * sums.second / count)),
+      broadcast(T(-scale * sums.first / count))};
+  for (int64_t plane = channel; plane < dx.planes(); plane += dx.channels)
+    pointwise_plane<T, kInputs>(in, batch, dx, plane, rule);
 }
 
 template <class T>
@@ -158,26 +196,20 @@ void batch_norm_backward(const Blocked<const T>& grad, const Blocked<const T>& g
                          const Blocked<const T>& x, int64_t batch, const BatchNorm<T>& norm,
                          const Blocked<T>& dx, T* grad_weight, T* grad_bias,
                          const Threads& threads) {
-  const double count = double(batch) * double(x.height) * double(x.width);
   with_flags(gate.data != nullptr, norm.training, [&]<bool kGate, bool kTraining>() {
-    const auto sums = channel_sums<T, kGate>(grad, gate, x, norm.mean, threads);
-    for (int64_t c = 0; c < x.channels; ++c) {
-      grad_bias[c] = T(sums[c].first);
-      grad_weight[c] = T(sums[c].second * norm.invstd[c]);
-    }
-    const auto rule_of = [&](int64_t c) {
-      const double invstd = norm.invstd[c], scale = norm.weight ? norm.weight[c] * invstd : invstd;
-      const double slope = -scale * invstd * invstd * sums[c].second / count;
-      return BatchNormBackwardRule<T, kGate, kTraining>{
-          broadcast(T(scale)), broadcast(norm.mean[c]), broadcast(T(slope)),
-          broadcast(T(-scale * sums[c].first / count))};
-    };
-    if constexpr (kGate && kTraining) {
-      pointwise<T, 3>({grad, gate, x}, batch, dx, threads, rule_of);
-    } else if constexpr (kGate || kTraining) {
-      pointwise<T, 2>({grad, kGate ? gate : x}, batch, dx, threads, rule_of);
-    } else {
-      pointwise<T, 1>({grad}, batch, dx, threads, rule_of);
-    }
+    for_planes(x.channels, threads, [&](int64_t c) {
+      const Sums sums = channel_sums<T, kGate>(grad, gate, x, norm.mean[c], c);
+      grad_bias[c] = T(sums.first);
+      grad_weight[c] = T(sums.second * norm.invstd[c]);
+      if constexpr (kGate && kTraining) {
+        batch_norm_backward_channel<T, kGate, kTraining, 3>({grad, gate, x}, batch, norm, sums, c,
+                                                            dx);
+      } else if constexpr (kGate || kTraining) {
+        batch_norm_backward_channel<T, kGate, kTraining, 2>({grad, kGate ? gate : x}, batch, norm,
+                                                            sums, c, dx);
+      } else {
+        batch_norm_backward_channel<T, kGate, kTraining, 1>({grad}, batch, norm, sums, c, dx);
+      }
+    });
   });
 }

@@ -40,7 +40,7 @@ SPARSELTH_INLINE T* clear(T* to, int64_t count) {
   return to;
 }
 
-// Calls f(plane), each thread for a run of neighbours.
+// Calls f(plane), or f(channel), each thread for a run of neighbours.
 template <class F>
 void for_planes(int64_t planes, const Threads& threads, const F& f) {
   const int64_t runs = std::min(planes, threads.count);
@@ -62,24 +62,30 @@ SPARSELTH_INLINE void write_plane(const Blocked<T>& out, int64_t plane, Row row)
   }
 }
 
-// out = rule(in[0], in[1], ...), pixel by pixel. rule_of(channel) makes a rule that holds the
-// channel's constants; lanes beyond the batch become zero whatever it says.
+// One plane of out = rule(in[0], in[1], ...), pixel by pixel; lanes beyond the batch become zero
+// whatever the rule says.
+template <class T, int kInputs, class Rule>
+void pointwise_plane(const Blocked<const T> (&in)[kInputs], int64_t batch, const Blocked<T>& out,
+                     int64_t plane, const Rule& rule) {
+  const Integers<T> real = first_lanes<T>(images_of<T>(batch, plane / out.channels));
+  write_plane(out, plane, [&](int64_t y, T* to) {
+    const T* from[kInputs];
+    for (int i = 0; i < kInputs; ++i) from[i] = in[i].row(plane, y);
+    for (int64_t at = 0; at < out.width * kLanes<T>; at += kLanes<T>) {
+      Vec<T> values[kInputs];
+#pragma GCC unroll 3
+      for (int i = 0; i < kInputs; ++i) values[i] = load(from[i] + at);
+      store(to + at, keep<T>(rule(values), real));
+    }
+  });
+}
+
+// All planes. rule_of(channel) makes a rule that holds the channel's constants.
 template <class T, int kInputs, class RuleOf>
 void pointwise(const Blocked<const T> (&in)[kInputs], int64_t batch, const Blocked<T>& out,
                const Threads& threads, const RuleOf& rule_of) {
   for_planes(out.planes(), threads, [&](int64_t plane) {
-    const auto rule = rule_of(plane % out.channels);
-    const Integers<T> real = first_lanes<T>(images_of<T>(batch, plane / out.channels));
-    write_plane(out, plane, [&](int64_t y, T* to) {
-      const T* from[kInputs];
-      for (int i = 0; i < kInputs; ++i) from[i] = in[i].row(plane, y);
-      for (int64_t at = 0; at < out.width * kLanes<T>; at += kLanes<T>) {
-        Vec<T> values[kInputs];
-#pragma GCC unroll 3
-        for (int i = 0; i < kInputs; ++i) values[i] = load(from[i] + at);
-        store(to + at, keep<T>(rule(values), real));
-      }
-    });
+    pointwise_plane<T, kInputs>(in, batch, out, plane, rule_of(plane % out.channels));
   });
 }
 

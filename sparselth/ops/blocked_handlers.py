@@ -138,11 +138,6 @@ def _invstd(variance: Tensor, eps: float) -> Tensor:
     return (variance + eps).rsqrt()
 
 
-def _update(running: Tensor | None, values: Tensor, momentum: float) -> None:
-    if running is not None:
-        running.lerp_(values, momentum)
-
-
 @handles(_aten.native_batch_norm.default, _aten._native_batch_norm_legit.default)
 def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
     channel = (weight, bias, running_mean, running_var)
@@ -153,17 +148,15 @@ def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
         return NotImplemented  # ATen knows what to make of it
     block, batch = blocks_of(input), input.shape[0]
     if training:
-        mean, variance = _ops.blocked_moments.default(block.data, batch, block.halo)
-        invstd = _invstd(variance, eps)
-        saved = (mean, invstd)
-        _update(running_mean, mean, momentum)
-        if running_var is not None:
-            _update(running_var, variance * (count / (count - 1)), momentum)
+        *saved, scale, shift = _ops.blocked_batch_norm.default(
+            block.data, batch, block.halo, *channel, momentum, eps
+        )
     else:
-        mean, invstd = running_mean, _invstd(running_var, eps)
-        saved = (mean.new_empty(0), mean.new_empty(0))
-    scale = invstd if weight is None else invstd * weight
-    shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
+        saved = [input.new_empty(0), input.new_empty(0)]
+        scale = _invstd(running_var, eps) if weight is None else _invstd(running_var, eps) * weight
+        shift = -running_mean * scale
+        if bias is not None:
+            shift += bias
     return (input.like(Sum(Term(block, scale, shift))), *saved)
 
 

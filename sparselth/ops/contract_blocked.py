@@ -27,8 +27,13 @@ BLOCKED_SCHEMAS: dict[str, str] = {
         "(Tensor grad_output, int grad_halo, Tensor blocked, int batch, int blocked_halo, "
         f"Tensor mask, Tensor? plan, {CONV}) -> Tensor"
     ),
-    # Mean and biased variance per channel, (C,) each.
-    "blocked_moments": "(Tensor blocked, int batch, int blocked_halo) -> (Tensor, Tensor)",
+    # A training batch's mean, invstd, scale and shift per channel, (C,) each: the norm's result is
+    # blocked * scale + shift. Running statistics are updated, the variance's without bias.
+    "blocked_batch_norm": (
+        "(Tensor blocked, int batch, int blocked_halo, Tensor? weight, Tensor? bias, "
+        "Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, float eps) "
+        "-> (Tensor, Tensor, Tensor, Tensor)"
+    ),
     # relu?(a * a_scale + a_shift + b * b_scale + b_shift), scales and shifts per channel.
     "blocked_scale_add_relu": (
         "(Tensor a, int batch, int a_halo, Tensor? a_scale, Tensor? a_shift, Tensor? b, "
@@ -130,9 +135,9 @@ def _(
     return blocked.new_empty(mask.shape)
 
 
-@fake("blocked_moments")
-def _(blocked, batch, blocked_halo):
-    return blocked.new_empty(blocked.shape[1]), blocked.new_empty(blocked.shape[1])
+@fake("blocked_batch_norm")
+def _(blocked, batch, blocked_halo, weight, bias, running_mean, running_var, momentum, eps):
+    return tuple(blocked.new_empty(blocked.shape[1]) for _ in range(4))
 
 
 @fake("blocked_scale_add_relu")

@@ -66,10 +66,20 @@ def blocked_conv2d_grad_weight(
     return reference.masked_conv2d_grad_weight(grad, images, mask, None, *conv)
 
 
-def blocked_moments(blocked, batch, blocked_halo):
+def blocked_batch_norm(
+    blocked, batch, blocked_halo, weight, bias, running_mean, running_var, momentum, eps
+):
     images = from_blocked(blocked, batch, blocked_halo)
     variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
-    return mean, variance
+    invstd = (variance + eps).rsqrt()
+    scale = invstd if weight is None else invstd * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    count = images.numel() // images.shape[1]
+    if running_mean is not None:
+        running_mean.lerp_(mean, momentum)
+    if running_var is not None:
+        running_var.lerp_(variance * count / (count - 1), momentum)
+    return mean, invstd, scale, shift
 
 
 def blocked_scale_add_relu(

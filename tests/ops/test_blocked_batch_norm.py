@@ -11,7 +11,7 @@ from sparselth.ops.backends import compiled
 from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
 
 pytestmark = pytest.mark.skipif(
-    not compiled("blocked_moments", "cpu"), reason="the compiled kernels are not there"
+    not compiled("blocked_batch_norm", "cpu"), reason="the compiled kernels are not there"
 )
 
 ops = torch.ops.sparselth
@@ -21,18 +21,33 @@ def tolerance(dtype, count=1):
     return 16 * torch.finfo(dtype).eps * max(1, count) ** 0.5
 
 
+def moments(x, batch, halo):
+    """Return mean and biased variance."""
+    mean, invstd, *_ = ops.blocked_batch_norm(x, batch, halo, None, None, None, None, 0.0, 0.0)
+    return mean, invstd**-2
+
+
 @pytest.mark.filterwarnings("ignore:var_mean")  # batch 0
-@given(blocked_cases())
+@given(case=blocked_cases(), affine=st.booleans(), running=st.booleans())
 @settings(max_examples=150)
-def test_moments_match_the_oracle(case):
+def test_batch_norm_matches_the_oracle(case, affine, running):
+    if case.batch * case.size[0] * case.size[1] == 1:
+        return  # no variance without bias; refused above the op
     (x,) = case.operands(1)
-    got = ops.blocked_moments(x, case.batch, case.halos[0])
-    want = oracle.blocked_moments(x.double(), case.batch, case.halos[0])
-    for a, b in zip(got, want, strict=True):
-        assert a.dtype == case.dtype
-        torch.testing.assert_close(
-            a.double(), b, rtol=0, atol=tolerance(case.dtype), equal_nan=True
-        )
+    c = case.per_channel()
+    channel = [c, c + 1] if affine else [None, None]
+    statistics = [c.clone(), c.abs()] if running else [None, None]
+    copies = [t if t is None else t.double() for t in statistics]
+    weights = [t if t is None else t.double() for t in channel]
+    got = ops.blocked_batch_norm(x, case.batch, case.halos[0], *channel, *statistics, 0.3, 1e-3)
+    want = oracle.blocked_batch_norm(
+        x.double(), case.batch, case.halos[0], *weights, *copies, 0.3, 1e-3
+    )
+    close = {"rtol": tolerance(case.dtype), "atol": 8 * tolerance(case.dtype), "equal_nan": True}
+    for a, b in zip((*got, *statistics), (*want, *copies), strict=True):
+        if a is not None:
+            assert a.dtype == case.dtype
+            torch.testing.assert_close(a.double(), b, **close)
 
 
 @given(
@@ -112,7 +127,7 @@ def test_moments_far_from_zero(dtype, size):
     far = 1e4 if dtype == torch.float32 else 1e9
     images = torch.randn(2 * lanes(dtype) + 1, 3, size, size, dtype=torch.float64)
     images = (images + torch.tensor([far, -far, 0.0]).view(-1, 1, 1)).to(dtype)
-    got = ops.blocked_moments(to_blocked(images, lanes(dtype), 1), len(images), 1)
+    got = moments(to_blocked(images, lanes(dtype), 1), len(images), 1)
     exact = images.double()
     # In float64 the mean itself is only known to 1e-7 of a deviation.
     want = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
@@ -122,9 +137,7 @@ def test_moments_far_from_zero(dtype, size):
 
 def test_a_constant_has_no_variance():
     images = torch.full((lanes(torch.float32) - 1, 2, 3, 3), 1e7 / 3)
-    mean, variance = ops.blocked_moments(
-        to_blocked(images, lanes(torch.float32), 1), len(images), 1
-    )
+    mean, variance = moments(to_blocked(images, lanes(torch.float32), 1), len(images), 1)
     assert torch.equal(mean, images[0, :, 0, 0])
     assert not variance.any()
 
@@ -135,7 +148,7 @@ def test_nan_and_infinity_stay_in_their_channel(value):
     images = torch.randn(n, 3, 4, 5)
     images[n - 1, 1, 2, 3] = value
     x = to_blocked(images, lanes(dtype), 1)
-    mean, variance = ops.blocked_moments(x, n, 1)
+    mean, variance = moments(x, n, 1)
     assert mean.isfinite().tolist() == variance.isfinite().tolist() == [True, False, True]
     y = ops.blocked_scale_add_relu(x, n, 1, None, None, None, 0, None, None, True, 1)
     assert_blocked(y, to_blocked(images.relu(), lanes(dtype), 1), n, 1)
@@ -175,7 +188,7 @@ def test_equal_bits_in_every_run_and_on_any_number_of_threads():
 
     def run():
         return (
-            *ops.blocked_moments(x, n, 1),
+            *moments(x, n, 1),
             ops.blocked_scale_add_relu(x, n, 1, c, c, grad, 1, c, c, True, 1),
             ops.blocked_relu_backward_add(grad, 1, x, 1, x, 1, 1),
             *ops.blocked_batch_norm_backward(grad, 1, x, 1, x, n, 1, c, c, c, True, 1),
@@ -198,10 +211,10 @@ X = to_blocked(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ops.blocked_moments(X.half(), 3, 1), "takes float32 or float64"),
-        (lambda: ops.blocked_moments(X[..., 1:], 3, 1), "takes blocks of .* images with .* reg"),
-        (lambda: ops.blocked_moments(X, 300, 1), "300 images do not fill 1 blocks"),
-        (lambda: ops.blocked_moments(X, 3, 4), "a halo that fits"),
+        (lambda: moments(X.half(), 3, 1), "takes float32 or float64"),
+        (lambda: moments(X[..., 1:], 3, 1), "takes blocks of .* images with .* reg"),
+        (lambda: moments(X, 300, 1), "300 images do not fill 1 blocks"),
+        (lambda: moments(X, 3, 4), "a halo that fits"),
         (lambda: ops.blocked_relu_backward_add(X, 1, X, 0, None, 0, 0), "one shape without their"),
         (
             lambda: ops.blocked_scale_add_relu(
