@@ -21,7 +21,7 @@ ABI_VENV := $(VENV)-abi
 NATIVE := $(wildcard csrc/*/*) $(wildcard build_support/*.py) setup.py pyproject.toml
 CXX_FORMATTED := $(wildcard csrc/*/* tests/cuda_emulation/*.h tests/cuda_emulation/*.cpp)
 
-.PHONY: all demo test test-abi lint format bench gpu clean setup
+.PHONY: all demo test test-abi lint format bench sparseprop gpu clean setup
 .DELETE_ON_ERROR:
 
 all: test
@@ -47,7 +47,7 @@ $(STAMPS)/requirements: $(STAMPS)/torch pyproject.toml
 
 $(STAMPS)/sparselth: $(STAMPS)/requirements $(NATIVE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --no-build-isolation -e '.[test,lint]'
+	  --no-build-isolation -e '.[test,lint,bench]'
 	@$(BIN)/python -m build_support
 	@touch $@
 
@@ -79,10 +79,19 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FORMATTED)
 
-bench: setup
+# A baseline that not every machine can build. Its setup.py calls pip and python3 by name: those of
+# the environment must come first.
+sparseprop: setup
+	@test -e $(STAMPS)/sparseprop || { \
+	  PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet \
+	    --disable-pip-version-check --no-build-isolation sparseprop && touch $(STAMPS)/sparseprop; \
+	} || echo "SparseProp could not be installed: the benchmarks leave it out and say so" >&2
+
+bench: setup sparseprop
 	@mkdir -p build
 	$(BIN)/python -m pytest benchmarks -q --benchmark-json=build/bench.json $(BENCH_ARGS)
 	$(BIN)/python benchmarks/report.py build/bench.json
+	$(BIN)/python benchmarks/plot.py
 
 # On a machine with a GPU, offline: in PYTHON's own environment, with the torch that is there.
 gpu:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ratios import Ratio
 
 import sparselth as sl
 from sparselth.models import build
@@ -43,7 +44,7 @@ def bench_admm_project(compare, device, problem):
             "torch loop": projection(lambda w, z, u: torch_loop(w, z, u, counts)),
             "reference": projection(lambda w, z, u: oracle(w, z, u, counts, False)),
         },
-        baselines=("torch loop", "reference"),
+        Ratio("the best torch loop", ("torch loop", "reference"), ours=("fused",)),
         op="admm_project_",
         device=device,
         problem=problem,

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from problems import SPARSITIES
+from ratios import Ratio
 
 import sparselth as sl
 from sparselth.ops.plan import conv_plan
@@ -28,7 +29,7 @@ def bench_masked_linear(compare, features, sparsity):
             "sparse": step(lambda: sl.ops.masked_linear(x, weight, mask, plan=plan)),
             "dense": step(lambda: F.linear(x, weight)),
         },
-        baselines=("dense",),
+        Ratio("dense fp32", ("dense",)),
         op="masked_linear",
         problem=f"N128-{features}x{features}",
         sparsity=sparsity,

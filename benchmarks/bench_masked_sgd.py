@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ratios import Ratio
 
 import sparselth as sl
 from sparselth.models import build
@@ -30,7 +31,7 @@ def bench_masked_sgd(compare, device, name):
 
     compare(
         {"masked_sgd_": ours.step, "torch SGD + masks": torch_step},
-        baselines=("torch SGD + masks",),
+        Ratio("torch SGD, masks multiplied in", ("torch SGD + masks",), ours=("masked_sgd_",)),
         op="masked_sgd_",
         device=device,
         problem=name,

@@ -1,4 +1,4 @@
-"""Turn pytest-benchmark's JSON into a table and a result file that says where it comes from.
+"""Turn pytest-benchmark's JSON into tables and a result file that says where it comes from.
 
 python benchmarks/report.py build/bench.json [results-name]
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +21,60 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what `compare` recorded, one dict per benchmark."""
-    return [b["extra_info"] for b in report["benchmarks"] if "speedup" in b["extra_info"]]
+    """Return what was recorded, one dict per benchmark."""
+    return [b["extra_info"] for b in report["benchmarks"] if "ratios" in b["extra_info"]]
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Render Markdown: one line per op and problem, the speed-up at each sparsity."""
+    """Render Markdown: one section per op and device, in it one table per ratio."""
     lines = []
     for op, device in dict.fromkeys((row["op"], row["device"]) for row in found):
         mine = [row for row in found if (row["op"], row["device"]) == (op, device)]
-        sparsities = sorted({row["sparsity"] for row in mine})
-        lines += ["", f"### {op} ({device})", ""]
-        lines.append("| problem | " + " | ".join(f"{100 * s:g} %" for s in sparsities) + " |")
-        lines.append("|---|" + "---:|" * len(sparsities))
-        for problem in dict.fromkeys(row["problem"] for row in mine):
-            cells = []
-            for sparsity in sparsities:
-                hits = [r for r in mine if r["problem"] == problem and r["sparsity"] == sparsity]
-                cells.append(cell(hits[0]) if hits else "")
-            lines.append(f"| {problem} | " + " | ".join(cells) + " |")
-    return "\n".join(lines).strip() + "\n"
+        lines += ["", f"### {op} ({device})"]
+        for over in dict.fromkeys(over for row in mine for over in row["ratios"]):
+            lines += ["", f"× {over}:", "", *ratio_lines(mine, over)]
+    return "\n".join([*lines, *left_out_lines(found)]).strip() + "\n"
 
 
-def cell(row: dict[str, Any]) -> str:
-    """Render one measurement: speed-up (milliseconds of ours / of the best baseline)."""
-    ours = row["milliseconds"][row["subject"]]
-    return f"{row['speedup']:.2f}× ({ours:.2f} / {ours * row['speedup']:.2f} ms)"
+def ratio_lines(found: list[dict[str, Any]], over: str) -> list[str]:
+    """Render one ratio: a line per problem, a column per sparsity."""
+    cells = {(r["problem"], r["sparsity"]): cell(r, over) for r in found if over in r["ratios"]}
+    problems = dict.fromkeys(problem for problem, _ in cells)
+    sparsities = sorted({sparsity for _, sparsity in cells})
+    return [
+        "| problem | " + " | ".join(f"{100 * s:g} %" for s in sparsities) + " |",
+        "|---|" + "---:|" * len(sparsities),
+        *(
+            f"| {problem} | " + " | ".join(cells.get((problem, s), "") for s in sparsities) + " |"
+            for problem in problems
+        ),
+    ]
+
+
+def cell(row: dict[str, Any], over: str) -> str:
+    """Render one measurement: ratio (ours / theirs)."""
+    found = row["ratios"][over]
+    return f"{found['ratio']:.2f}× ({found['ours']:.2f} / {found['theirs']:.2f} {row['unit']})"
+
+
+def left_out_lines(found: list[dict[str, Any]]) -> list[str]:
+    """Say which baselines were not measured, where and why."""
+    where: dict[tuple[str, str], dict[str, None]] = {}
+    for row in found:
+        for name, reason in row.get("left_out", {}).items():
+            where.setdefault((name, reason), {})[row["problem"]] = None
+    if not where:
+        return []
+    lines = [f"- {name}: {reason} ({', '.join(w)})" for (name, reason), w in where.items()]
+    return ["", "### Not measured", "", *lines]
+
+
+def version(package: str) -> str:
+    """Return the installed version of an optional baseline."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def main() -> None:
@@ -62,8 +91,9 @@ def main() -> None:
         "threads": sorted({row["threads"] for row in found}),
         "torch": torch.__version__,
         "sparselth": sparselth.__version__,
+        "sparseprop": version("sparseprop"),
         "python": report["machine_info"]["python_version"],
-        "measure": "minimum of interleaved rounds; speed-up is the best baseline over ours",
+        "measure": "minimum of interleaved rounds; × theirs over ours (ours / theirs)",
     }
     text = table(found)
     print(text)

@@ -1,0 +1,97 @@
+"""The contestants of a whole training step: batch 128 of 32 x 32 images, ten classes.
+
+`dense` is plain torch: a plain model whose weights were multiplied with the masks beforehand, and
+torch's own SGD. `reference` keeps the masks as a user without kernels must, multiplying them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sparselth as sl
+from sparselth.models import build
+
+BATCH = 128
+MODELS = ("resnet20", "vgg11")
+SGD_OPTIONS = {"lr": 1e-3, "momentum": 0.9}
+
+Step = Callable[[], None]
+
+
+def _model_and_masks(name: str, sparsity: float) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    model = build(name, num_classes=10, in_channels=3)
+    return model, sl.find_masks(model, sparsity=sparsity)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    layout: torch.memory_format,
+    around: Callable[[], AbstractContextManager] = nullcontext,
+) -> Step:
+    """Return one step. around: the context that forward and loss are computed in."""
+    model = model.to(memory_format=layout)
+    images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=layout)
+    labels = torch.randint(0, 10, (BATCH,))
+
+    def run() -> None:
+        optimizer.zero_grad()
+        with around():
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+def dense(
+    name: str,
+    sparsity: float,
+    layout: torch.memory_format,
+    around: Callable[[], AbstractContextManager] = nullcontext,
+) -> Step:
+    """Train the plain model by plain torch; the masks cost nothing."""
+    model, masks = _model_and_masks(name, sparsity)
+    with torch.no_grad():
+        for key, mask in masks.items():
+            model.get_parameter(key).mul_(mask)
+    optimizer = torch.optim.SGD(model.parameters(), **SGD_OPTIONS)
+    return _step(model, optimizer, layout, around)
+
+
+def sparse(name: str, sparsity: float, layout: torch.memory_format) -> Step:
+    """Train with `sparsify`, every layer free to choose dense."""
+    model, masks = _model_and_masks(name, sparsity)
+    sl.sparsify(model, masks)
+    return _step(model, sl.optim.SGD(model.parameters(), **SGD_OPTIONS), layout)
+
+
+def reference(name: str, sparsity: float, layout: torch.memory_format) -> Step:
+    """Train the same modules densely, the mask multiplied in every step."""
+    run = sparse(name, sparsity, layout)
+
+    def forced() -> None:
+        with sl.use_backend("reference"):
+            run()
+
+    return forced
+
+
+_bf16 = partial(dense, around=partial(torch.autocast, "cpu", torch.bfloat16))
+
+# By the name of a candidate: (network, sparsity) -> step.
+CONTESTANTS: dict[str, Callable[[str, float], Step]] = {
+    "sparse": partial(sparse, layout=torch.contiguous_format),
+    "sparse channels_last": partial(sparse, layout=torch.channels_last),
+    "dense": partial(dense, layout=torch.contiguous_format),
+    "dense channels_last": partial(dense, layout=torch.channels_last),
+    "reference": partial(reference, layout=torch.contiguous_format),
+    "reference channels_last": partial(reference, layout=torch.channels_last),
+    "dense bf16 channels_last": partial(_bf16, layout=torch.channels_last),
+}
