@@ -10,6 +10,7 @@ from types import ModuleType
 
 from . import data, models, nn, ops, optim, pruning, training
 from .errors import SparselthError
+from .memory import keep_freed_memory
 from .nn import MaskedConv2d, MaskedLinear, densify, masks_of, sparsify
 from .ops import use_backend
 from .ops.backends import backends
@@ -36,6 +37,7 @@ __all__ = [
     "data",
     "densify",
     "find_masks",
+    "keep_freed_memory",
     "masks_of",
     "models",
     "nn",

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from . import __version__
 from .errors import SparselthError
+from .memory import keep_freed_memory
 
 app = typer.Typer(
     help="Train sparse networks fast, and compare the ways to get them.",
@@ -25,6 +26,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; an error of ours is one sentence and exit code 2."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    keep_freed_memory()
     try:
         app()
     except SparselthError as error:

@@ -2,5 +2,14 @@
 
 from .convert import densify, masks_of, sparsify
 from .masked import MaskedConv2d, MaskedLinear, MaskedModule
+from .norm import BlockedBatchNorm2d
 
-__all__ = ["MaskedConv2d", "MaskedLinear", "MaskedModule", "densify", "masks_of", "sparsify"]
+__all__ = [
+    "BlockedBatchNorm2d",
+    "MaskedConv2d",
+    "MaskedLinear",
+    "MaskedModule",
+    "densify",
+    "masks_of",
+    "sparsify",
+]

@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..errors import SparselthError
+from ..ops.backends import prefer_dense
 from ..ops.binding import bind_mask
 from ..ops.checks import check_mask
-from .masked import MaskedModule, masked_type
+from .masked import MaskedConv2d, MaskedModule, masked_type
+from .norm import BlockedBatchNorm2d
 
 
 def sparsify(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """Train `model` on `masks` from here on: Conv2d -> MaskedConv2d, Linear -> MaskedLinear.
 
     model: changed in place and returned. Its modules and parameters stay the same objects, so
-    optimizers, hooks and shared references remain valid.
+    optimizers, hooks and shared references remain valid. Where convolutions are sparse enough for
+    their kernels, BatchNorm2d becomes BlockedBatchNorm2d, which works in their layout.
     masks: parameter name (`"features.0.weight"`) -> bool tensor of the parameter's shape.
     Calling it again replaces the masks it names.
 
@@ -43,7 +46,22 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         module.__class__ = masked
         assert isinstance(module, MaskedModule)
         module.set_mask(mask)
+    _convert_norms(model)
     return model
+
+
+def _convert_norms(model: nn.Module) -> None:
+    masked = [module for module in model.modules() if isinstance(module, MaskedConv2d)]
+    sparse = any(
+        not prefer_dense("masked_conv2d", module.weight.device, 1.0 - module.sparsity)
+        for module in masked
+    )
+    old, new = (
+        (nn.BatchNorm2d, BlockedBatchNorm2d) if sparse else (BlockedBatchNorm2d, nn.BatchNorm2d)
+    )
+    for module in model.modules():
+        if type(module) is old:
+            module.__class__ = new
 
 
 def densify(model: nn.Module) -> nn.Module:
@@ -58,6 +76,7 @@ def densify(model: nn.Module) -> nn.Module:
             for name in ("_plan", "_density", "_mask_version"):
                 del module.__dict__[name]
             module.__class__ = module._plain  # type: ignore[assignment]  # to the base class
+    _convert_norms(model)
     return model
 
 

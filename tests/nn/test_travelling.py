@@ -180,12 +180,12 @@ def test_a_residual_network_converts_at_its_ends_alone():
     assert calls["to_blocked"] == 1
     assert calls["from_blocked"] == 1
     assert calls["blocked_conv2d"] == 5
-    # Batch norm, addition and ReLU: one pass each time.
-    assert calls["blocked_scale_add_relu"] == 4
+    # Batch norm, addition and ReLU: one pass each time; the stem's too.
+    assert calls["blocked_scale_add_relu"] == 5
     calls = record(lambda: out.sum().backward())
     assert calls["to_blocked"] == 1
     assert calls["from_blocked"] == 1
-    assert calls["blocked_batch_norm_backward"] == 5
+    assert calls["blocked_batch_norm_backward"] == 6
     # Gates go with batch norms, or with the addition of the identity branch's gradient; the
     # branches of the downsampling block meet without a gate.
     assert calls["blocked_relu_backward_add"] == 1

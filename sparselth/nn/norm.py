@@ -1,0 +1,22 @@
+"""Batch norm that lets activations enter the layout of the masked convolutions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..ops.backends import forced
+from ..ops.blocked import accepts, blocked
+
+
+class BlockedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` that computes on blocked activations. Made by `sparsify`.
+
+    After a masked convolution its input is in blocks already. After any other layer, such as the
+    dense first convolution, it converts: the ReLU, the addition or the pooling that follow are
+    then one pass over memory, and the next masked convolution has nothing left to convert.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if forced() != "reference" and accepts(x):
+            x = blocked(x)
+        return super().forward(x)

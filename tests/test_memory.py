@@ -1,0 +1,31 @@
+"""Freed memory stays in the process once that is asked for."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys, torch
+import sparselth as sl
+if sys.argv[1] == "keep":
+    assert sl.keep_freed_memory()
+def step():
+    tensors = [torch.ones(4 << 20) for _ in range(4)]
+for _ in range(2):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how):
+    command = [sys.executable, "-c", SCRIPT, how]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_page_faults_end():
+    assert faults("keep") < 100 < faults("free")
