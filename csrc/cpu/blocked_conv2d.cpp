@@ -87,8 +87,9 @@ Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
 Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo, const Tensor& x,
                         int64_t x_halo, const Plan& plan) {
   const Ints shape = {g.c_out, g.c_in / g.groups, g.kernel_h, g.kernel_w};
-  Tensor dw = torch::stable::new_zeros(x, shape);
-  if (dw.numel() == 0 || dy.numel() == 0) return dw;
+  if (dy.numel() == 0) return torch::stable::new_zeros(x, shape);
+  Tensor dw = torch::stable::new_empty(x, shape);
+  if (dw.numel() == 0) return dw;
   const int64_t halo = std::max(x_halo, forward_halo(g));
   const Tensor wide = with_halo(x, x_halo, halo);
   with_compute_type(x.scalar_type(), "masked_conv2d_grad_weight", [&](auto type) {

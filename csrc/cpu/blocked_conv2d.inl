@@ -118,18 +118,25 @@ inline int64_t tile_footprint(TileShape tile, int64_t stride_h, int64_t stride_w
   return ((tile.rows - 1) * stride_h + reach_h) * ((tile.cols - 1) * stride_w + reach_w);
 }
 
+// The rows of forward and grad weight. weight: null where only the offsets are read.
 template <class T>
-Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x,
-                                   const T* weight, const Threads& threads) {
-  Correlation<T> c{{}, -g.pad_h, -g.pad_w, g.stride_h, g.stride_w, 1, 1};
-  const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w);
+PackedRows<T> pack_forward(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x,
+                           TileShape tile, const T* weight, const Threads& threads) {
   const int64_t footprint =
       tile_footprint(tile, g.stride_h, g.stride_w, g.dilation_h * (g.kernel_h - 1) + 1,
                      g.dilation_w * (g.kernel_w - 1) + 1);
-  const int64_t group = channels_at_once(g.c_in, g.c_out, plan.nnz, footprint);
-  c.phases.push_back({0, 0, g.out_height, g.out_width, tile,
-                      pack_rows(plan.by_output, g.c_out, g.c_in, group, weight,
-                                forward_taps(g, x.row_size(), x.lanes), x.plane_size(), threads)});
+  return pack_rows(plan.by_output, g.c_out, g.c_in,
+                   channels_at_once(g.c_in, g.c_out, plan.nnz, footprint), weight,
+                   forward_taps(g, x.row_size(), x.lanes), x.plane_size(), threads);
+}
+
+template <class T>
+Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x,
+                                   const T* weight, const Threads& threads) {
+  const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w);
+  Correlation<T> c{{}, -g.pad_h, -g.pad_w, g.stride_h, g.stride_w, 1, 1};
+  c.phases.push_back(
+      {0, 0, g.out_height, g.out_width, tile, pack_forward(g, plan, x, tile, weight, threads)});
   return c;
 }
 
@@ -232,23 +239,14 @@ void conv_grad_input(const ConvGeometry& g, const Plan& plan, const Blocked<T>& 
                      dx, threads);
 }
 
-// dw: dense, zeroed by the caller; written at the kept weights only.
+// dw: dense; zero where the mask is False.
 template <class T>
 void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
                       const Blocked<T>& x, T* dw, const Threads& threads) {
   const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w);
-  const int64_t footprint =
-      tile_footprint(tile, g.stride_h, g.stride_w, g.dilation_h * (g.kernel_h - 1) + 1,
-                     g.dilation_w * (g.kernel_w - 1) + 1);
-  const Phase<T> phase{0,
-                       0,
-                       g.out_height,
-                       g.out_width,
-                       tile,
-                       pack_rows(plan.by_output, g.c_out, g.c_in,
-                                 channels_at_once(g.c_in, g.c_out, plan.nnz, footprint),
-                                 static_cast<const T*>(nullptr),
-                                 forward_taps(g, x.row_size(), x.lanes), x.plane_size(), threads)};
+  const Phase<T> phase{
+      0,           0,    g.out_height,
+      g.out_width, tile, pack_forward(g, plan, x, tile, static_cast<const T*>(nullptr), threads)};
   const int64_t in_row = g.stride_h * x.row_size(), in_col = g.stride_w * x.lanes;
 
   // Each run of items has sums of its own, added up in order afterwards; with few items the
@@ -279,6 +277,13 @@ void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>&
       });
     }
   });
-  for (int64_t run = 0; run < runs; ++run)
-    for (int64_t j = 0; j < plan.nnz; ++j) dw[plan.by_output.flat[j]] += sums[run * plan.nnz + j];
+  const int64_t row = g.c_in / g.groups * g.taps(), tasks = std::min(threads.count, g.c_out);
+  threads.run(tasks, [&](int64_t task) {
+    for (int64_t o = task * g.c_out / tasks; o < (task + 1) * g.c_out / tasks; ++o) {
+      std::fill(dw + o * row, dw + (o + 1) * row, T(0));
+      for (int32_t j = plan.by_output.begin[o]; j < plan.by_output.begin[o + 1]; ++j)
+        for (int64_t run = 0; run < runs; ++run)
+          dw[plan.by_output.flat[j]] += sums[run * plan.nnz + j];
+    }
+  });
 }
