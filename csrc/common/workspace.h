@@ -1,4 +1,4 @@
-// Scratch memory that outlives a call: large fresh allocations cost a page fault per 4 KiB.
+// Aligned scratch memory.
 #pragma once
 
 #include <cstddef>
@@ -31,13 +31,5 @@ class Workspace {
   void* memory_ = nullptr;
   size_t bytes_ = 0;
 };
-
-// One buffer per thread and purpose. Pool threads live as long as the process.
-enum class Scratch { input_block, output_block, count };
-
-inline Workspace& thread_workspace(Scratch purpose) {
-  thread_local Workspace spaces[int(Scratch::count)];
-  return spaces[int(purpose)];
-}
 
 }  // namespace sparselth

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/cache.h"
 #include "common/isa.h"
 #include "common/plan.h"
 #include "common/workspace.h"
@@ -60,8 +61,9 @@ Tensor masked_linear_grad_input(const Tensor& grad_output, const Tensor& weight,
 Tensor masked_linear_grad_weight(const Tensor& grad_output, const Tensor& input, const Tensor& mask,
                                  const std::optional<Tensor>& plan) {
   const Tensor dy = flat(grad_output), x = flat(input);
-  Tensor dw = torch::stable::new_zeros(x, shape_of(mask));
-  if (dw.numel() == 0 || dy.numel() == 0) return narrowed(dw, input.scalar_type());
+  if (dy.numel() == 0 || x.numel() == 0)
+    return narrowed(torch::stable::new_zeros(x, shape_of(mask)), input.scalar_type());
+  Tensor dw = torch::stable::new_empty(x, shape_of(mask));
   const PlanHolder holder(plan, mask, 1, 1);
   with_compute_type(x.scalar_type(), "masked_linear_grad_weight", [&](auto type) {
     using T = decltype(type);

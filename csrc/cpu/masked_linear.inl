@@ -4,42 +4,71 @@
 //   grad input   dx[n,c] = sum_{o kept in c} w[o,c] dy[n,o]        (the forward loop, transposed)
 //   grad weight  dw[o,c] = sum_n dy[n,o] x[n,c]
 //
-// The batch takes the place of an image row: a tile is kC vectors of kLanes samples, and a group
-// of samples [channel][kC][lane] is packed at a time. Deterministic for a fixed thread count.
+// The batch takes the place of an image row: kC vectors of kLanes samples form a group, packed as
+// [channel][kC][lane], and a tile is one channel of a group. Threads divide the output channels
+// of every group, so no two of them write the same value. Deterministic, whatever their number.
 
 #include "cpu/batch_layout.inl"
+#include "cpu/sparse_rows.inl"
 #include "cpu/sparse_tiles.inl"
 
-// Packs samples [first, first + cols * kLanes) of a (batch, channels) matrix; absent ones are 0.
+// A (batch, channels) matrix in groups of cols * kLanes samples; absent samples are 0.
 template <class T>
-struct SampleGroup {
-  int64_t channels;
-  int cols;
-  std::vector<int64_t> sample_at, channel_at;
+class SampleGroups {
+ public:
+  SampleGroups(int64_t batch, int64_t channels, int cols)
+      : cols(cols), batch_(batch), channels_(channels) {
+    for (int64_t c = 0; c < channels; ++c) channel_at_.push_back(c * channel_step());
+    values_ = memory_.template get<T>(size_t(groups() * group_step()));
+  }
 
-  SampleGroup(int64_t channels, int cols) : channels(channels), cols(cols) {
-    for (int64_t c = 0; c < channels; ++c) channel_at.push_back(c * cols * kLanes<T>);
-    sample_at = {0};
+  const int cols;
+  int64_t groups() const {
+    const int64_t samples = cols * kLanes<T>;
+    return (batch_ + samples - 1) / samples;
   }
-  Walk walk() const {
-    return {channels, 0, 0, 1, 0, channels, sample_at.data(), channel_at.data()};
-  }
-  size_t size() const { return size_t(channels) * cols * kLanes<T>; }
+  int64_t channel_step() const { return cols * kLanes<T>; }
+  int64_t group_step() const { return channels_ * channel_step(); }
+  T* group(int64_t g) { return values_ + g * group_step(); }
 
-  void load(const T* x, int64_t batch, int64_t first, T* group) const {
-    for (int col = 0; col < cols; ++col) {
-      const int64_t at = first + col * kLanes<T>;
-      const int64_t count = std::clamp<int64_t>(batch - at, 0, kLanes<T>);
-      pack(count ? x + at * channels : x, count, walk(), group + col * kLanes<T>);
-    }
+  void load(const T* x, const Threads& threads) {
+    for_each_part(threads, [&](int64_t first, int64_t count, const Walk& walk, T* to) {
+      pack(count ? x + first * channels_ : x, count, walk, to);
+    });
   }
-  void save(const T* group, int64_t batch, int64_t first, T* y) const {
-    for (int col = 0; col < cols; ++col) {
-      const int64_t at = first + col * kLanes<T>;
-      const int64_t count = std::clamp<int64_t>(batch - at, 0, kLanes<T>);
-      if (count) unpack(group + col * kLanes<T>, walk(), y + at * channels, count);
-    }
+  void save(T* y, const Threads& threads) {
+    for_each_part(threads, [&](int64_t first, int64_t count, const Walk& walk, T* from) {
+      if (count) unpack(static_cast<const T*>(from), walk, y + first * channels_, count);
+    });
   }
+
+ private:
+  // Calls f(first sample, samples, channels to walk, place) for vectors of samples, in parts.
+  template <class F>
+  void for_each_part(const Threads& threads, const F& f) {
+    const int64_t vectors = groups() * cols;
+    const int64_t parts = std::clamp<int64_t>(2 * threads.count / vectors, 1, channels_);
+    threads.run(vectors * parts, [&](int64_t task) {
+      const int64_t vector = task / parts, part = task % parts;
+      const int64_t first = vector * kLanes<T>;
+      const int64_t count = std::clamp<int64_t>(batch_ - first, 0, kLanes<T>);
+      const Walk walk{channels_,
+                      0,
+                      0,
+                      1,
+                      part * channels_ / parts,
+                      (part + 1) * channels_ / parts,
+                      &kNoOffset,
+                      channel_at_.data()};
+      f(first, count, walk, group(vector / cols) + vector % cols * kLanes<T>);
+    });
+  }
+
+  static constexpr int64_t kNoOffset = 0;
+  int64_t batch_, channels_;
+  std::vector<int64_t> channel_at_;
+  Workspace memory_;
+  T* values_;
 };
 
 inline int group_columns(int64_t batch, int64_t lanes) {
@@ -48,43 +77,41 @@ inline int group_columns(int64_t batch, int64_t lanes) {
   return columns;
 }
 
+// weight: null where only the offsets are read.
 template <class T>
-struct LinearRows {
-  std::vector<uint32_t> offset;
-  std::vector<T> value;
-  const int32_t* begin;
+PackedRows<T> linear_rows(const PlanRows& rows, int64_t channels, int64_t in_channels, int64_t nnz,
+                          int cols, const T* weight, const Threads& threads) {
+  return pack_rows(rows, channels, in_channels, channels_at_once(in_channels, channels, nnz, cols),
+                   weight, {0}, int64_t(cols) * kLanes<T>, threads);
+}
 
-  LinearRows(const PlanRows& rows, int64_t nnz, const T* weight, int cols) : begin(rows.begin) {
-    for (int64_t j = 0; j < nnz; ++j) {
-      offset.push_back(uint32_t((rows.code[j] >> kTapBits) * cols * kLanes<T>));
-      if (weight) value.push_back(weight[rows.flat[j]]);
-    }
-  }
-  SparseRows<T> view() const { return {begin, begin + 1, offset.data(), value.data()}; }
-};
+// Calls f(group, first, last) for parts of the output channels.
+template <class F>
+void for_each_channel_part(int64_t groups, int64_t channels, const Threads& threads, const F& f) {
+  const int64_t parts =
+      std::clamp<int64_t>(4 * threads.count / groups, 1, threads.count > 1 ? channels : 1);
+  threads.run(groups * parts, [&](int64_t task) {
+    const int64_t part = task % parts;
+    f(task / parts, part * channels / parts, (part + 1) * channels / parts);
+  });
+}
 
 // y (batch, c_out) from x (batch, c_in) through `rows`, one row per channel of y.
 template <class T>
 void linear_map(int64_t batch, int64_t c_in, int64_t c_out, const PlanRows& rows, int64_t nnz,
                 const T* x, const T* weight, const T* bias, T* y, const Threads& threads) {
   const int cols = group_columns(batch, kLanes<T>);
-  const SampleGroup<T> in(c_in, cols), out(c_out, cols);
-  const LinearRows<T> weights(rows, nnz, weight, cols);
-  const int64_t group_size = cols * kLanes<T>, groups = (batch + group_size - 1) / group_size;
-  const auto run = [&](int64_t begin, int64_t end) {
-    T* in_group = thread_workspace(Scratch::input_block).get<T>(in.size());
-    T* out_group = thread_workspace(Scratch::output_block).get<T>(out.size());
-    for (int64_t i = begin; i < end; ++i) {
-      in.load(x, batch, i * group_size, in_group);
-      with_tile({1, cols}, [&]<int kR, int kC>() {
-        correlate_tile<T, kR, kC, 1>(in_group, 0, weights.view(), 0, c_out, bias, false, out_group,
-                                     kC * kLanes<T>, {0, kLanes<T>});
-      });
-      out.save(out_group, batch, i * group_size, y);
-    }
-  };
-  const int64_t runs = std::min(groups, threads.count);
-  threads.run(runs, [&](int64_t r) { run(r * groups / runs, (r + 1) * groups / runs); });
+  SampleGroups<T> in(batch, c_in, cols), out(batch, c_out, cols);
+  const PackedRows<T> weights = linear_rows(rows, c_out, c_in, nnz, cols, weight, threads);
+  in.load(x, threads);
+  for_each_channel_part(in.groups(), c_out, threads, [&](int64_t g, int64_t first, int64_t last) {
+    with_tile({1, cols}, [&]<int kR, int kC>() {
+      for (int64_t some = 0; some < weights.groups; ++some)
+        correlate_tile<T, kR, kC, 1>(in.group(g), 0, weights.group(some), first, last, bias,
+                                     some > 0, out.group(g), out.channel_step(), {0, kLanes<T>});
+    });
+  });
+  out.save(y, threads);
 }
 
 template <class T>
@@ -101,29 +128,26 @@ void linear_grad_input(const Plan& plan, int64_t batch, const T* dy, const T* we
                 threads);
 }
 
-// dw: dense, zeroed by the caller; written at the kept weights only. Threads take channels of
-// the output, so no two of them touch the same weight.
+// dw: dense; zero where the mask is False.
 template <class T>
 void linear_grad_weight(const Plan& plan, int64_t batch, const T* dy, const T* x, T* dw,
                         const Threads& threads) {
   const int cols = group_columns(batch, kLanes<T>);
-  const SampleGroup<T> in(plan.c_in(), cols), grad(plan.c_out, cols);
-  const LinearRows<T> weights(plan.by_output, plan.nnz, nullptr, cols);
-  const int64_t group_size = cols * kLanes<T>;
+  SampleGroups<T> in(batch, plan.c_in(), cols), grad(batch, plan.c_out, cols);
+  const PackedRows<T> weights = linear_rows(plan.by_output, plan.c_out, plan.c_in(), plan.nnz, cols,
+                                            static_cast<const T*>(nullptr), threads);
+  in.load(x, threads);
+  grad.load(dy, threads);
   std::vector<T> sums(plan.nnz, T(0));
-  const int64_t runs = std::min(plan.c_out, threads.count);
-  threads.run(runs, [&](int64_t r) {
-    T* in_group = thread_workspace(Scratch::input_block).get<T>(in.size());
-    T* grad_group = thread_workspace(Scratch::output_block).get<T>(grad.size());
-    for (int64_t first = 0; first < batch; first += group_size) {
-      in.load(x, batch, first, in_group);
-      grad.load(dy, batch, first, grad_group);
+  for_each_channel_part(1, plan.c_out, threads, [&](int64_t, int64_t first, int64_t last) {
+    for (int64_t g = 0; g < in.groups(); ++g)
       with_tile({1, cols}, [&]<int kR, int kC>() {
-        grad_weight_tile<T, kR, kC, 1>(in_group, 0, weights.view(), r * plan.c_out / runs,
-                                       (r + 1) * plan.c_out / runs, grad_group, kC * kLanes<T>, 0,
-                                       0, 0, sums.data());
+        for (int64_t some = 0; some < weights.groups; ++some)
+          grad_weight_tile<T, kR, kC, 1>(in.group(g), 0, weights.group(some), first, last,
+                                         grad.group(g), grad.channel_step(), 0, 0, 0, sums.data());
       });
-    }
+    std::fill(dw + first * plan.c_in(), dw + last * plan.c_in(), T(0));
+    for (int32_t j = plan.by_output.begin[first]; j < plan.by_output.begin[last]; ++j)
+      dw[plan.by_output.flat[j]] = sums[j];
   });
-  for (int64_t j = 0; j < plan.nnz; ++j) dw[plan.by_output.flat[j]] = sums[j];
 }

@@ -2,16 +2,7 @@
 //
 // A tile is kR x kC output positions of one channel, each position a vector of images, held in
 // registers while the channel's kept weights stream by: one broadcast and kR * kC fused
-// multiply-adds per weight, nothing stored until the channel is done. Weights are rows of
-// (offset, value): where the weight reads from, relative to the tile, and its value.
-
-// The kept weights of channel o are the entries begin[o] to end[o] of the lists.
-template <class T>
-struct SparseRows {
-  const int32_t *begin, *end;
-  const uint32_t* offset;
-  const T* value;
-};
+// multiply-adds per weight, nothing stored until the channel is done.
 
 inline constexpr int kMaxTile = SPARSELTH_VECTOR_BYTES == 64 ? 16 : 8;  // of 32 or 16 registers
 
