@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | gpu | test-abi | format | clean
+# make demo | test | lint | bench | gpu | test-abi | sanitize | format | clean
 #
 # Each target sets up what it needs in a local virtual environment; a second call is fast, and a
 # change to the native sources or the packaging builds again.
@@ -21,7 +21,7 @@ ABI_VENV := $(VENV)-abi
 NATIVE := $(wildcard csrc/*/*) $(wildcard build_support/*.py) setup.py pyproject.toml
 CXX_FORMATTED := $(wildcard csrc/*/* tests/cuda_emulation/*.h tests/cuda_emulation/*.cpp)
 
-.PHONY: all demo test test-abi lint format bench sparseprop gpu clean setup
+.PHONY: all demo test test-abi sanitize lint format bench sparseprop gpu clean setup
 .DELETE_ON_ERROR:
 
 all: test
@@ -67,6 +67,17 @@ $(ABI_VENV)/.stamps/torch: $(STAMPS)/venv
 test-abi: setup $(ABI_VENV)/.stamps/torch
 	$(ABI_VENV)/bin/python -m build_support --other-torch
 	$(ABI_VENV)/bin/python -m pytest tests/ops $(TEST_ARGS)
+
+# The CPU kernels and their tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy
+# of the package. The interpreter itself is not instrumented, so the runtime is loaded first, and
+# what it never frees does not count as a leak.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -O1
+sanitize: setup
+	SPARSELTH_BUILD=cpu CXXFLAGS="$(SANITIZE) -g1" LDFLAGS="$(SANITIZE)" \
+	  $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
+	PYTHONPATH=build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
+	  $(BIN)/pytest -o pythonpath=tests/cuda_emulation -p no:cacheprovider $(or $(TEST_ARGS),tests/ops -k "matches_the_oracle or to_blocked")
 
 lint: setup
 	$(BIN)/ruff check .

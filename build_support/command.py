@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def describe(env: Any, tools: Toolchain) -> dict[str, Any]:
         "cuda_home": str(nvcc.home) if nvcc else None,
         "nvcc_missing": tools.nvcc_reason,
         "cuda_archs": rules.arch_flags(env, nvcc.archs)[0] if nvcc else None,
-        "cxx_flags": " ".join(CXX_FLAGS),
+        "cxx_flags": " ".join([*CXX_FLAGS, *shlex.split(env.get("CXXFLAGS", ""))]),
         "nvcc_flags": " ".join(NVCC_FLAGS),
         "libraries": {},
     }
@@ -122,17 +123,18 @@ def write_ninja(
             lines.extend(["  depfile = $out.d", "  deps = gcc"])
 
     depend = ["-MD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
-    link = [str(tools.cxx), "-shared", "$in", "-o", "$out"]
+    own_cxx, own_link = (shlex.split(env.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS"))
+    link = [str(tools.cxx), "-shared", *own_link, "$in", "-o", "$out"]
     for library in (decision.library for decision in decisions):
         if library == "_host":
             python = sysconfig.get_paths()["include"]
             system = ["-isystem", str(tools.pybind11), "-isystem", python]
-            compiler = [str(tools.cxx), *CXX_FLAGS, prefix_map]
+            compiler = [str(tools.cxx), *CXX_FLAGS, *own_cxx, prefix_map]
             link_flags: list[str] = []
         else:
             assert tools.torch is not None
             system = ["-isystem", str(tools.torch.root / "include")]
-            compiler = [str(tools.cxx), *CXX_FLAGS, prefix_map, *STABLE_ABI]
+            compiler = [str(tools.cxx), *CXX_FLAGS, *own_cxx, prefix_map, *STABLE_ABI]
             # No rpath: torch is imported first, the loader then finds libtorch_cpu by its name.
             link_flags = [f"-L{tools.torch.root / 'lib'}", "-ltorch_cpu", "-Wl,-z,defs"]
         if library == "_C_cuda":
