@@ -42,6 +42,8 @@ def masked_conv2d(
     bias: (C_out,) or None.  plan: `sparselth.ops.plan.conv_plan(mask, groups)`, built anew when
     None. float16 and bfloat16 accumulate in float32.
     Differentiable twice; the weight gradient is exactly zero where the mask is False.
+    A pruned weight does not multiply: NaN and Inf in x spread through the kept weights only,
+    those that happen to be zero included. `conv2d(x, weight * mask)` spreads them through all.
 
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """

@@ -1,0 +1,88 @@
+"""Masked convolution on blocks: what the plain op's drawn geometries do not reach."""
+
+import pytest
+import torch
+
+from sparselth.ops import reference_blocked as oracle
+from sparselth.ops.backends import compiled
+from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
+from sparselth.ops.plan import conv_plan
+
+pytestmark = pytest.mark.skipif(
+    not compiled("blocked_conv2d", "cpu"), reason="the compiled kernels are not there"
+)
+
+ops = torch.ops.sparselth
+CONV = ([1, 1], [1, 1], [1, 1], 1)
+
+
+def problem(batch, channels, size, density, dtype=torch.float64, halo=1):
+    x = torch.randn(batch, channels, *size, dtype=dtype)
+    weight = torch.randn(channels, channels, 3, 3, dtype=dtype)
+    mask = torch.rand(weight.shape) < density
+    grad = torch.randn(batch, channels, *size, dtype=dtype)
+    blocked = [to_blocked(t, lanes(dtype), halo) for t in (x, grad)]
+    return *blocked, weight * mask, mask, conv_plan(mask)
+
+
+def passes(impl, batch, size, x, grad, weight, mask, plan, halo=1):
+    return (
+        impl.blocked_conv2d(x, batch, halo, weight, mask, weight[:, 0, 0, 0], plan, *CONV),
+        impl.blocked_conv2d_grad_input(grad, batch, halo, weight, mask, plan, list(size), *CONV),
+        impl.blocked_conv2d_grad_weight(grad, halo, x, batch, halo, mask, plan, *CONV),
+    )
+
+
+# Channels of 64 and more at this density are summed in groups; each size takes another tile.
+@pytest.mark.parametrize("size", [(2, 2), (4, 4), (7, 7), (8, 8), (5, 14), (3, 33)], ids=str)
+@pytest.mark.parametrize("halo", [0, 1, 2])
+def test_every_tile_matches_the_oracle(size, halo):
+    batch = 2 * lanes(torch.float64) + 3
+    arguments = problem(batch, 72, size, 0.3, halo=halo)
+    got = passes(ops, batch, size, *arguments, halo)
+    want = passes(oracle, batch, size, *arguments, halo)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-9)
+
+
+def test_lanes_beyond_the_batch_stay_zero():
+    x, grad, *rest = problem(3, 8, (5, 5), 0.5)
+    y, dx, _ = passes(ops, 3, (5, 5), x, grad, *rest)
+    for t in (y, dx):
+        assert not t[..., 3:].any()
+
+
+def test_two_runs_are_equal_bit_for_bit():
+    size, batch = (9, 9), 40
+    arguments = problem(batch, 24, size, 0.2, torch.float32)
+    first = passes(ops, batch, size, *arguments)
+    for _ in range(3):
+        for a, b in zip(first, passes(ops, batch, size, *arguments), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_non_finite_values_spread_through_kept_weights_only():
+    x = torch.zeros(2, 2, 3, 3)
+    x[0, 0, 1, 1], x[1, 1, 1, 1] = torch.inf, torch.nan
+    weight = torch.zeros(2, 2, 3, 3)
+    mask = torch.zeros(weight.shape, dtype=torch.bool)
+    mask[0, 0, 1, 1] = True  # kept, and zero: 0 * inf is NaN
+    blocked = to_blocked(x, lanes(x.dtype), 1)
+    y = from_blocked(ops.blocked_conv2d(blocked, 2, 1, weight, mask, None, None, *CONV), 2, 0)
+    assert y[0, 0, 1, 1].isnan()
+    y[0, 0, 1, 1] = 0
+    assert not y.any()
+
+
+def test_one_block_and_many_threads_share_the_channels():
+    threads = torch.get_num_threads()
+    size, batch = (4, 4), 5
+    arguments = problem(batch, 64, size, 0.3)
+    try:
+        torch.set_num_threads(4)
+        got = passes(ops, batch, size, *arguments)
+    finally:
+        torch.set_num_threads(threads)
+    want = passes(oracle, batch, size, *arguments)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-9)
