@@ -12,7 +12,7 @@ from . import data, models, nn, ops, optim, pruning, training
 from .errors import SparselthError
 from .memory import keep_freed_memory
 from .nn import MaskedConv2d, MaskedLinear, densify, masks_of, sparsify
-from .ops import use_backend
+from .ops import use_backend, use_choice
 from .ops.backends import backends
 from .pruning import ADMM, find_masks, sparsity, weight_overlap
 from .training import Recipe, train
@@ -49,5 +49,6 @@ __all__ = [
     "train",
     "training",
     "use_backend",
+    "use_choice",
     "weight_overlap",
 ]
