@@ -11,8 +11,8 @@ from types import ModuleType
 from . import data, models, nn, ops, optim, pruning, training
 from .errors import SparselthError
 from .memory import keep_freed_memory
-from .nn import MaskedConv2d, MaskedLinear, densify, masks_of, sparsify
-from .ops import use_backend
+from .nn import MaskedConv2d, MaskedLinear, Profile, densify, masks_of, profile, sparsify
+from .ops import use_backend, use_choice
 from .ops.backends import backends
 from .pruning import ADMM, find_masks, sparsity, weight_overlap
 from .training import Recipe, train
@@ -31,6 +31,7 @@ __all__ = [
     "ADMM",
     "MaskedConv2d",
     "MaskedLinear",
+    "Profile",
     "Recipe",
     "SparselthError",
     "backends",
@@ -43,11 +44,13 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "profile",
     "pruning",
     "sparsify",
     "sparsity",
     "train",
     "training",
     "use_backend",
+    "use_choice",
     "weight_overlap",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `sparselth study`, `sparselth info`."""
+"""The command line: `sparselth study`, `sparselth profile`, `sparselth info`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,38 @@ def info() -> None:
     from .info import render
 
     print(render())
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="resnet20 or vgg11.")],
+    sparsity: Annotated[float, typer.Option(help="Of magnitude masks, per layer.")] = 0.95,
+    batch: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    image: Annotated[int, typer.Option(help="Height and width.")] = 32,
+    channels: Annotated[int, typer.Option(help="Of the images.")] = 3,
+    classes: Annotated[int, typer.Option(help="That the network tells apart.")] = 10,
+    width: Annotated[float, typer.Option(help="Multiplies the channels of the model.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.")] = 0,
+) -> None:
+    """Time sparse against dense in every layer of a network, and show which is used."""
+    from . import models
+    from .nn import profile as profiled
+    from .nn import sparsify
+    from .pruning import find_masks
+
+    if batch < 1 or image < 1:
+        raise SparselthError(f"got --batch {batch} and --image {image}; both must be positive")
+    _set_threads(threads)
+    network = models.build(model, classes, channels, width)
+    sparsify(network, find_masks(network, sparsity=sparsity))
+    print(profiled(network, torch.randn(batch, channels, image, image)))
+
+
+def _set_threads(threads: int) -> None:
+    if threads < 0:
+        raise SparselthError(f"--threads got {threads}; it must be 0 or more")
+    if threads:
+        torch.set_num_threads(threads)
 
 
 _Text = str | None
@@ -125,10 +157,7 @@ def study(
     settings = {**(read_yaml(config) if config else {})}
     settings |= {name: value for name, value in flags.items() if value is not None}
     chosen = find_preset(preset).changed(settings)
-    if threads < 0:
-        raise SparselthError(f"--threads got {threads}; it must be 0 or more")
-    if threads:
-        torch.set_num_threads(threads)
+    _set_threads(threads)
     folder = out or Path("runs") / preset
     console = Console()
     if not console.is_terminal:

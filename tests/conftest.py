@@ -1,4 +1,9 @@
-"""Shared by all tests: fixed seeds, and hypothesis runs that are the same on every machine."""
+"""Shared by all tests: fixed seeds, fixed choices, and hypothesis runs that repeat everywhere."""
+
+import os
+
+# Before sparselth is imported. Tests of measured choices ask for them.
+os.environ["SPARSELTH_CHOICE"] = "fixed"
 
 import pytest
 import torch

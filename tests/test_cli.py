@@ -27,6 +27,7 @@ def test_version():
 def test_help_names_the_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert "study" in result.output
+    assert "profile" in result.output
     assert "info" in result.output
 
 
@@ -46,6 +47,18 @@ def test_a_study_ends_with_a_table_the_plots_and_the_speed(tmp_path):
 
     other = _run("study", *SMALL, "--seeds", "7", "--out", "run", cwd=tmp_path)
     _check_sentence(other, "run holds another study: seeds is [0] there and [7] here")
+
+
+def test_profile_shows_every_layer():
+    arguments = ["resnet20", "--width", "0.25", "--batch", "4", "--image", "8", "--threads", "1"]
+    result = _run("profile", *arguments, "--sparsity", "0.8")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("layer")
+    assert lines[-1].startswith("total")
+    assert sum(line.startswith("stages.") and " % " in line for line in lines) == 20
+    _check_sentence(_run("profile", "lenet"), "known: resnet20, vgg11")
+    _check_sentence(_run("profile", "vgg11", "--batch", "0"), "--batch 0")
 
 
 def _check_sentence(result, text):

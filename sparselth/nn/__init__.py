@@ -3,13 +3,17 @@
 from .convert import densify, masks_of, sparsify
 from .masked import MaskedConv2d, MaskedLinear, MaskedModule
 from .norm import BlockedBatchNorm2d
+from .profiling import Profile, ProfileRow, profile
 
 __all__ = [
     "BlockedBatchNorm2d",
     "MaskedConv2d",
     "MaskedLinear",
     "MaskedModule",
+    "Profile",
+    "ProfileRow",
     "densify",
     "masks_of",
+    "profile",
     "sparsify",
 ]

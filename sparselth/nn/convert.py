@@ -10,7 +10,7 @@ from ..errors import SparselthError
 from ..ops.backends import prefer_dense
 from ..ops.binding import bind_mask
 from ..ops.checks import check_mask
-from .masked import MaskedConv2d, MaskedModule, masked_type
+from .masked import DERIVED, MaskedConv2d, MaskedModule, masked_type
 from .norm import BlockedBatchNorm2d
 
 
@@ -73,7 +73,7 @@ def densify(model: nn.Module) -> nn.Module:
         if isinstance(module, MaskedModule):
             bind_mask(module.weight, None)
             del module.weight_mask
-            for name in ("_plan", "_density", "_mask_version"):
+            for name in DERIVED:
                 del module.__dict__[name]
             module.__class__ = module._plain  # type: ignore[assignment]  # to the base class
     _convert_norms(model)

@@ -6,6 +6,7 @@ from . import contract, contract_blocked, loader, reference, reference_blocked  
 loader.load()  # before `backends` looks at what is there
 
 from .backends import use_backend  # noqa: E402
+from .choice import clear_choices, use_choice  # noqa: E402
 from .functional import (  # noqa: E402
     admm_project_,
     masked_conv2d,
@@ -17,10 +18,12 @@ from .functional import (  # noqa: E402
 
 __all__ = [
     "admm_project_",
+    "clear_choices",
     "masked_conv2d",
     "masked_linear",
     "masked_sgd_",
     "topk_mask",
     "use_backend",
+    "use_choice",
     "weight_overlap",
 ]

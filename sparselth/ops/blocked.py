@@ -20,22 +20,28 @@ _PLAIN = (Tensor, torch.nn.Parameter, BlockedTensor)
 def accepts(x: Tensor) -> bool:
     """Say whether `x` may travel in blocks: (N, C, H, W), N > 0, float32 or float64, on the CPU.
 
-    Not while a program is recorded or transformed (torch.compile, torch.jit.trace, torch.func,
-    forward-mode differentiation, a dispatch mode): the conversion would stay out of it.
+    Not while a program is recorded or transformed: the conversion would stay out of it.
+    """
+    return traceless(x) and x.dim() == 4 and backends.compiled("blocked_conv2d", "cpu")
+
+
+def traceless(x: Tensor) -> bool:
+    """Say whether what is done to `x` besides calling ops goes unnoticed.
+
+    x: not empty, float32 or float64, on the CPU; no program is recorded or transformed
+    (torch.compile, torch.jit.trace, torch.func, forward-mode differentiation, a dispatch mode).
     """
     return (
         not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # first: it warns about what is asked of shapes
         and type(x) in _PLAIN
         and x.device.type == "cpu"
-        and x.dim() == 4
         and x.numel() > 0
         and x.dtype in (torch.float32, torch.float64)
         and x.layout is torch.strided
-        and backends.compiled("blocked_conv2d", "cpu")
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
         and forward_ad._current_level < 0
-        and not torch.jit.is_tracing()
     )
 
 
@@ -48,13 +54,14 @@ def blocked(x: Tensor) -> BlockedTensor:
     if isinstance(x, BlockedTensor) and x.is_blocked():
         return x
     if not (x.requires_grad and torch.is_grad_enabled()):
-        return _convert(x)
+        return as_blocks(x)
     out = _Blocked.apply(x)
     remember(x, out._cell.state)
     return out
 
 
-def _convert(x: Tensor) -> BlockedTensor:
+def as_blocks(x: Tensor) -> BlockedTensor:
+    """Return `x` in blocks, below autograd."""
     block = blocks_of(x)
     return BlockedTensor.wrap(block.data, x.shape[0], block.halo)
 
@@ -63,7 +70,7 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> BlockedTensor:
         ctx.is_leaf = x.is_leaf
-        return _convert(x)
+        return as_blocks(x)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:

@@ -17,8 +17,12 @@ Conventions shared by all ops
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from .binding import dense_passes_of
 
 NAMESPACE = "sparselth"
 
@@ -160,21 +164,47 @@ def _register_autograd(name: str, setup, backward) -> None:
     torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup)
 
 
-def _conv_setup(ctx, inputs, output):
+def _serving(name: str, dense: bool) -> Callable[..., Tensor]:
+    """Return the sparse op `name`, or the dense computation of the same."""
+    if not dense:
+        return getattr(_ops, name)
+    from . import reference  # which is built on this module
+
+    return getattr(reference, name)
+
+
+def _in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
+    """Return `grad` in blocks where the forward's input was: once, for both passes."""
+    if type(input) is Tensor or type(input) is torch.nn.Parameter:
+        return grad
+    from .blocked import BlockedTensor, blocked  # which are built on this module
+
+    travels = isinstance(input, BlockedTensor) and input.is_blocked()
+    return blocked(grad) if travels and type(grad) is Tensor else grad
+
+
+def conv_setup(ctx, inputs, output):
+    """Keep what `conv_backward` needs, and which of its passes are dense for this input."""
     input, weight, mask, bias, plan, *ctx.conv = inputs
     ctx.has_bias = bias is not None
+    ctx.dense_passes = dense_passes_of(plan)
     ctx.save_for_backward(input, weight, mask, plan)
 
 
-def _conv_backward(ctx, grad):
+def conv_backward(ctx, grad):
+    """Differentiate `masked_conv2d` with respect to input, weight and bias."""
     input, weight, mask, plan = ctx.saved_tensors
     need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
     grad_input = grad_weight = grad_bias = None
+    if need_input and need_weight and not ctx.dense_passes:
+        grad = _in_layout_of(input, grad)
     if need_input:
         input_hw = input.shape[2:]
-        grad_input = _ops.masked_conv2d_grad_input(grad, weight, mask, plan, input_hw, *ctx.conv)
+        run = _serving("masked_conv2d_grad_input", "grad_input" in ctx.dense_passes)
+        grad_input = run(grad, weight, mask, plan, input_hw, *ctx.conv)
     if need_weight:
-        grad_weight = _ops.masked_conv2d_grad_weight(grad, input, mask, plan, *ctx.conv)
+        run = _serving("masked_conv2d_grad_weight", "grad_weight" in ctx.dense_passes)
+        grad_weight = run(grad, input, mask, plan, *ctx.conv)
     if ctx.has_bias and need_bias:
         grad_bias = grad.sum((0, 2, 3))
     return grad_input, grad_weight, None, grad_bias, None, None, None, None, None
@@ -213,25 +243,30 @@ def _conv_grad_weight_backward(ctx, grad):
     return d_output, d_input, None, None, None, None, None, None
 
 
-_register_autograd("masked_conv2d", _conv_setup, _conv_backward)
+_register_autograd("masked_conv2d", conv_setup, conv_backward)
 _register_autograd("masked_conv2d_grad_input", _conv_grad_input_setup, _conv_grad_input_backward)
 _register_autograd("masked_conv2d_grad_weight", _conv_grad_weight_setup, _conv_grad_weight_backward)
 
 
-def _linear_setup(ctx, inputs, output):
+def linear_setup(ctx, inputs, output):
+    """Keep what `linear_backward` needs, and which of its passes are dense for this input."""
     input, weight, mask, bias, plan = inputs
     ctx.has_bias = bias is not None
+    ctx.dense_passes = dense_passes_of(plan)
     ctx.save_for_backward(input, weight, mask, plan)
 
 
-def _linear_backward(ctx, grad):
+def linear_backward(ctx, grad):
+    """Differentiate `masked_linear` with respect to input, weight and bias."""
     input, weight, mask, plan = ctx.saved_tensors
     need_input, need_weight, _, need_bias, _ = ctx.needs_input_grad
     grad_input = grad_weight = grad_bias = None
     if need_input:
-        grad_input = _ops.masked_linear_grad_input(grad, weight, mask, plan)
+        run = _serving("masked_linear_grad_input", "grad_input" in ctx.dense_passes)
+        grad_input = run(grad, weight, mask, plan)
     if need_weight:
-        grad_weight = _ops.masked_linear_grad_weight(grad, input, mask, plan)
+        run = _serving("masked_linear_grad_weight", "grad_weight" in ctx.dense_passes)
+        grad_weight = run(grad, input, mask, plan)
     if ctx.has_bias and need_bias:
         grad_bias = grad.sum(0)
     return grad_input, grad_weight, None, grad_bias, None
@@ -259,6 +294,6 @@ def _linear_grad_weight_backward(ctx, grad):
     return d_output, d_input, None, None
 
 
-_register_autograd("masked_linear", _linear_setup, _linear_backward)
+_register_autograd("masked_linear", linear_setup, linear_backward)
 _register_autograd("masked_linear_grad_input", _linear_pair_setup, _linear_grad_input_backward)
 _register_autograd("masked_linear_grad_weight", _linear_pair_setup, _linear_grad_weight_backward)

@@ -24,3 +24,18 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
         return None
     shape = tuple(mask.shape) if mask.dim() == 4 else (*mask.shape, 1, 1)
     return torch.from_numpy(host.conv_plan(mask.contiguous().view(shape).numpy(), groups))
+
+
+def pattern(mask: Tensor) -> str:
+    """Name the shape of what `mask` keeps: "dense", "filter", "channel" or "element".
+
+    mask: (C_out, C_in, ...), bool. "filter" keeps or prunes whole outputs, "channel" whole inputs.
+    """
+    if mask.all():
+        return "dense"
+    if mask.dim() >= 2 and mask.numel():
+        for name, axis in (("filter", 0), ("channel", 1)):
+            slices = mask.transpose(0, axis).flatten(1)
+            if torch.equal(slices.any(1), slices.all(1)):
+                return name
+    return "element"

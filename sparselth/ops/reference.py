@@ -16,17 +16,21 @@ from torch import Tensor
 from .contract import NAMESPACE, SCHEMAS, memory_format
 
 
-def _masked(weight: Tensor, mask: Tensor) -> Tensor:
+def masked(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """Return `weight` where `mask` keeps it, else 0; None keeps everything and copies nothing."""
+    if mask is None:
+        return weight
     # where, not a product: a NaN under the mask must not leak.
     return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
 
 def masked_conv2d(input, weight, mask, bias, plan, stride, padding, dilation, groups):
-    out = F.conv2d(input, _masked(weight, mask), bias, stride, padding, dilation, groups)
+    out = F.conv2d(input, masked(weight, mask), bias, stride, padding, dilation, groups)
     return out.contiguous(memory_format=memory_format(input))
 
 
-def _convolution_backward(grad_output, input, weight, conv, wanted):
+def convolution_backward(grad_output, input, weight, conv, wanted):
+    """Return the gradients of a dense convolution: input, weight and bias, those `wanted`."""
     stride, padding, dilation, groups = conv
     return torch.ops.aten.convolution_backward(
         grad_output, input, weight, None, stride, padding, dilation, False, [0, 0], groups, wanted
@@ -38,8 +42,8 @@ def masked_conv2d_grad_input(
 ):
     shape = (grad_output.shape[0], weight.shape[1] * groups, *input_hw)
     conv = (stride, padding, dilation, groups)
-    grad, _, _ = _convolution_backward(
-        grad_output, grad_output.new_empty(shape), _masked(weight, mask), conv, [True, False, False]
+    grad, _, _ = convolution_backward(
+        grad_output, grad_output.new_empty(shape), masked(weight, mask), conv, [True, False, False]
     )
     return grad.contiguous(memory_format=memory_format(grad_output))
 
@@ -47,20 +51,20 @@ def masked_conv2d_grad_input(
 def masked_conv2d_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
     conv = (stride, padding, dilation, groups)
     weight = input.new_empty(mask.shape)  # only its shape is read
-    _, grad, _ = _convolution_backward(grad_output, input, weight, conv, [False, True, False])
-    return _masked(grad.contiguous(), mask)
+    _, grad, _ = convolution_backward(grad_output, input, weight, conv, [False, True, False])
+    return masked(grad.contiguous(), mask)
 
 
 def masked_linear(input, weight, mask, bias, plan):
-    return F.linear(input, _masked(weight, mask), bias)
+    return F.linear(input, masked(weight, mask), bias)
 
 
 def masked_linear_grad_input(grad_output, weight, mask, plan):
-    return grad_output @ _masked(weight, mask)
+    return grad_output @ masked(weight, mask)
 
 
 def masked_linear_grad_weight(grad_output, input, mask, plan):
-    return _masked(grad_output.t() @ input, mask)
+    return masked(grad_output.t() @ input, mask)
 
 
 def _largest(score: Tensor, k: int) -> Tensor:
@@ -84,12 +88,12 @@ def admm_project_(weights, z, u, k, pooled):
     masks = topk_mask(sums, k, pooled)
     residuals = []
     for weight, z_l, u_l, v, mask in zip(weights, z, u, sums, masks, strict=True):
-        projected = _masked(v, mask)
+        projected = masked(v, mask)
         primal = (weight.double() - projected.double()).square().sum()
         change = (projected.double() - z_l.double()).square().sum()
         residuals.append(torch.stack((primal, change)))
         z_l.copy_(projected)
-        u_l.copy_(_masked(v, ~mask))
+        u_l.copy_(masked(v, ~mask))
     return torch.stack(residuals)
 
 
@@ -103,12 +107,12 @@ def weight_overlap(a, b, k):
 
 def masked_sgd_(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov):
     for i, (weight, grad, mask) in enumerate(zip(weights, grads, masks, strict=True)):
-        step = _masked(grad + weight_decay * weight, mask)
+        step = masked(grad + weight_decay * weight, mask)
         if momentum != 0:
             buffer = momenta[i]
-            buffer.copy_(_masked(momentum * buffer + (1 - dampening) * step, mask))
+            buffer.copy_(masked(momentum * buffer + (1 - dampening) * step, mask))
             step = step + momentum * buffer if nesterov else buffer
-        weight.copy_(_masked(weight - lr * step, mask))
+        weight.copy_(masked(weight - lr * step, mask))
 
 
 for _name in SCHEMAS:

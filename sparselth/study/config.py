@@ -14,6 +14,7 @@ import yaml
 from .. import data, models
 from ..errors import SparselthError, unknown_name
 from ..ops.checks import ALLOCATIONS
+from ..ops.choice import MODES
 from ..seeds import derive
 from ..training import Recipe
 from .generators import GENERATORS
@@ -28,8 +29,9 @@ class StudyConfig:
     """A study: model x data x learning rate x mask generator x sparsity x protocol x seed.
 
     Every training takes `epochs` epochs with the same schedule, as in the paper; only the ADMM
-    generator's search for a mask has its own length. The defaults are the paper's settings, where
-    it states them.
+    generator's search for a mask has its own length. `choice` is that of the `Recipe`: with
+    "measured", a study that was stopped does not end with the same numbers. The defaults are
+    the paper's settings, where it states them.
 
     Raises `SparselthError` for an unknown name, an empty list, or a number out of range.
     """
@@ -53,6 +55,7 @@ class StudyConfig:
     milestones: tuple[float, ...] = (80 / 150, 120 / 150)
     gamma: float = 0.1
     augment: bool = True
+    choice: str = "fixed"
     admm_epochs: int = 60
     admm_update_every: int = 5
     admm_learning_rate: float = 0.01
@@ -67,6 +70,7 @@ class StudyConfig:
         _check_names("mask generator", self.generators, GENERATORS)
         _check_names("protocol", self.protocols, PROTOCOLS)
         _check_names("allocation", (self.allocation,), ALLOCATIONS)
+        _check_names("choice", (self.choice,), MODES)
         for name in ("learning_rates", "generators", "sparsities", "protocols", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -106,6 +110,7 @@ class StudyConfig:
             milestones=self.milestones,
             gamma=self.gamma,
             augment=self.augment,
+            choice=self.choice,
             seed=derive(seed, stage),
         )
 

@@ -83,8 +83,8 @@ def _check(folder: Path, config: StudyConfig) -> None:
                 f"{folder} holds '{sorted(others)[0]}' but no study; name another folder (--out)"
             )
         return
-    if not isinstance(found, dict):
-        found = {}
+    # "fixed" is what there was before one could ask.
+    found = {"choice": "fixed", **found} if isinstance(found, dict) else {}
     differences = [
         f"{name} is {found.get(name, 'missing')} there and {value} here"
         for name, value in config.identity().items()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import data as data_sets
 from ..data import ImageSet
 from ..errors import SparselthError
+from ..ops import use_choice
 from ..pruning import prunable_parameters
 from ..training import CheckpointFolder, EpochRecord, History, train
 from ..training.resume import load_weights
@@ -217,7 +218,8 @@ class _Study:
             model = self._model(trained)
             masks = _to(self.found[cell].masks, self.device)
             assert masks is not None
-            rows.append(measure(self.config, model, masks, self.images, sparsity))
+            with use_choice(self.config.choice):  # what training did
+                rows.append(measure(self.config, model, masks, self.images, sparsity))
         self.folder.write_json("timing.json", rows)
         return rows
 

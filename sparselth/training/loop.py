@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..data import Batches, ImageSet
 from ..errors import SparselthError
 from ..nn import sparsify
+from ..ops import use_choice
 from ..optim import SGD
 from ..seeds import derive
 from .checkpoint import CheckpointFolder
@@ -50,8 +51,9 @@ def train(
 
     With `masks` the model is first made sparse, and pruned weights stay exactly zero. `regulariser`
     is added to the loss. With `checkpoint`, a folder, the run is saved there after every epoch; a
-    run that was stopped goes on from there and ends exactly as if it had not been, and one that
-    was complete is only loaded. `device` is where the model moves; by default it stays.
+    run that was stopped goes on from there and ends exactly as if it had not been (unless the
+    recipe's `choice` is "measured"), and one that was complete is only loaded. `device` is where
+    the model moves; by default it stays.
 
     Raises `SparselthError` when a loss is not finite, with the epoch and the step; the checkpoint
     of the epoch before stays. Raises `CheckpointError` when `checkpoint` belongs to another run or
@@ -73,10 +75,11 @@ def train(
     parts = (model, optimizer, regulariser, recipe)
     history = restore(folder, *parts) if folder else History()
     for epoch in range(len(history), recipe.epochs):
-        record = _epoch(model, optimizer, regulariser, batches, recipe, epoch)
-        if regulariser is not None:
-            regulariser.end_epoch(epoch + 1)
-        record = dataclasses.replace(record, test_accuracy=evaluate(model, batches))
+        with use_choice(recipe.choice):
+            record = _epoch(model, optimizer, regulariser, batches, recipe, epoch)
+            if regulariser is not None:
+                regulariser.end_epoch(epoch + 1)
+            record = dataclasses.replace(record, test_accuracy=evaluate(model, batches))
         history.records.append(record)
         if folder:
             folder.save(epoch + 1, snapshot(*parts, history))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import SparselthError
+from ..ops.choice import checked_mode
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,9 @@ class Recipe:
     `milestones` are fractions of `epochs` after which the learning rate is multiplied by `gamma`;
     80/150 and 120/150 are the paper's epochs 80 and 120 of 150, scaled to any length. `augment`
     turns on random crops, and mirroring where the data set allows it. `seed` decides the order of
-    the images, the crops, and whatever else is drawn while training.
+    the images, the crops, and whatever else is drawn while training. `choice` is how sparse and
+    dense kernels are chosen between: "fixed" trains to the same numbers in every run, bit for bit,
+    also when stopped and resumed; "measured" is faster and rounds as the measurements fall out.
 
     Reference: Liu et al., 2021, appendix, training setup.
     """
@@ -30,8 +33,10 @@ class Recipe:
     gamma: float = 0.1
     augment: bool = True
     seed: int = 0
+    choice: str = "fixed"
 
     def __post_init__(self) -> None:
+        checked_mode(self.choice)
         positive = {"epochs": self.epochs, "batch_size": self.batch_size}
         for name, count in positive.items():
             if count < 1:

@@ -75,11 +75,12 @@ def _check_same_run(
     recipe: Recipe,
 ) -> None:
     advice = "name another folder, or delete this one to start anew"
+    recorded = {"choice": "fixed", **state["recipe"]}  # what there was before one could ask
     for name, value in _plain(recipe).items():
-        if state["recipe"].get(name) != value:
+        if recorded.get(name) != value:
             raise CheckpointError(
                 f"the checkpoint in {folder.path} was trained with {name}="
-                f"{state['recipe'].get(name)}, this run has {name}={value}; {advice}"
+                f"{recorded.get(name)}, this run has {name}={value}; {advice}"
             )
     shapes = {name: tensor.shape for name, tensor in _weights(model).items()}
     if shapes != {name: tensor.shape for name, tensor in state["model"].items()}:

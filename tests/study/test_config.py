@@ -75,6 +75,7 @@ def test_yaml_that_is_none(tmp_path, text):
         ({"generators": ["imp"]}, "admm, magnitude"),
         ({"protocols": ["rewind"]}, "finetune, reinit, ticket"),
         ({"allocation": "erk"}, "uniform"),
+        ({"choice": "fastest"}, "fixed, measured"),
         ({"admm_update_every": 100}, "never project"),
         ({"timing_rounds": 0}, "at least 1"),
     ],
@@ -82,6 +83,13 @@ def test_yaml_that_is_none(tmp_path, text):
 def test_what_cannot_be_is_refused_in_words(change, says):
     with pytest.raises(SparselthError, match=says):
         StudyConfig().changed(change)
+
+
+def test_kernels_are_chosen_by_the_fixed_table_unless_asked():
+    config = StudyConfig()
+    assert config.recipe(0.1, seed=0).choice == config.admm_recipe(seed=0).choice == "fixed"
+    measured = config.changed({"choice": "measured"})
+    assert measured.recipe(0.1, 0).choice == measured.admm_recipe(0).choice == "measured"
 
 
 def test_unknown_preset():

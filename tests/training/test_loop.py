@@ -9,7 +9,15 @@ from torch import nn
 import sparselth as sl
 from sparselth import SparselthError
 from sparselth.data import Batches
-from sparselth.training import AdmmSchedule, CheckpointError, Recipe, evaluate, train
+from sparselth.ops import choice
+from sparselth.training import (
+    AdmmSchedule,
+    CheckpointError,
+    CheckpointFolder,
+    Recipe,
+    evaluate,
+    train,
+)
 
 
 class Stopped(Exception):
@@ -108,6 +116,31 @@ def test_resume_is_exact_to_the_bit(tmp_path, make_model, digits, recipe, kind, 
     assert _numbers(history) == _numbers(whole)
     if kind == "admm":
         assert len(options["regulariser"].residuals) == 2
+
+
+@pytest.mark.parametrize("mode", ["fixed", "measured"])
+def test_the_recipe_says_how_kernels_are_chosen(make_model, digits, recipe, mode, monkeypatch):
+    """A run that must resume exactly measures nothing, whatever is set around it."""
+    measured = []
+    monkeypatch.setattr(choice, "measures", lambda op, x: measured.append(choice.mode()) or False)
+    masks = sl.find_masks(make_model(), sparsity=0.5)
+    with sl.use_choice("measured"):
+        train(make_model(), digits, dataclasses.replace(recipe, choice=mode, epochs=1), masks=masks)
+        assert choice.mode() == "measured"
+    assert set(measured) == {mode}
+    assert recipe.choice == "fixed"
+
+
+def test_a_checkpoint_older_than_the_choice_goes_on(tmp_path, make_model, digits, recipe):
+    train(make_model(), digits, recipe, checkpoint=tmp_path)
+    folder = CheckpointFolder(tmp_path)
+    epoch, state = folder.load()
+    del state["recipe"]["choice"]
+    folder.save(epoch, state)
+    assert len(train(make_model(), digits, recipe, checkpoint=tmp_path)) == recipe.epochs
+    measured = dataclasses.replace(recipe, choice="measured")
+    with pytest.raises(CheckpointError, match="choice=fixed, this run has choice=measured"):
+        train(make_model(), digits, measured, checkpoint=tmp_path)
 
 
 def test_a_complete_run_is_only_loaded(tmp_path, make_model, digits, recipe):

@@ -28,6 +28,7 @@ def test_the_schedule_scales_with_the_length():
         {"momentum": 1.0},
         {"weight_decay": -1e-4},
         {"milestones": (80, 120)},
+        {"choice": "fastest"},
     ],
 )
 def test_bad_numbers_are_named(change):

@@ -1,0 +1,187 @@
+"""What serves each masked layer of a model, and what sparse and dense cost there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import choice as choosing
+from ..ops.measure import Timings
+from ..ops.plan import pattern
+from .masked import MaskedModule
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """One call of a masked layer.
+
+    kind: the module's class.  geometry: its settings and input shape.  sparsity: in [0, 1].
+    pattern: "element", "filter", "channel" or "dense", see `sparselth.ops.plan.pattern`.
+    in_blocks: whether the input arrived in the layout of the sparse kernels.  by: how the choice
+    was made, "measured" or "fixed".  backend: pass -> "sparse" or "dense".
+    dense_ms: all passes dense, in a dense model.  sparse_ms: all passes in blocks, and the way in
+    and out of them where the input is not in blocks.  chosen_ms: what was chosen, here.  NaN where
+    nothing can be timed.  timings: each pass by itself.
+    """
+
+    name: str
+    kind: str
+    geometry: str
+    sparsity: float
+    pattern: str
+    in_blocks: bool
+    by: str
+    backend: dict[str, str]
+    dense_ms: float
+    sparse_ms: float
+    chosen_ms: float
+    timings: Timings | None
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster sparse is than dense; NaN where nothing can be timed."""
+        return self.dense_ms / self.sparse_ms
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The masked layers of a model in the order they ran. Printed, it is a table."""
+
+    rows: list[ProfileRow] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return _table(self.rows)
+
+
+def profile(model: nn.Module, x: Tensor, *, backward: bool = True) -> Profile:
+    """Say what serves each masked layer for the input `x`, and time sparse against dense there.
+
+    model: made sparse by `sparsify`; runs once, in evaluation mode, and is left as it was.
+    x: what the model takes.  backward: count the passes of training; False counts the forward.
+    Times are the CPU's, measured layer by layer also where the choice is fixed or forced.
+    """
+    rows: list[ProfileRow] = []
+    with _observed(model, backward, rows), torch.set_grad_enabled(backward):
+        model(x)
+    return Profile(rows)
+
+
+@contextmanager
+def _observed(model: nn.Module, backward: bool, rows: list[ProfileRow]) -> Iterator[None]:
+    """Evaluation mode, and hooks that add a row per call; both undone at the end."""
+    training = {module: module.training for module in model.modules()}
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, MaskedModule):
+
+                def before(module: Any, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                    rows.append(_row(name, module, inputs[0]))
+
+                stack.enter_context(_removed(module.register_forward_pre_hook(before)))
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, was in training.items():
+                module.training = was
+
+
+@contextmanager
+def _removed(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
+    made = module.choice(x)
+    in_blocks, wanted = choosing.in_blocks(x), choosing.wanted_passes(x, module.weight)
+    timings = made.timings or module.timings(x)
+    totals = choosing.decide(timings, wanted, in_blocks) if timings else made
+    passes = [timings.passes[each] for each in wanted] if timings else []
+    return ProfileRow(
+        name=name,
+        kind=type(module).__name__,
+        geometry=_geometry(module, x),
+        sparsity=module.sparsity,
+        pattern=pattern(module.weight_mask),
+        in_blocks=in_blocks,
+        by=made.by,
+        backend={each: made.serves(each) for each in wanted},
+        dense_ms=sum(p.dense for p in passes) if passes else math.nan,
+        sparse_ms=totals.sparse_ms + sum(p.sparse - p.best for p in passes),
+        chosen_ms=totals.sparse_ms if made.sparse else totals.dense_ms,
+        timings=timings,
+    )
+
+
+def _geometry(module: MaskedModule, x: Tensor) -> str:
+    shape = "x".join(map(str, x.shape))
+    if not isinstance(module, nn.Conv2d):
+        return f"{shape} -> {module.weight.shape[0]}"
+    text = f"{shape} -> {module.out_channels}, {'x'.join(map(str, module.kernel_size))}"
+    if any(step != 1 for step in module.stride):
+        text += f" /{module.stride[0]}"
+    if module.groups != 1:
+        text += f", {module.groups} groups"
+    return text
+
+
+# --- the table --------------------------------------------------------------------------------
+
+_HEADER = ("layer", "input", "sparsity", "pattern", "backend", "dense ms", "sparse ms", "ratio")
+_TEXT = {0, 1, 3, 4}  # columns aligned to the left
+
+
+def _table(rows: Sequence[ProfileRow]) -> str:
+    if not rows:
+        return "no masked layers: use sparselth.sparsify first"
+    cells = [_HEADER, *(_cells(row) for row in rows), _totals(rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
+    lines = ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    for column, (text, width) in enumerate(zip(line, widths, strict=True)):
+        yield text.ljust(width) if column in _TEXT else text.rjust(width)
+
+
+def _cells(row: ProfileRow) -> tuple[str, ...]:
+    return (
+        row.name or row.kind,
+        row.geometry,
+        f"{100 * row.sparsity:.1f} %",
+        row.pattern,
+        _backend(row),
+        _number(row.dense_ms),
+        _number(row.sparse_ms),
+        _number(row.ratio),
+    )
+
+
+def _backend(row: ProfileRow) -> str:
+    """Name the backend, or where passes differ, those that are dense."""
+    dense = [name for name, backend in row.backend.items() if backend == "dense"]
+    if not dense or len(dense) == len(row.backend):
+        return "dense" if dense else "sparse"
+    return f"sparse; dense {', '.join(dense)}"
+
+
+def _totals(rows: Sequence[ProfileRow]) -> tuple[str, ...]:
+    dense, sparse = sum(row.dense_ms for row in rows), sum(row.sparse_ms for row in rows)
+    chosen = sum(row.chosen_ms for row in rows)
+    tail = "" if math.isnan(chosen) else f"as chosen {_number(chosen)} ms"
+    return ("total", "", "", "", tail, _number(dense), _number(sparse), _number(dense / sparse))
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"

@@ -1,0 +1,246 @@
+"""Sparse or dense, per layer and per pass: decided by measuring, or by a fixed table.
+
+Measured: the first input of a shape after a mask was set is timed once, sparse against dense with
+the mask applied (`measure.py`), and everything after looks the result up. Fixed: the density
+decides (`backends.prefer_dense`), the same on every machine and in every run, as two choices
+differ in rounding.
+
+How a layer is charged. Sparse kernels want activations in blocks. Where x arrives plain, sparse is
+charged for both ways, into blocks and out again, though the layers after it may stay in blocks: so
+a lone sparse layer between dense ones never loses. Where x arrives in blocks, dense is charged for
+leaving them. Sparse has to win by `MARGIN`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from ..errors import unknown_name
+from . import backends, measure
+from .blocked import accepts, traceless
+from .blocked_tensor import BlockedTensor
+from .contract import output_size
+from .measure import Timings
+from .plan import pattern
+
+MODES = ("measured", "fixed")
+
+# Timing is noisy; and what is equally fast should stay what users know.
+MARGIN = 0.03
+
+_CACHED = 1024
+_timings: OrderedDict[tuple, Timings] = OrderedDict()
+
+
+def checked_mode(name: str) -> str:
+    """Return `name` if it is a mode of choosing; raises SparselthError otherwise."""
+    if name not in MODES:
+        raise unknown_name("choice", name, MODES)
+    return name
+
+
+_mode = checked_mode(os.environ.get("SPARSELTH_CHOICE") or "measured")
+
+
+@contextmanager
+def use_choice(name: str) -> Iterator[None]:
+    """Choose between sparse and dense by measuring, or by a fixed table, in the `with` block.
+
+    name: "measured" is fastest; "fixed" gives the same numbers, bit for bit, in every run.
+    Outside of any block the environment variable SPARSELTH_CHOICE holds, or "measured". The fixed
+    table also serves deterministic algorithms (`torch.use_deterministic_algorithms`), compiled
+    and traced programs, autocast, and everything that is not float32 or float64 on the CPU.
+
+    Raises SparselthError for an unknown name.
+    """
+    global _mode
+    previous, _mode = _mode, checked_mode(name)
+    try:
+        yield
+    finally:
+        _mode = previous
+
+
+def mode() -> str:
+    """Return how choices are made now: "measured" or "fixed"."""
+    return _mode
+
+
+# --- decisions --------------------------------------------------------------------------------
+
+_NO_PASSES: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a layer is served: sparse or dense, and which passes of a sparse layer are dense.
+
+    by: "measured" or "fixed" (the table, or a forced backend).  dense_ms, sparse_ms: the layer's
+    total either way, conversions included, sparse with its dense passes; NaN when nothing was
+    measured.
+    """
+
+    sparse: bool
+    by: str
+    dense_passes: frozenset[str] = _NO_PASSES
+    dense_ms: float = math.nan
+    sparse_ms: float = math.nan
+    timings: Timings | None = None
+
+    def serves(self, name: str) -> str:
+        """Return what serves the pass `name`: "sparse" or "dense"."""
+        return "sparse" if self.sparse and name not in self.dense_passes else "dense"
+
+
+_FIXED = {sparse: Choice(sparse, "fixed") for sparse in (True, False)}
+
+
+def fixed_choice(op: str, device: torch.device, density: float) -> Choice:
+    """Choose without measuring: by the forced backend, or by the table of densities."""
+    return _FIXED[not backends.prefer_dense(op, device, density)]
+
+
+def decide(timings: Timings, wanted: Sequence[str], in_blocks: bool) -> Choice:
+    """Choose from what was measured.
+
+    wanted: the passes that will run, of `measure.PASSES`.  in_blocks: whether x arrives so.
+    """
+    passes = {name: timings.passes[name] for name in wanted}
+    dense_passes = frozenset(n for n, p in passes.items() if p.best < p.sparse)
+    dense = sum(p.dense for p in passes.values())
+    sparse = sum(p.best for p in passes.values())
+    c = timings.conversions
+    # What crosses the border of the blocks, and its gradient, if any, the other way.
+    differentiated = "grad_input" in passes
+    if in_blocks:
+        dense += c.from_x + (c.to_x if differentiated else 0.0)
+    else:
+        sparse += c.to_x + (c.from_x if differentiated else 0.0)
+        sparse += c.from_y + (c.to_y if len(passes) > 1 else 0.0)
+    wins = sparse <= (1 - MARGIN) * dense
+    return Choice(wins, "measured", dense_passes if wins else _NO_PASSES, dense, sparse, timings)
+
+
+_WANTED = {
+    (x, weight): ("forward", *["grad_input"] * x, *["grad_weight"] * weight)
+    for x in (False, True)
+    for weight in (False, True)
+}
+
+
+def wanted_passes(x: Tensor, weight: Tensor) -> tuple[str, ...]:
+    """List the passes that a forward of `x` now leads to."""
+    if not torch.is_grad_enabled():
+        return _WANTED[False, False]
+    return _WANTED[x.requires_grad, weight.requires_grad]
+
+
+def measurable(op: str, x: Tensor) -> bool:
+    """Say whether sparse and dense can be timed against each other for `x`, on the CPU."""
+    return (
+        (accepts(x) if op == "masked_conv2d" else x.dim() > 0 and traceless(x))
+        and backends.compiled(op, "cpu")
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def measures(op: str, x: Tensor) -> bool:
+    """Say whether the choice for `x` is made by measuring."""
+    return (
+        _mode == "measured"
+        and not torch.compiler.is_compiling()
+        and backends.forced() is None
+        and not torch.are_deterministic_algorithms_enabled()
+        and measurable(op, x)
+    )
+
+
+# --- the cache --------------------------------------------------------------------------------
+
+
+def clear_choices() -> None:
+    """Forget every measured time. Modules keep the choices they made; new ones measure anew."""
+    _timings.clear()
+
+
+def rounded(count: int) -> int:
+    """Round a batch up to a power of two: batches that share a choice."""
+    return 1 << (count - 1).bit_length()
+
+
+def in_blocks(x: Tensor) -> TypeGuard[BlockedTensor]:
+    """Say whether `x` arrives in blocks."""
+    return isinstance(x, BlockedTensor) and x.is_blocked()
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """Return the layout that dense gets `x` in."""
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def conv_timings(
+    x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None, conv
+) -> Timings | None:
+    """Return the timings of a convolution of `x`, measured unless known; None if it cannot be.
+
+    x: (N, C_in, H, W).  conv: stride, padding, dilation, groups, in pairs.
+    """
+    if not (_alike(x, weight) and _fits(x.shape, weight, conv)):
+        return None  # the call itself will say what is wrong
+    layout = layout_of(x)
+    size = (rounded(x.shape[0]), *x.shape[1:])
+    settings = (*map(tuple, conv[:3]), conv[3], layout)
+    key = ("masked_conv2d", size, *settings, *_key(weight, mask))
+    return _cached(
+        key, lambda: measure.measure_conv(x.shape, weight, mask, plan, conv, layout=layout)
+    )
+
+
+def linear_timings(x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None) -> Timings | None:
+    """Return the timings of a linear layer over x (..., C_in), measured unless known, or None."""
+    if not _alike(x, weight) or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        return None
+    rows = x.numel() // weight.shape[1]
+    key = ("masked_linear", rounded(rows), *_key(weight, mask))
+    return _cached(key, lambda: measure.measure_linear(rows, weight, mask, plan))
+
+
+def _cached(key: tuple, measured: Callable[[], Timings]) -> Timings:
+    found = _timings.get(key)
+    if found is None:
+        found = _timings[key] = measured()
+        if len(_timings) > _CACHED:
+            _timings.popitem(last=False)
+    return found
+
+
+def _key(weight: Tensor, mask: Tensor) -> tuple:
+    kept = int(mask.sum())
+    # Steps of 5 %: finer ones make no difference in time.
+    bucket = round(math.log(kept) / math.log(1.05)) if kept else -1
+    threads = torch.get_num_threads()
+    return (tuple(weight.shape), weight.dtype, threads, bucket, pattern(mask))
+
+
+def _alike(x: Tensor, weight: Tensor) -> bool:
+    plain = type(weight) in (Tensor, torch.nn.Parameter)
+    return plain and x.dtype == weight.dtype and x.device == weight.device
+
+
+def _fits(shape: Sequence[int], weight: Tensor, conv) -> bool:
+    stride, padding, dilation, groups = conv
+    return shape[1] == weight.shape[1] * groups and all(
+        output_size(shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) > 0
+        for i in range(2)
+    )

@@ -1,0 +1,234 @@
+"""Time the sparse kernels of a layer against dense ones, pass by pass, on the CPU.
+
+The tensors are random and of the layer's shapes; what they hold decides no time. Each pass runs
+its two contestants in turns, so that a machine that slows down slows both, and the fastest round
+of each counts. Random state and thread count of the caller stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .blocked_layout import HALO, lanes
+from .contract import output_size
+from .masking import apply_bits, bits_of
+
+PASSES = ("forward", "grad_input", "grad_weight")
+
+# A layer takes about four of these: three passes and the conversions. Slow layers take more, as
+# _MIN_ROUNDS are needed for a fair minimum, and so do close races.
+_SECONDS = 0.05
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 20
+
+# Two rounds are enough for a slow pass where one side is this many times slower ...
+_CLEAR = 2.0
+# ... and where it is not even this, the race goes on for several times as long.
+_CLOSE, _LONGER = 1.3, 3
+
+_ops = torch.ops.sparselth
+_Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class PassTiming:
+    """Milliseconds of one pass; `around` is what dense costs on top between sparse passes."""
+
+    sparse: float
+    dense: float
+    around: float = 0.0
+
+    @property
+    def best(self) -> float:
+        """Milliseconds between sparse passes, by whichever kernel is faster there."""
+        return min(self.sparse, self.dense + self.around)
+
+
+@dataclass(frozen=True)
+class Conversions:
+    """Milliseconds to take the layer's input x and output y into blocks and out of them."""
+
+    to_x: float = 0.0
+    from_x: float = 0.0
+    to_y: float = 0.0
+    from_y: float = 0.0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What was measured of one layer: a timing for each of `PASSES`, and the conversions."""
+
+    passes: dict[str, PassTiming]
+    conversions: Conversions = field(default_factory=Conversions)
+
+
+def fastest(runs: Sequence[_Run], seconds: float = _SECONDS) -> list[float]:
+    """Return the milliseconds of each run's fastest round, after one run to warm up.
+
+    Takes turns for about `seconds`. Of two runs, a close race takes longer, and one that is clear
+    ends sooner.
+    """
+    best = [math.inf] * len(runs)
+    for run in runs:
+        run()
+    begin = time.perf_counter()
+    for rounds in range(1, _MAX_ROUNDS + 1):
+        for place, run in enumerate(runs):
+            best[place] = min(best[place], _milliseconds(run))
+        apart = max(best) / max(min(best), 1e-9)
+        least = 2 if len(runs) == 2 and apart > _CLEAR else _MIN_ROUNDS
+        longest = seconds * (_LONGER if len(runs) == 2 and apart < _CLOSE else 1)
+        if rounds >= least and time.perf_counter() - begin > longest:
+            break
+    return best
+
+
+def _milliseconds(run: _Run) -> float:
+    begin = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+@torch.no_grad()
+def measure_conv(
+    x_shape: Sequence[int],
+    weight: Tensor,
+    mask: Tensor,
+    plan: Tensor | None,
+    conv: tuple[Sequence[int], Sequence[int], Sequence[int], int],
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Timings:
+    """Time a convolution's passes: sparse on blocks, dense on tensors in `layout`.
+
+    x_shape: (N, C_in, H, W).  weight, mask: (C_out, C_in / groups, kH, kW).  plan: the mask's, or
+    None.  conv: stride, padding, dilation, groups.  Dense applies the mask to the weight and to
+    its gradient, as the dense path does, unless the mask keeps everything.
+    """
+    weight, batch, input_hw = weight.detach(), x_shape[0], list(x_shape[2:])
+    x = _random(x_shape, weight.dtype).contiguous(memory_format=layout)
+    grad = _random(_output_shape(x_shape, weight, conv), weight.dtype)
+    grad = grad.contiguous(memory_format=layout)
+    x_blocks, grad_blocks = _to_blocks(x), _to_blocks(grad)
+    applied = _applied(weight, mask)
+    masked = applied(weight)
+    around, conversions = _conversions(x, grad, x_blocks, grad_blocks, weight, mask)
+    contestants: dict[str, tuple[_Run, _Run]] = {
+        "forward": (
+            lambda: _ops.blocked_conv2d(x_blocks, batch, HALO, weight, mask, None, plan, *conv),
+            lambda: reference.masked_conv2d(x, applied(weight), None, None, None, *conv),
+        ),
+        "grad_input": (
+            lambda: _ops.blocked_conv2d_grad_input(
+                grad_blocks, batch, HALO, weight, mask, plan, input_hw, *conv
+            ),
+            # Autograd keeps the masked weight of the forward.
+            lambda: reference.convolution_backward(grad, x, masked, conv, [True, False, False]),
+        ),
+        "grad_weight": (
+            lambda: _ops.blocked_conv2d_grad_weight(
+                grad_blocks, HALO, x_blocks, batch, HALO, mask, plan, *conv
+            ),
+            lambda: applied(
+                reference.convolution_backward(grad, x, masked, conv, [False, True, False])[1]
+            ),
+        ),
+    }
+    return Timings(_timed(contestants, around), conversions)
+
+
+@torch.no_grad()
+def measure_linear(rows: int, weight: Tensor, mask: Tensor, plan: Tensor | None) -> Timings:
+    """Time the passes of a linear layer over x (rows, C_in); nothing is ever converted.
+
+    weight, mask: (C_out, C_in).  plan: the mask's, or None.
+    """
+    weight = weight.detach()
+    x = _random((rows, weight.shape[1]), weight.dtype)
+    grad = _random((rows, weight.shape[0]), weight.dtype)
+    applied = _applied(weight, mask)
+    masked = applied(weight)
+    contestants: dict[str, tuple[_Run, _Run]] = {
+        "forward": (
+            lambda: _ops.masked_linear(x, weight, mask, None, plan),
+            lambda: reference.masked_linear(x, applied(weight), None, None, None),
+        ),
+        "grad_input": (
+            lambda: _ops.masked_linear_grad_input(grad, weight, mask, plan),
+            lambda: grad @ masked,
+        ),
+        "grad_weight": (
+            lambda: _ops.masked_linear_grad_weight(grad, x, mask, plan),
+            lambda: applied(grad.t() @ x),
+        ),
+    }
+    (masking,) = fastest([lambda: reference.masked(weight, mask)], _SECONDS / 4)
+    return Timings(_timed(contestants, dict.fromkeys(PASSES, masking)))
+
+
+def _applied(weight: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what dense layers apply the mask with; nothing where it keeps everything."""
+    if mask.all():
+        return lambda values: values
+    bits = bits_of(mask, weight.dtype)
+    return lambda values: apply_bits(values, bits)
+
+
+def _timed(
+    contestants: dict[str, tuple[_Run, _Run]], around: dict[str, float]
+) -> dict[str, PassTiming]:
+    timed = {}
+    for name, runs in contestants.items():
+        sparse, dense = fastest(runs)
+        timed[name] = PassTiming(sparse, dense, around[name])
+    return timed
+
+
+def _random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    # A generator of its own: the caller's random numbers must not depend on being measured.
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.empty(tuple(shape), dtype=dtype, device="cpu").uniform_(-1, 1, generator=generator)
+
+
+def _output_shape(x_shape: Sequence[int], weight: Tensor, conv) -> tuple[int, ...]:
+    stride, padding, dilation, _ = conv
+    return (
+        x_shape[0],
+        weight.shape[0],
+        *(
+            output_size(x_shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i])
+            for i in range(2)
+        ),
+    )
+
+
+def _to_blocks(x: Tensor) -> Tensor:
+    return _ops.to_blocked(x.contiguous(), lanes(x.dtype), HALO)
+
+
+def _conversions(
+    x: Tensor, y: Tensor, x_blocks: Tensor, y_blocks: Tensor, weight: Tensor, mask: Tensor
+) -> tuple[dict[str, float], Conversions]:
+    """Time layouts and mask; return what surrounds each dense pass between sparse ones."""
+    batch = x.shape[0]
+    to_x, from_x, to_y, from_y, masking = fastest(
+        [
+            lambda: _to_blocks(x),
+            lambda: _ops.from_blocked(x_blocks, batch, HALO),
+            lambda: _to_blocks(y),
+            lambda: _ops.from_blocked(y_blocks, batch, HALO),
+            lambda: reference.masked(weight, mask),
+        ]
+    )
+    # A dense pass on its own is the plain oracle, which applies the mask more slowly.
+    around = {
+        "forward": from_x + to_y + masking,
+        "grad_input": from_y + to_x + masking,
+        "grad_weight": from_y + from_x + masking,
+    }
+    return around, Conversions(to_x, from_x, to_y, from_y)

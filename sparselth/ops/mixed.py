@@ -1,0 +1,38 @@
+"""A dense forward with the autograd formulas of the sparse ops: layers served pass by pass.
+
+The passes of the backward are picked in the formulas themselves (`contract.py`), from the table in
+`binding.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import contract, reference
+from .blocked import as_blocks
+from .blocked_tensor import BlockedTensor
+
+
+class DenseForwardConv2d(torch.autograd.Function):
+    """`masked_conv2d` computed densely; a result for blocked x goes on in blocks."""
+
+    @staticmethod
+    def forward(input, weight, mask, bias, plan, stride, padding, dilation, groups) -> Tensor:
+        conv = (stride, padding, dilation, groups)
+        out = reference.masked_conv2d(input, weight, mask, bias, None, *conv)
+        return as_blocks(out) if isinstance(input, BlockedTensor) else out
+
+    setup_context = staticmethod(contract.conv_setup)
+    backward = staticmethod(contract.conv_backward)
+
+
+class DenseForwardLinear(torch.autograd.Function):
+    """`masked_linear` computed densely.  input: (rows, C_in)."""
+
+    @staticmethod
+    def forward(input, weight, mask, bias, plan) -> Tensor:
+        return reference.masked_linear(input, weight, mask, bias, None)
+
+    setup_context = staticmethod(contract.linear_setup)
+    backward = staticmethod(contract.linear_backward)

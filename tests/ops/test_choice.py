@@ -1,0 +1,354 @@
+"""Sparse or dense: what follows from which timings, what is measured, and what is cached."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import sparselth as sl
+from sparselth.ops import choice, measure
+from sparselth.ops.binding import bind_dense_passes, dense_passes_of
+from sparselth.ops.blocked import blocked
+from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
+from sparselth.ops.mixed import DenseForwardConv2d, DenseForwardLinear
+from sparselth.ops.plan import conv_plan, pattern
+
+CONV = ((1, 1), (1, 1), (1, 1), 1)
+
+
+def timings(sparse, dense, around=0.0, convert=0.0):
+    """Return timings with the same numbers for each pass, or one number per pass."""
+    each = [value if isinstance(value, tuple) else (value,) * 3 for value in (sparse, dense)]
+    passes = {name: PassTiming(s, d, around) for name, s, d in zip(PASSES, *each, strict=True)}
+    return Timings(passes, Conversions(*[convert] * 4))
+
+
+# --- decisions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sparse", "dense", "sparse_wins"),
+    [(1.0, 2.0, True), (2.0, 1.0, False), (0.98, 1.0, False), (0.96, 1.0, True), (1.0, 1.0, False)],
+)
+def test_sparse_has_to_win_by_the_margin(sparse, dense, sparse_wins):
+    made = choice.decide(timings(sparse, dense, around=9.0), PASSES, in_blocks=True)
+    assert made.sparse is sparse_wins
+    assert made.by == "measured"
+    assert made.sparse_ms == pytest.approx(3 * sparse)
+    assert made.dense_ms == pytest.approx(3 * dense)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "plain", "arriving"),
+    [
+        (PASSES, 4.0, 2.0),
+        (("forward",), 2.0, 1.0),
+        (("forward", "grad_weight"), 3.0, 1.0),
+    ],
+)
+def test_conversions_are_charged_to_who_crosses_the_border(wanted, plain, arriving):
+    times = timings(5.0, 50.0, around=100.0, convert=1.0)
+    made = choice.decide(times, wanted, in_blocks=False)
+    assert made.sparse_ms == 5.0 * len(wanted) + plain
+    assert made.dense_ms == 50.0 * len(wanted)
+    made = choice.decide(times, wanted, in_blocks=True)
+    assert made.sparse_ms == 5.0 * len(wanted)
+    assert made.dense_ms == 50.0 * len(wanted) + arriving
+
+
+def test_a_lone_sparse_layer_that_conversions_eat_up_is_dense():
+    times = timings(9.0, 10.0, around=2.0, convert=1.0)
+    assert not choice.decide(times, PASSES, in_blocks=False).sparse
+    assert choice.decide(times, PASSES, in_blocks=True).sparse
+
+
+def test_a_pass_goes_dense_where_it_wins_conversions_included():
+    times = timings((1.0, 1.0, 9.0), (5.0, 5.0, 5.0), around=2.0)
+    made = choice.decide(times, PASSES, in_blocks=True)
+    assert made.dense_passes == {"grad_weight"}
+    assert [made.serves(name) for name in PASSES] == ["sparse", "sparse", "dense"]
+    assert made.sparse_ms == 1 + 1 + 7
+    times = timings((1.0, 1.0, 6.5), (5.0, 5.0, 5.0), around=2.0)
+    assert choice.decide(times, PASSES, in_blocks=True).dense_passes == frozenset()
+    # In a dense layer everything is dense.
+    assert choice.decide(timings(9.0, 5.0), PASSES, True).dense_passes == frozenset()
+    assert choice.decide(timings(9.0, 5.0), PASSES, True).serves("forward") == "dense"
+
+
+def test_the_passes_that_are_wanted():
+    x, weight = torch.ones(2), torch.ones(2, requires_grad=True)
+    assert choice.wanted_passes(x, weight) == ("forward", "grad_weight")
+    assert choice.wanted_passes(weight, x) == ("forward", "grad_input")
+    assert choice.wanted_passes(weight, weight) == PASSES
+    with torch.no_grad():
+        assert choice.wanted_passes(weight, weight) == ("forward",)
+
+
+# --- modes ------------------------------------------------------------------------------------
+
+
+def test_the_mode_nests_and_is_restored():
+    assert choice.mode() == "fixed"  # as tests/conftest.py sets it
+    with sl.use_choice("measured"):
+        with pytest.raises(RuntimeError), sl.use_choice("fixed"):
+            raise RuntimeError
+        assert choice.mode() == "measured"
+    assert choice.mode() == "fixed"
+    with pytest.raises(ValueError, match="unknown choice 'fastest'; known: fixed, measured"):
+        sl.use_choice("fastest").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [("", "measured"), ("fixed", "fixed"), ("fast", "unknown choice 'fast'")]
+)
+def test_the_environment_sets_the_mode(value, says, monkeypatch):
+    monkeypatch.setenv("SPARSELTH_CHOICE", value)
+    code = "from sparselth.ops import choice; print(choice.mode())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert says in (done.stdout or done.stderr)
+
+
+class Odd(torch.Tensor):
+    pass
+
+
+@pytest.mark.usefixtures("travelling")
+def test_what_is_never_measured():
+    x = torch.randn(2, 3, 5, 5)
+    assert not choice.measures("masked_conv2d", x)
+    with sl.use_choice("measured"):
+        assert choice.measures("masked_conv2d", x)
+        assert choice.measures("masked_linear", x)
+        for other in (x.bfloat16(), x.half(), x.to("meta"), x[:0], x[0], x.as_subclass(Odd)):
+            assert not choice.measures("masked_conv2d", other)
+        with sl.use_backend("reference"):
+            assert not choice.measures("masked_conv2d", x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not choice.measures("masked_conv2d", x)
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert not choice.measures("masked_conv2d", x)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def test_nothing_is_measured_without_kernels(monkeypatch):
+    monkeypatch.setattr(choice.backends, "compiled", lambda op, backend: False)
+    with sl.use_choice("measured"):
+        assert not choice.measures("masked_conv2d", torch.randn(2, 3, 5, 5))
+        assert not choice.measures("masked_linear", torch.randn(2, 3))
+
+
+# --- the cache --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count measurements; each takes no time and says that sparse wins."""
+    calls = []
+
+    def fake(*args, **kwargs):
+        calls.append(args)
+        return timings(1.0, 2.0)
+
+    monkeypatch.setattr(measure, "measure_conv", fake)
+    monkeypatch.setattr(measure, "measure_linear", fake)
+    choice.clear_choices()
+    yield calls
+    choice.clear_choices()
+
+
+def conv_times(x, mask, conv=CONV):
+    weight = torch.zeros(mask.shape, dtype=x.dtype)
+    return choice.conv_timings(x, weight, mask, None, conv)
+
+
+def first(kept, shape=(8, 8, 3, 3)):
+    """Return a mask that keeps the first weights."""
+    return (torch.arange(torch.Size(shape).numel()) < kept).view(shape)
+
+
+def test_what_is_alike_is_measured_once(counted):
+    x = torch.randn(6, 8, 5, 5)
+    conv_times(x, first(301))
+    conv_times(torch.randn(8, 8, 5, 5), first(301))  # the batch is rounded up
+    conv_times(x, first(303))  # and the density to steps
+    assert len(counted) == 1
+    choice.clear_choices()
+    conv_times(x, first(301))
+    assert len(counted) == 2
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_differs_is_measured_anew(counted):
+    x = torch.randn(8, 8, 5, 5)
+    conv_times(x, first(301))
+    conv_times(torch.randn(9, 8, 5, 5), first(301))
+    conv_times(torch.randn(8, 8, 6, 5), first(301))
+    conv_times(x.double(), first(301))
+    conv_times(x, first(150))
+    conv_times(x, first(0))
+    conv_times(x, first(288))  # whole filters
+    conv_times(x, first(301), ((2, 2), *CONV[1:]))
+    conv_times(x.contiguous(memory_format=torch.channels_last), first(301))
+    assert len(counted) == 9
+    torch.set_num_threads(2)
+    conv_times(x, first(301))
+    assert len(counted) == 10
+
+
+def test_linear_is_cached_by_rows(counted):
+    weight, mask = torch.zeros(8, 8), first(20, (8, 8))
+    for shape in ((6, 8), (8, 8), (2, 3, 8), (9, 8)):
+        choice.linear_timings(torch.randn(shape), weight, mask, None)
+    assert len(counted) == 2
+
+
+def test_what_does_not_fit_is_not_measured(counted):
+    assert conv_times(torch.randn(2, 5, 5, 5), first(9)) is None
+    assert conv_times(torch.randn(2, 8, 1, 1), first(9), ((1, 1), (0, 0), (1, 1), 1)) is None
+    assert (
+        choice.linear_timings(torch.randn(2, 3), torch.zeros(8, 8), first(9, (8, 8)), None) is None
+    )
+    double = torch.zeros(8, 8, dtype=torch.float64)
+    assert choice.linear_timings(torch.randn(2, 8), double, first(9, (8, 8)), None) is None
+    assert not counted
+
+
+def test_the_cache_is_bounded(counted, monkeypatch):
+    monkeypatch.setattr(choice, "_CACHED", 3)
+    for height in range(3, 9):
+        conv_times(torch.randn(1, 8, height, 3), first(9))
+    assert len(choice._timings) == 3
+
+
+# --- measuring --------------------------------------------------------------------------------
+
+
+def test_a_close_race_takes_longer_than_a_clear_one(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+
+    def run(seconds, log):
+        def go():
+            now[0] += seconds
+            log.append(seconds)
+
+        return go
+
+    for seconds, rounds in (
+        ((1.0, 3.0), 2),  # clear, and slow
+        ((1.0, 1.5), 3),
+        ((1e-9, 1e-9), 20),
+        ((5e-3, 15e-3), 3),  # clear: as many as the time allows
+        ((5e-3, 5.5e-3), 15),  # close
+    ):
+        log = []
+        best = measure.fastest([run(each, log) for each in seconds])
+        assert best == pytest.approx([1e3 * each for each in seconds])
+        assert log == list(seconds) * (rounds + 1)  # one to warm up
+
+
+@pytest.mark.usefixtures("travelling")
+def test_measuring_leaves_no_trace():
+    weight = torch.randn(6, 4, 3, 3, requires_grad=True)
+    mask = torch.rand(6, 4, 3, 3) < 0.5
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    layouts = (torch.contiguous_format, torch.channels_last)
+    for layout in layouts:
+        conv = ((2, 1), (1, 0), (1, 2), 1)
+        times = measure.measure_conv((3, 4, 7, 8), weight, mask, conv_plan(mask), conv, layout)
+        assert set(times.passes) == set(PASSES)
+        assert all(p.sparse > 0 and p.dense > 0 and p.around > 0 for p in times.passes.values())
+    flat = mask.flatten(1)
+    times = measure.measure_linear(5, weight.flatten(1), flat, conv_plan(flat))
+    assert all(p.sparse > 0 and p.dense > 0 for p in times.passes.values())
+    assert times.conversions == Conversions()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert weight.grad is None
+
+
+# --- dense passes between sparse ones ---------------------------------------------------------
+
+
+def test_bindings_vanish_with_their_plan():
+    plan = torch.zeros(3, dtype=torch.int32)
+    assert dense_passes_of(None) == dense_passes_of(plan) == frozenset()
+    bind_dense_passes(None, frozenset(PASSES))
+    bind_dense_passes(plan, frozenset({"forward"}))
+    assert dense_passes_of(plan) == {"forward"}
+    assert dense_passes_of(plan.clone()) == frozenset()
+    bind_dense_passes(plan, frozenset())
+    assert dense_passes_of(plan) == frozenset()
+
+
+SUBSETS = [frozenset(n for i, n in enumerate(PASSES) if bits >> i & 1) for bits in range(8)]
+
+
+def both_orders(call, inputs):
+    """Return the value, the gradients, and the gradients of a function of them."""
+    inputs = [t.detach().clone().requires_grad_() for t in inputs]
+    y = call(*inputs)
+    first = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+    return [y, *first, *second]
+
+
+@pytest.mark.usefixtures("travelling")
+@pytest.mark.parametrize("arrives", ["plain", "in blocks"])
+@pytest.mark.parametrize("dense", SUBSETS, ids=lambda s: "+".join(sorted(s)) or "none")
+def test_a_convolution_with_dense_passes_computes_the_same(dense, arrives):
+    x = torch.randn(3, 4, 6, 5, dtype=torch.float64)
+    weight = torch.randn(6, 2, 3, 3, dtype=torch.float64)
+    bias = torch.randn(6, dtype=torch.float64)
+    mask = torch.rand(6, 2, 3, 3) < 0.4
+    plan, conv = torch.zeros(1, dtype=torch.int32), ([2, 1], [1, 1], [1, 1], 2)
+    real = conv_plan(mask, 2)
+    plan = plan if real is None else real
+
+    def op(x, w, b):
+        # The oracle, which serves a package without kernels, does not read the plan.
+        x = blocked(x) if arrives == "in blocks" else x
+        if "forward" in dense:
+            return DenseForwardConv2d.apply(x, w, mask, b, plan, *conv)
+        return torch.ops.sparselth.masked_conv2d(x, w, mask, b, plan, *conv)
+
+    def oracle(x, w, b):
+        return torch.nn.functional.conv2d(x, torch.where(mask, w, 0.0), b, *conv)
+
+    bind_dense_passes(plan, dense)
+    inputs = (x, weight, bias)
+    torch.testing.assert_close(both_orders(op, inputs), both_orders(oracle, inputs))
+
+
+@pytest.mark.parametrize("dense", SUBSETS, ids=lambda s: "+".join(sorted(s)) or "none")
+def test_a_linear_layer_with_dense_passes_computes_the_same(dense):
+    x, weight = torch.randn(5, 7, dtype=torch.float64), torch.randn(6, 7, dtype=torch.float64)
+    bias, mask = torch.randn(6, dtype=torch.float64), torch.rand(6, 7) < 0.4
+    real = conv_plan(mask)
+    plan = torch.zeros(1, dtype=torch.int32) if real is None else real
+
+    def op(x, w, b):
+        if "forward" in dense:
+            return DenseForwardLinear.apply(x, w, mask, b, plan)
+        return torch.ops.sparselth.masked_linear(x, w, mask, b, plan)
+
+    def oracle(x, w, b):
+        return torch.nn.functional.linear(x, torch.where(mask, w, 0.0), b)
+
+    bind_dense_passes(plan, dense)
+    inputs = (x, weight, bias)
+    torch.testing.assert_close(both_orders(op, inputs), both_orders(oracle, inputs))
+
+
+def test_patterns():
+    mask = torch.ones(4, 3, 3, 3, dtype=torch.bool)
+    assert pattern(mask) == pattern(torch.ones(4, 3, dtype=torch.bool)) == "dense"
+    filters, channels, elements = mask.clone(), mask.clone(), mask.clone()
+    filters[1], channels[:, 1], elements[0, 0, 1, 1] = False, False, False
+    assert pattern(filters) == "filter"
+    assert pattern(channels) == "channel"
+    assert pattern(elements) == "element"
+    assert pattern(torch.tensor([[True, False], [True, False]])) == "channel"
