@@ -1,8 +1,8 @@
 """Package map and native libraries. Metadata: pyproject.toml; build logic: build_support/.
 
 Environment: SPARSELTH_BUILD=auto|cuda|cpu|none, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS,
-CUDA_HOME, CXX, CXXFLAGS, LDFLAGS, NVCC_THREADS. What was built, and why not the rest, is printed and kept in
-sparselth/_build_info.json (`sparselth info` shows it).
+CUDA_HOME, CXX, CXXFLAGS, LDFLAGS, NVCC_THREADS. What was built, and why not the rest, is printed
+and kept in sparselth/_build_info.json (`sparselth info` shows it).
 """
 
 import sys

@@ -20,6 +20,7 @@ from ..ops import functional, reference
 from ..ops.backends import forced
 from ..ops.binding import bind_dense_passes, bind_mask
 from ..ops.blocked import accepts, blocked, traceless
+from ..ops.blocked_conv import BlockedConv2d
 from ..ops.checks import check_mask
 from ..ops.choice import Choice
 from ..ops.masking import ApplyBits, bits_of
@@ -27,7 +28,7 @@ from ..ops.measure import Timings
 from ..ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from ..ops.plan import conv_plan
 
-DERIVED = ("_plan", "_density", "_mask_version", "_choices", "_dense_passes", "_bits")
+DERIVED = ("_plan", "_density", "_mask_version", "_choices", "_dense_passes", "_bits", "_checked")
 
 # So many kinds of input are measured per mask; the fixed table serves the rest, lest a network that
 # sees images of every size spends its time measuring.
@@ -48,6 +49,7 @@ class MaskedModule(nn.Module):
     _choices: dict[tuple, Choice]
     _dense_passes: frozenset[str]
     _bits: Tensor | None
+    _checked: tuple | None
 
     def set_mask(self, mask: Tensor) -> None:
         """Adopt `mask` (bool, the weight's shape): pruned weights become exactly zero.
@@ -62,7 +64,8 @@ class MaskedModule(nn.Module):
     def refresh_mask(self) -> None:
         """Zero pruned weights and rebuild what is derived from the mask."""
         mask = self.weight_mask
-        self._choices, self._dense_passes, self._bits = {}, frozenset(), None
+        self._choices, self._dense_passes = {}, frozenset()
+        self._bits = self._checked = None
         if mask.is_meta:  # no values yet: to_empty() and loading come first
             self._plan, self._density, self._mask_version = None, 1.0, mask._version
             return
@@ -132,7 +135,7 @@ class MaskedModule(nn.Module):
         if not traceless(weight):
             return reference.masked(weight, mask)
         if self._bits is None:
-            self._bits = bits_of(mask, weight.dtype)
+            self._bits = bits_of(mask, weight)
         return ApplyBits.apply(weight, self._bits)
 
     def _look_up(self, x: Tensor, conv: Any) -> Choice:
@@ -196,10 +199,16 @@ class MaskedConv2d(MaskedModule, nn.Conv2d):
             if choice.timings is not None and choosing.in_blocks(x):
                 x = x.dense()  # once, for the forward and for the weight's gradient
             return reference.masked_conv2d(x, self._masked_weight(), None, bias, None, *conv)
-        if choice.timings is not None or accepts(x):
+        travels = choice.timings is not None or accepts(x)
+        if travels:
             x = blocked(x)
         if "forward" in choice.dense_passes:
             return DenseForwardConv2d.apply(x, weight, mask, bias, self._plan, *conv)
+        kind = (x.shape, x.dtype, type(weight), weight.dtype)
+        if travels and kind == self._checked:
+            return BlockedConv2d.apply(x, weight, mask, bias, self._plan, *conv)
+        # The first input of its kind goes through all checks.
+        self._checked = kind if traceless(weight) else None
         return functional.masked_conv2d(x, weight, mask, bias, *conv, plan=self._plan)
 
     def _prepared(self, x: Tensor) -> tuple[Tensor, Any]:

@@ -89,7 +89,7 @@ def _fits(x: Any, like: Tensor) -> bool:
 
 
 @handles(_ops.masked_conv2d.default)
-def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     if not _is_blocked(input) or isinstance(weight, BlockedTensor):
         return NotImplemented
     block, batch = blocks_of(input), input.shape[0]
@@ -101,7 +101,7 @@ def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
 
 
 @handles(_ops.masked_conv2d_grad_input.default)
-def _(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
+def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
     if not _is_blocked(grad_output) or isinstance(weight, BlockedTensor):
         return NotImplemented
     grad, batch = blocks_of(grad_output), grad_output.shape[0]
@@ -113,7 +113,7 @@ def _(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, grou
 
 
 @handles(_ops.masked_conv2d_grad_weight.default)
-def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
+def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
     if not _is_blocked(grad_output) and not _is_blocked(input):
         return NotImplemented
     grad, block = blocks_of(grad_output), blocks_of(input)

@@ -173,7 +173,7 @@ def _serving(name: str, dense: bool) -> Callable[..., Tensor]:
     return getattr(reference, name)
 
 
-def _in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
+def in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
     """Return `grad` in blocks where the forward's input was: once, for both passes."""
     if type(input) is Tensor or type(input) is torch.nn.Parameter:
         return grad
@@ -197,7 +197,7 @@ def conv_backward(ctx, grad):
     need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
     grad_input = grad_weight = grad_bias = None
     if need_input and need_weight and not ctx.dense_passes:
-        grad = _in_layout_of(input, grad)
+        grad = in_layout_of(input, grad)
     if need_input:
         input_hw = input.shape[2:]
         run = _serving("masked_conv2d_grad_input", "grad_input" in ctx.dense_passes)

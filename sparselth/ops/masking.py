@@ -2,7 +2,8 @@
 
 `torch.where` branches on every entry; on a random mask the branches are mispredicted. A bitwise
 and with all ones or all zeros takes no branches, and like `where` lets no NaN through. Measured on
-one core of an AMD EPYC (2026-11-23), 512 x 512 x 3 x 3 weights: 1.0 ms against 9.9 ms.
+one core of an Intel Xeon with AVX-512 (2026-11-23), 512 x 512 x 3 x 3 weights: 1.1 ms against
+11.6 ms.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from torch import Tensor
 _WHOLE = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-def bits_of(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return whole numbers as wide as `dtype`: all ones where `mask` keeps, else zero.
+def bits_of(mask: Tensor, weight: Tensor) -> Tensor:
+    """Return whole numbers as wide as the weight's: all ones where `mask` keeps, else zero.
 
-    mask: bool, any shape; the result has its layout.  dtype: float32 or float64.
+    mask: bool, the weight's shape.  weight: float32 or float64; the result has its layout.
     """
-    return mask.to(_WHOLE[dtype]).neg_()
+    bits = torch.empty_like(weight, dtype=_WHOLE[weight.dtype], requires_grad=False)
+    return bits.copy_(mask).neg_()
 
 
 def apply_bits(values: Tensor, bits: Tensor) -> Tensor:

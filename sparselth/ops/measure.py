@@ -175,7 +175,7 @@ def _applied(weight: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
     """Return what dense layers apply the mask with; nothing where it keeps everything."""
     if mask.all():
         return lambda values: values
-    bits = bits_of(mask, weight.dtype)
+    bits = bits_of(mask, weight)
     return lambda values: apply_bits(values, bits)
 
 
