@@ -111,7 +111,8 @@ class MaskedModule(nn.Module):
 
     def _choose(self, x: Tensor, conv: Any) -> Choice:
         self._notice_edits()
-        if choosing.measures(self._op, x):
+        # A mask that keeps everything leaves nothing to win.
+        if self._density < 1.0 and choosing.measures(self._op, x):
             choice = self._look_up(x, conv)
         else:
             choice = choosing.fixed_choice(self._op, x.device, self._density)

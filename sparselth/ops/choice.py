@@ -8,7 +8,8 @@ differ in rounding.
 How a layer is charged. Sparse kernels want activations in blocks. Where x arrives plain, sparse is
 charged for both ways, into blocks and out again, though the layers after it may stay in blocks: so
 a lone sparse layer between dense ones never loses. Where x arrives in blocks, dense is charged for
-leaving them. Sparse has to win by `MARGIN`.
+leaving them. Sparse has to win by `MARGIN`, and by `ENTRY_MARGIN` where x arrives plain: what a
+change of layout costs the additions and norms around the layer is not measured.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .plan import pattern
 MODES = ("measured", "fixed")
 
 # Timing is noisy; and what is equally fast should stay what users know.
-MARGIN = 0.03
+MARGIN, ENTRY_MARGIN = 0.03, 0.2
 
 _CACHED = 1024
 _timings: OrderedDict[tuple, Timings] = OrderedDict()
@@ -126,7 +127,7 @@ def decide(timings: Timings, wanted: Sequence[str], in_blocks: bool) -> Choice:
     else:
         sparse += c.to_x + (c.from_x if differentiated else 0.0)
         sparse += c.from_y + (c.to_y if len(passes) > 1 else 0.0)
-    wins = sparse <= (1 - MARGIN) * dense
+    wins = sparse <= (1 - (MARGIN if in_blocks else ENTRY_MARGIN)) * dense
     return Choice(wins, "measured", dense_passes if wins else _NO_PASSES, dense, sparse, timings)
 
 

@@ -72,7 +72,7 @@ def blocked_batch_norm(
     images = from_blocked(blocked, batch, blocked_halo)
     variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
     invstd = (variance + eps).rsqrt()
-    scale = invstd if weight is None else invstd * weight
+    scale = invstd.clone() if weight is None else invstd * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     count = images.numel() // images.shape[1]
     if running_mean is not None:

@@ -149,7 +149,7 @@ def test_what_is_never_measured(clock, how):
 @pytest.mark.skipif(not loader.status()[0].loaded, reason="needs the compiled CPU library")
 def test_a_forced_kernel_is_never_measured(clock):
     clock.sparse, clock.dense = (9.0, 1.0, 1.0), (1.0, 9.0, 9.0)
-    conv = masked_conv(density=1.0)
+    conv = masked_conv(density=0.9)
     conv(X)
     assert dense_passes_of(conv._plan) == {"forward"}
     with sl.use_backend("cpu"):
@@ -305,3 +305,10 @@ def test_measured_for_real_a_full_mask_is_dense_and_an_empty_one_sparse():
             sl.sparsify(conv, {"weight": mask})
             made = conv.choice(x.requires_grad_())
             assert made.sparse is wins, made
+
+
+def test_a_mask_that_keeps_everything_is_never_measured(clock):
+    clock.sparse, clock.dense = (1.0, 1.0, 1.0), (9.0, 9.0, 9.0)
+    conv = masked_conv(density=1.0)
+    assert not conv.choice(X).sparse
+    assert conv.choice(X).by == "fixed"
