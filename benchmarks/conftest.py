@@ -64,6 +64,15 @@ def record(benchmark):
     return keep
 
 
+def _steady(call: Callable[[], object]) -> float:
+    """Return the best of some calls in a row: the first ones bring caches and threads in."""
+    best, calls, start = float("inf"), 0, time.perf_counter()
+    while calls < 3 or time.perf_counter() - start < 0.015:
+        best = min(best, _milliseconds(call))
+        calls += 1
+    return best
+
+
 def _best_times(
     candidates: Mapping[str, Callable[[], object]], before: Callable[[str], object]
 ) -> tuple[dict[str, float], int]:
@@ -78,8 +87,7 @@ def _best_times(
         rounds += 1
         for name, call in candidates.items():
             before(name)
-            # The second call finds caches and threads as the first left them, as in training.
-            best[name] = min(best[name], _milliseconds(call), _milliseconds(call))
+            best[name] = min(best[name], _steady(call))
     return best, rounds
 
 
@@ -87,8 +95,8 @@ def _best_times(
 def compare(benchmark, record):
     """Return `compare(candidates, *ratios, **facts)`.
 
-    Every round calls each candidate twice, so that a slow moment of the machine hits all alike;
-    the minimum counts. `before(name)` is called before each candidate, untimed.
+    Every round calls each candidate some times in a row, so that a slow moment of the machine hits
+    all alike; the minimum counts. `before(name)` is called before each candidate, untimed.
     """
 
     def run(
