@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SparselthError
-from .backends import forced, implementation
-from .blocked import BlockedTensor, traceless
-from .blocked_conv import BlockedConv2d
+from .backends import implementation
 from .checks import (
     as_pair,
     check_aligned,
@@ -72,8 +70,6 @@ def masked_conv2d(
     )
     _check_not_empty(x, weight, *conv[:3])
     run = implementation("masked_conv2d", x.device)
-    if forced() != "reference" and isinstance(x, BlockedTensor) and x.is_blocked():
-        run = BlockedConv2d.apply if traceless(weight) else run
     return run(x, weight, mask, bias, plan, *conv)
 
 
