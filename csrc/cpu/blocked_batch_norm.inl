@@ -3,7 +3,7 @@
 //   forward   the batch's mean and biased variance of each channel, over images and pixels, and
 //             what follows from them; blocked_scale_add_relu applies it
 //   backward  db = sum g,  dw = sum g n,  dx = invstd weight (g - db / count - n dw / count)
-//             with g = dy where gate > 0 else 0, and n = (x - mean) invstd;
+//             with g = 0 where gate <= 0 else dy, and n = (x - mean) invstd;
 //             dx = invstd weight g where mean and invstd are not the batch's own
 //
 // Cost: the forward reads x once. The backward reads its operands twice, once for the sums and once

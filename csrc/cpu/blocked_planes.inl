@@ -30,7 +30,7 @@ SPARSELTH_INLINE Vec<T> keep(Vec<T> value, Integers<T> mask) {
 // The operand's gradient through a ReLU whose result was `gate`.
 template <class T>
 SPARSELTH_INLINE Vec<T> gated(Vec<T> grad, Vec<T> gate) {
-  return gate > 0 ? grad : Vec<T>{};
+  return gate <= 0 ? Vec<T>{} : grad;  // NaN is not below zero and passes, as in torch
 }
 
 // Zeroes pixels [to, to + count).

@@ -1,7 +1,7 @@
 // Pointwise maps of blocked activations, compiled per instruction set.
 //
 //   scale_add_relu     y  = relu?(a_scale a + a_shift + b_scale b + b_shift), per channel
-//   relu_backward_add  dx = (dy where gate > 0 else 0) + other
+//   relu_backward_add  dx = (0 where gate <= 0 else dy) + other
 //
 // A batch norm, the shortcut's batch norm, their sum and its ReLU are one such pass. Cost: each
 // operand is read once and the result written once; nothing else touches memory.

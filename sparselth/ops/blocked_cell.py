@@ -47,7 +47,7 @@ class Sum(NamedTuple):
 
 
 class Gated(NamedTuple):
-    """A gradient before the ReLU whose result was `gate`: grad where gate > 0, else 0."""
+    """A gradient before the ReLU whose result was `gate`: 0 where gate <= 0, else grad."""
 
     grad: Block
     gate: Block

@@ -39,7 +39,7 @@ BLOCKED_SCHEMAS: dict[str, str] = {
         "(Tensor a, int batch, int a_halo, Tensor? a_scale, Tensor? a_shift, Tensor? b, "
         "int b_halo, Tensor? b_scale, Tensor? b_shift, bool relu, int halo) -> Tensor"
     ),
-    # (grad where gate > 0 else 0) + other: the backward of a ReLU whose result was `gate`.
+    # (0 where gate <= 0 else grad) + other: the backward of a ReLU whose result was `gate`.
     "blocked_relu_backward_add": (
         "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, Tensor? other, int other_halo, "
         "int halo) -> Tensor"

@@ -95,7 +95,7 @@ def blocked_scale_add_relu(
 def blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, other, other_halo, halo):
     inner = interior(grad, grad_halo)
     if gate is not None:
-        inner = torch.where(interior(gate, gate_halo) > 0, inner, torch.zeros_like(inner))
+        inner = torch.where(interior(gate, gate_halo) <= 0, torch.zeros_like(inner), inner)
     if other is not None:
         inner = inner + interior(other, other_halo)
     return F.pad(inner, (0, 0, halo, halo, halo, halo))

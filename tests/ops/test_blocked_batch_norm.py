@@ -162,11 +162,15 @@ def test_nan_and_infinity_stay_in_their_channel(value):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
-def test_a_gate_that_is_nan_is_shut():
+def test_a_gate_opens_as_in_torch():
     grad = to_blocked(torch.ones(1, 1, 1, 1), lanes(torch.float32), 0)
-    for value in (float("nan"), 0.0, -0.0, -1.0):
-        out = ops.blocked_relu_backward_add(grad, 0, grad * value, 0, None, 0, 1)
-        assert not out.any()
+    for value in (float("nan"), float("inf"), 1.0, 0.0, -0.0, -1.0):
+        gate = torch.full((1, 1, 1, 1), value)
+        out = ops.blocked_relu_backward_add(
+            grad, 0, to_blocked(gate, grad.shape[-1], 0), 0, None, 0, 1
+        )
+        want = torch.ops.aten.threshold_backward(torch.ones(1, 1, 1, 1), gate, 0)
+        assert torch.equal(from_blocked(out, 1, 1), want)
 
 
 def test_infinite_constants_leave_halo_and_absent_lanes_zero():
