@@ -13,9 +13,9 @@ def keep_freed_memory() -> bool:
     """Keep freed memory in the process, to be used again by the next step's tensors.
 
     By default the C library hands large blocks back to the system and gets them anew, page by
-    page and zeroed, in every training step: a quarter of a sparse ResNet-20 step on a CPU
-    (2026-11-23, batch 128). It concerns the whole process, dense training too, so it is for the
-    program to ask for; `sparselth` on the command line does.
+    page and zeroed, in every training step. A sparse step is short enough for that to show. It
+    concerns the whole process, dense training too, so it is for the program to ask for;
+    `sparselth` on the command line does.
 
     Returns whether the C library could be told (glibc; False elsewhere).
     """
