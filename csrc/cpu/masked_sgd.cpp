@@ -22,8 +22,9 @@ void masked_sgd_(const std::vector<Tensor>& weights, const std::vector<Tensor>& 
                  const std::vector<Tensor>& momenta, const std::vector<Tensor>& masks, double lr,
                  double momentum, double dampening, double weight_decay, bool nesterov) {
   if (weights.empty()) return;
-  FlatList w(weights), v(momenta);
-  const FlatList g(grads), m(masks);
+  const auto as_stored = channels_last_in_all({&weights, &grads, &momenta, &masks});
+  FlatList w(weights, as_stored), v(momenta, as_stored);
+  const FlatList g(grads, as_stored), m(masks, as_stored);
   with_float_type(weights[0].scalar_type(), "masked_sgd_", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(masked_sgd<T>, w.pointers<T>(), g.pointers<const T>(), v.pointers<T>(),

@@ -4,6 +4,8 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <initializer_list>
+
 #include "cpu/tensors.h"
 
 namespace sparselth {
@@ -14,13 +16,18 @@ using BFloat16 = torch::headeronly::BFloat16;
 // Contiguous views of a list, copied only where a tensor has other strides.
 class FlatList {
  public:
-  explicit FlatList(const std::vector<Tensor>& originals) : originals_(originals) {
-    for (const Tensor& t : originals) flat_.push_back(torch::stable::contiguous(t));
+  // as_stored: the tensors that an elementwise op may walk in the order of their memory.
+  explicit FlatList(const std::vector<Tensor>& originals, const std::vector<bool>& as_stored = {})
+      : originals_(originals) {
+    for (size_t i = 0; i < originals.size(); ++i) {
+      copied_.push_back(!originals[i].is_contiguous() && !(i < as_stored.size() && as_stored[i]));
+      flat_.push_back(copied_[i] ? torch::stable::contiguous(originals[i]) : originals[i]);
+    }
   }
   // For outputs: brings the results home to tensors that had to be copied.
   void write_back() {
     for (size_t i = 0; i < flat_.size(); ++i)
-      if (!originals_[i].is_contiguous()) torch::stable::copy_(originals_[i], flat_[i]);
+      if (copied_[i]) torch::stable::copy_(originals_[i], flat_[i]);
   }
   template <class T>
   std::vector<T*> pointers() const {
@@ -41,7 +48,19 @@ class FlatList {
 
  private:
   std::vector<Tensor> originals_, flat_;
+  std::vector<bool> copied_;
 };
+
+// Which tensors lie channels_last in every list that is not empty: elementwise ops need no copies
+// of those, as the order of memory is the same in all of them.
+inline std::vector<bool> channels_last_in_all(
+    std::initializer_list<const std::vector<Tensor>*> lists) {
+  std::vector<bool> all((*lists.begin())->size(), true);
+  for (const std::vector<Tensor>* list : lists)
+    for (size_t i = 0; i < list->size(); ++i)
+      if (!prefers_channels_last((*list)[i])) all[i] = false;
+  return all;
+}
 
 inline void check_dtypes(const std::vector<Tensor>& tensors, const char* op) {
   for (const Tensor& t : tensors)

@@ -1,5 +1,7 @@
 """masked_sgd_ against the oracle and against torch.optim."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -37,12 +39,22 @@ def test_matches_the_oracle(sizes, dtype, density, momentum, dampening, weight_d
         assert not weight[~mask].any()
 
 
-def test_channels_last_weights_are_updated_in_place():
-    weight = torch.randn(4, 3, 3, 3).contiguous(memory_format=torch.channels_last)
-    grad, mask = torch.randn(4, 3, 3, 3), torch.rand(4, 3, 3, 3) < 0.5
-    want = torch.where(mask, weight - 0.1 * grad, 0.0)
-    masked_sgd_([weight], [grad], [], [mask], lr=0.1)
-    torch.testing.assert_close(weight, want)
+@pytest.mark.parametrize("layouts", list(itertools.product([False, True], repeat=4)))
+def test_any_mix_of_layouts_is_updated_in_place(layouts):
+    plain = [torch.randn(4, 3, 5, 2) for _ in range(3)] + [torch.rand(4, 3, 5, 2) < 0.5]
+    formats = [torch.channels_last if last else torch.contiguous_format for last in layouts]
+    weight, grad, momentum, mask = (
+        t.clone(memory_format=layout) for t, layout in zip(plain, formats, strict=True)
+    )
+    want_weight, want_momentum = plain[0].clone(), plain[2].clone()
+    reference.masked_sgd_(
+        [want_weight], [plain[1]], [want_momentum], [plain[3]], 0.1, 0.9, 0.0, 1e-4, True
+    )
+    masked_sgd_(
+        [weight], [grad], [momentum], [mask], lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True
+    )
+    torch.testing.assert_close(weight, want_weight)
+    torch.testing.assert_close(momentum, want_momentum)
 
 
 def test_bad_input_is_one_clear_sentence():
