@@ -6,6 +6,7 @@
 
 #include <type_traits>
 
+#include "common/huge_pages.h"
 #include "common/isa.h"
 #include "cpu/tensors.h"
 
@@ -120,16 +121,18 @@ class PerChannel {
 
 // Uninitialised memory for blocks of any shape.
 inline Tensor empty_blocked(const Tensor& like, int64_t blocks, int64_t channels, int64_t height,
-                            int64_t width, int64_t halo, int64_t lanes) {
-  return torch::stable::new_empty(
-      like, Ints{blocks, channels, height + 2 * halo, width + 2 * halo, lanes});
+                            int64_t width, int64_t halo, int64_t lanes,
+                            std::optional<ScalarType> dtype = std::nullopt) {
+  Tensor blocked = torch::stable::new_empty(
+      like, Ints{blocks, channels, height + 2 * halo, width + 2 * halo, lanes}, dtype);
+  prefer_huge_pages(blocked.data_ptr(), blocked.numel() * blocked.element_size());
+  return blocked;
 }
 
 // Uninitialised memory for a result with planes of height x width.
 inline Tensor empty_planes(const Tensor& like, int64_t height, int64_t width, int64_t halo,
                            std::optional<ScalarType> dtype = std::nullopt) {
-  return torch::stable::new_empty(
-      like, {like.size(0), like.size(1), height + 2 * halo, width + 2 * halo, like.size(4)}, dtype);
+  return empty_blocked(like, like.size(0), like.size(1), height, width, halo, like.size(4), dtype);
 }
 
 }  // namespace sparselth
