@@ -5,6 +5,7 @@
 //   backward  db = sum g,  dw = sum g n,  dx = invstd weight (g - db / count - n dw / count)
 //             with g = 0 where gate <= 0 else dy, and n = (x - mean) invstd;
 //             dx = invstd weight g where mean and invstd are not the batch's own
+//             The gate of a ReLU right after this norm need not be read: it is scale x + shift.
 //
 // Cost: the forward reads x once. The backward reads its operands twice, once for the sums and once
 // for dx; channel by channel, so that the second time they come from the cache.
@@ -124,50 +125,75 @@ void batch_norm_forward(const Blocked<const T>& x, int64_t batch, const BatchNor
   });
 }
 
+// Where the gate of a ReLU after the norm comes from.
+enum class Gate { none, given, of_x };
+
+// scale x + shift, as blocked_scale_add_relu computes it.
+template <class T>
+struct GateOfX {
+  Vec<T> scale, shift;
+
+  SPARSELTH_INLINE Vec<T> operator()(Vec<T> x) const { return x * scale + shift; }
+};
+
 // Adds g and g (x - mean).
-template <class T, bool kGate>
+template <class T, Gate kGate>
 struct AddGradients {
   const T *grad, *x, *gate;
   Vec<T> mean;
+  GateOfX<T> of_x;
 
   SPARSELTH_INLINE void operator()(int64_t pixel, Vec<T>& sum, Vec<T>& products) const {
     const int64_t at = pixel * kLanes<T>;
+    const Vec<T> value = load(x + at);
     Vec<T> g = load(grad + at);
-    if constexpr (kGate) g = gated<T>(g, load(gate + at));
+    if constexpr (kGate == Gate::given) g = gated<T>(g, load(gate + at));
+    if constexpr (kGate == Gate::of_x) g = gated<T>(g, of_x(value));
     sum += g;
-    products += g * (load(x + at) - mean);
+    products += g * (value - mean);
   }
 };
 
 // dx of one channel. kTraining: through the batch's own mean and invstd.
-template <class T, bool kGate, bool kTraining>
+template <class T, Gate kGate, bool kTraining>
 struct BatchNormBackwardRule {
   Vec<T> scale, mean, slope, shift;
+  GateOfX<T> of_x;
 
-  // in: the gradient, then the gate if there is one, then x.
+  // in: the gradient, then the gate if it is given, then x if it is read.
   SPARSELTH_INLINE Vec<T> operator()(const Vec<T>* in) const {
+    constexpr int kX = kGate == Gate::given ? 2 : 1;
     Vec<T> g = in[0];
-    if constexpr (kGate) g = gated<T>(g, in[1]);
+    if constexpr (kGate == Gate::given) g = gated<T>(g, in[1]);
+    if constexpr (kGate == Gate::of_x) g = gated<T>(g, of_x(in[kX]));
     if constexpr (!kTraining) return g * scale;
-    return g * scale + ((in[kGate ? 2 : 1] - mean) * slope + shift);
+    return g * scale + ((in[kX] - mean) * slope + shift);
   }
 };
 
+// Per channel. weight: nullptr is ones; gate_scale and gate_shift: nullptr unless the gate is of x.
 template <class T>
 struct BatchNorm {
-  const T *mean, *invstd, *weight;  // per channel; weight: nullptr is ones
+  const T *mean, *invstd, *weight, *gate_scale, *gate_shift;
   bool training;
+
+  GateOfX<T> gate_of_x(int64_t channel) const {
+    if (!gate_scale) return {Vec<T>{}, Vec<T>{}};
+    return {broadcast(gate_scale[channel]), broadcast(gate_shift[channel])};
+  }
 };
 
-template <class T, bool kGate>
+template <class T, Gate kGate>
 Sums channel_sums(const Blocked<const T>& grad, const Blocked<const T>& gate,
-                  const Blocked<const T>& x, T mean, int64_t channel) {
-  const Vec<T> center = broadcast(mean);
+                  const Blocked<const T>& x, const BatchNorm<T>& norm, int64_t channel) {
+  const Vec<T> mean = broadcast(norm.mean[channel]);
+  const GateOfX<T> of_x = norm.gate_of_x(channel);
   Sums total;
   for (int64_t plane = channel; plane < x.planes(); plane += x.channels) {
     const Sums sums = plane_sums<T>(x.height, x.width, [&](int64_t y) {
       return AddGradients<T, kGate>{grad.row(plane, y), x.row(plane, y),
-                                    kGate ? gate.row(plane, y) : nullptr, center};
+                                    kGate == Gate::given ? gate.row(plane, y) : nullptr, mean,
+                                    of_x};
     });
     total.first += sums.first;
     total.second += sums.second;
@@ -175,8 +201,8 @@ Sums channel_sums(const Blocked<const T>& grad, const Blocked<const T>& gate,
   return total;
 }
 
-// kInputs: grad, then the gate if there is one, then x where it is read.
-template <class T, bool kGate, bool kTraining, int kInputs>
+// in: grad, then the gate if it is given, then x where it is read.
+template <class T, Gate kGate, bool kTraining, int kInputs>
 void batch_norm_backward_channel(const Blocked<const T> (&in)[kInputs], int64_t batch,
                                  const BatchNorm<T>& norm, const Sums& sums, int64_t channel,
                                  const Blocked<T>& dx) {
@@ -186,7 +212,7 @@ void batch_norm_backward_channel(const Blocked<const T> (&in)[kInputs], int64_t 
   const BatchNormBackwardRule<T, kGate, kTraining> rule{
       broadcast(T(scale)), broadcast(norm.mean[channel]),
       broadcast(T(-scale * invstd * invstd * sums.second / count)),
-      broadcast(T(-scale * sums.first / count))};
+      broadcast(T(-scale * sums.first / count)), norm.gate_of_x(channel)};
   for (int64_t plane = channel; plane < dx.planes(); plane += dx.channels)
     pointwise_plane<T, kInputs>(in, batch, dx, plane, rule);
 }
@@ -196,20 +222,33 @@ void batch_norm_backward(const Blocked<const T>& grad, const Blocked<const T>& g
                          const Blocked<const T>& x, int64_t batch, const BatchNorm<T>& norm,
                          const Blocked<T>& dx, T* grad_weight, T* grad_bias,
                          const Threads& threads) {
-  with_flags(gate.data != nullptr, norm.training, [&]<bool kGate, bool kTraining>() {
+  const auto run = [&]<Gate kGate, bool kTraining>() {
     for_planes(x.channels, threads, [&](int64_t c) {
-      const Sums sums = channel_sums<T, kGate>(grad, gate, x, norm.mean[c], c);
+      const Sums sums = channel_sums<T, kGate>(grad, gate, x, norm, c);
       grad_bias[c] = T(sums.first);
       grad_weight[c] = T(sums.second * norm.invstd[c]);
-      if constexpr (kGate && kTraining) {
-        batch_norm_backward_channel<T, kGate, kTraining, 3>({grad, gate, x}, batch, norm, sums, c,
-                                                            dx);
-      } else if constexpr (kGate || kTraining) {
-        batch_norm_backward_channel<T, kGate, kTraining, 2>({grad, kGate ? gate : x}, batch, norm,
-                                                            sums, c, dx);
+      constexpr bool kReadsX = kTraining || kGate == Gate::of_x;
+      const auto write = [&]<int kInputs>(const Blocked<const T>(&in)[kInputs]) {
+        batch_norm_backward_channel<T, kGate, kTraining>(in, batch, norm, sums, c, dx);
+      };
+      if constexpr (kGate == Gate::given && kReadsX) {
+        write({grad, gate, x});
+      } else if constexpr (kGate == Gate::given) {
+        write({grad, gate});
+      } else if constexpr (kReadsX) {
+        write({grad, x});
       } else {
-        batch_norm_backward_channel<T, kGate, kTraining, 1>({grad}, batch, norm, sums, c, dx);
+        write({grad});
       }
     });
+  };
+  with_flags(norm.training, norm.gate_scale != nullptr, [&]<bool kTraining, bool kOfX>() {
+    if constexpr (kOfX) {
+      run.template operator()<Gate::of_x, kTraining>();
+    } else if (gate.data) {
+      run.template operator()<Gate::given, kTraining>();
+    } else {
+      run.template operator()<Gate::none, kTraining>();
+    }
   });
 }

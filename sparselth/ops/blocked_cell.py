@@ -11,6 +11,7 @@ may share blocks freely. A plain tensor in a cell is written to, by in-place ops
 
 from __future__ import annotations
 
+import weakref
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,15 @@ class Block(NamedTuple):
 
     data: Tensor
     halo: int
+    source: ReluOf | None = None  # where the values come from, if that is worth knowing
+
+
+class ReluOf(NamedTuple):
+    """relu(x * scale + shift), per channel: whoever reads x can tell where this is positive."""
+
+    x: weakref.ref[Tensor]  # the data of a block
+    scale: Tensor
+    shift: Tensor
 
 
 class Term(NamedTuple):
@@ -79,18 +89,20 @@ def evaluate(total: Sum, batch: int, relu: bool) -> Block:
         b, b_scale, b_shift = None, None, None
     else:
         b, b_scale, b_shift = second
-    data, halo = (None, 0) if b is None else b
+    data, halo = (None, 0) if b is None else b[:2]
     out = _scale_add_relu(
         a.data, batch, a.halo, a_scale, a_shift, data, halo, b_scale, b_shift, relu, HALO
     )
-    return Block(out, HALO)
+    if not relu or b is not None or a_scale is None or a_shift is None:
+        return Block(out, HALO)
+    return Block(out, HALO, ReluOf(weakref.ref(a.data), a_scale, a_shift))
 
 
 def add_gated(gated: Gated, other: Block | None) -> Block:
     """Compute a gated gradient, and the sum with another one, in one pass."""
-    (grad, grad_halo), (gate, gate_halo) = gated
-    data, halo = (None, 0) if other is None else other
-    out = _relu_backward_add(grad, grad_halo, gate, gate_halo, data, halo, HALO)
+    grad, gate = gated
+    data, halo = (None, 0) if other is None else other[:2]
+    out = _relu_backward_add(grad.data, grad.halo, gate.data, gate.halo, data, halo, HALO)
     return Block(out, HALO)
 
 

@@ -168,12 +168,10 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
         mean, invstd = running_mean, _invstd(running_var, eps)
     grad, gate = _split(grad_out)
     block = blocks_of(input)
-    gate_data, gate_halo = (None, 0) if gate is None else gate
     outs = _ops.blocked_batch_norm_backward.default(
         grad.data,
         grad.halo,
-        gate_data,
-        gate_halo,
+        *_gate_arguments(gate, block),
         block.data,
         input.shape[0],
         block.halo,
@@ -185,6 +183,16 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
     )
     grads = (BlockedTensor.wrap(outs[0], input.shape[0], HALO), *outs[1:])
     return tuple(g if want else None for g, want in zip(grads, wanted, strict=True))
+
+
+def _gate_arguments(gate: Block | None, x: Block) -> tuple[Tensor | None, int, Any, Any]:
+    """Return a gate as batch norm's backward takes it, which reads `x` anyway."""
+    if gate is None:
+        return None, 0, None, None
+    source = gate.source
+    if source is not None and source.x() is x.data:
+        return None, 0, source.scale, source.shift
+    return gate.data, gate.halo, None, None
 
 
 def _split(grad: Tensor) -> tuple[Block, Block | None]:

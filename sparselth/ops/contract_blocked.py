@@ -44,11 +44,13 @@ BLOCKED_SCHEMAS: dict[str, str] = {
         "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, Tensor? other, int other_halo, "
         "int halo) -> Tensor"
     ),
-    # Gradients of batch norm's input, weight and bias; `gate` as above, for a ReLU after it.
+    # Gradients of batch norm's input, weight and bias; `gate` as above, for a ReLU after it, or
+    # gate = blocked * gate_scale + gate_shift, per channel, which saves reading it.
     # training: mean and invstd are the batch's own, and the gradient goes through them.
     "blocked_batch_norm_backward": (
-        "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, Tensor blocked, int batch, "
-        "int blocked_halo, Tensor mean, Tensor invstd, Tensor? weight, bool training, int halo) "
+        "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, Tensor? gate_scale, "
+        "Tensor? gate_shift, Tensor blocked, int batch, int blocked_halo, Tensor mean, "
+        "Tensor invstd, Tensor? weight, bool training, int halo) "
         "-> (Tensor, Tensor, Tensor)"
     ),
     # The maximum and, as uint8 without halo, its position in the window.
@@ -156,6 +158,8 @@ def _(
     grad_halo,
     gate,
     gate_halo,
+    gate_scale,
+    gate_shift,
     blocked,
     batch,
     blocked_halo,

@@ -106,6 +106,8 @@ def blocked_batch_norm_backward(
     grad_halo,
     gate,
     gate_halo,
+    gate_scale,
+    gate_shift,
     blocked,
     batch,
     blocked_halo,
@@ -115,6 +117,9 @@ def blocked_batch_norm_backward(
     training,
     halo,
 ):
+    if gate_scale is not None:
+        scale, shift = gate_scale.view(-1, 1, 1, 1), gate_shift.view(-1, 1, 1, 1)
+        gate, gate_halo = blocked * scale + shift, blocked_halo
     gated = blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, None, 0, 0)
     images = from_blocked(blocked, batch, blocked_halo)
     grads = from_blocked(gated, batch, 0)

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import sparselth as sl
+from sparselth.ops import blocked_handlers
 from sparselth.ops.blocked import BlockedTensor
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
@@ -190,6 +191,25 @@ def test_a_residual_network_converts_at_its_ends_alone():
     # branches of the downsampling block meet without a gate.
     assert calls["blocked_relu_backward_add"] == 1
     assert calls["blocked_scale_add_relu"] == 1
+
+
+@pytest.mark.parametrize("between", [nn.Identity, lambda: nn.MaxPool2d(2)])
+def test_a_relu_after_a_batch_norm_is_not_read_again(between, monkeypatch):
+    gates = []
+
+    def noted(gate, x):
+        gates.append(arguments(gate, x))
+        return gates[-1]
+
+    arguments = blocked_handlers._gate_arguments
+    monkeypatch.setattr(blocked_handlers, "_gate_arguments", noted)
+    model = sparse(
+        nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), between(), conv(8, 8), *head(8))
+    )
+    model(images(3)).sum().backward()
+    ((gate, _, scale, shift),) = gates
+    assert gate is None
+    assert scale.shape == shift.shape == (8,)
 
 
 def test_pooling_stays_in_blocks():

@@ -85,7 +85,7 @@ def test_relu_backward_add_matches_the_oracle(case, gate, other, halo):
 
 @given(
     case=blocked_cases(),
-    gate=st.booleans(),
+    gate=st.sampled_from([None, "given", "of x"]),
     weight=st.booleans(),
     training=st.booleans(),
     halo=st.integers(0, 2),
@@ -99,8 +99,10 @@ def test_batch_norm_backward_matches_the_oracle(case, gate, weight, training, ha
         return (
             of(grad),
             case.halos[0],
-            of(gates) if gate else None,
+            of(gates) if gate == "given" else None,
             case.halos[2],
+            of(c + 0.25) if gate == "of x" else None,
+            of(c - 0.5) if gate == "of x" else None,
             of(x),
             case.batch,
             case.halos[1],
@@ -119,6 +121,24 @@ def test_batch_norm_backward_matches_the_oracle(case, gate, weight, training, ha
     assert_blocked(got[0], want[0].to(case.dtype), case.batch, halo, rtol=eps, atol=4 * eps)
     for a, b in zip(got[1:], want[1:], strict=True):
         torch.testing.assert_close(a, b.to(case.dtype), rtol=eps, atol=8 * eps)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@given(case=blocked_cases())
+@settings(max_examples=50)
+def test_the_gate_of_a_relu_after_the_norm_is_the_same_unread(case, training):
+    grad, x = case.operands(2)
+    c = case.per_channel()
+    y = ops.blocked_scale_add_relu(
+        x, case.batch, case.halos[1], c, 0.5 * c, None, 0, None, None, True, 1
+    )
+
+    def backward(*gate):
+        rest = (x, case.batch, case.halos[1], c, c.abs() + 0.5, None, training, 1)
+        return ops.blocked_batch_norm_backward(grad, case.halos[0], *gate, *rest)
+
+    for read, unread in zip(backward(y, 1, None, None), backward(None, 0, c, 0.5 * c), strict=True):
+        assert torch.equal(read, unread)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -154,7 +174,7 @@ def test_nan_and_infinity_stay_in_their_channel(value):
     assert_blocked(y, to_blocked(images.relu(), lanes(dtype), 1), n, 1)
     ones = torch.ones(3)
     for gate in (x, None):
-        arguments = (x, 1, gate, 1, x, n, 1, ones, ones, None, False, 1)
+        arguments = (x, 1, gate, 1, None, None, x, n, 1, ones, ones, None, False, 1)
         got = ops.blocked_batch_norm_backward(*arguments)
         want = oracle.blocked_batch_norm_backward(*arguments)
         assert_blocked(got[0], want[0], n, 1)
@@ -180,7 +200,9 @@ def test_infinite_constants_leave_halo_and_absent_lanes_zero():
     arguments = (x, n, 1, inf, inf, x, 1, -inf, inf, False, 2)
     got = ops.blocked_scale_add_relu(*arguments)
     assert_blocked(got, oracle.blocked_scale_add_relu(*arguments), n, 2)
-    dx, *_ = ops.blocked_batch_norm_backward(x, 1, None, 0, x, n, 1, inf, inf, inf, True, 1)
+    dx, *_ = ops.blocked_batch_norm_backward(
+        x, 1, None, 0, None, None, x, n, 1, inf, inf, inf, True, 1
+    )
     assert from_blocked(dx, n, 1).isnan().all()
     assert_blocked(dx, dx, n, 1)
 
@@ -195,7 +217,7 @@ def test_equal_bits_in_every_run_and_on_any_number_of_threads():
             *moments(x, n, 1),
             ops.blocked_scale_add_relu(x, n, 1, c, c, grad, 1, c, c, True, 1),
             ops.blocked_relu_backward_add(grad, 1, x, 1, x, 1, 1),
-            *ops.blocked_batch_norm_backward(grad, 1, x, 1, x, n, 1, c, c, c, True, 1),
+            *ops.blocked_batch_norm_backward(grad, 1, x, 1, None, None, x, n, 1, c, c, c, True, 1),
         )
 
     threads = torch.get_num_threads()

@@ -50,8 +50,8 @@ def blocked_samples():
         ],
         "blocked_relu_backward_add": [(x, 1, x, 1, x, 1, 0), (x, 1, None, 0, None, 0, 1)],
         "blocked_batch_norm_backward": [
-            (x, 1, x, 1, x, n, 1, c, c, c, True, 1),
-            (x, 1, None, 0, x, n, 1, c, c, None, False, 1),
+            (x, 1, x, 1, None, None, x, n, 1, c, c, c, True, 1),
+            (x, 1, None, 0, c, c, x, n, 1, c, c, None, False, 1),
         ],
         "blocked_max_pool2d": [(x, n, 1, *window, 1)],
         "blocked_max_pool2d_backward": [(pooled, n, 1, position, [4, 5], *window, 1)],
