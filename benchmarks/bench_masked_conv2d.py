@@ -135,14 +135,31 @@ def pruned_steps(p: ConvProblem) -> dict[str, Callable[[], object]]:
 
 
 def auto_steps(p: ConvProblem) -> dict[str, Callable[[], object]]:
-    """Return the masked module, which chooses between sparse and dense, in both layouts."""
+    """Return the layer as a module, plain with a masked weight or made sparse, in both layouts.
 
-    def of(layout):
-        model = sl.sparsify(nn.Sequential(plain_module(p)), {"0.weight": p.mask})
+    The sparse module chooses between sparse and dense.
+    """
+
+    def of(model: nn.Module, layout: torch.memory_format) -> Callable[[], object]:
         model = model.to(memory_format=layout)
         return module_step(p, model, model.get_parameter("0.weight"), layout)
 
-    return {"auto" + suffix: of(layout) for suffix, layout in LAYOUTS.items()}
+    def plain() -> nn.Module:
+        return nn.Sequential(plain_module(p))
+
+    def masked() -> nn.Module:
+        model = plain()
+        with torch.no_grad():
+            model.get_parameter("0.weight").mul_(p.mask)
+        return model
+
+    return {
+        **{
+            "auto" + s: of(sl.sparsify(plain(), {"0.weight": p.mask}), m)
+            for s, m in LAYOUTS.items()
+        },
+        **{"dense" + s: of(masked(), m) for s, m in LAYOUTS.items()},
+    }
 
 
 @pytest.mark.parametrize("sparsity", SPARSITIES)
@@ -174,7 +191,7 @@ def bench_masked_conv2d(compare, layer, sparsity):
 def bench_masked_conv2d_auto(compare, layer, sparsity):
     problem = conv_problem(layer, sparsity)
     compare(
-        {**auto_steps(problem), **dense_steps(problem, "dense")},
+        auto_steps(problem),
         Ratio("best dense fp32", both_layouts("dense"), ours=both_layouts("auto")),
         op="MaskedConv2d, which chooses between sparse and dense",
         problem=str(layer),

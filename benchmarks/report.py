@@ -22,7 +22,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what was recorded, one dict per benchmark."""
-    return [b["extra_info"] for b in report["benchmarks"] if "ratios" in b["extra_info"]]
+    infos = [b["extra_info"] for b in report["benchmarks"]]
+    return [info for info in infos if "ratios" in info or "parts" in info]
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -31,23 +32,47 @@ def table(found: list[dict[str, Any]]) -> str:
     for op, device in dict.fromkeys((row["op"], row["device"]) for row in found):
         mine = [row for row in found if (row["op"], row["device"]) == (op, device)]
         lines += ["", f"### {op} ({device})"]
-        for over in dict.fromkeys(over for row in mine for over in row["ratios"]):
+        for over in dict.fromkeys(over for row in mine for over in row.get("ratios", ())):
             lines += ["", f"× {over}:", "", *ratio_lines(mine, over)]
+        for problem in dict.fromkeys(row["problem"] for row in mine if "parts" in row):
+            profiles = [row for row in mine if row["problem"] == problem and "parts" in row]
+            lines += ["", f"{problem}, ms:", "", *profile_lines(profiles)]
     return "\n".join([*lines, *left_out_lines(found)]).strip() + "\n"
 
 
 def ratio_lines(found: list[dict[str, Any]], over: str) -> list[str]:
     """Render one ratio: a line per problem, a column per sparsity."""
-    cells = {(r["problem"], r["sparsity"]): cell(r, over) for r in found if over in r["ratios"]}
+    cells = {
+        (r["problem"], r["sparsity"]): cell(r, over) for r in found if over in r.get("ratios", ())
+    }
     problems = dict.fromkeys(problem for problem, _ in cells)
     sparsities = sorted({sparsity for _, sparsity in cells})
     return [
-        "| problem | " + " | ".join(f"{100 * s:g} %" for s in sparsities) + " |",
-        "|---|" + "---:|" * len(sparsities),
+        *_head("problem", sparsities),
         *(
             f"| {problem} | " + " | ".join(cells.get((problem, s), "") for s in sparsities) + " |"
             for problem in problems
         ),
+    ]
+
+
+def profile_lines(profiles: list[dict[str, Any]]) -> list[str]:
+    """Render one problem's profiles: a line per part, a column per sparsity."""
+    profiles = sorted(profiles, key=lambda row: row["sparsity"])
+    parts = dict.fromkeys(part for row in profiles for part in row["parts"])
+    return [
+        *_head("part", [row["sparsity"] for row in profiles]),
+        *(
+            f"| {part} | " + " | ".join(f"{r['parts'].get(part, 0):.2f}" for r in profiles) + " |"
+            for part in parts
+        ),
+    ]
+
+
+def _head(first: str, sparsities: list[float]) -> list[str]:
+    return [
+        f"| {first} | " + " | ".join(f"{100 * s:g} %" for s in sparsities) + " |",
+        "|---|" + "---:|" * len(sparsities),
     ]
 
 

@@ -1,0 +1,32 @@
+"""What a changed mask costs: building the plans of a whole model, against one training step."""
+
+from __future__ import annotations
+
+import pytest
+from problems import SPARSITIES
+from ratios import Ratio
+from training import CONTESTANTS, MODELS
+
+import sparselth as sl
+from sparselth.models import build
+from sparselth.nn.masked import MaskedModule
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("name", MODELS)
+def bench_plan(compare, name, sparsity):
+    model = build(name, num_classes=10, in_channels=3)
+    sl.sparsify(model, sl.find_masks(model, sparsity=sparsity))
+    layers = [m for m in model.modules() if isinstance(m, MaskedModule)]
+
+    def refresh() -> None:
+        for layer in layers:
+            layer.refresh_mask()
+
+    compare(
+        {"plans": refresh, "step": CONTESTANTS["sparse"](name, sparsity)},
+        Ratio("a sparse training step", ("step",), ours=("plans",)),
+        op="all masks of a model changed: weights zeroed, plans rebuilt",
+        problem=name,
+        sparsity=sparsity,
+    )
