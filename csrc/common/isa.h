@@ -1,6 +1,10 @@
 // Which instruction set the CPU kernels run on, decided once at run time.
 #pragma once
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>

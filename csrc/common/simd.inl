@@ -32,6 +32,41 @@ SPARSELTH_INLINE Vec<T> broadcast(T value) {
   return Vec<T>{} + value;
 }
 
+// Whether any bit is set in a mask of a comparison.
+template <class T>
+SPARSELTH_INLINE bool any(Vec<T> mask) {
+  uint64_t words[sizeof mask / 8], all = 0;
+  __builtin_memcpy(words, &mask, sizeof mask);
+#pragma GCC unroll 8
+  for (uint64_t word : words) all |= word;
+  return all != 0;
+}
+
+// Writes the lanes of `values` where the mask of a comparison is set to `to` and on; returns how
+// many. Up to kLanes<T> values from `to` on may be overwritten. T: an integer.
+template <class T>
+SPARSELTH_INLINE int compress(T* to, Vec<T> values, Vec<T> mask) {
+#if SPARSELTH_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    const __mmask16 set = _mm512_movepi32_mask((__m512i)mask);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(set, (__m512i)values));
+    return __builtin_popcount(set);
+  }
+  if constexpr (sizeof(T) == 8) {
+    const __mmask8 set = _mm512_movepi64_mask((__m512i)mask);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(set, (__m512i)values));
+    return __builtin_popcount(set);
+  }
+#endif
+  if (!any<T>(mask)) return 0;
+  int count = 0;
+  for (int i = 0; i < kLanes<T>; ++i) {  // branch-free: written always, kept if it is set
+    to[count] = values[i];
+    count += mask[i] != 0;
+  }
+  return count;
+}
+
 // Integers as wide as T, all ones where the mask's byte is 1: selects as `m ? a : b`.
 template <class T>
 SPARSELTH_INLINE auto load_mask(const uint8_t* from) {

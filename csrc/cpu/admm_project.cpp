@@ -1,8 +1,10 @@
 // admm_project_ on the CPU: tensors in, the kernel of admm_project.inl.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -20,7 +22,7 @@ namespace sparselth {
 namespace {
 
 Tensor admm_project_(const std::vector<Tensor>& weights, const std::vector<Tensor>& z,
-                     const std::vector<Tensor>& u, const Ints& k, bool pooled) {
+                     const std::vector<Tensor>& u, const Ints& k, bool pooled, bool ordered) {
   check_dtypes(weights, "admm_project_");
   const Ints shape = {int64_t(weights.size()), 2};
   Tensor residuals = torch::stable::full(shape, 0.0, ScalarType::Double);
@@ -29,8 +31,8 @@ Tensor admm_project_(const std::vector<Tensor>& weights, const std::vector<Tenso
   with_float_type(weights[0].scalar_type(), "admm_project_", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(admm_project<T>, from.pointers<const T>(), targets.pointers<T>(),
-                       duals.pointers<T>(), from.sizes(), k, pooled, data<double>(residuals),
-                       torch_threads(from.total()));
+                       duals.pointers<T>(), from.sizes(), k, pooled, ordered,
+                       data<double>(residuals), torch_threads(from.total()));
   });
   targets.write_back();
   duals.write_back();

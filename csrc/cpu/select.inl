@@ -1,50 +1,60 @@
 // Exact selection of the k largest magnitudes, compiled per instruction set.
 //
-// Keys are the magnitude's bits as an unsigned integer: they order as the magnitudes do, -0.0 and
-// 0.0 are equal, and no arithmetic can round them. Three passes over the values, no sort:
-//   1. a histogram of the keys' top bits, per chunk; its tail gives the pivot bin of the k-th key
-//   2. the keys of the pivot bin alone are collected; the k-th key is found among them
-//   3. the caller's apply pass, with the key's threshold and the chunk's share of the ties
+// Keys are the magnitude's bits as an integer: they order as the magnitudes do, -0.0 and 0.0 are
+// equal, and no arithmetic can round them. No sort, and two passes over the values:
+//   1. a small sample brackets the k-th key; then one pass counts the keys above the bracket and
+//      at its ends, and collects those between, among which the k-th key is found
+//   2. the caller's apply pass, with the key's threshold and the chunk's share of the ties
+// A bracket that missed is seen from the counts, widened and tried again: the sample decides how
+// long it takes, never what is found. Ends are counted, not collected: a tensor full of equal
+// values costs no more than another.
 // Ties keep the lowest index: every chunk knows how many ties come before it.
+// NaN and infinity rank above all else, NaN first. They are counted on the way; what to do about
+// them is the caller's business.
 // One selection may span several tensors; all selections of a call share the passes.
-// Memory: 16 KiB per chunk, plus the pivot bin. Deterministic for any number of threads.
+// Memory: a sample of about (2.4 n)^(2/3) keys, and as many collected. Deterministic for any number
+// of threads.
 
 template <class T>
 struct KeyOf;
 template <>
 struct KeyOf<float> {
-  using type = uint32_t;
+  using type = int32_t;
 };
 template <>
 struct KeyOf<double> {
-  using type = uint64_t;
+  using type = int64_t;
 };
 template <>
 struct KeyOf<Half> {
-  using type = uint16_t;
+  using type = int16_t;
 };
 template <>
 struct KeyOf<BFloat16> {
-  using type = uint16_t;
+  using type = int16_t;
 };
 template <class T>
-using Key = typename KeyOf<T>::type;
+using Key = typename KeyOf<T>::type;  // never negative: the sign is gone
+
+template <class T>
+inline constexpr Key<T> kLargestKey = std::numeric_limits<Key<T>>::max();
+
+template <class T>
+inline constexpr Key<T> kInfinity =
+    sizeof(T) == 8 ? Key<T>(0x7ff0000000000000) : Key<T>(0x7f800000);
+template <>
+inline constexpr Key<Half> kInfinity<Half> = 0x7c00;
+template <>
+inline constexpr Key<BFloat16> kInfinity<BFloat16> = 0x7f80;
 
 template <class T>
 SPARSELTH_INLINE Key<T> magnitude_key(T value) {
   Key<T> bits;
   __builtin_memcpy(&bits, &value, sizeof bits);
-  return bits & Key<T>(~(Key<T>(1) << (8 * sizeof bits - 1)));
+  return bits & kLargestKey<T>;
 }
 
-inline constexpr int kBinBits = 12;
 inline constexpr int64_t kChunk = 1 << 16;
-
-template <class T>
-SPARSELTH_INLINE uint32_t bin_of(Key<T> key) {
-  constexpr int kShift = int(8 * sizeof(Key<T>)) - 1 - kBinBits;
-  return uint32_t(key >> kShift);
-}
 
 // A stretch of one tensor.
 struct Chunk {
@@ -57,6 +67,10 @@ template <class T>
 struct Cut {
   Key<T> threshold;
   int64_t ties, ties_here;  // how many to keep of the chunk's equal keys, and how many there are
+
+  // Whether keys above below() are all that is kept: the usual case.
+  bool plain() const { return ties == 0 || ties == ties_here; }
+  Key<T> below() const { return ties == 0 ? threshold : Key<T>(threshold - 1); }
 };
 
 inline std::vector<Chunk> make_chunks(const std::vector<int64_t>& sizes, bool pooled) {
@@ -68,121 +82,309 @@ inline std::vector<Chunk> make_chunks(const std::vector<int64_t>& sizes, bool po
   return chunks;
 }
 
-// Fills a buffer with keys [begin, end) of a chunk, so that the loops after it vectorise.
+// Calls f(c) for every chunk, each thread for a run of neighbours of about the same size in all.
+template <class F>
+void for_each_chunk(const std::vector<Chunk>& chunks, const Threads& threads, const F& f) {
+  std::vector<int64_t> before(chunks.size() + 1, 0);  // values in the chunks before this one
+  for (size_t c = 0; c < chunks.size(); ++c)
+    before[c + 1] = before[c] + chunks[c].end - chunks[c].begin;
+  const auto first_of = [&](int64_t run) {
+    const int64_t target = run * before.back() / threads.count;
+    return std::lower_bound(before.begin(), before.end(), target) - before.begin();
+  };
+  threads.run(threads.count, [&](int64_t run) {
+    for (int64_t c = first_of(run); c < first_of(run + 1); ++c) f(c);
+  });
+}
+
+// Keys are taken a buffer at a time. Beyond the last one it is filled up with kNoKey, which is
+// below every key, so that all loops run in whole vectors.
 inline constexpr int kKeysAtOnce = 512;
 
-// value(tensor, i) -> T. Returns one Cut per chunk.
-template <class T, class Value>
-std::vector<Cut<T>> select(const std::vector<Chunk>& chunks, const std::vector<int64_t>& k,
-                           const Value& value, const Threads& threads) {
-  constexpr int kBins = 1 << kBinBits;
-  std::vector<uint32_t> histogram(chunks.size() * kBins, 0);
-  threads.run(int64_t(chunks.size()), [&](int64_t c) {
-    const Chunk chunk = chunks[c];
-    uint32_t* bins = histogram.data() + c * kBins;
-    Key<T> keys[kKeysAtOnce];
-    for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
-      const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
-      for (int j = 0; j < n; ++j) keys[j] = magnitude_key<T>(value(chunk.tensor, i + j));
-      for (int j = 0; j < n; ++j) ++bins[bin_of<T>(keys[j])];
-    }
-  });
+template <class T>
+using Keys = Key<T>[kKeysAtOnce];
 
-  struct Selection {
-    std::vector<int64_t> chunks;
-    uint32_t pivot = 0;
-    int64_t above = 0;  // keys in higher bins
-    Key<T> threshold = 0;
-    int64_t ties = 0;
-  };
-  std::vector<Selection> selections(k.size());
-  for (size_t c = 0; c < chunks.size(); ++c)
-    selections[chunks[c].selection].chunks.push_back(int64_t(c));
-  threads.run(int64_t(selections.size()), [&](int64_t s) {
-    Selection& selection = selections[s];
-    std::vector<int64_t> total(kBins, 0);
-    for (int64_t c : selection.chunks)
-      for (int b = 0; b < kBins; ++b) total[b] += histogram[c * kBins + b];
-    int64_t above = 0;
-    for (int b = kBins - 1; b >= 0; --b) {
-      if (above + total[b] >= k[s] || b == 0) {
-        selection.pivot = uint32_t(b), selection.above = above;
-        break;
-      }
-      above += total[b];
-    }
-  });
+inline constexpr int kNoKey = -1;
 
-  std::vector<std::vector<Key<T>>> pivot_keys(chunks.size());
-  threads.run(int64_t(chunks.size()), [&](int64_t c) {
-    const Chunk chunk = chunks[c];
-    const uint32_t pivot = selections[chunk.selection].pivot;
-    const uint32_t expected = histogram[c * kBins + pivot];
-    if (expected == 0) return;
-    std::vector<Key<T>>& found = pivot_keys[c];
-    found.resize(expected + kKeysAtOnce);
-    size_t at = 0;
-    Key<T> keys[kKeysAtOnce];
-    for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
-      const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
-      int hits = 0;
-      for (int j = 0; j < n; ++j) {
-        keys[j] = magnitude_key<T>(value(chunk.tensor, i + j));
-        hits += bin_of<T>(keys[j]) == pivot;
-      }
-      if (hits == 0) continue;
-      for (int j = 0; j < n; ++j) {  // branch-free: written always, kept if it is a hit
-        found[at] = keys[j];
-        at += bin_of<T>(keys[j]) == pivot;
-      }
-    }
-    found.resize(at);
-  });
+// Where keys come from: the values themselves. fill(tensor, begin, n, keys) takes n of them.
+template <class T>
+struct ValuesOf {
+  const std::vector<const T*>& values;
 
-  threads.run(int64_t(selections.size()), [&](int64_t s) {
-    Selection& selection = selections[s];
-    const int64_t wanted = k[s] - selection.above;
-    std::vector<Key<T>> keys;
-    for (int64_t c : selection.chunks)
-      keys.insert(keys.end(), pivot_keys[c].begin(), pivot_keys[c].end());
-    if (k[s] == 0 || keys.empty()) {
-      selection.threshold = Key<T>(~Key<T>(0));  // above every key: keeps nothing
+  T at(int tensor, int64_t i) const { return values[tensor][i]; }
+
+  void fill(int tensor, int64_t begin, int n, Keys<T>& keys) const {
+    const Key<T>* from = reinterpret_cast<const Key<T>*>(values[tensor] + begin);
+    constexpr int kN = kLanes<Key<T>>;
+    int j = 0;
+    for (; j + kN <= n; j += kN) store(keys + j, load(from + j) & kLargestKey<T>);
+    for (; j < n; ++j) keys[j] = magnitude_key<T>(at(tensor, begin + j));
+    for (; j % kN != 0; ++j) keys[j] = kNoKey;
+  }
+};
+
+// Keys strictly between are collected.
+template <class T>
+struct Bracket {
+  Key<T> low = 0, high = kLargestKey<T>;
+};
+
+// What one pass finds out about a chunk.
+template <class T>
+struct Census {
+  int64_t above = 0, at_high = 0, at_low = 0, nonfinite = 0;
+  std::vector<Key<T>> between;
+};
+
+template <class T>
+void take_census(const Keys<T>& keys, int n, const Bracket<T>& bracket, Census<T>& census) {
+  using V = Vec<Key<T>>;
+  constexpr int kN = kLanes<Key<T>>;
+  const V low = broadcast(bracket.low), high = broadcast(bracket.high);
+  const V last_finite = broadcast(Key<T>(kInfinity<T> - 1));
+  V above{}, at_high{}, at_low{}, nonfinite{};  // all ones is minus one
+  Key<T> found[kKeysAtOnce + kN];
+  int hits = 0;
+  for (int j = 0; j < n; j += kN) {
+    const V key = load(keys + j), inside = (key > low) & (key < high);
+    above -= key > high, at_high -= key == high, at_low -= key == low,
+        nonfinite -= key > last_finite;
+    hits += compress<Key<T>>(found + hits, key, inside);
+  }
+  census.above += reduce<Key<T>>(above), census.at_high += reduce<Key<T>>(at_high);
+  if (bracket.low != bracket.high) census.at_low += reduce<Key<T>>(at_low);
+  census.nonfinite += reduce<Key<T>>(nonfinite);
+  census.between.insert(census.between.end(), found, found + hits);
+}
+
+// How many keys are at least `floor`.
+template <class T>
+int64_t count_from(const std::vector<Key<T>>& keys, Key<T> floor) {
+  using V = Vec<Key<T>>;
+  constexpr int64_t kN = kLanes<Key<T>>;
+  constexpr int64_t kStrip = kN << 10;  // so many that a lane of any width can count them
+  const V limit = broadcast(floor);
+  const int64_t size = int64_t(keys.size());
+  int64_t count = 0, i = 0;
+  while (i + kN <= size) {
+    V lanes{};
+    for (const int64_t end = std::min(i + kStrip, size - kN + 1); i < end; i += kN)
+      lanes -= load(keys.data() + i) >= limit;
+    Key<T> parts[kN];
+    store(parts, lanes);
+    for (const Key<T> part : parts) count += part;
+  }
+  for (; i < size; ++i) count += keys[i] >= floor;
+  return count;
+}
+
+// The k-th largest of the keys, which lies in [low, high]: bit by bit. Each bit costs one
+// pass over the keys, which takes no branches: several times faster than a partial sort.
+template <class T>
+Key<T> kth_largest(const std::vector<Key<T>>& keys, int64_t k, Key<T> low, Key<T> high) {
+  using Unsigned = std::make_unsigned_t<Key<T>>;
+  int bit = int(8 * sizeof(Key<T>)) - 1;
+  while (bit > 0 && !(Unsigned(low ^ high) >> (bit - 1) & 1)) --bit;  // the bits they share
+  Key<T> found = Key<T>(Unsigned(low) >> bit << bit);
+  while (bit-- > 0) {
+    const Key<T> candidate = Key<T>(found | Key<T>(Unsigned(1) << bit));
+    if (count_from<T>(keys, candidate) >= k) found = candidate;
+  }
+  return found;
+}
+
+// One selection: which of its chunks hold what, and what follows.
+template <class T>
+struct Search {
+  std::vector<int64_t> chunks;
+  int64_t size = 0, k = 0;
+  std::vector<Key<T>> sample;
+  double margin = 0;  // ranks of the sample on either side of the one expected
+  Bracket<T> bracket;
+  bool found = false;
+  Key<T> threshold = kLargestKey<T>;
+  int64_t ties = 0;
+
+  void take(const std::vector<std::vector<Key<T>>>& samples) {
+    for (int64_t c : chunks) sample.insert(sample.end(), samples[c].begin(), samples[c].end());
+    // Four standard deviations of a rank in an independent sample.
+    const double share = size == 0 ? 0 : double(k) / double(size);
+    margin = 4 * std::sqrt(double(sample.size()) * share * (1 - share)) + 4;
+  }
+
+  // Chooses the bracket around the k-th key, as far as the sample tells.
+  void aim() {
+    bracket = {};
+    if (k == 0) return void(bracket.low = kLargestKey<T>);
+    if (k == size) return void(bracket.high = 0);
+    const int64_t count = int64_t(sample.size());
+    const double expected = double(k) / double(size) * double(count);
+    const int64_t first = int64_t(expected - margin), last = int64_t(expected + margin) + 1;
+    const auto ranked = [&](int64_t rank) {
+      return kth_largest<T>(sample, rank + 1, Key<T>(0), bracket.high);
+    };
+    if (first > 0 && first < count) bracket.high = ranked(first);
+    if (last < count) bracket.low = ranked(last);
+  }
+
+  // Finds the k-th key among what was collected, or widens the margin. counts: of all chunks.
+  void conclude(std::vector<Census<T>>& counts) {
+    int64_t above = 0, at_high = 0, at_low = 0, between = 0;
+    for (int64_t c : chunks) {
+      above += counts[c].above, at_high += counts[c].at_high, at_low += counts[c].at_low;
+      between += int64_t(counts[c].between.size());
+    }
+    int64_t wanted = k - above;
+    found = k == 0 || k == size || (wanted > 0 && wanted <= at_high + between + at_low);
+    if (!found) return void(margin *= 8);
+    if (k == 0) return;
+    if (wanted <= at_high) {  // of k == size, all that are not above zero
+      threshold = bracket.high, ties = wanted;
       return;
     }
-    auto kth = keys.begin() + (wanted - 1);
-    std::nth_element(keys.begin(), kth, keys.end(), std::greater<Key<T>>());
-    selection.threshold = *kth;
-    const int64_t larger = std::count_if(keys.begin(), keys.end(),
-                                         [&](Key<T> key) { return key > selection.threshold; });
-    selection.ties = wanted - larger;
+    wanted -= at_high;
+    if (wanted > between) {
+      threshold = bracket.low, ties = wanted - between;
+      return;
+    }
+    std::vector<Key<T>> keys;
+    keys.reserve(size_t(between));
+    for (int64_t c : chunks)
+      keys.insert(keys.end(), counts[c].between.begin(), counts[c].between.end());
+    threshold = kth_largest<T>(keys, wanted, bracket.low, bracket.high);
+    ties = wanted - count_from<T>(keys, Key<T>(threshold + 1));
+  }
+
+  int64_t ties_in(const Census<T>& census) const {
+    if (threshold == bracket.high) return census.at_high;
+    if (threshold == bracket.low) return census.at_low;
+    return std::count(census.between.begin(), census.between.end(), threshold);
+  }
+};
+
+template <class T>
+struct Selection {
+  std::vector<Cut<T>> cuts;        // per chunk
+  std::vector<int64_t> nonfinite;  // per tensor: values that are NaN or infinite
+
+  bool finite() const {
+    return std::all_of(nonfinite.begin(), nonfinite.end(), [](int64_t n) { return n == 0; });
+  }
+};
+
+// About (2.4 n)^(2/3) values, which makes sampling cost what collecting costs, from every part of
+// the selection: runs at regular steps, as neighbours are often alike.
+template <class T, class Source>
+std::vector<Key<T>> draw_sample(const Chunk& chunk, const Source& source, int64_t selection_size) {
+  constexpr int64_t kRun = 8;
+  const double wanted = std::pow(2.4 * double(selection_size), 2.0 / 3.0);
+  const int64_t step = std::max<int64_t>(kRun, int64_t(kRun * double(selection_size) / wanted));
+  std::vector<Key<T>> sample;
+  sample.reserve(size_t(kRun * ((chunk.end - chunk.begin) / step + 1)));
+  for (int64_t begin = chunk.begin; begin < chunk.end; begin += step)
+    for (int64_t i = begin; i < std::min(begin + kRun, chunk.end); ++i)
+      sample.push_back(magnitude_key<T>(source.at(chunk.tensor, i)));
+  return sample;
+}
+
+// Calls f(selection) for all of them, each thread for about as much work as another.
+template <class T, class F>
+void for_each_search(std::vector<Search<T>>& searches, const Threads& threads, const F& f) {
+  std::vector<Search<T>*> by_size;
+  for (Search<T>& search : searches)
+    if (!search.found) by_size.push_back(&search);
+  std::sort(by_size.begin(), by_size.end(),
+            [](const Search<T>* a, const Search<T>* b) { return a->size > b->size; });
+  struct Share {
+    int64_t size = 0;
+    std::vector<Search<T>*> searches;
+  };
+  std::vector<Share> shares(size_t(threads.count));
+  for (Search<T>* search : by_size) {
+    Share& least =
+        *std::min_element(shares.begin(), shares.end(),
+                          [](const Share& a, const Share& b) { return a.size < b.size; });
+    least.size += search->size + kKeysAtOnce, least.searches.push_back(search);
+  }
+  threads.run(threads.count, [&](int64_t i) {
+    for (Search<T>* search : shares[i].searches) f(*search);
+  });
+}
+
+// The selection k[s] of the largest keys among the source's values, for every s.
+template <class T, class Source>
+Selection<T> select(const std::vector<Chunk>& chunks, size_t tensors, const std::vector<int64_t>& k,
+                    const Source& source, const Threads& threads) {
+  std::vector<Search<T>> searches(k.size());
+  for (size_t s = 0; s < k.size(); ++s) searches[s].k = k[s];
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    Search<T>& search = searches[chunks[c].selection];
+    search.chunks.push_back(int64_t(c));
+    search.size += chunks[c].end - chunks[c].begin;
+  }
+  std::vector<std::vector<Key<T>>> samples(chunks.size());
+  for_each_chunk(chunks, threads, [&](int64_t c) {
+    const Search<T>& search = searches[chunks[c].selection];
+    if (search.k > 0 && search.k < search.size)
+      samples[c] = draw_sample<T>(chunks[c], source, search.size);
+  });
+  for_each_search(searches, threads, [&](Search<T>& search) {
+    search.take(samples);
+    search.aim();
   });
 
-  std::vector<Cut<T>> cuts(chunks.size());
-  for (Selection& selection : selections)
-    for (int64_t c : selection.chunks) {
-      const int64_t here =
-          std::count(pivot_keys[c].begin(), pivot_keys[c].end(), selection.threshold);
-      const int64_t kept = std::min(here, selection.ties);
-      cuts[c] = {selection.threshold, kept, here};
-      selection.ties -= kept;
+  std::vector<Census<T>> counts(chunks.size());
+  const auto open = [](const Search<T>& search) { return !search.found; };
+  while (std::any_of(searches.begin(), searches.end(), open)) {
+    for_each_chunk(chunks, threads, [&](int64_t c) {
+      const Chunk& chunk = chunks[c];
+      const Search<T>& search = searches[chunk.selection];
+      if (search.found) return;
+      counts[c] = {};
+      alignas(64) Keys<T> keys;
+      for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
+        const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
+        source.fill(chunk.tensor, i, n, keys);
+        take_census<T>(keys, n, search.bracket, counts[c]);
+      }
+    });
+    for_each_search(searches, threads, [&](Search<T>& search) {
+      search.conclude(counts);
+      if (!search.found) search.aim();
+    });
+  }
+
+  Selection<T> selection{std::vector<Cut<T>>(chunks.size()), std::vector<int64_t>(tensors, 0)};
+  for (const Search<T>& search : searches) {
+    int64_t ties = search.ties;
+    for (int64_t c : search.chunks) {
+      const int64_t here = search.ties_in(counts[c]), kept = std::min(here, ties);
+      selection.cuts[c] = {search.threshold, kept, here};
+      ties -= kept;
+      selection.nonfinite[chunks[c].tensor] += counts[c].nonfinite;
     }
-  return cuts;
+  }
+  return selection;
 }
 
 // Calls block(begin, n, kept) for consecutive stretches of the chunk, kept[j] being 1 where
-// element begin + j stays. All but the one chunk in which the ties run out is a plain comparison.
-template <class T, class Value, class Block>
-SPARSELTH_INLINE void apply_cut(const Chunk& chunk, const Cut<T>& cut, const Value& value,
+// element begin + j stays.
+template <class T, class Source, class Block>
+SPARSELTH_INLINE void apply_cut(const Chunk& chunk, const Cut<T>& cut, const Source& source,
                                 const Block& block) {
-  const bool all_ties = cut.ties == cut.ties_here;
-  const Key<T> floor = all_ties ? cut.threshold : Key<T>(cut.threshold + 1);
-  int64_t ties = all_ties ? 0 : cut.ties;
-  Key<T> keys[kKeysAtOnce];
-  uint8_t kept[kKeysAtOnce];
+  constexpr int kN = kLanes<Key<T>>;
+  typedef uint8_t Bytes __attribute__((vector_size(kN)));
+  const Key<T> below = cut.plain() ? cut.below() : cut.threshold;
+  int64_t ties = cut.plain() ? 0 : cut.ties;
+  alignas(64) Keys<T> keys;
+  alignas(64) uint8_t kept[kKeysAtOnce];
   for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
     const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
-    for (int j = 0; j < n; ++j) keys[j] = magnitude_key<T>(value(chunk.tensor, i + j));
-    for (int j = 0; j < n; ++j) kept[j] = keys[j] >= floor;
+    source.fill(chunk.tensor, i, n, keys);
+    for (int j = 0; j < n; j += kN) {
+      const Bytes bytes = __builtin_convertvector(load(keys + j) > below, Bytes) & 1;
+      __builtin_memcpy(kept + j, &bytes, sizeof bytes);
+    }
     for (int j = 0; ties > 0 && j < n; ++j) {
       if (keys[j] == cut.threshold) kept[j] = 1, --ties;
     }

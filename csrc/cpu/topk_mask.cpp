@@ -1,8 +1,11 @@
 // topk_mask on the CPU: tensors in, the kernel of topk_mask.inl.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
+#include <limits>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -19,22 +22,24 @@ namespace sparselth {
 
 namespace {
 
-std::vector<Tensor> topk_mask(const std::vector<Tensor>& scores, const Ints& k, bool pooled) {
+std::tuple<std::vector<Tensor>, Tensor> topk_mask(const std::vector<Tensor>& scores, const Ints& k,
+                                                  bool pooled) {
   check_dtypes(scores, "topk_mask");
   std::vector<Tensor> masks;
   for (const Tensor& score : scores)
     masks.push_back(
         torch::stable::empty(shape_of(score), ScalarType::Bool, std::nullopt, score.device()));
-  if (scores.empty()) return masks;
+  Tensor nonfinite = torch::stable::empty({int64_t(scores.size())}, ScalarType::Long);
+  if (scores.empty()) return {masks, nonfinite};
   const FlatList from(scores);
   std::vector<uint8_t*> to;
   for (const Tensor& mask : masks) to.push_back(data<uint8_t>(mask));
   with_float_type(scores[0].scalar_type(), "topk_mask", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(topk_masks<T>, from.pointers<const T>(), from.sizes(), k, pooled, to,
-                       torch_threads(from.total()));
+                       data<int64_t>(nonfinite), torch_threads(from.total()));
   });
-  return masks;
+  return {masks, nonfinite};
 }
 
 }  // namespace

@@ -1,21 +1,22 @@
 // Masks of the k largest magnitudes, compiled per instruction set.
 //
-// Cost: the two passes of select.inl and one that writes the mask.
+// Cost: the pass of select.inl and one that writes the mask.
 
 #include "cpu/select.inl"
 
+// nonfinite: per tensor, how many values are NaN or infinite.
 template <class T>
 void topk_masks(const std::vector<const T*>& scores, const std::vector<int64_t>& sizes,
                 const std::vector<int64_t>& k, bool pooled, const std::vector<uint8_t*>& masks,
-                const Threads& threads) {
+                int64_t* nonfinite, const Threads& threads) {
   const auto chunks = make_chunks(sizes, pooled);
-  const auto value = [&](int tensor, int64_t i) { return scores[tensor][i]; };
-  const auto cuts = select<T>(chunks, k, value, threads);
-  threads.run(int64_t(chunks.size()), [&](int64_t c) {
-    const T* from = scores[chunks[c].tensor];
+  const ValuesOf<T> source{scores};
+  const Selection<T> selection = select<T>(chunks, sizes.size(), k, source, threads);
+  std::copy(selection.nonfinite.begin(), selection.nonfinite.end(), nonfinite);
+  for_each_chunk(chunks, threads, [&](int64_t c) {
     uint8_t* mask = masks[chunks[c].tensor];
-    apply_cut<T>(
-        chunks[c], cuts[c], [=](int, int64_t i) { return from[i]; },
-        [=](int64_t i, int n, const uint8_t* kept) { std::copy(kept, kept + n, mask + i); });
+    apply_cut<T>(chunks[c], selection.cuts[c], source, [=](int64_t i, int n, const uint8_t* kept) {
+      std::copy(kept, kept + n, mask + i);
+    });
   });
 }

@@ -1,8 +1,10 @@
 // weight_overlap on the CPU: tensors in, the kernel of weight_overlap.inl.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <type_traits>
 #include <utility>
 #include <vector>

@@ -5,6 +5,9 @@
 // Also, per tensor, the squared residuals |W - Z|^2 and |Z_new - Z_old|^2: float64 sums in a
 // fixed order (threads, warps, then chunks), the same bits on every run.
 //
+// Where some V is NaN or Inf nothing is written at all, and the residuals of the tensors that hold
+// them are NaN; unless `ordered`, when they rank above all else.
+//
 // The selection is that of select.cuh, on values W + U that are added again in each pass and
 // never stored: 2 b bytes read per value and digit, then 3 b read and 2 b written.
 //
@@ -33,11 +36,17 @@ __device__ inline void add_partials(const Select& s, const Chunk& chunk, double*
 }
 
 template <class T>
-__global__ void project(const __grid_constant__ Select s) {
+__global__ void project(const __grid_constant__ Select s, bool ordered) {
   __shared__ uint32_t rank_scratch[kWarps];
   __shared__ double sum_scratch[kWarps];
   const Chunk chunk = chunk_of(s, blockIdx.x);
   Segment& segment = s.segments[chunk.segment];
+  if (!ordered && *s.any_nonfinite != 0) {
+    if (chunk.begin == 0 && threadIdx.x < 2 && segment.nonfinite != 0) {
+      reinterpret_cast<double*>(s.results)[2 * chunk.segment + threadIdx.x] = nan("");
+    }
+    return;
+  }
   const Group& group = s.groups[chunk.group];
   uint32_t rank = first_rank(s, group, blockIdx.x);
   double primal = 0, change = 0;
@@ -80,10 +89,10 @@ __global__ void project(const __grid_constant__ Select s) {
 
 // residuals: (tensors, 2) doubles.
 template <class T>
-void queue_admm_project(Selection<T>& selection, void* scratch, void* residuals,
+void queue_admm_project(Selection<T>& selection, void* scratch, void* residuals, bool ordered,
                         cudaStream_t stream) {
   const Select& s = selection.template run<true>(scratch, residuals, 2, stream);
-  launch(project<T>, s.chunk_count, stream, s);
+  launch(project<T>, s.chunk_count, stream, s, ordered);
 }
 
 }  // namespace sparselth::cuda
@@ -94,7 +103,7 @@ void queue_admm_project(Selection<T>& selection, void* scratch, void* residuals,
 namespace sparselth::cuda {
 
 Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::vector<Tensor> u,
-                     std::vector<int64_t> k, bool pooled) {
+                     std::vector<int64_t> k, bool pooled, bool ordered) {
   STD_TORCH_CHECK(!weights.empty(), "sparselth::admm_project_: no tensors");
   for (const auto* list : {&weights, &z, &u}) {
     check_uniform(*list, weights[0], weights.size(), "admm_project_");
@@ -114,7 +123,8 @@ Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::ve
                     z_io[l].mutable_data_ptr(), w_in[l].numel(), k[pooled ? 0 : l]);
     }
     const Tensor scratch = scratch_for(selection, weights[0], "admm_project_");
-    queue_admm_project(selection, scratch.mutable_data_ptr(), residuals.mutable_data_ptr(), stream);
+    queue_admm_project(selection, scratch.mutable_data_ptr(), residuals.mutable_data_ptr(), ordered,
+                       stream);
   });
   check_launch("admm_project_");
   write_back(z, z_io);

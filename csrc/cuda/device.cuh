@@ -33,6 +33,7 @@ struct Number<float> {
   using Key = uint32_t;
   using Compute = float;
   static constexpr int kKeyBits = 31;
+  static constexpr int kExponentBits = 8;
   static __device__ float widen(float x) { return x; }
   static __device__ float narrow(float x) { return x; }
 };
@@ -42,6 +43,7 @@ struct Number<double> {
   using Key = uint64_t;
   using Compute = double;
   static constexpr int kKeyBits = 63;
+  static constexpr int kExponentBits = 11;
   static __device__ double widen(double x) { return x; }
   static __device__ double narrow(double x) { return x; }
 };
@@ -51,6 +53,7 @@ struct Number<__half> {
   using Key = uint32_t;
   using Compute = float;
   static constexpr int kKeyBits = 15;
+  static constexpr int kExponentBits = 5;
   static __device__ float widen(__half x) { return __half2float(x); }
   static __device__ __half narrow(float x) { return __float2half_rn(x); }
 };
@@ -60,6 +63,7 @@ struct Number<__nv_bfloat16> {
   using Key = uint32_t;
   using Compute = float;
   static constexpr int kKeyBits = 15;
+  static constexpr int kExponentBits = 8;
   static __device__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
   static __device__ __nv_bfloat16 narrow(float x) { return __float2bfloat16_rn(x); }
 };

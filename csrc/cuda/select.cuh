@@ -3,6 +3,8 @@
 //   group     one selection: a tensor of its own, or (pooled) all tensors in list order.
 //   pivot     the k-th largest magnitude of a group. Kept is what lies above it, and of those
 //             equal to it (ties) the first `keep` in flat order.
+//   NaN, Inf  rank above all else, NaN first. They are counted per tensor, at no extra pass: the
+//             first digit holds the whole exponent. What to do about them is the op's business.
 //   chunk     a run of one tensor's elements; the unit of work of one block. Chunks are numbered
 //             through all tensors in list order, so a group's chunks are consecutive.
 //
@@ -36,8 +38,9 @@ struct Segment {
   void* data[3];
   uint32_t count;
   uint32_t first_chunk;
-  uint32_t keep;  // k; of the pooled group in the first segment
-  uint32_t done;  // blocks that have finished with this segment, for the op's own use
+  uint32_t keep;       // k; of the pooled group in the first segment
+  uint32_t done;       // blocks that have finished with this segment, for the op's own use
+  uint32_t nonfinite;  // values that are NaN or Inf; final after the first digit
 };
 
 struct Group {
@@ -56,6 +59,7 @@ struct Select {
   uint32_t* segment_of_chunk;
   uint32_t* ties_in_chunk;  // counts, then the number of ties before the chunk
   uint32_t* histograms;     // (groups, kBins), all zero between passes
+  uint32_t* any_nonfinite;  // whether some segment holds NaN or Inf
   double* partials;         // (chunks, 2), for the op's own use
   uint64_t* results;        // (segments, result_words), zeroed with the table; may be null
   uint32_t result_words;
@@ -99,6 +103,7 @@ static __global__ void write_table(const __grid_constant__ Select s,
     s.results[static_cast<uint64_t>(index) * s.result_words + word] = 0;
   }
   if (threadIdx.x == 0) s.segments[index] = segment;
+  if (threadIdx.x == 0 && index == 0) *s.any_nonfinite = 0;
   if (s.pooled && index != 0) return;
   for (uint32_t bin = threadIdx.x; bin < kBins; bin += kThreads) {
     s.histograms[static_cast<uint64_t>(index) * kBins + bin] = 0;
@@ -168,18 +173,35 @@ __device__ inline void pick_digit(const Select& s, uint32_t index, int width) {
   if (threadIdx.x == 0) group.done = 0;
 }
 
+// By one block, after the first digit: those of the block's values whose exponent is all ones.
+template <class T>
+__device__ void count_nonfinite(const Select& s, Segment& segment, const uint32_t* bins) {
+  static_assert(Number<T>::kExponentBits <= kDigitBits);
+  constexpr int kMantissa = kDigitBits - Number<T>::kExponentBits;
+  uint32_t count = 0;
+  for (int bin = kBins - (1 << kMantissa) + threadIdx.x; bin < kBins; bin += kThreads) {
+    count += bins[bin];
+  }
+  if (count != 0) {
+    atomicAdd(&segment.nonfinite, count);
+    atomicAdd(s.any_nonfinite, 1u);
+  }
+}
+
 // One digit, `width` bits from bit `shift` on: histogram of the values that share the digits
 // found so far.
 template <class T, bool kSum>
 __global__ void count_digits(const __grid_constant__ Select s, int shift, int width) {
   __shared__ uint32_t bins[kBins];
   const Chunk chunk = chunk_of(s, blockIdx.x);
-  const Segment& segment = s.segments[chunk.segment];
+  Segment& segment = s.segments[chunk.segment];
   Group& group = s.groups[chunk.group];
-  if (group.keep == 0) return;
+  const bool first = shift + width == Number<T>::kKeyBits;
+  if (group.keep == 0 && !first) return;
   for (int bin = threadIdx.x; bin < kBins; bin += kThreads) bins[bin] = 0;
   __syncthreads();
-  const auto prefix = static_cast<typename Number<T>::Key>(group.pivot);
+  // In the first pass every value counts, also of a group that keeps none.
+  const auto prefix = static_cast<typename Number<T>::Key>(first ? 0 : group.pivot);
   for (uint32_t i = chunk.begin + threadIdx.x * kVec<T>; i < chunk.end; i += kTile<T>) {
     const int valid = valid_count<kVec<T>>(i, chunk.end);
     const Pack<T> values = load_values<T, kSum>(segment, i, valid);
@@ -192,6 +214,8 @@ __global__ void count_digits(const __grid_constant__ Select s, int shift, int wi
     }
   }
   __syncthreads();
+  if (first) count_nonfinite<T>(s, segment, bins);
+  if (group.keep == 0) return;
   uint32_t* histogram = s.histograms + static_cast<uint64_t>(chunk.group) * kBins;
   for (int bin = threadIdx.x; bin < kBins; bin += kThreads) {
     if (bins[bin] != 0) atomicAdd(histogram + bin, bins[bin]);
@@ -280,6 +304,7 @@ class Selection {
          static_cast<uint32_t>(count),
          0,
          static_cast<uint32_t>(keep),
+         0,
          0});
     total_ += static_cast<uint64_t>(count);
   }
@@ -338,6 +363,7 @@ class Selection {
     place(select_.segment_of_chunk, select_.chunk_count);
     place(select_.ties_in_chunk, select_.chunk_count);
     place(select_.histograms, groups * kBins);
+    place(select_.any_nonfinite, 1);
     place(select_.partials, size_t(select_.chunk_count) * 2);
     return used;
   }

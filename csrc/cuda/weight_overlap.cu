@@ -1,8 +1,9 @@
 // weight_overlap: per tensor pair, how many of the k largest magnitudes of a and of b coincide.
 //
 // One selection (select.cuh) over the 2 L tensors a_0 .. a_{L-1}, b_0 .. b_{L-1}, each with its
-// own k; a pair has the same shape, so its chunks match one to one. Integer counts: exact.
-// Traffic per pair of values of b bytes: 2 (digits + 1) b read.
+// own k; a pair has the same shape, so its chunks match one to one. Integer counts: exact. The
+// count of a pair with NaN or Inf is -1. Traffic per pair of values of b bytes: 2 (digits + 1) b
+// read.
 //
 // Reference: Liu et al., "Lottery Ticket Preserves Weight Correlation: Is It Desirable or Not?",
 // ICML 2021, section 3.
@@ -20,6 +21,10 @@ __global__ void count_common(const __grid_constant__ Select s) {
   const Chunk chunk = chunk_of(s, blockIdx.x);
   const Segment& a = s.segments[chunk.segment];
   const Segment& b = s.segments[chunk.segment + pairs];
+  if (a.nonfinite != 0 || b.nonfinite != 0) {
+    if (chunk.begin == 0 && threadIdx.x == 0) s.results[chunk.segment] = ~uint64_t(0);
+    return;
+  }
   const Group& group_a = s.groups[chunk.segment];
   const Group& group_b = s.groups[chunk.segment + pairs];
   const uint32_t chunk_b = b.first_chunk + (blockIdx.x - a.first_chunk);

@@ -11,6 +11,9 @@ from ..errors import SparselthError, unknown_name
 
 ALLOCATIONS = ("uniform", "global")
 
+# What to do about NaN and Inf: refuse them, or rank them above all else.
+NONFINITE = ("error", "order")
+
 
 def as_pair(name: str, value: int | Sequence[int], minimum: int) -> list[int]:
     """Return `value` as [height, width]."""
@@ -54,15 +57,28 @@ def check_same_length(**lists: Sequence[Tensor]) -> None:
         raise SparselthError(f"lists differ in length: {lengths}")
 
 
-def check_finite(name: str, tensors: Sequence[Tensor], labels: Sequence[str] = ()) -> None:
-    """Refuse NaN and Inf, naming the tensor that has them."""
-    for i, tensor in enumerate(tensors):
+def named(name: str, count: int, names: Sequence[str] | None) -> Sequence[str]:
+    """Return what errors call the tensors of a list: `names`, or name[0], name[1], ..."""
+    if names is None:
+        return [f"{name}[{i}]" for i in range(count)]
+    if len(names) != count:
+        raise SparselthError(f"names has {len(names)} entries for {count} tensors")
+    return names
+
+
+def nonfinite_error(label: str) -> SparselthError:
+    """Return the error for a tensor with NaN or Inf."""
+    return SparselthError(
+        f"{label} holds NaN or Inf and cannot be ranked; training diverged before this, "
+        "lower the learning rate or restore an earlier checkpoint"
+    )
+
+
+def check_finite(labels: Sequence[str], tensors: Sequence[Tensor]) -> None:
+    """Refuse NaN and Inf, naming the tensor that has them. One pass over each tensor."""
+    for label, tensor in zip(labels, tensors, strict=True):
         if not bool(torch.isfinite(tensor).all()):
-            label = labels[i] if labels else f"{name}[{i}]"
-            raise SparselthError(
-                f"{label} holds NaN or Inf and cannot be ranked; training diverged before this, "
-                "lower the learning rate or restore an earlier checkpoint"
-            )
+            raise nonfinite_error(label)
 
 
 def check_sparsity(sparsity: float) -> float:

@@ -48,14 +48,20 @@ SCHEMAS: dict[str, str] = {
     "masked_linear_grad_weight": (
         "(Tensor grad_output, Tensor input, Tensor mask, Tensor? plan) -> Tensor"
     ),
-    # Masks of the k entries of largest magnitude.
-    "topk_mask": "(Tensor[] scores, int[] k, bool pooled) -> Tensor[]",
+    # Magnitudes are ranked by their bits: NaN above infinity, infinity above all else.
+    #
+    # Masks of the k entries of largest magnitude; int64 (len(scores),): how many are NaN or Inf.
+    "topk_mask": "(Tensor[] scores, int[] k, bool pooled) -> (Tensor[], Tensor)",
     # Z <- Proj(W + U); U <- W + U - Z. Returns float64 (len(weights), 2): per tensor the squared
-    # primal residual |W - Z|^2 and the squared change |Z_new - Z_old|^2.
+    # primal residual |W - Z|^2 and the squared change |Z_new - Z_old|^2. Where some W + U is NaN or
+    # Inf nothing is written, and the residuals of the tensors that hold them are NaN, unless
+    # `ordered`.
     "admm_project_": (
-        "(Tensor[] weights, Tensor(a!)[] z, Tensor(b!)[] u, int[] k, bool pooled) -> Tensor"
+        "(Tensor[] weights, Tensor(a!)[] z, Tensor(b!)[] u, int[] k, bool pooled, bool ordered) "
+        "-> Tensor"
     ),
-    # int64 (len(a),): how many of the k[l] largest magnitudes of a[l] and of b[l] coincide.
+    # int64 (len(a),): how many of the k[l] largest magnitudes of a[l] and of b[l] coincide; -1
+    # where either holds NaN or Inf.
     "weight_overlap": "(Tensor[] a, Tensor[] b, int[] k) -> Tensor",
     # One SGD step on the surviving entries; pruned weights and momenta are set to zero.
     # `momenta` is empty when momentum == 0.
@@ -135,11 +141,12 @@ def _(grad_output, input, mask, plan):
 
 @fake("topk_mask")
 def _(scores, k, pooled):
-    return [score.new_empty(score.shape, dtype=torch.bool) for score in scores]
+    masks = [score.new_empty(score.shape, dtype=torch.bool) for score in scores]
+    return masks, scores[0].new_empty(len(scores), dtype=torch.int64)
 
 
 @fake("admm_project_")
-def _(weights, z, u, k, pooled):
+def _(weights, z, u, k, pooled, ordered):
     return weights[0].new_empty((len(weights), 2), dtype=torch.float64)
 
 

@@ -11,15 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import SparselthError
+from ..errors import SparselthError, unknown_name
 from .backends import implementation
 from .checks import (
+    NONFINITE,
     as_pair,
     check_aligned,
     check_finite,
     check_mask,
     check_same_length,
     kept_counts,
+    named,
+    nonfinite_error,
 )
 
 
@@ -118,12 +121,17 @@ def topk_mask(
     k: int | Sequence[int],
     *,
     allocation: str = "uniform",
+    nonfinite: str = "error",
+    names: Sequence[str] | None = None,
 ) -> Tensor | list[Tensor]:
     """Keep exactly k entries of largest magnitude; ties go to the lowest flat index.
 
     scores: a tensor, or a list of tensors of one dtype and device.
     k: with allocation "uniform" one count per tensor (an int serves every tensor); with "global"
     one count over all tensors in list order.
+    nonfinite: "error" refuses NaN and Inf; "order" ranks by the magnitude's bits, Inf above all
+    finite values and NaN above Inf, and never waits for a GPU.  names: what errors call the
+    tensors.
     Returns bool masks, one tensor or a list as given.
 
     Raises SparselthError on NaN or Inf (naming the tensor), or k outside [0, n].
@@ -131,12 +139,21 @@ def topk_mask(
     single = isinstance(scores, Tensor)
     tensors: list[Tensor] = [scores] if isinstance(scores, Tensor) else list(scores)
     counts, pooled = kept_counts(tensors, k=k, allocation=allocation)
-    check_finite("scores", tensors)
+    refuses = _refuses(nonfinite)
+    labels = named("scores", len(tensors), names)
     if not tensors:
         return []
     run = implementation("topk_mask", tensors[0].device)
-    masks = run([t.detach() for t in tensors], counts, pooled)
+    masks, found = run([t.detach() for t in tensors], counts, pooled)
+    if refuses and found.any():
+        raise nonfinite_error(labels[int(found.nonzero()[0])])
     return masks[0] if single else masks
+
+
+def _refuses(nonfinite: str) -> bool:
+    if nonfinite not in NONFINITE:
+        raise unknown_name("nonfinite", nonfinite, NONFINITE)
+    return nonfinite == "error"
 
 
 @torch.no_grad()
@@ -148,15 +165,18 @@ def admm_project_(
     sparsity: float | None = None,
     k: int | Sequence[int] | None = None,
     allocation: str = "uniform",
+    nonfinite: str = "error",
+    names: Sequence[str] | None = None,
 ) -> Tensor:
     """Do ADMM's projection and dual update in place: Z <- Proj(W + U), U <- U + W - Z.
 
     weights, z, u: lists of tensors with equal shapes, dtype and device; z and u are overwritten.
-    Either `sparsity` in [0, 1) or the exact counts `k`; allocation as in `topk_mask`.
+    Either `sparsity` in [0, 1) or the exact counts `k`; allocation, nonfinite as in `topk_mask`.
+    names: what errors call the weights.
     Returns float64 (len(weights), 2): per tensor |W - Z|^2 and |Z_new - Z_old|^2.
 
-    Raises SparselthError on NaN or Inf (naming the tensor) and on mismatched lists; nothing is
-    written then.
+    Raises SparselthError on NaN or Inf in W + U (naming the tensor) and on mismatched lists;
+    nothing is written then.
 
     Reference: Boyd et al. 2011, "Distributed Optimization and Statistical Learning via ADMM",
     section 3.1.1 (scaled form); Zhang et al. 2018, arXiv:1804.03294.
@@ -172,19 +192,31 @@ def admm_project_(
                 )
             check_aligned(f"{name}[{i}]", tensor, f"weights[{i}]", tensors[0])
     counts, pooled = kept_counts(weights, sparsity=sparsity, k=k, allocation=allocation)
-    check_finite("weights", weights)
-    check_finite("u", u)
+    refuses = _refuses(nonfinite)
+    labels = named("weights", len(weights), names)
     if not weights:
         return torch.empty((0, 2), dtype=torch.float64)
     run = implementation("admm_project_", weights[0].device)
-    return run(weights, z, u, counts, pooled)
+    residuals = run(weights, z, u, counts, pooled, not refuses)
+    if refuses and residuals.isnan().any():
+        worst = int(residuals[:, 0].isnan().nonzero()[0])
+        check_finite((labels[worst], f"the dual of {labels[worst]}"), (weights[worst], u[worst]))
+        raise nonfinite_error(f"the sum of {labels[worst]} and its dual")
+    return residuals
 
 
 @torch.no_grad()
-def weight_overlap(a: Sequence[Tensor], b: Sequence[Tensor], k: Sequence[int]) -> Tensor:
+def weight_overlap(
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    k: Sequence[int],
+    *,
+    names: tuple[Sequence[str], Sequence[str]] | None = None,
+) -> Tensor:
     """Count, per tensor, the indices among the k largest magnitudes of both a[l] and b[l].
 
-    a, b: lists of tensors with equal shapes.  k: one count per tensor.
+    a, b: lists of tensors with equal shapes.  k: one count per tensor.  names: what errors call
+    the tensors of a and of b.
     Returns int64 (len(a),). `sparselth.weight_overlap` turns the counts into R_p.
 
     Raises SparselthError on mismatched lists, NaN or Inf, or k outside [0, n].
@@ -198,12 +230,15 @@ def weight_overlap(a: Sequence[Tensor], b: Sequence[Tensor], k: Sequence[int]) -
             )
         check_aligned(f"b[{i}]", right, f"a[{i}]", left)
     counts, _ = kept_counts(a, k=k, allocation="uniform")
-    check_finite("a", a)
-    check_finite("b", b)
+    names_a, names_b = names or (None, None)
+    labels = [*named("a", len(a), names_a), *named("b", len(b), names_b)]
     if not a:
         return torch.empty(0, dtype=torch.int64)
     run = implementation("weight_overlap", a[0].device)
-    return run(a, b, counts)
+    shared = run(a, b, counts)
+    if (shared < 0).any():
+        check_finite(labels, [*a, *b])
+    return shared
 
 
 @torch.no_grad()

@@ -67,15 +67,20 @@ def masked_linear_grad_weight(grad_output, input, mask, plan):
     return masked(grad_output.t() @ input, mask)
 
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def _largest(score: Tensor, k: int) -> Tensor:
     """Return the flat mask of the k largest magnitudes, ties to the lowest index."""
-    order = torch.sort(score.flatten().abs(), descending=True, stable=True).indices
+    bits = score.flatten().view(_BITS[score.element_size()])
+    keys = bits & torch.iinfo(bits.dtype).max  # the magnitude's bits order as the magnitudes do
+    order = torch.sort(keys, descending=True, stable=True).indices
     mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
     mask[order[:k]] = True
     return mask
 
 
-def topk_mask(scores: Sequence[Tensor], k: Sequence[int], pooled: bool) -> list[Tensor]:
+def _masks(scores: Sequence[Tensor], k: Sequence[int], pooled: bool) -> list[Tensor]:
     if not pooled:
         return [_largest(s, n).view(s.shape) for s, n in zip(scores, k, strict=True)]
     flat = _largest(torch.cat([s.flatten() for s in scores]), k[0])
@@ -83,9 +88,21 @@ def topk_mask(scores: Sequence[Tensor], k: Sequence[int], pooled: bool) -> list[
     return [part.reshape(s.shape).clone() for part, s in zip(parts, scores, strict=True)]
 
 
-def admm_project_(weights, z, u, k, pooled):
+def _nonfinite(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(~t.isfinite()).sum() for t in tensors])
+
+
+def topk_mask(scores, k, pooled):
+    return _masks(scores, k, pooled), _nonfinite(scores)
+
+
+def admm_project_(weights, z, u, k, pooled, ordered):
     sums = [w + dual for w, dual in zip(weights, u, strict=True)]
-    masks = topk_mask(sums, k, pooled)
+    nonfinite = _nonfinite(sums)
+    if not ordered and nonfinite.any():
+        none = torch.zeros(len(sums), 2, dtype=torch.float64, device=sums[0].device)
+        return none.masked_fill_(nonfinite.bool().view(-1, 1), float("nan"))
+    masks = _masks(sums, k, pooled)
     residuals = []
     for weight, z_l, u_l, v, mask in zip(weights, z, u, sums, masks, strict=True):
         projected = masked(v, mask)
@@ -98,11 +115,9 @@ def admm_project_(weights, z, u, k, pooled):
 
 
 def weight_overlap(a, b, k):
-    counts = [
-        (mask_a & mask_b).sum()
-        for mask_a, mask_b in zip(topk_mask(a, k, False), topk_mask(b, k, False), strict=True)
-    ]
-    return torch.stack(counts)
+    masks = zip(_masks(a, k, False), _masks(b, k, False), strict=True)
+    counts = torch.stack([(mask_a & mask_b).sum() for mask_a, mask_b in masks])
+    return counts.masked_fill_((_nonfinite(a) + _nonfinite(b)).bool(), -1)
 
 
 def masked_sgd_(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov):

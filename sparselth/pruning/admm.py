@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops import functional
-from ..ops.checks import check_finite, check_sparsity, kept_counts
+from ..ops.checks import check_sparsity, kept_counts
 from .tensors import prunable_parameters
 
 
@@ -74,7 +74,6 @@ class ADMM:
         self.rho_growth = rho_growth
         self.allocation = allocation
         self.parameters = prunable_parameters(model, exclude)
-        self._check_weights()
         # Z = Proj(W), U = 0: a projection with U = 0 leaves U = W - Z behind, which is not wanted.
         self.z = [mask * w for mask, w in zip(self._select(), self._weights(), strict=True)]
         self.u = [torch.zeros_like(w) for w in self._weights()]
@@ -82,14 +81,12 @@ class ADMM:
     def _weights(self) -> list[Tensor]:
         return [p.detach() for p in self.parameters.values()]
 
-    def _check_weights(self) -> None:
-        check_finite("weight", self._weights(), list(self.parameters))
-
     def _select(self) -> list[Tensor]:
         weights = self._weights()
         counts, pooled = kept_counts(weights, sparsity=self.sparsity, allocation=self.allocation)
         k = counts[0] if pooled else counts
-        return list(functional.topk_mask(weights, k, allocation=self.allocation))
+        names = list(self.parameters)
+        return list(functional.topk_mask(weights, k, allocation=self.allocation, names=names))
 
     def penalty(self) -> Tensor:
         """Return sum_l rho/2 |W_l - Z_l + U_l|^2, to be added to the loss. Scalar tensor."""
@@ -105,10 +102,14 @@ class ADMM:
 
         Raises SparselthError on NaN or Inf in a weight; Z, U and rho are untouched then.
         """
-        self._check_weights()
         weights = self._weights()
         residuals = functional.admm_project_(
-            weights, self.z, self.u, sparsity=self.sparsity, allocation=self.allocation
+            weights,
+            self.z,
+            self.u,
+            sparsity=self.sparsity,
+            allocation=self.allocation,
+            names=list(self.parameters),
         ).sum(0)
         primal, change = residuals.sqrt().tolist()
         norm = float(torch.stack([w.double().square().sum() for w in weights]).sum().sqrt())
@@ -120,7 +121,6 @@ class ADMM:
 
     def masks(self) -> dict[str, Tensor]:
         """Return the hard cut: masks of the largest |W| at the wanted sparsity."""
-        self._check_weights()
         return dict(zip(self.parameters, self._select(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import unknown_name
 from ..ops import functional
 from ..ops.binding import mask_of
-from ..ops.checks import ALLOCATIONS, check_finite, check_sparsity, kept_counts
+from ..ops.checks import ALLOCATIONS, check_sparsity, kept_counts
 from .tensors import prunable_parameters
 
 
@@ -55,10 +55,11 @@ def find_masks(
     check_sparsity(sparsity)
     parameters = prunable_parameters(model, exclude)
     weights = [p.detach() for p in parameters.values()]
-    check_finite("weight", weights, list(parameters))
     scores = SCORES[score](weights)
     counts, pooled = kept_counts(scores, sparsity=sparsity, allocation=allocation)
-    masks = functional.topk_mask(scores, counts[0] if pooled else counts, allocation=allocation)
+    masks = functional.topk_mask(
+        scores, counts[0] if pooled else counts, allocation=allocation, names=list(parameters)
+    )
     return dict(zip(parameters, masks, strict=True))
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ..errors import SparselthError
 from ..ops import functional
-from ..ops.checks import check_finite
 
 
 def weight_overlap(
@@ -36,8 +35,6 @@ def weight_overlap(
     _check(theta_a, theta_b, p, masks)
     a = [theta_a[name].detach() for name in theta_a]
     b = [theta_b[name].detach() for name in theta_a]
-    check_finite("theta_a", a, [f"theta_a[{name!r}]" for name in theta_a])
-    check_finite("theta_b", b, [f"theta_b[{name!r}]" for name in theta_a])
     sizes = [tensor.numel() for tensor in a]
     if masks is not None:
         a = [tensor * masks[name] for name, tensor in zip(theta_a, a, strict=True)]
@@ -46,7 +43,11 @@ def weight_overlap(
     k = [round(p * size) for size in sizes]
     if sum(k) == 0:
         raise SparselthError(f"p = {p} selects no weight out of {sum(sizes)}; use a larger p")
-    return float(functional.weight_overlap(a, b, k).sum()) / sum(k)
+    names = (
+        [f"theta_a[{name!r}]" for name in theta_a],
+        [f"theta_b[{name!r}]" for name in theta_a],
+    )
+    return float(functional.weight_overlap(a, b, k, names=names).sum()) / sum(k)
 
 
 def overlap_chance(

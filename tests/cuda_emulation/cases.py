@@ -23,6 +23,7 @@ class Case:
     op: str
     dtype: torch.dtype
     pooled: bool
+    ordered: bool
     chunk_size: int
     seed: int
     settings: tuple[float, ...]
@@ -51,7 +52,9 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         near = (0, 1, 7, tile - 1, tile, tile + 1, chunk + 3, 2 * chunk, 3 * chunk - 5)
         lengths.append(max(0, near[integer(0, len(near) - 1)] + integer(-1, 1)))
     pooled = op in ("topk_mask", "admm_project_") and integer(0, 2) == 0
-    lists = [[values(dtype, n, integer(0, 5), g) for n in lengths] for _ in range(4)]
+    ordered = bool(integer(0, 1))
+    last_kind = 6 if op != "masked_sgd_" and seed % 4 == 1 else 5
+    lists = [[values(dtype, n, integer(0, last_kind), g) for n in lengths] for _ in range(4)]
     total = sum(lengths)
     k = [share(integer(0, 5), total if pooled else n, integer) for n in lengths]
     k = [k[0]] * len(lengths) if pooled else k
@@ -62,11 +65,15 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     wanted = {"topk_mask": 1, "admm_project_": 3, "weight_overlap": 2, "masked_sgd_": 4}[op]
     offsets = [integer(0, 3) * integer(0, 1) for _ in lengths]
     label = f"seed {seed}: lengths {lengths[:9]}, k {k[:9]}, pooled {pooled}, chunk {chunk}"
-    return Case(op, dtype, pooled, chunk, seed, settings, k, offsets, lists[:wanted], label)
+    return Case(
+        op, dtype, pooled, ordered, chunk, seed, settings, k, offsets, lists[:wanted], label
+    )
 
 
 def values(dtype: torch.dtype, n: int, kind: int, g: torch.Generator) -> Tensor:
-    """Return n values: smooth, full of ties, all equal, signed zeros, denormals or mixed."""
+    """Return n values: smooth, full of ties, all equal, signed zeros, denormals, mixed, or with
+    NaN and infinity.
+    """
     x = torch.randn(n, generator=g, dtype=torch.float64)
     if kind == 1:
         x = torch.randint(-2, 3, (n,), generator=g).double()
@@ -78,6 +85,10 @@ def values(dtype: torch.dtype, n: int, kind: int, g: torch.Generator) -> Tensor:
         x = x * torch.finfo(dtype).tiny / 8
     elif kind == 5:
         x = torch.where(torch.rand(n, generator=g) < 0.6, torch.zeros_like(x), x)
+    elif kind == 6:
+        odd = torch.tensor([float("nan"), float("inf"), -float("inf")], dtype=torch.float64)
+        where = torch.rand(n, generator=g) < 0.02
+        x = torch.where(where, odd[torch.randint(3, (n,), generator=g)], x)
     return x.to(dtype)
 
 
@@ -90,7 +101,11 @@ def encode(case: Case) -> bytes:
     """Return the case as driver.cpp reads it."""
     ops, dtypes = OPS.index(case.op), DTYPES.index(case.dtype)
     tensors = len(case.lists[0])
-    parts = [struct.pack("6q", ops, dtypes, case.pooled, case.chunk_size, tensors, case.seed)]
+    parts = [
+        struct.pack(
+            "7q", ops, dtypes, case.pooled, case.ordered, case.chunk_size, tensors, case.seed
+        )
+    ]
     parts.append(struct.pack("5d", *case.settings))
     for i in range(tensors):
         n = case.lists[0][i].numel()
@@ -144,7 +159,8 @@ def bits(x: Tensor) -> Tensor:
 def close(got: Tensor, expected: Tensor) -> bool:
     # The oracle rounds after each operation and the kernel once: a few units in the last place.
     eps = torch.finfo(expected.dtype).eps
-    return torch.allclose(got.double(), expected.double(), rtol=8 * eps, atol=8 * eps)
+    a, b = got.double(), expected.double()
+    return torch.allclose(a, b, rtol=8 * eps, atol=8 * eps, equal_nan=True)
 
 
 def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
@@ -152,14 +168,15 @@ def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
     lists = [[x.clone() for x in tensors] for tensors in case.lists]
     k = case.k[:1] if case.pooled else case.k
     if case.op == "topk_mask":
-        return [("mask", mask, True) for mask in reference.topk_mask(*lists, k, case.pooled)]
+        masks, nonfinite = reference.topk_mask(*lists, k, case.pooled)
+        return [*(("mask", mask, True) for mask in masks), ("nonfinite", nonfinite, True)]
     if case.op == "weight_overlap":
         counts = reference.weight_overlap(*lists, k)
         # The counts of the second half of the segments are unused and stay zero.
         return [("counts", torch.cat([counts, torch.zeros_like(counts)]), True)]
     if case.op == "admm_project_":
         w, u, z = lists
-        residuals = reference.admm_project_(w, z, u, k, case.pooled)
+        residuals = reference.admm_project_(w, z, u, k, case.pooled, case.ordered)
         pairs = [(("u", a, True), ("z", b, True)) for a, b in zip(u, z, strict=True)]
         return [item for pair in pairs for item in pair] + [("residuals", residuals, False)]
     lr, momentum, dampening, weight_decay, nesterov = case.settings

@@ -41,7 +41,7 @@ struct Array {
 enum Op : int64_t { kTopk, kAdmm, kOverlap, kSgd };
 
 struct Case {
-  int64_t op, dtype, pooled, chunk_size, tensors, seed;
+  int64_t op, dtype, pooled, ordered, chunk_size, tensors, seed;
   double settings[5];
 };
 
@@ -83,12 +83,14 @@ void run_case(const Case& c) {
   if (c.op == kTopk) {
     for (Tensors& t : list) selection.add(t.a.data, nullptr, t.b.data, t.count, t.keep);
     prepare();
-    queue_topk_mask(selection, scratch.data, nullptr);
+    results = Array(list.size(), 8, 0, false);
+    queue_topk_mask(selection, scratch.data, results.data, nullptr);
     for (Tensors& t : list) t.b.write();
+    results.write();
   } else if (c.op == kAdmm) {
     for (Tensors& t : list) selection.add(t.a.data, t.b.data, t.c.data, t.count, t.keep);
     prepare();
-    queue_admm_project(selection, scratch.data, results.data, nullptr);
+    queue_admm_project(selection, scratch.data, results.data, c.ordered != 0, nullptr);
     for (Tensors& t : list) t.b.write(), t.c.write();
     results.write();
   } else if (c.op == kOverlap) {

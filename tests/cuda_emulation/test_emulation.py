@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernels with"),
 ]
 
-SEEDS = range(24)
+SEEDS = range(64)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,24 @@ MUTANTS = [
         "select.cuh",
         "bins[bin] = 0;\n  __syncthreads();",
         "bins[bin] = 0;",
+    ),
+    host_build.Mutant(
+        "infinity passes for a number",
+        "select.cuh",
+        "constexpr int kMantissa = kDigitBits - Number<T>::kExponentBits;",
+        "constexpr int kMantissa = 0;",
+    ),
+    host_build.Mutant(
+        "NaN is overlooked where nothing is kept",
+        "select.cuh",
+        "if (group.keep == 0 && !first) return;",
+        "if (group.keep == 0) return;",
+    ),
+    host_build.Mutant(
+        "one tensor's NaN does not stop the others",
+        "admm_project.cu",
+        "*s.any_nonfinite != 0",
+        "segment.nonfinite != 0",
     ),
     host_build.Mutant(
         "the scan's scratch is reused too early",

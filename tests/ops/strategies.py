@@ -85,15 +85,20 @@ def conv_cases(draw):
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+KINDS = ("normal", "ties", "zeros", "denormal", "nonfinite", "scales")
+
+
 @st.composite
 def tensor_lists(draw):
-    """Draw (tensors, k, pooled): ties, signed zeros, denormals, empty and larger tensors."""
+    """Draw (tensors, k, pooled): ties, zeros of both signs, denormals, NaN and infinity, values
+    that differ in scale from place to place; empty tensors and larger ones.
+    """
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     dtype = draw(st.sampled_from(FLOATS))
     tensors = []
     for _ in range(draw(st.integers(1, 4))):
         shape = draw(st.sampled_from([(0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (1000,), (70001,)]))
-        kind = draw(st.sampled_from(["normal", "ties", "zeros", "denormal"]))
+        kind = draw(st.sampled_from(KINDS))
         t = torch.randn(shape, generator=generator, dtype=torch.float64)
         if kind == "ties":
             t = (2 * t).round() / 2
@@ -101,6 +106,12 @@ def tensor_lists(draw):
             t = torch.where(t > 0, 0.0, -0.0)
         elif kind == "denormal":
             t = t * torch.finfo(dtype).smallest_normal / 4
+        elif kind == "nonfinite":
+            odd = torch.tensor([float("nan"), float("inf"), -float("inf")], dtype=torch.float64)
+            where = torch.rand(shape, generator=generator) < 0.2
+            t = torch.where(where, odd[torch.randint(3, shape, generator=generator)], t)
+        elif kind == "scales":
+            t = t * torch.linspace(-8, 8, t.numel(), dtype=torch.float64).exp().view(shape)
         t = t.to(dtype)
         if draw(st.booleans()) and t.dim() == 4:
             t = t.contiguous(memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import tensor_lists
 
 from sparselth.ops import admm_project_, reference
@@ -10,17 +11,17 @@ from sparselth.ops import admm_project_, reference
 ops = torch.ops.sparselth
 
 
-@given(tensor_lists())
-@settings(max_examples=200)
-def test_is_the_oracle_bit_for_bit(case):
+@given(tensor_lists(), st.booleans())
+@settings(max_examples=300)
+def test_is_the_oracle_bit_for_bit(case, ordered):
     weights, k, pooled = case
     lists = [[torch.randn_like(w) for w in weights] for _ in range(2)]
     z, u = ([t.clone() for t in tensors] for tensors in lists)
-    got = ops.admm_project_(weights, z, u, k, pooled)
-    want = reference.admm_project_(weights, *lists, k, pooled)
+    got = ops.admm_project_(weights, z, u, k, pooled, ordered)
+    want = reference.admm_project_(weights, *lists, k, pooled, ordered)
     for a, b in zip(z + u, lists[0] + lists[1], strict=True):
-        assert torch.equal(a, b)
-    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, equal_nan=True)
 
 
 def test_it_is_the_euclidean_projection():
@@ -38,12 +39,25 @@ def test_it_is_the_euclidean_projection():
     torch.testing.assert_close(dual, v - z)
 
 
-def test_nothing_is_written_when_the_input_is_bad():
-    w, z, u = [torch.tensor([1.0, float("nan")])], [torch.ones(2)], [torch.ones(2)]
-    with pytest.raises(ValueError, match=r"weights\[0\] holds NaN or Inf"):
-        admm_project_(w, z, u, sparsity=0.5)
-    assert z[0].tolist() == [1, 1]
-    assert u[0].tolist() == [1, 1]
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+@pytest.mark.parametrize(
+    ("weight", "dual", "message"),
+    [
+        (float("nan"), 1.0, r"weights\[1\] holds NaN or Inf"),
+        (1.0, -float("inf"), r"the dual of weights\[1\] holds NaN or Inf"),
+        ("largest", "largest", r"the sum of weights\[1\] and its dual holds NaN or Inf"),
+    ],
+)
+def test_nothing_is_written_when_the_input_is_bad(dtype, allocation, weight, dual, message):
+    largest = torch.finfo(dtype).max
+    w, z, u = ([torch.ones(3, dtype=dtype) for _ in range(2)] for _ in range(3))
+    w[1][2], u[1][2] = (largest if x == "largest" else x for x in (weight, dual))
+    before = [t.clone() for t in z + u]
+    with pytest.raises(ValueError, match=message):
+        admm_project_(w, z, u, sparsity=0.5, allocation=allocation)
+    for a, b in zip(z + u, before, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def samples():
         "masked_linear_grad_input": [(g, w, m, None)],
         "masked_linear_grad_weight": [(g, a, m, None)],
         "topk_mask": [(lists[0], [2, 3], False), (lists[0], [4], True)],
-        "admm_project_": [(lists[0], lists[1], lists[2], [2, 3], False)],
+        "admm_project_": [
+            (lists[0], lists[1], lists[2], [2, 3], False, ordered) for ordered in (False, True)
+        ],
         "weight_overlap": [(lists[0], lists[1], [2, 3])],
         "masked_sgd_": [(*lists, masks, 0.1, 0.9, 0.0, 1e-4, True)],
         **blocked_samples(),

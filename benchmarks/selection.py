@@ -1,0 +1,85 @@
+"""Weights to select from, and the ways torch offers to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sparselth.models import build
+from sparselth.pruning import prunable_parameters
+
+PROBLEMS = ("resnet20", "vgg11", "resnet18", "flat-25M")
+KEPT = 0.1
+
+
+def _resnet18() -> list[tuple[int, ...]]:
+    """Return the shapes of ResNet-18's convolutions for small images, but for the first."""
+    shapes = []
+    inputs = 64
+    for width in (64, 128, 256, 512):
+        for block in range(2):
+            shapes += [(width, inputs, 3, 3), (width, width, 3, 3)]
+            shapes += [(width, inputs, 1, 1)] * (block == 0 and inputs != width)
+            inputs = width
+    return shapes
+
+
+def weights_of(problem: str, device: str) -> list[Tensor]:
+    """Draw the prunable weights of a network, or one flat tensor."""
+    if problem == "flat-25M":
+        return [torch.randn(25_000_000, device=device)]
+    if problem == "resnet18":
+        return [torch.randn(shape, device=device) for shape in _resnet18()]
+    model = build(problem, num_classes=10, in_channels=3)
+    return [torch.randn_like(p, device=device) for p in prunable_parameters(model).values()]
+
+
+def _by_kthvalue(magnitude: Tensor, k: int) -> Tensor:
+    return magnitude.kthvalue(magnitude.numel() - k + 1).values
+
+
+def _by_topk(magnitude: Tensor, k: int) -> Tensor:
+    return magnitude.topk(k, sorted=False).values.min()
+
+
+def _by_sort(magnitude: Tensor, k: int) -> Tensor:
+    return magnitude.sort(descending=True).values[k - 1]
+
+
+# The k-th largest magnitude of a flat tensor. All of them keep every tie.
+THRESHOLDS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "kthvalue": _by_kthvalue,
+    "topk": _by_topk,
+    "sort": _by_sort,
+}
+
+
+def project_by(
+    threshold: Callable[[Tensor, int], Tensor], pooled: bool
+) -> Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[int]], None]:
+    """Return ADMM's projection as tools of the field do it: a threshold, then layer by layer."""
+
+    def run(weights, z, u, k) -> None:
+        sums = [w + dual for w, dual in zip(weights, u, strict=True)]
+        if pooled:
+            cuts = [threshold(torch.cat([v.abs().flatten() for v in sums]), k[0])] * len(sums)
+        else:
+            cuts = [threshold(v.abs().flatten(), n) for v, n in zip(sums, k, strict=True)]
+        for v, z_l, u_l, cut in zip(sums, z, u, cuts, strict=True):
+            z_l.copy_(torch.where(v.abs() >= cut, v, 0.0))
+            u_l.copy_(v - z_l)
+
+    return run
+
+
+def memory_floor(total: int, device: str) -> Callable[[], None]:
+    """Return the least that a projection of `total` values moves: W and U in, Z and U out."""
+    w, z, u = (torch.zeros(total, device=device) for _ in range(3))
+
+    def run() -> None:
+        torch.add(w, u, out=z)
+        u.zero_()
+
+    return run
