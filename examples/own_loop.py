@@ -5,11 +5,11 @@ from torch.nn.functional import cross_entropy
 
 import sparselth as sl
 
-EPOCHS, DEVICE = 2, torch.device("cpu")
+EPOCHS, DEVICE = 5, torch.device("cpu")
 
-digits = sl.data.load("mnist5k").limited(train=500, test=200)
+digits = sl.data.load("mnist5k").limited(train=1500, test=500)
 batches = sl.data.Batches(digits, batch_size=64, seed=0, augment=False, device=DEVICE)
-model = sl.models.build("resnet20", num_classes=10, in_channels=1, width=0.25)
+model = sl.models.build("resnet20", num_classes=10, in_channels=1, width=0.5)
 
 
 def train(optimizer, penalty=None, after_epoch=None):
@@ -27,9 +27,9 @@ def train(optimizer, penalty=None, after_epoch=None):
 
 # Dense training first, then towards a sparse set, then on the mask.
 train(sl.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
-admm = sl.ADMM(model, sparsity=0.9, rho=0.01, rho_growth=3.0)
+admm = sl.ADMM(model, sparsity=0.9, rho=0.01, rho_schedule=sl.pruning.rho.growing(3.0))
 train(sl.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), admm.penalty, admm.update)
-sl.sparsify(model, admm.masks())
+sl.sparsify(model, admm.hard_prune())
 train(sl.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
 
 accuracy = sl.training.evaluate(model, batches)

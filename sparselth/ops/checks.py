@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import SparselthError, unknown_name
 
-ALLOCATIONS = ("uniform", "global")
+ALLOCATIONS = ("uniform", "global", "given")
 
 # What to do about NaN and Inf: refuse them, or rank them above all else.
 NONFINITE = ("error", "order")
@@ -114,9 +114,13 @@ def kept_counts(
         kinds = sorted({f"{t.dtype} on {t.device}" for t in tensors})
         raise SparselthError(f"a list needs tensors of one dtype and device, got {kinds}")
     if sparsity is not None:
+        if allocation == "given":
+            raise SparselthError('allocation="given" takes k, one count per tensor')
         check_sparsity(sparsity)
         return [kept(n, sparsity) for n in groups], pooled
     assert k is not None
+    if allocation == "given" and isinstance(k, int):
+        raise SparselthError(f'allocation="given" takes one count per tensor, got k={k}')
     counts = [k] * len(groups) if isinstance(k, int) else list(k)
     if len(counts) != len(groups):
         raise SparselthError(f"k has {len(counts)} counts for {len(groups)} selections")

@@ -128,7 +128,7 @@ def topk_mask(
 
     scores: a tensor, or a list of tensors of one dtype and device.
     k: with allocation "uniform" one count per tensor (an int serves every tensor); with "global"
-    one count over all tensors in list order.
+    one count over all tensors in list order; with "given" one count per tensor.
     nonfinite: "error" refuses NaN and Inf; "order" ranks by the magnitude's bits, Inf above all
     finite values and NaN above Inf, and never waits for a GPU.  names: what errors call the
     tensors.

@@ -1,5 +1,6 @@
 """Finding masks: score x pattern x allocation x schedule, ADMM, and how weights correlate."""
 
+from . import rho
 from .admm import ADMM, ADMMUpdate
 from .masks import ALLOCATIONS, PATTERNS, SCORES, find_masks, sparsity
 from .overlap import overlap_chance, weight_overlap
@@ -14,6 +15,7 @@ __all__ = [
     "find_masks",
     "overlap_chance",
     "prunable_parameters",
+    "rho",
     "sparsity",
     "weight_overlap",
 ]

@@ -12,6 +12,7 @@ Reference: Zhang et al. 2018, arXiv:1804.03294; Boyd et al. 2011, section 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops import functional
-from ..ops.checks import check_sparsity, kept_counts
+from .masks import Sparsity, counts_for
+from .rho import RhoSchedule
+from .rho import rho_schedule as find_schedule
 from .tensors import prunable_parameters
 
 
@@ -30,50 +33,67 @@ class ADMMUpdate:
     """What one Z/U update measured.
 
     primal: |W - Z|.  dual: rho |Z_new - Z_old|.  relative: |W - Z| / |W|, small before a cut.
+    primal_tolerance, dual_tolerance: what the two residuals must not exceed to stop.
+
+    Reference: Boyd et al. 2011, section 3.3.1.
     """
 
     primal: float
     dual: float
     relative: float
+    primal_tolerance: float
+    dual_tolerance: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether both residuals are within their tolerances."""
+        return self.primal <= self.primal_tolerance and self.dual <= self.dual_tolerance
 
 
 class ADMM:
     """ADMM pruning of a model's prunable weights.
 
-    sparsity: share of weights to prune, in [0, 1).  rho: penalty weight, > 0.
-    rho_growth: factor on rho at each update, >= 1.  allocation: "uniform" or "global".
-    exclude: see `prunable_parameters`.
+    sparsity, allocation, exclude: as in `find_masks`.  rho: penalty weight, > 0.
+    rho_schedule: how rho changes: a schedule of `sparselth.pruning.rho`, or a name there.
+    abs_tol, rel_tol: of the stopping rule, `ADMMUpdate.converged`: with n weights,
+    |W - Z| <= sqrt(n) abs_tol + rel_tol max(|W|, |Z|) and
+    rho |Z_new - Z_old| <= sqrt(n) abs_tol + rel_tol rho |U|.
 
         admm = ADMM(model, sparsity=0.95)
         for epoch in range(epochs):
             for x, y in batches:
                 loss = criterion(model(x), y) + admm.penalty()
                 ...
-            admm.update()
-        sparsify(model, admm.masks())
+            if admm.update().converged:
+                break
+        sparsify(model, admm.hard_prune())
 
-    Raises SparselthError on a sparsity outside [0, 1), rho <= 0, rho_growth < 1, an unknown
-    allocation, or NaN or Inf in a weight.
+    Raises SparselthError on a sparsity outside [0, 1), rho <= 0, a negative tolerance, an unknown
+    allocation or schedule, or NaN or Inf in a weight.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        sparsity: float = 0.9,
+        sparsity: Sparsity = 0.9,
         rho: float = 1e-3,
-        rho_growth: float = 1.0,
+        rho_schedule: str | RhoSchedule = "constant",
         allocation: str = "uniform",
         exclude: Collection[str] | None = None,
+        abs_tol: float = 1e-5,
+        rel_tol: float = 1e-2,
     ) -> None:
-        if rho <= 0 or rho_growth < 1:
+        if rho <= 0 or abs_tol < 0 or rel_tol < 0:
             raise SparselthError(
-                f"rho must be > 0 and rho_growth >= 1, got {rho!r} and {rho_growth!r}"
+                f"rho must be > 0 and tolerances >= 0, got {rho!r}, {abs_tol!r} and {rel_tol!r}"
             )
-        self.sparsity = check_sparsity(sparsity)
         self.rho = rho
-        self.rho_growth = rho_growth
+        self.rho_schedule = find_schedule(rho_schedule)
+        self.updates = 0
+        self.abs_tol, self.rel_tol = abs_tol, rel_tol
         self.allocation = allocation
         self.parameters = prunable_parameters(model, exclude)
+        self.k = counts_for(self.parameters, sparsity, allocation)
         # Z = Proj(W), U = 0: a projection with U = 0 leaves U = W - Z behind, which is not wanted.
         self.z = [mask * w for mask, w in zip(self._select(), self._weights(), strict=True)]
         self.u = [torch.zeros_like(w) for w in self._weights()]
@@ -82,11 +102,10 @@ class ADMM:
         return [p.detach() for p in self.parameters.values()]
 
     def _select(self) -> list[Tensor]:
-        weights = self._weights()
-        counts, pooled = kept_counts(weights, sparsity=self.sparsity, allocation=self.allocation)
-        k = counts[0] if pooled else counts
         names = list(self.parameters)
-        return list(functional.topk_mask(weights, k, allocation=self.allocation, names=names))
+        return list(
+            functional.topk_mask(self._weights(), self.k, allocation=self.allocation, names=names)
+        )
 
     def penalty(self) -> Tensor:
         """Return sum_l rho/2 |W_l - Z_l + U_l|^2, to be added to the loss. Scalar tensor."""
@@ -98,7 +117,7 @@ class ADMM:
 
     @torch.no_grad()
     def update(self) -> ADMMUpdate:
-        """Project and update the dual; grow rho. Call it every few epochs of W-steps.
+        """Project and update the dual, then rho. Call it every few epochs of W-steps.
 
         Raises SparselthError on NaN or Inf in a weight; Z, U and rho are untouched then.
         """
@@ -107,25 +126,42 @@ class ADMM:
             weights,
             self.z,
             self.u,
-            sparsity=self.sparsity,
+            k=self.k,
             allocation=self.allocation,
             names=list(self.parameters),
         ).sum(0)
         primal, change = residuals.sqrt().tolist()
-        norm = float(torch.stack([w.double().square().sum() for w in weights]).sum().sqrt())
-        result = ADMMUpdate(primal, self.rho * change, primal / norm if norm else 0.0)
-        if self.rho_growth != 1.0:
-            self.rho *= self.rho_growth
-            torch._foreach_div_(self.u, self.rho_growth)
+        w, z, u = _norm(weights), _norm(self.z), _norm(self.u)
+        absolute = self.abs_tol * math.sqrt(sum(t.numel() for t in weights))
+        result = ADMMUpdate(
+            primal,
+            self.rho * change,
+            primal / w if w else 0.0,
+            absolute + self.rel_tol * max(w, z),
+            absolute + self.rel_tol * self.rho * u,
+        )
+        self.updates += 1
+        factor = self.rho_schedule(result, self.updates)
+        if factor != 1.0:
+            self.rho *= factor
+            torch._foreach_div_(self.u, factor)
         return result
 
     def masks(self) -> dict[str, Tensor]:
         """Return the hard cut: masks of the largest |W| at the wanted sparsity."""
         return dict(zip(self.parameters, self._select(), strict=True))
 
+    @torch.no_grad()
+    def hard_prune(self) -> dict[str, Tensor]:
+        """Make the hard cut: zero in place what `masks` prunes, and return the masks."""
+        masks = self.masks()
+        for name, mask in masks.items():
+            self.parameters[name].masked_fill_(~mask, 0)
+        return masks
+
     def state_dict(self) -> dict[str, Any]:
-        """Return Z and U as tensors keyed "z.NAME" and "u.NAME", and "rho" as a float."""
-        state: dict[str, Any] = {"rho": self.rho}
+        """Return Z and U as tensors keyed "z.NAME" and "u.NAME"; "rho" and "updates", numbers."""
+        state: dict[str, Any] = {"rho": self.rho, "updates": self.updates}
         for name, z, u in zip(self.parameters, self.z, self.u, strict=True):
             state[f"z.{name}"], state[f"u.{name}"] = z, u
         return state
@@ -145,4 +181,9 @@ class ADMM:
         for name, z, u in zip(self.parameters, self.z, self.u, strict=True):
             z.copy_(state[f"z.{name}"])
             u.copy_(state[f"u.{name}"])
-        self.rho = float(state["rho"])
+        self.rho, self.updates = float(state["rho"]), int(state["updates"])
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    """Return the Euclidean norm over all tensors."""
+    return float(torch.stack(torch._foreach_norm(tensors)).double().norm())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from ..data import ImageSet
-from ..pruning import ADMM, find_masks
+from ..pruning import ADMM, find_masks, rho
 from ..training import AdmmSchedule, EpochRecord, History, train
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def admm(job: MaskJob) -> FoundMasks:
         job.model,
         sparsity=job.sparsity,
         rho=config.admm_rho,
-        rho_growth=config.admm_rho_growth,
+        rho_schedule=rho.growing(config.admm_rho_growth),
         allocation=config.allocation,
     )
     schedule = AdmmSchedule(method, every=config.admm_update_every)

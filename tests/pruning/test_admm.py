@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import sparselth as sl
+from sparselth.pruning import rho
 
 
 def net():
@@ -13,7 +14,7 @@ def net():
 
 def test_updates_follow_the_formulas():
     model = net()
-    admm = sl.ADMM(model, sparsity=0.75, rho=0.1, rho_growth=2.0)
+    admm = sl.ADMM(model, sparsity=0.75, rho=0.1, rho_schedule=rho.growing(2.0))
     assert list(admm.parameters) == ["0.weight", "1.weight"]
     w = [p.detach().clone() for p in admm.parameters.values()]
     masks = sl.ops.topk_mask(w, [18, 27])
@@ -38,9 +39,13 @@ def test_updates_follow_the_formulas():
     moved = sum((a - b).square().sum() for a, b in zip(want_z, old_z, strict=True)).sqrt()
     assert result.primal == pytest.approx(float(primal), rel=1e-5)
     assert result.dual == pytest.approx(0.1 * float(moved), rel=1e-5)
-    assert result.relative == pytest.approx(
-        float(primal) / float(sum(a.square().sum() for a in w).sqrt()), rel=1e-5
-    )
+    norm, z_norm = (float(sum(a.square().sum() for a in x).sqrt()) for x in (w, want_z))
+    assert result.relative == pytest.approx(float(primal) / norm, rel=1e-5)
+    # Boyd et al. 2011, section 3.3.1; |U| is |W - Z| after this first update.
+    absolute = (72 + 108) ** 0.5 * 1e-5
+    assert result.primal_tolerance == pytest.approx(absolute + 1e-2 * max(norm, z_norm), rel=1e-5)
+    assert result.dual_tolerance == pytest.approx(absolute + 1e-3 * float(primal), rel=1e-5)
+    assert not result.converged
     assert admm.rho == 0.2
 
 
@@ -56,17 +61,19 @@ def test_it_converges_to_the_sparsity_set():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
     target = torch.randn(20, 20)
-    admm = sl.ADMM(model, sparsity=0.8, rho=0.5, rho_growth=1.3)
+    admm = sl.ADMM(model, sparsity=0.8, rho=0.5, rho_schedule="growing")
     weight = admm.parameters["0.weight"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-    distances = []
+    updates = []
     for _ in range(15):
         for _ in range(60):
             optimizer.zero_grad()
             (0.5 * (weight - target).square().sum() + admm.penalty()).backward()
             optimizer.step()
-        distances.append(admm.update().relative)
-    assert distances[-1] < 0.02 < distances[0]
+        updates.append(admm.update())
+    assert updates[-1].relative < 0.02 < updates[0].relative
+    assert updates[-1].converged
+    assert not updates[0].converged
     mask = admm.masks()["0.weight"]
     assert int(mask.sum()) == 80
     # For this loss the sparse optimum keeps the target's largest entries.
@@ -84,11 +91,13 @@ def test_global_allocation():
 
 def test_state_round_trip():
     model = net()
-    admm = sl.ADMM(model, sparsity=0.5, rho_growth=1.5)
+    admm = sl.ADMM(model, sparsity=0.5, rho_schedule=rho.staged(1, stages=2))
     admm.update()
-    other = sl.ADMM(model, sparsity=0.5, rho_growth=1.5)
+    other = sl.ADMM(model, sparsity=0.5, rho_schedule=rho.staged(1, stages=2))
     other.load_state_dict(admm.state_dict())
-    assert other.rho == admm.rho
+    assert other.rho == admm.rho == 1e-2
+    assert other.update() == admm.update()
+    assert other.rho == admm.rho == 1e-2  # the second stage is the last
     assert all(torch.equal(a, b) for a, b in zip(other.u + other.z, admm.u + admm.z, strict=True))
     with pytest.raises(ValueError, match=r"the ADMM state has no 'z.0.weight' of shape \(12, 6\)"):
         other.load_state_dict({"rho": 1.0})
@@ -98,13 +107,77 @@ def test_state_round_trip():
     ("options", "message"),
     [
         ({"sparsity": 1.5}, r"in \[0, 1\); got 1.5"),
-        ({"rho": 0}, "rho must be > 0 and rho_growth >= 1, got 0 and 1.0"),
+        ({"sparsity": {"0.weight": 0.5}}, 'goes with allocation="given"'),
+        ({"allocation": "given"}, "got float and 'given'"),
+        (
+            {"sparsity": {"0.weight": 0.5, "2.weight": 0.1}, "allocation": "given"},
+            r"differ in these names: \['1.weight', '2.weight'\]",
+        ),
+        (
+            {"sparsity": {"0.weight": 0.5, "1.weight": 1.0}, "allocation": "given"},
+            r"in \[0, 1\); got 1.0",
+        ),
+        ({"rho": 0}, "rho must be > 0 and tolerances >= 0, got 0,"),
+        ({"rho_schedule": "falling"}, "unknown rho schedule 'falling'; known: balanced, constant"),
         ({"allocation": "erk"}, "unknown allocation 'erk'"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(options, message):
     with pytest.raises(ValueError, match=message):
         sl.ADMM(net(), **options)
+
+
+def test_sparsity_given_by_layer_and_the_hard_cut():
+    model = net()
+    admm = sl.ADMM(model, {"0.weight": 0.25, "1.weight": 0.75}, allocation="given")
+    admm.update()
+    assert [int((z != 0).sum()) for z in admm.z] == [54, 27]
+    masks = admm.hard_prune()
+    for name, kept in (("0.weight", 54), ("1.weight", 27)):
+        assert int(masks[name].sum()) == kept
+        assert torch.equal(model.get_parameter(name) != 0, masks[name])
+    found = sl.find_masks(net(), sparsity={"0.weight": 0.5, "1.weight": 0.0}, allocation="given")
+    assert [int(m.sum()) for m in found.values()] == [36, 108]
+
+
+def measured(primal, dual):
+    return sl.pruning.ADMMUpdate(primal, dual, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        (rho.constant(), [1, 1, 1, 1, 1, 1, 1]),
+        (rho.growing(), [1.3] * 7),
+        (rho.staged(2), [1, 10, 1, 10, 1, 10, 1]),
+        (rho.staged(2, stages=2, factor=3), [1, 3, 1, 1, 1, 1, 1]),
+        (rho.staged(1, stages=1), [1] * 7),
+    ],
+)
+def test_rho_schedules(schedule, factors):
+    assert [schedule(measured(1, 1), count) for count in range(1, 8)] == factors
+
+
+def test_residual_balancing():
+    schedule = rho.balanced()
+    for primal, dual, factor in ((11, 1, 2), (10, 1, 1), (1, 10, 1), (1, 11, 0.5), (0, 0, 1)):
+        assert schedule(measured(primal, dual), 1) == factor
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rho.growing(0.9),
+        lambda: rho.staged(0),
+        lambda: rho.staged(1, stages=0),
+        lambda: rho.staged(1, factor=0.5),
+        lambda: rho.balanced(ratio=1),
+        lambda: rho.balanced(factor=0.5),
+    ],
+)
+def test_impossible_schedules(make):
+    with pytest.raises(ValueError, match="got"):
+        make()
 
 
 def test_diverged_weights_are_named_and_nothing_changes():

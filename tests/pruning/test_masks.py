@@ -46,7 +46,7 @@ def test_the_largest_magnitudes_survive():
     [
         ({"score": "taylor"}, "unknown score 'taylor'; known: magnitude"),
         ({"pattern": "2:4"}, "unknown pattern '2:4'; known: element"),
-        ({"allocation": "erk"}, "unknown allocation 'erk'; known: global, uniform"),
+        ({"allocation": "erk"}, "unknown allocation 'erk'; known: given, global, uniform"),
         ({"sparsity": 1.0}, r"in \[0, 1\); got 1.0"),
         ({"sparsity": -0.1}, r"in \[0, 1\); got -0.1"),
         ({"exclude": ["stem.weight"]}, r"exclude names \['stem.weight'\]"),

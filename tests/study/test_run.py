@@ -96,7 +96,12 @@ def test_a_hand_written_loop_gives_the_same_weights(done, tiny, generator, proto
     train(dense, digits, tiny.recipe(0.05, seed=0, stage="pretrain"))
     theta_T = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
     if generator == "admm":
-        admm = sl.ADMM(dense, sparsity=0.9, rho=tiny.admm_rho, rho_growth=tiny.admm_rho_growth)
+        admm = sl.ADMM(
+            dense,
+            sparsity=0.9,
+            rho=tiny.admm_rho,
+            rho_schedule=sl.pruning.rho.growing(tiny.admm_rho_growth),
+        )
         train(dense, digits, tiny.admm_recipe(seed=0), regulariser=AdmmSchedule(admm))
         masks = admm.masks()
     else:

@@ -95,7 +95,7 @@ def test_resume_is_exact_to_the_bit(tmp_path, make_model, digits, recipe, kind, 
     def start():
         model = make_model(dropout=0.3)
         masks = sl.find_masks(model, sparsity=0.5) if kind == "masked" else None
-        admm = sl.ADMM(model, sparsity=0.5, rho=0.1, rho_growth=2.0)
+        admm = sl.ADMM(model, sparsity=0.5, rho=0.1, rho_schedule=sl.pruning.rho.growing(2.0))
         regulariser = AdmmSchedule(admm, every=2) if kind == "admm" else None
         return model, {"masks": masks, "regulariser": regulariser}
 

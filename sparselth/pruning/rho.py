@@ -1,0 +1,92 @@
+"""How ADMM's penalty weight rho changes from one Z/U update to the next.
+
+A schedule is a function of what the update measured and of the number of updates done, this one
+included; it returns the factor on rho. The functions here make schedules; `RHO_SCHEDULES` names
+those that need no settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import SparselthError, unknown_name
+
+if TYPE_CHECKING:
+    from .admm import ADMMUpdate
+
+RhoSchedule = Callable[["ADMMUpdate", int], float]
+
+
+def constant() -> RhoSchedule:
+    """Leave rho as it is."""
+    return lambda update, count: 1.0
+
+
+def growing(factor: float = 1.3) -> RhoSchedule:
+    """Multiply rho by `factor` (>= 1) at every update.
+
+    Reference: Ye et al. 2019, "Adversarial Robustness vs Model Compression, or Both?",
+    arXiv:1903.12561 (their `multi_rho` code: 1.3).
+
+    Raises SparselthError on a factor below 1.
+    """
+    if factor < 1:
+        raise SparselthError(f"rho grows by a factor >= 1, got {factor!r}")
+    return lambda update, count: factor
+
+
+def staged(updates: int, stages: int = 4, factor: float = 10.0) -> RhoSchedule:
+    """Multiply rho by `factor` after every `updates` updates, through `stages` values of rho.
+
+    The public PyTorch code of Zhang et al. 2018 (arXiv:1804.03294) for CIFAR goes from 1e-4 to 1e-1
+    in four stages; it also starts each stage from U = 0, while here U is rescaled.
+
+    Raises SparselthError on updates < 1, stages < 1 or a factor below 1.
+    """
+    if updates < 1 or stages < 1 or factor < 1:
+        raise SparselthError(
+            "a staged rho needs updates >= 1, stages >= 1 and a factor >= 1, got "
+            f"{updates!r}, {stages!r} and {factor!r}"
+        )
+    last = updates * (stages - 1)
+    return lambda update, count: factor if count % updates == 0 and count <= last else 1.0
+
+
+def balanced(ratio: float = 10.0, factor: float = 2.0) -> RhoSchedule:
+    """Keep the residuals alike: `factor` times rho where the primal one is `ratio` times the dual.
+
+    And rho / `factor` where it is the other way round.
+
+    Reference: Boyd et al. 2011, section 3.4.1, eq. (3.13).
+
+    Raises SparselthError unless ratio > 1 and factor > 1.
+    """
+    if ratio <= 1 or factor <= 1:
+        raise SparselthError(f"ratio and factor must be > 1, got {ratio!r} and {factor!r}")
+
+    def schedule(update: ADMMUpdate, count: int) -> float:
+        if update.primal > ratio * update.dual:
+            return factor
+        return 1 / factor if update.dual > ratio * update.primal else 1.0
+
+    return schedule
+
+
+RHO_SCHEDULES: dict[str, Callable[[], RhoSchedule]] = {
+    "constant": constant,
+    "growing": growing,
+    "balanced": balanced,
+}
+
+
+def rho_schedule(given: str | RhoSchedule) -> RhoSchedule:
+    """Return a schedule by its name in `RHO_SCHEDULES`, or the one given.
+
+    Raises SparselthError for an unknown name.
+    """
+    if not isinstance(given, str):
+        return given
+    if given not in RHO_SCHEDULES:
+        raise unknown_name("rho schedule", given, RHO_SCHEDULES)
+    return RHO_SCHEDULES[given]()
