@@ -11,7 +11,7 @@
 // Ties keep the lowest index: every chunk knows how many ties come before it.
 // NaN and infinity rank above all else, NaN first. They are counted on the way; what to do about
 // them is the caller's business.
-// One selection may span several tensors; all selections of a call share the passes.
+// One selection may span several tensors, and ask for several k; all of them share the passes.
 // Memory: a sample of about (2.4 n)^(2/3) keys, and as many collected. Deterministic for any number
 // of threads.
 
@@ -132,7 +132,7 @@ struct Bracket {
 // What one pass finds out about a chunk.
 template <class T>
 struct Census {
-  int64_t above = 0, at_high = 0, at_low = 0, nonfinite = 0;
+  int64_t above = 0, at_high = 0, at_low = 0;
   std::vector<Key<T>> between;
 };
 
@@ -141,20 +141,26 @@ void take_census(const Keys<T>& keys, int n, const Bracket<T>& bracket, Census<T
   using V = Vec<Key<T>>;
   constexpr int kN = kLanes<Key<T>>;
   const V low = broadcast(bracket.low), high = broadcast(bracket.high);
-  const V last_finite = broadcast(Key<T>(kInfinity<T> - 1));
-  V above{}, at_high{}, at_low{}, nonfinite{};  // all ones is minus one
+  V above{}, at_high{}, at_low{};  // all ones is minus one
   Key<T> found[kKeysAtOnce + kN];
   int hits = 0;
   for (int j = 0; j < n; j += kN) {
     const V key = load(keys + j), inside = (key > low) & (key < high);
-    above -= key > high, at_high -= key == high, at_low -= key == low,
-        nonfinite -= key > last_finite;
+    above -= key > high, at_high -= key == high, at_low -= key == low;
     hits += compress<Key<T>>(found + hits, key, inside);
   }
   census.above += reduce<Key<T>>(above), census.at_high += reduce<Key<T>>(at_high);
   if (bracket.low != bracket.high) census.at_low += reduce<Key<T>>(at_low);
-  census.nonfinite += reduce<Key<T>>(nonfinite);
   census.between.insert(census.between.end(), found, found + hits);
+}
+
+// How many of n keys are NaN or infinite.
+template <class T>
+int count_nonfinite(const Keys<T>& keys, int n) {
+  const Vec<Key<T>> last_finite = broadcast(Key<T>(kInfinity<T> - 1));
+  Vec<Key<T>> count{};
+  for (int j = 0; j < n; j += kLanes<Key<T>>) count -= load(keys + j) > last_finite;
+  return int(reduce<Key<T>>(count));
 }
 
 // How many keys are at least `floor`.
@@ -193,10 +199,10 @@ Key<T> kth_largest(const std::vector<Key<T>>& keys, int64_t k, Key<T> low, Key<T
   return found;
 }
 
-// One selection: which of its chunks hold what, and what follows.
+// One k of one selection: which of its chunks hold what, and what follows.
 template <class T>
 struct Search {
-  std::vector<int64_t> chunks;
+  std::vector<int64_t> census;  // of its chunks, in order
   int64_t size = 0, k = 0;
   std::vector<Key<T>> sample;
   double margin = 0;  // ranks of the sample on either side of the one expected
@@ -205,10 +211,17 @@ struct Search {
   Key<T> threshold = kLargestKey<T>;
   int64_t ties = 0;
 
-  void take(const std::vector<std::vector<Key<T>>>& samples) {
-    for (int64_t c : chunks) sample.insert(sample.end(), samples[c].begin(), samples[c].end());
+  bool needs_sample() const { return k > 0 && k < size; }
+
+  // samples: per chunk, each of which has `asked` censuses.
+  void take(const std::vector<std::vector<Key<T>>>& samples, int64_t asked) {
+    if (!needs_sample()) return;
+    for (int64_t i : census) {
+      const std::vector<Key<T>>& drawn = samples[i / asked];
+      sample.insert(sample.end(), drawn.begin(), drawn.end());
+    }
     // Four standard deviations of a rank in an independent sample.
-    const double share = size == 0 ? 0 : double(k) / double(size);
+    const double share = double(k) / double(size);
     margin = 4 * std::sqrt(double(sample.size()) * share * (1 - share)) + 4;
   }
 
@@ -227,12 +240,12 @@ struct Search {
     if (last < count) bracket.low = ranked(last);
   }
 
-  // Finds the k-th key among what was collected, or widens the margin. counts: of all chunks.
+  // Finds the k-th key among what was collected, or widens the margin. counts: all of them.
   void conclude(std::vector<Census<T>>& counts) {
     int64_t above = 0, at_high = 0, at_low = 0, between = 0;
-    for (int64_t c : chunks) {
-      above += counts[c].above, at_high += counts[c].at_high, at_low += counts[c].at_low;
-      between += int64_t(counts[c].between.size());
+    for (int64_t i : census) {
+      above += counts[i].above, at_high += counts[i].at_high, at_low += counts[i].at_low;
+      between += int64_t(counts[i].between.size());
     }
     int64_t wanted = k - above;
     found = k == 0 || k == size || (wanted > 0 && wanted <= at_high + between + at_low);
@@ -249,8 +262,8 @@ struct Search {
     }
     std::vector<Key<T>> keys;
     keys.reserve(size_t(between));
-    for (int64_t c : chunks)
-      keys.insert(keys.end(), counts[c].between.begin(), counts[c].between.end());
+    for (int64_t i : census)
+      keys.insert(keys.end(), counts[i].between.begin(), counts[i].between.end());
     threshold = kth_largest<T>(keys, wanted, bracket.low, bracket.high);
     ties = wanted - count_from<T>(keys, Key<T>(threshold + 1));
   }
@@ -264,7 +277,7 @@ struct Search {
 
 template <class T>
 struct Selection {
-  std::vector<Cut<T>> cuts;        // per chunk
+  std::vector<Cut<T>> cuts;        // per chunk, and for every k of its selection in turn
   std::vector<int64_t> nonfinite;  // per tensor: values that are NaN or infinite
 
   bool finite() const {
@@ -311,41 +324,50 @@ void for_each_search(std::vector<Search<T>>& searches, const Threads& threads, c
   });
 }
 
-// The selection k[s] of the largest keys among the source's values, for every s.
+// The k[s * asked + q] largest keys of selection s among the source's values, for every s and for q
+// below `asked`.
 template <class T, class Source>
 Selection<T> select(const std::vector<Chunk>& chunks, size_t tensors, const std::vector<int64_t>& k,
-                    const Source& source, const Threads& threads) {
+                    const Source& source, const Threads& threads, int64_t asked = 1) {
   std::vector<Search<T>> searches(k.size());
   for (size_t s = 0; s < k.size(); ++s) searches[s].k = k[s];
-  for (size_t c = 0; c < chunks.size(); ++c) {
-    Search<T>& search = searches[chunks[c].selection];
-    search.chunks.push_back(int64_t(c));
-    search.size += chunks[c].end - chunks[c].begin;
-  }
+  for (size_t c = 0; c < chunks.size(); ++c)
+    for (int64_t q = 0; q < asked; ++q) {
+      Search<T>& search = searches[chunks[c].selection * asked + q];
+      search.census.push_back(int64_t(c) * asked + q);
+      search.size += chunks[c].end - chunks[c].begin;
+    }
   std::vector<std::vector<Key<T>>> samples(chunks.size());
   for_each_chunk(chunks, threads, [&](int64_t c) {
-    const Search<T>& search = searches[chunks[c].selection];
-    if (search.k > 0 && search.k < search.size)
-      samples[c] = draw_sample<T>(chunks[c], source, search.size);
+    const Search<T>* of_chunk = &searches[chunks[c].selection * asked];
+    if (std::any_of(of_chunk, of_chunk + asked,
+                    [](const Search<T>& s) { return s.needs_sample(); }))
+      samples[c] = draw_sample<T>(chunks[c], source, of_chunk->size);
   });
   for_each_search(searches, threads, [&](Search<T>& search) {
-    search.take(samples);
+    search.take(samples, asked);
     search.aim();
   });
 
-  std::vector<Census<T>> counts(chunks.size());
+  std::vector<Census<T>> counts(chunks.size() * asked);
+  std::vector<int64_t> nonfinite(chunks.size(), 0);
   const auto open = [](const Search<T>& search) { return !search.found; };
-  while (std::any_of(searches.begin(), searches.end(), open)) {
+  for (bool first = true; first || std::any_of(searches.begin(), searches.end(), open);
+       first = false) {
     for_each_chunk(chunks, threads, [&](int64_t c) {
       const Chunk& chunk = chunks[c];
-      const Search<T>& search = searches[chunk.selection];
-      if (search.found) return;
-      counts[c] = {};
+      const Search<T>* of_chunk = &searches[chunk.selection * asked];
+      Census<T>* census = &counts[c * asked];
+      if (!first && std::none_of(of_chunk, of_chunk + asked, open)) return;
+      for (int64_t q = 0; q < asked; ++q)
+        if (open(of_chunk[q])) census[q] = {};
       alignas(64) Keys<T> keys;
       for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
         const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
         source.fill(chunk.tensor, i, n, keys);
-        take_census<T>(keys, n, search.bracket, counts[c]);
+        if (first) nonfinite[c] += count_nonfinite<T>(keys, n);
+        for (int64_t q = 0; q < asked; ++q)
+          if (open(of_chunk[q])) take_census<T>(keys, n, of_chunk[q].bracket, census[q]);
       }
     });
     for_each_search(searches, threads, [&](Search<T>& search) {
@@ -354,40 +376,62 @@ Selection<T> select(const std::vector<Chunk>& chunks, size_t tensors, const std:
     });
   }
 
-  Selection<T> selection{std::vector<Cut<T>>(chunks.size()), std::vector<int64_t>(tensors, 0)};
+  Selection<T> selection{std::vector<Cut<T>>(counts.size()), std::vector<int64_t>(tensors, 0)};
   for (const Search<T>& search : searches) {
     int64_t ties = search.ties;
-    for (int64_t c : search.chunks) {
-      const int64_t here = search.ties_in(counts[c]), kept = std::min(here, ties);
-      selection.cuts[c] = {search.threshold, kept, here};
+    for (int64_t i : search.census) {
+      const int64_t here = search.ties_in(counts[i]), kept = std::min(here, ties);
+      selection.cuts[i] = {search.threshold, kept, here};
       ties -= kept;
-      selection.nonfinite[chunks[c].tensor] += counts[c].nonfinite;
     }
   }
+  for (size_t c = 0; c < chunks.size(); ++c) selection.nonfinite[chunks[c].tensor] += nonfinite[c];
   return selection;
 }
+
+// Applies a cut to one chunk, buffer by buffer in order.
+template <class T>
+class Keeper {
+ public:
+  explicit Keeper(const Cut<T>& cut)
+      : threshold_(cut.threshold),
+        below_(cut.plain() ? cut.below() : cut.threshold),
+        ties_(cut.plain() ? 0 : cut.ties) {}
+
+  // Whether keys above below() are all that is kept from here on.
+  bool plain() const { return ties_ == 0; }
+  Key<T> below() const { return below_; }
+
+  // kept[j]: 1 where the key stays, else 0.
+  void mark(const Keys<T>& keys, int n, uint8_t (&kept)[kKeysAtOnce]) {
+    constexpr int kN = kLanes<Key<T>>;
+    typedef uint8_t Bytes __attribute__((vector_size(kN)));
+    for (int j = 0; j < n; j += kN) {
+      const Bytes bytes = __builtin_convertvector(load(keys + j) > below_, Bytes) & 1;
+      __builtin_memcpy(kept + j, &bytes, sizeof bytes);
+    }
+    for (int j = 0; ties_ > 0 && j < n; ++j) {
+      if (keys[j] == threshold_) kept[j] = 1, --ties_;
+    }
+  }
+
+ private:
+  Key<T> threshold_, below_;
+  int64_t ties_;  // still to be kept, one by one; 0 where below_ says it all
+};
 
 // Calls block(begin, n, kept) for consecutive stretches of the chunk, kept[j] being 1 where
 // element begin + j stays.
 template <class T, class Source, class Block>
 SPARSELTH_INLINE void apply_cut(const Chunk& chunk, const Cut<T>& cut, const Source& source,
                                 const Block& block) {
-  constexpr int kN = kLanes<Key<T>>;
-  typedef uint8_t Bytes __attribute__((vector_size(kN)));
-  const Key<T> below = cut.plain() ? cut.below() : cut.threshold;
-  int64_t ties = cut.plain() ? 0 : cut.ties;
+  Keeper<T> keeper(cut);
   alignas(64) Keys<T> keys;
   alignas(64) uint8_t kept[kKeysAtOnce];
   for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
     const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
     source.fill(chunk.tensor, i, n, keys);
-    for (int j = 0; j < n; j += kN) {
-      const Bytes bytes = __builtin_convertvector(load(keys + j) > below, Bytes) & 1;
-      __builtin_memcpy(kept + j, &bytes, sizeof bytes);
-    }
-    for (int j = 0; ties > 0 && j < n; ++j) {
-      if (keys[j] == cut.threshold) kept[j] = 1, --ties;
-    }
+    keeper.mark(keys, n, kept);
     block(i, n, static_cast<const uint8_t*>(kept));
   }
 }

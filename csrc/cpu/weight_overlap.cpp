@@ -23,13 +23,14 @@ namespace {
 
 Tensor weight_overlap(const std::vector<Tensor>& a, const std::vector<Tensor>& b, const Ints& k) {
   check_dtypes(a, "weight_overlap");
-  const Ints shape = {int64_t(a.size())};
+  const int64_t asked = int64_t(k.size() / a.size());
+  const Ints shape = {int64_t(a.size()), asked};
   Tensor counts = torch::stable::full(shape, 0.0, ScalarType::Long);
   const FlatList left(a), right(b);
   with_float_type(a[0].scalar_type(), "weight_overlap", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(overlap_counts<T>, left.pointers<const T>(), right.pointers<const T>(),
-                       left.sizes(), k, data<int64_t>(counts), torch_threads(left.total()));
+                       left.sizes(), k, asked, data<int64_t>(counts), torch_threads(left.total()));
   });
   return counts;
 }

@@ -1,9 +1,9 @@
 // weight_overlap: per tensor pair, how many of the k largest magnitudes of a and of b coincide.
 //
 // One selection (select.cuh) over the 2 L tensors a_0 .. a_{L-1}, b_0 .. b_{L-1}, each with its
-// own k; a pair has the same shape, so its chunks match one to one. Integer counts: exact. The
-// count of a pair with NaN or Inf is -1. Traffic per pair of values of b bytes: 2 (digits + 1) b
-// read.
+// own k, or with several, for which it comes several times; a pair has the same shape, so its
+// chunks match one to one. Integer counts: exact. The count of a pair with NaN or Inf is -1.
+// Traffic per pair of values of b bytes: 2 (digits + 1) b read.
 //
 // Reference: Liu et al., "Lottery Ticket Preserves Weight Correlation: Is It Desirable or Not?",
 // ICML 2021, section 3.
@@ -65,14 +65,16 @@ void queue_weight_overlap(Selection<T>& selection, void* scratch, void* counts,
 namespace sparselth::cuda {
 
 Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<int64_t> k) {
-  STD_TORCH_CHECK(!a.empty() && k.size() == a.size(), "sparselth::weight_overlap: length of k");
-  check_uniform(a, a[0], k.size(), "weight_overlap");
-  check_uniform(b, a[0], k.size(), "weight_overlap");
+  STD_TORCH_CHECK(!a.empty() && k.size() % a.size() == 0, "sparselth::weight_overlap: length of k");
+  check_uniform(a, a[0], a.size(), "weight_overlap");
+  check_uniform(b, a[0], a.size(), "weight_overlap");
+  const size_t asked = k.size() / a.size();
   const DeviceGuard guard(a[0].get_device_index());
   const cudaStream_t stream = current_stream(a[0].get_device_index());
   const std::vector<Tensor> inputs_a = contiguous_all(a), inputs_b = contiguous_all(b);
-  const int64_t pairs = static_cast<int64_t>(a.size());
-  Tensor counts = torch::stable::new_empty(a[0], {2 * pairs}, ScalarType::Long);
+  const int64_t rows = static_cast<int64_t>(a.size());
+  Tensor counts =
+      torch::stable::new_empty(a[0], {2 * rows, static_cast<int64_t>(asked)}, ScalarType::Long);
   dispatch_float(a[0].scalar_type(), "weight_overlap", [&]<class T>(T*) {
     Selection<T> selection(/*pooled=*/false);
     for (const auto* inputs : {&inputs_a, &inputs_b}) {
@@ -80,7 +82,9 @@ Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<
         const Tensor& t = (*inputs)[l];
         STD_TORCH_CHECK(t.numel() == inputs_a[l].numel(),
                         "sparselth::weight_overlap: a pair of different sizes");
-        selection.add(t.const_data_ptr(), nullptr, nullptr, t.numel(), k[l]);
+        for (size_t q = 0; q < asked; ++q) {
+          selection.add(t.const_data_ptr(), nullptr, nullptr, t.numel(), k[l * asked + q]);
+        }
       }
     }
     const Tensor scratch = scratch_for(selection, a[0], "weight_overlap");
@@ -88,7 +92,7 @@ Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<
   });
   check_launch("weight_overlap");
   // A copy, so that the result owns just its own memory.
-  return torch::stable::clone(torch::stable::narrow(counts, 0, 0, pairs));
+  return torch::stable::clone(torch::stable::narrow(counts, 0, 0, rows));
 }
 
 }  // namespace sparselth::cuda

@@ -60,8 +60,9 @@ SCHEMAS: dict[str, str] = {
         "(Tensor[] weights, Tensor(a!)[] z, Tensor(b!)[] u, int[] k, bool pooled, bool ordered) "
         "-> Tensor"
     ),
-    # int64 (len(a),): how many of the k[l] largest magnitudes of a[l] and of b[l] coincide; -1
-    # where either holds NaN or Inf.
+    # k: len(a) times as many counts as are asked for, those of a[0] first. int64 (len(a), asked):
+    # how many of the k largest magnitudes of a[l] and of b[l] coincide; -1 where either holds NaN
+    # or Inf.
     "weight_overlap": "(Tensor[] a, Tensor[] b, int[] k) -> Tensor",
     # One SGD step on the surviving entries; pruned weights and momenta are set to zero.
     # `momenta` is empty when momentum == 0.
@@ -152,7 +153,7 @@ def _(weights, z, u, k, pooled, ordered):
 
 @fake("weight_overlap")
 def _(a, b, k):
-    return a[0].new_empty((len(a),), dtype=torch.int64)
+    return a[0].new_empty((len(a), len(k) // len(a)), dtype=torch.int64)
 
 
 @fake("masked_sgd_")

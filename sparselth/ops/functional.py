@@ -7,6 +7,7 @@ differentiated by PyTorch itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -209,15 +210,16 @@ def admm_project_(
 def weight_overlap(
     a: Sequence[Tensor],
     b: Sequence[Tensor],
-    k: Sequence[int],
+    k: Sequence[int] | Sequence[Sequence[int]],
     *,
     names: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Tensor:
     """Count, per tensor, the indices among the k largest magnitudes of both a[l] and b[l].
 
-    a, b: lists of tensors with equal shapes.  k: one count per tensor.  names: what errors call
-    the tensors of a and of b.
-    Returns int64 (len(a),). `sparselth.weight_overlap` turns the counts into R_p.
+    a, b: lists of tensors with equal shapes.  k: one count per tensor, or a list of such lists,
+    which share their passes over the tensors.  names: what errors call the tensors of a and of b.
+    Returns int64 (len(a),), or (len(k), len(a)). `sparselth.weight_overlap` turns the counts into
+    R_p.
 
     Raises SparselthError on mismatched lists, NaN or Inf, or k outside [0, n].
     """
@@ -229,16 +231,19 @@ def weight_overlap(
                 f"a[{i}] has shape {tuple(left.shape)}, b[{i}] {tuple(right.shape)}"
             )
         check_aligned(f"b[{i}]", right, f"a[{i}]", left)
-    counts, _ = kept_counts(a, k=k, allocation="uniform")
+    several = [list(counts) for counts in k if not isinstance(counts, int)]
+    asked = several or [list(cast(Sequence[int], k))]
+    for counts in asked:
+        kept_counts(a, k=counts, allocation="given")
     names_a, names_b = names or (None, None)
     labels = [*named("a", len(a), names_a), *named("b", len(b), names_b)]
     if not a:
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty((len(several), 0) if several else 0, dtype=torch.int64)
     run = implementation("weight_overlap", a[0].device)
-    shared = run(a, b, counts)
+    shared = run(a, b, [count for of_tensor in zip(*asked, strict=True) for count in of_tensor])
     if (shared < 0).any():
         check_finite(labels, [*a, *b])
-    return shared
+    return shared.t() if several else shared[:, 0]
 
 
 @torch.no_grad()

@@ -115,9 +115,11 @@ def admm_project_(weights, z, u, k, pooled, ordered):
 
 
 def weight_overlap(a, b, k):
-    masks = zip(_masks(a, k, False), _masks(b, k, False), strict=True)
-    counts = torch.stack([(mask_a & mask_b).sum() for mask_a, mask_b in masks])
-    return counts.masked_fill_((_nonfinite(a) + _nonfinite(b)).bool(), -1)
+    asked = len(k) // len(a)
+    counts = torch.stack(
+        [(_largest(a[i // asked], n) & _largest(b[i // asked], n)).sum() for i, n in enumerate(k)]
+    ).view(len(a), asked)
+    return counts.masked_fill_((_nonfinite(a) + _nonfinite(b)).bool().view(-1, 1), -1)
 
 
 def masked_sgd_(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov):

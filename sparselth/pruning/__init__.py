@@ -3,7 +3,7 @@
 from . import rho
 from .admm import ADMM, ADMMUpdate
 from .masks import ALLOCATIONS, PATTERNS, SCORES, find_masks, sparsity
-from .overlap import overlap_chance, weight_overlap
+from .overlap import layer_overlaps, overlap_chance, weight_overlap
 from .tensors import prunable_parameters
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SCORES",
     "ADMMUpdate",
     "find_masks",
+    "layer_overlaps",
     "overlap_chance",
     "prunable_parameters",
     "rho",

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import overload
 
+import torch
 from torch import Tensor
 
 from ..errors import SparselthError
 from ..ops import functional
 
+Weights = Mapping[str, Tensor]
 
+
+@overload
 def weight_overlap(
-    theta_a: Mapping[str, Tensor],
-    theta_b: Mapping[str, Tensor],
-    p: float = 0.2,
-    masks: Mapping[str, Tensor] | None = None,
-) -> float:
+    theta_a: Weights, theta_b: Weights, p: float = ..., masks: Weights | None = ...
+) -> float: ...
+
+
+@overload
+def weight_overlap(
+    theta_a: Weights, theta_b: Weights, p: Sequence[float], masks: Weights | None = ...
+) -> list[float]: ...
+
+
+def weight_overlap(theta_a, theta_b, p=0.2, masks=None):
     """Return R_p: how far the largest weights of two networks coincide, in [0, 1].
 
     R_p = sum_l |T_p(a^l) n T_p(b^l)| / sum_l k_l, with T_p the indices of the k_l = round(p N_l)
@@ -24,7 +36,8 @@ def weight_overlap(
     About p: no correlation. Above p: positive. Below p: negative.
 
     theta_a, theta_b: parameter name -> tensor, the same names and shapes.
-    p: share of weights compared, in (0, 1].
+    p: share of weights compared, in (0, 1]; or several, for which a list is returned and which
+    share their passes over the weights.
     masks: for two networks sharing a mask; N_l then counts the remaining weights only. Without
     masks N_l counts all weights, as for a sparse against a dense network (appendix F).
 
@@ -32,41 +45,82 @@ def weight_overlap(
 
     Reference: Liu et al. 2021, arXiv:2102.11068, eq. (1) and footnote 3.
     """
-    _check(theta_a, theta_b, p, masks)
+    shares = _shares(p)
+    shared, selected = _counted(theta_a, theta_b, shares, masks)
+    found = []
+    for row, k, share in zip(shared.tolist(), selected, shares, strict=True):
+        if sum(k) == 0:
+            total = sum(_sizes(theta_a, masks))
+            raise SparselthError(f"p = {share} selects no weight out of {total}; use a larger p")
+        found.append(sum(row) / sum(k))
+    return found if isinstance(p, Sequence) else found[0]
+
+
+def layer_overlaps(
+    theta_a: Weights,
+    theta_b: Weights,
+    p: float | Sequence[float] = 0.2,
+    masks: Weights | None = None,
+) -> dict[str, list[float]]:
+    """Return R_p of every layer by itself: parameter name -> one value for each p.
+
+    Arguments and errors as in `weight_overlap`. NaN where p selects no weight of a layer.
+    """
+    shared, selected = _counted(theta_a, theta_b, _shares(p), masks)
+    rows = shared.tolist()
+    return {
+        name: [row[i] / k[i] if k[i] else math.nan for row, k in zip(rows, selected, strict=True)]
+        for i, name in enumerate(theta_a)
+    }
+
+
+def _shares(p: float | Sequence[float]) -> list[float]:
+    shares = list(p) if isinstance(p, Sequence) else [p]
+    for share in shares:
+        if not 0 < share <= 1:
+            raise SparselthError(f"p is the share of weights to compare, in (0, 1]; got {share!r}")
+    return shares
+
+
+def _counted(
+    theta_a: Weights, theta_b: Weights, shares: list[float], masks: Weights | None
+) -> tuple[Tensor, list[list[int]]]:
+    """Return, for each share and layer, the indices in common, and how many were selected."""
+    _check(theta_a, theta_b, masks)
     a = [theta_a[name].detach() for name in theta_a]
     b = [theta_b[name].detach() for name in theta_a]
-    sizes = [tensor.numel() for tensor in a]
     if masks is not None:
         a = [tensor * masks[name] for name, tensor in zip(theta_a, a, strict=True)]
         b = [tensor * masks[name] for name, tensor in zip(theta_a, b, strict=True)]
-        sizes = [int(masks[name].sum()) for name in theta_a]
-    k = [round(p * size) for size in sizes]
-    if sum(k) == 0:
-        raise SparselthError(f"p = {p} selects no weight out of {sum(sizes)}; use a larger p")
+    if not shares:
+        return torch.empty(0, len(a), dtype=torch.int64), []
+    sizes = _sizes(theta_a, masks)
+    k = [[round(share * size) for size in sizes] for share in shares]
     names = (
         [f"theta_a[{name!r}]" for name in theta_a],
         [f"theta_b[{name!r}]" for name in theta_a],
     )
-    return float(functional.weight_overlap(a, b, k, names=names).sum()) / sum(k)
+    return functional.weight_overlap(a, b, k, names=names), k
+
+
+def _sizes(theta: Weights, masks: Weights | None) -> list[int]:
+    """Return N_l of every layer."""
+    if masks is None:
+        return [tensor.numel() for tensor in theta.values()]
+    return [int(masks[name].sum()) for name in theta]
 
 
 def overlap_chance(
-    theta: Mapping[str, Tensor], p: float = 0.2, masks: Mapping[str, Tensor] | None = None
+    theta: Weights, p: float = 0.2, masks: Weights | None = None
 ) -> tuple[float, float]:
     """Return the mean and standard deviation of R_p between independent networks.
 
     The overlap is hypergeometric per layer: mean p, sd (1 - p) / sqrt(sum N_l).
     """
-    total = sum(
-        int(masks[name].sum()) if masks is not None else tensor.numel()
-        for name, tensor in theta.items()
-    )
-    return p, (1 - p) / max(total, 1) ** 0.5
+    return p, (1 - p) / max(sum(_sizes(theta, masks)), 1) ** 0.5
 
 
-def _check(theta_a, theta_b, p, masks) -> None:
-    if not 0 < p <= 1:
-        raise SparselthError(f"p is the share of weights to compare, in (0, 1]; got {p!r}")
+def _check(theta_a, theta_b, masks) -> None:
     if not theta_a:
         raise SparselthError("theta_a is empty; pass the prunable parameters of both networks")
     for label, other in (("theta_b", theta_b), ("masks", masks)):

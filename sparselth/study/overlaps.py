@@ -31,11 +31,11 @@ def overlap_rows(
     `chance_sd` are what two networks without any relation would show.
     """
     rows = []
+    # "Less than", as the paper puts it; 1 - 0.8 is not quite 0.2 in floating point.
+    shares = [p for p in PERCENTAGES if p <= largest - 1e-9]
     for name, (first, second) in pairs.items():
-        for p in PERCENTAGES:
-            # "Less than", as the paper puts it; 1 - 0.8 is not quite 0.2 in floating point.
-            if p > largest - 1e-9:
-                continue
+        found = weight_overlap(first, second, shares, masks)
+        for p, overlap in zip(shares, found, strict=True):
             chance, chance_sd = overlap_chance(first, p, masks)
             rows.append(
                 {
@@ -46,7 +46,7 @@ def overlap_rows(
                     "pair": name,
                     "p": p,
                     "share_of": "all" if masks is None else "remaining",
-                    "overlap": weight_overlap(first, second, p, masks),
+                    "overlap": overlap,
                     "chance": chance,
                     "chance_sd": chance_sd,
                 }

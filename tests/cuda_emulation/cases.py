@@ -171,7 +171,7 @@ def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
         masks, nonfinite = reference.topk_mask(*lists, k, case.pooled)
         return [*(("mask", mask, True) for mask in masks), ("nonfinite", nonfinite, True)]
     if case.op == "weight_overlap":
-        counts = reference.weight_overlap(*lists, k)
+        counts = reference.weight_overlap(*lists, k).flatten()
         # The counts of the second half of the segments are unused and stay zero.
         return [("counts", torch.cat([counts, torch.zeros_like(counts)]), True)]
     if case.op == "admm_project_":

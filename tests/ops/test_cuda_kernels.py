@@ -37,7 +37,7 @@ def outputs(case: cases.Case) -> list[torch.Tensor]:
         masks, nonfinite = ops.topk_mask(*lists, k, case.pooled)
         return [*masks, nonfinite]
     if case.op == "weight_overlap":
-        counts = ops.weight_overlap(*lists, k)
+        counts = ops.weight_overlap(*lists, k).flatten()
         return [torch.cat([counts, torch.zeros_like(counts)])]
     if case.op == "admm_project_":
         w, u, z = lists

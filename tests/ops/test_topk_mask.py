@@ -70,7 +70,7 @@ def test_single_tensors_and_lists():
     ("call", "message"),
     [
         (lambda t: topk_mask(t, 5), r"k\[0\] = 5 is outside \[0, 4\]"),
-        (lambda t: topk_mask(t, 1, allocation="layer"), "unknown allocation 'layer'; known: glob"),
+        (lambda t: topk_mask(t, 1, allocation="layer"), "unknown allocation 'layer'; known: give"),
         (lambda t: topk_mask([t, t], [1]), "k has 1 counts for 2 selections"),
         (lambda t: topk_mask(t / 0, 1), r"scores\[0\] holds NaN or Inf"),
         (lambda t: topk_mask(t / 0, 0), r"scores\[0\] holds NaN or Inf"),

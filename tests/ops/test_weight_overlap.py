@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import tensor_lists
 
 from sparselth.ops import reference, weight_overlap
@@ -10,17 +11,26 @@ from sparselth.ops import reference, weight_overlap
 ops = torch.ops.sparselth
 
 
-@given(tensor_lists())
-@settings(max_examples=100)
-def test_is_the_oracle(case):
-    a, k, pooled = case
-    if pooled:
-        k = [t.numel() // 3 for t in a]
+@given(tensor_lists(), st.data())
+@settings(max_examples=150)
+def test_is_the_oracle(case, data):
+    a, _, _ = case
+    asked = data.draw(st.integers(1, 4))
+    k = [data.draw(st.integers(0, t.numel())) for t in a for _ in range(asked)]
     b = [torch.randn_like(t) for t in a]
     assert torch.equal(ops.weight_overlap(a, b, k), reference.weight_overlap(a, b, k))
-    finite = torch.tensor([bool(t.isfinite().all()) for t in a])
-    want = torch.where(finite, torch.tensor(k), -1)
+    finite = torch.tensor([bool(t.isfinite().all()) for t in a]).view(-1, 1)
+    want = torch.where(finite, torch.tensor(k).view(len(a), asked), -1)
     assert torch.equal(ops.weight_overlap(a, a, k), want)
+
+
+def test_several_counts_are_those_of_each():
+    a, b = ([torch.randn(700), torch.randn(20, 30)] for _ in range(2))
+    several = [[0, 600], [70, 60], [700, 1]]
+    got = weight_overlap(a, b, several)
+    assert torch.equal(got, torch.stack([weight_overlap(a, b, k) for k in several]))
+    assert got[:, 0].tolist()[::2] == [0, 700]
+    assert weight_overlap([], [], []).shape == (0,)
 
 
 def test_nan_and_infinity_are_refused_by_name():
@@ -34,3 +44,5 @@ def test_nan_and_infinity_are_refused_by_name():
 def test_bad_input_is_one_clear_sentence():
     with pytest.raises(ValueError, match=r"a\[0\] has shape \(4,\), b\[0\] \(2,\)"):
         weight_overlap([torch.ones(4)], [torch.ones(2)], [1])
+    with pytest.raises(ValueError, match=r"k\[0\] = 5 is outside \[0, 4\]"):
+        weight_overlap([torch.ones(4)], [torch.ones(4)], [[1], [5]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.pruning import overlap_chance
+from sparselth.pruning import layer_overlaps, overlap_chance
 
 # R_p of jointly Gaussian weights with correlation r, 2 M samples.
 GAUSSIAN = {
@@ -26,6 +26,20 @@ def test_identities(p):
     scaled = {name: -3 * (i + 1) * t for i, (name, t) in enumerate(a.items())}
     assert sl.weight_overlap(a, a, p) == 1.0
     assert sl.weight_overlap(a, scaled, p) == 1.0  # sign and per-layer scale do not matter
+
+
+def test_several_p_and_single_layers():
+    a, b = layers(1000, 333, 4), layers(1000, 333, 4)
+    shares = (0.1, 0.25, 1.0)
+    total = sl.weight_overlap(a, b, shares)
+    assert total == [sl.weight_overlap(a, b, p) for p in shares]
+    by_layer = layer_overlaps(a, b, shares)
+    for name in ("l0", "l1"):
+        alone = [sl.weight_overlap({name: a[name]}, {name: b[name]}, p) for p in shares]
+        assert by_layer[name] == alone
+    assert math.isnan(by_layer["l2"][0])  # a tenth of four weights is none
+    assert layer_overlaps(a, b, 1.0) == {name: [1.0] for name in a}
+    assert sl.weight_overlap(a, b, ()) == []
 
 
 def test_disjoint_supports_and_everything():
