@@ -1,7 +1,6 @@
 // Exact selection of the k largest magnitudes, compiled per instruction set.
 //
-// Keys are the magnitude's bits as an integer: they order as the magnitudes do, -0.0 and 0.0 are
-// equal, and no arithmetic can round them. No sort, and two passes over the values:
+// Magnitudes are compared as keys (magnitude_keys.inl). No sort, and two passes over the values:
 //   1. a small sample brackets the k-th key; then one pass counts the keys above the bracket and
 //      at its ends, and collects those between, among which the k-th key is found
 //   2. the caller's apply pass, with the key's threshold and the chunk's share of the ties
@@ -15,44 +14,7 @@
 // Memory: a sample of about (2.4 n)^(2/3) keys, and as many collected. Deterministic for any number
 // of threads.
 
-template <class T>
-struct KeyOf;
-template <>
-struct KeyOf<float> {
-  using type = int32_t;
-};
-template <>
-struct KeyOf<double> {
-  using type = int64_t;
-};
-template <>
-struct KeyOf<Half> {
-  using type = int16_t;
-};
-template <>
-struct KeyOf<BFloat16> {
-  using type = int16_t;
-};
-template <class T>
-using Key = typename KeyOf<T>::type;  // never negative: the sign is gone
-
-template <class T>
-inline constexpr Key<T> kLargestKey = std::numeric_limits<Key<T>>::max();
-
-template <class T>
-inline constexpr Key<T> kInfinity =
-    sizeof(T) == 8 ? Key<T>(0x7ff0000000000000) : Key<T>(0x7f800000);
-template <>
-inline constexpr Key<Half> kInfinity<Half> = 0x7c00;
-template <>
-inline constexpr Key<BFloat16> kInfinity<BFloat16> = 0x7f80;
-
-template <class T>
-SPARSELTH_INLINE Key<T> magnitude_key(T value) {
-  Key<T> bits;
-  __builtin_memcpy(&bits, &value, sizeof bits);
-  return bits & kLargestKey<T>;
-}
+#include "cpu/magnitude_keys.inl"
 
 inline constexpr int64_t kChunk = 1 << 16;
 
@@ -97,32 +59,6 @@ void for_each_chunk(const std::vector<Chunk>& chunks, const Threads& threads, co
   });
 }
 
-// Keys are taken a buffer at a time. Beyond the last one it is filled up with kNoKey, which is
-// below every key, so that all loops run in whole vectors.
-inline constexpr int kKeysAtOnce = 512;
-
-template <class T>
-using Keys = Key<T>[kKeysAtOnce];
-
-inline constexpr int kNoKey = -1;
-
-// Where keys come from: the values themselves. fill(tensor, begin, n, keys) takes n of them.
-template <class T>
-struct ValuesOf {
-  const std::vector<const T*>& values;
-
-  T at(int tensor, int64_t i) const { return values[tensor][i]; }
-
-  void fill(int tensor, int64_t begin, int n, Keys<T>& keys) const {
-    const Key<T>* from = reinterpret_cast<const Key<T>*>(values[tensor] + begin);
-    constexpr int kN = kLanes<Key<T>>;
-    int j = 0;
-    for (; j + kN <= n; j += kN) store(keys + j, load(from + j) & kLargestKey<T>);
-    for (; j < n; ++j) keys[j] = magnitude_key<T>(at(tensor, begin + j));
-    for (; j % kN != 0; ++j) keys[j] = kNoKey;
-  }
-};
-
 // Keys strictly between are collected.
 template <class T>
 struct Bracket {
@@ -161,42 +97,6 @@ int count_nonfinite(const Keys<T>& keys, int n) {
   Vec<Key<T>> count{};
   for (int j = 0; j < n; j += kLanes<Key<T>>) count -= load(keys + j) > last_finite;
   return int(reduce<Key<T>>(count));
-}
-
-// How many keys are at least `floor`.
-template <class T>
-int64_t count_from(const std::vector<Key<T>>& keys, Key<T> floor) {
-  using V = Vec<Key<T>>;
-  constexpr int64_t kN = kLanes<Key<T>>;
-  constexpr int64_t kStrip = kN << 10;  // so many that a lane of any width can count them
-  const V limit = broadcast(floor);
-  const int64_t size = int64_t(keys.size());
-  int64_t count = 0, i = 0;
-  while (i + kN <= size) {
-    V lanes{};
-    for (const int64_t end = std::min(i + kStrip, size - kN + 1); i < end; i += kN)
-      lanes -= load(keys.data() + i) >= limit;
-    Key<T> parts[kN];
-    store(parts, lanes);
-    for (const Key<T> part : parts) count += part;
-  }
-  for (; i < size; ++i) count += keys[i] >= floor;
-  return count;
-}
-
-// The k-th largest of the keys, which lies in [low, high]: bit by bit. Each bit costs one
-// pass over the keys, which takes no branches: several times faster than a partial sort.
-template <class T>
-Key<T> kth_largest(const std::vector<Key<T>>& keys, int64_t k, Key<T> low, Key<T> high) {
-  using Unsigned = std::make_unsigned_t<Key<T>>;
-  int bit = int(8 * sizeof(Key<T>)) - 1;
-  while (bit > 0 && !(Unsigned(low ^ high) >> (bit - 1) & 1)) --bit;  // the bits they share
-  Key<T> found = Key<T>(Unsigned(low) >> bit << bit);
-  while (bit-- > 0) {
-    const Key<T> candidate = Key<T>(found | Key<T>(Unsigned(1) << bit));
-    if (count_from<T>(keys, candidate) >= k) found = candidate;
-  }
-  return found;
 }
 
 // One k of one selection: which of its chunks hold what, and what follows.
