@@ -199,8 +199,9 @@ def admm_project_(
         return torch.empty((0, 2), dtype=torch.float64)
     run = implementation("admm_project_", weights[0].device)
     residuals = run(weights, z, u, counts, pooled, not refuses)
-    if refuses and residuals.isnan().any():
-        worst = int(residuals[:, 0].isnan().nonzero()[0])
+    # A NaN that was in Z before makes the change NaN, not the primal residual.
+    if refuses and (refused := residuals[:, 0].isnan()).any():
+        worst = int(refused.nonzero()[0])
         check_finite((labels[worst], f"the dual of {labels[worst]}"), (weights[worst], u[worst]))
         raise nonfinite_error(f"the sum of {labels[worst]} and its dual")
     return residuals
@@ -231,7 +232,7 @@ def weight_overlap(
                 f"a[{i}] has shape {tuple(left.shape)}, b[{i}] {tuple(right.shape)}"
             )
         check_aligned(f"b[{i}]", right, f"a[{i}]", left)
-    several = [list(counts) for counts in k if not isinstance(counts, int)]
+    several = [list(counts) for counts in k if isinstance(counts, Sequence)]
     asked = several or [list(cast(Sequence[int], k))]
     for counts in asked:
         kept_counts(a, k=counts, allocation="given")

@@ -60,6 +60,14 @@ def test_nothing_is_written_when_the_input_is_bad(dtype, allocation, weight, dua
         assert torch.equal(a, b)
 
 
+def test_nan_left_in_z_is_overwritten():
+    w, z, u = [torch.tensor([1.0, -2.0])], [torch.tensor([float("nan"), 0.0])], [torch.zeros(2)]
+    residuals = admm_project_(w, z, u, k=1)
+    assert z[0].tolist() == [0, -2]
+    assert residuals[0, 0] == 1
+    assert residuals[0, 1].isnan()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
