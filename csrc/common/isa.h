@@ -2,7 +2,7 @@
 #pragma once
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include <immintrin.h>  // for simd.inl, which cannot include anything
 #endif
 
 #include <cstdlib>

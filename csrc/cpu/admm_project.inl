@@ -72,21 +72,24 @@ SPARSELTH_INLINE void add_squares(Vec<double>& sum, Vec<T> a, Vec<T> b) {
   }
 }
 
+template <class T>
+SPARSELTH_INLINE void project_value(bool keep, T w, T& z, T& u, Residuals& total) {
+  const T v = sum_of(w, u), stays = keep ? v : T(0);
+  const double off = double(w) - double(stays), moved = double(stays) - double(z);
+  total.primal += off * off;
+  total.change += moved * moved;
+  z = stays;
+  u = keep ? T(0) : v;
+}
+
 // One chunk, value by value.
 template <class T>
 Residuals project_chunk(const Chunk& chunk, const Cut<T>& cut, const SumsOf<T>& sums, T* z, T* u,
                         const T* w) {
   Residuals total;
   apply_cut<T>(chunk, cut, sums, [&](int64_t begin, int n, const uint8_t* kept) {
-    for (int j = 0; j < n; ++j) {
-      const int64_t i = begin + j;
-      const T v = sum_of(w[i], u[i]), stays = kept[j] ? v : T(0);
-      const double off = double(w[i]) - double(stays), moved = double(stays) - double(z[i]);
-      total.primal += off * off;
-      total.change += moved * moved;
-      z[i] = stays;
-      u[i] = kept[j] ? T(0) : v;
-    }
+    for (int64_t i = begin; i < begin + n; ++i)
+      project_value(kept[i - begin] != 0, w[i], z[i], u[i], total);
   });
   return total;
 }
@@ -107,16 +110,8 @@ Residuals project_plain_chunk(const Chunk& chunk, Key<T> below, T* z, T* u, cons
     store(u + i, (Vec<T>)((Vec<Key<T>>)v & ~kept));
   }
   Residuals total{reduce<double>(primal), reduce<double>(change)};
-  for (; i < chunk.end; ++i) {
-    const T v = w[i] + u[i];
-    const bool keep = magnitude_key<T>(v) > below;
-    const T stays = keep ? v : T(0);
-    const double off = double(w[i]) - double(stays), moved = double(stays) - double(z[i]);
-    total.primal += off * off;
-    total.change += moved * moved;
-    z[i] = stays;
-    u[i] = keep ? T(0) : v;
-  }
+  for (; i < chunk.end; ++i)
+    project_value(magnitude_key<T>(sum_of(w[i], u[i])) > below, w[i], z[i], u[i], total);
   return total;
 }
 

@@ -89,8 +89,8 @@ int64_t count_from(const std::vector<Key<T>>& keys, Key<T> floor) {
   return count;
 }
 
-// The k-th largest of the keys, which lies in [low, high]: bit by bit. Each bit costs one
-// pass over the keys, which takes no branches: several times faster than a partial sort.
+// The k-th largest of the keys, which lies in [low, high]: bit by bit. Each bit costs one pass over
+// the keys, in whole vectors and without branches, where a partial sort mispredicts them.
 template <class T>
 Key<T> kth_largest(const std::vector<Key<T>>& keys, int64_t k, Key<T> low, Key<T> high) {
   using Unsigned = std::make_unsigned_t<Key<T>>;

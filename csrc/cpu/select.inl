@@ -141,7 +141,7 @@ struct Search {
   }
 
   // Finds the k-th key among what was collected, or widens the margin. counts: all of them.
-  void conclude(std::vector<Census<T>>& counts) {
+  void conclude(const std::vector<Census<T>>& counts) {
     int64_t above = 0, at_high = 0, at_low = 0, between = 0;
     for (int64_t i : census) {
       above += counts[i].above, at_high += counts[i].at_high, at_low += counts[i].at_low;
@@ -168,10 +168,10 @@ struct Search {
     ties = wanted - count_from<T>(keys, Key<T>(threshold + 1));
   }
 
-  int64_t ties_in(const Census<T>& census) const {
-    if (threshold == bracket.high) return census.at_high;
-    if (threshold == bracket.low) return census.at_low;
-    return std::count(census.between.begin(), census.between.end(), threshold);
+  int64_t ties_in(const Census<T>& chunk) const {
+    if (threshold == bracket.high) return chunk.at_high;
+    if (threshold == bracket.low) return chunk.at_low;
+    return std::count(chunk.between.begin(), chunk.between.end(), threshold);
   }
 };
 
@@ -200,7 +200,7 @@ std::vector<Key<T>> draw_sample(const Chunk& chunk, const Source& source, int64_
   return sample;
 }
 
-// Calls f(selection) for all of them, each thread for about as much work as another.
+// Calls f(search) for all that are not found yet, each thread for about as much work as another.
 template <class T, class F>
 void for_each_search(std::vector<Search<T>>& searches, const Threads& threads, const F& f) {
   std::vector<Search<T>*> by_size;

@@ -23,6 +23,8 @@ namespace {
 
 Tensor weight_overlap(const std::vector<Tensor>& a, const std::vector<Tensor>& b, const Ints& k) {
   check_dtypes(a, "weight_overlap");
+  STD_TORCH_CHECK(!a.empty() && k.size() % a.size() == 0,
+                  "weight_overlap takes as many counts for each tensor");
   const int64_t asked = int64_t(k.size() / a.size());
   const Ints shape = {int64_t(a.size()), asked};
   Tensor counts = torch::stable::full(shape, 0.0, ScalarType::Long);

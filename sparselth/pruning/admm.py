@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from ..errors import SparselthError
 from ..ops import functional
 from .masks import Sparsity, counts_for
-from .rho import RhoSchedule
-from .rho import rho_schedule as find_schedule
+from .rho import RhoSchedule, find_schedule
 from .tensors import prunable_parameters
 
 

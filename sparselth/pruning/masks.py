@@ -22,6 +22,9 @@ def magnitude(weights: list[Tensor]) -> list[Tensor]:
     return weights  # top-k ranks by magnitude already
 
 
+SCORES: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {"magnitude": magnitude}
+PATTERNS = ("element",)
+
 Sparsity = float | Mapping[str, float]
 
 
@@ -50,10 +53,6 @@ def counts_for(
             f"{sorted(set(sparsity) ^ set(parameters))}"
         )
     return [kept(t.numel(), check_sparsity(sparsity[name])) for name, t in parameters.items()]
-
-
-SCORES: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {"magnitude": magnitude}
-PATTERNS = ("element",)
 
 
 @torch.no_grad()

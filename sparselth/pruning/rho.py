@@ -80,7 +80,7 @@ RHO_SCHEDULES: dict[str, Callable[[], RhoSchedule]] = {
 }
 
 
-def rho_schedule(given: str | RhoSchedule) -> RhoSchedule:
+def find_schedule(given: str | RhoSchedule) -> RhoSchedule:
     """Return a schedule by its name in `RHO_SCHEDULES`, or the one given.
 
     Raises SparselthError for an unknown name.
