@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SparselthError, unknown_name
+from .patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern, Shape
 
 ALLOCATIONS = ("uniform", "global", "given")
 
@@ -33,6 +34,15 @@ def check_aligned(name: str, tensor: Tensor, other_name: str, other: Tensor) -> 
         raise SparselthError(
             f"{name} is {tensor.dtype}, {other_name} {other.dtype}; convert one with .to()"
         )
+
+
+def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Require the same shape, dtype and device."""
+    if tensor.shape != other.shape:
+        raise SparselthError(
+            f"{name} has shape {tuple(tensor.shape)}, {other_name} {tuple(other.shape)}"
+        )
+    check_aligned(name, tensor, other_name, other)
 
 
 def check_mask(mask: Tensor, weight: Tensor, name: str = "mask") -> None:
@@ -90,9 +100,11 @@ def check_sparsity(sparsity: float) -> float:
     return float(sparsity)
 
 
-def kept(n: int, sparsity: float) -> int:
-    """Return how many of n weights survive at `sparsity`, rounding the pruned count."""
-    return n - round(n * sparsity)
+def check_list(tensors: Sequence[Tensor]) -> None:
+    """Require one dtype and device."""
+    if len({(t.dtype, t.device) for t in tensors}) > 1:
+        kinds = sorted({f"{t.dtype} on {t.device}" for t in tensors})
+        raise SparselthError(f"a list needs tensors of one dtype and device, got {kinds}")
 
 
 def kept_counts(
@@ -101,23 +113,35 @@ def kept_counts(
     sparsity: float | None = None,
     k: int | Sequence[int] | None = None,
     allocation: str = "uniform",
+    pattern: Pattern = ELEMENT,
 ) -> tuple[list[int], bool]:
-    """Turn a sparsity or explicit counts into the ops' (k, pooled) arguments."""
+    """Turn a sparsity or explicit counts into the ops' (k, pooled) arguments.
+
+    A sparsity rounds the number of pruned groups. Patterns that fix the sparsity need neither.
+    """
     if allocation not in ALLOCATIONS:
         raise unknown_name("allocation", allocation, ALLOCATIONS)
+    check_list(tensors)
+    pooled = allocation == "global"
+    if isinstance(pattern, NOfM):
+        if k is not None or sparsity not in (None, pattern.sparsity):
+            raise SparselthError(
+                f"{pattern.n}:{pattern.m} fixes the sparsity at {pattern.sparsity}; "
+                "leave sparsity and k out"
+            )
+        return [], pooled
+    shapes = [tuple(t.shape) for t in tensors]
+    selections = [shapes] if pooled else [[shape] for shape in shapes]
+    groups = [sum(map(pattern.groups, of_one)) for of_one in selections]
+    if k is None and sparsity is None and isinstance(pattern, KernelShapes):
+        return groups, pooled
     if (sparsity is None) == (k is None):
         raise SparselthError("give either sparsity or k, not both and not neither")
-    pooled = allocation == "global"
-    sizes = [t.numel() for t in tensors]
-    groups = [sum(sizes)] if pooled else sizes
-    if len({(t.dtype, t.device) for t in tensors}) > 1:
-        kinds = sorted({f"{t.dtype} on {t.device}" for t in tensors})
-        raise SparselthError(f"a list needs tensors of one dtype and device, got {kinds}")
     if sparsity is not None:
         if allocation == "given":
             raise SparselthError('allocation="given" takes k, one count per tensor')
         check_sparsity(sparsity)
-        return [kept(n, sparsity) for n in groups], pooled
+        return [kept(pattern, of_one, sparsity) for of_one in selections], pooled
     assert k is not None
     if allocation == "given" and isinstance(k, int):
         raise SparselthError(f'allocation="given" takes one count per tensor, got k={k}')
@@ -126,5 +150,11 @@ def kept_counts(
         raise SparselthError(f"k has {len(counts)} counts for {len(groups)} selections")
     for i, (count, n) in enumerate(zip(counts, groups, strict=True)):
         if not 0 <= count <= n:
-            raise SparselthError(f"k[{i}] = {count} is outside [0, {n}], the tensor's size")
+            what = "the tensor's size" if pattern == ELEMENT else "the number of groups"
+            raise SparselthError(f"k[{i}] = {count} is outside [0, {n}], {what}")
     return counts, pooled
+
+
+def kept(pattern: Blocks | KernelShapes, shapes: Sequence[Shape], sparsity: float) -> int:
+    """Return how many groups of these weights survive at `sparsity`."""
+    return max(0, sum(map(pattern.groups, shapes)) - round(pattern.dropped(shapes, sparsity)))

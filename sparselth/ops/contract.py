@@ -13,6 +13,21 @@ Conventions shared by all ops
     k        number of entries kept, exactly; ties go to the lowest flat index.
     pooled   False: one selection per tensor, `k` has one entry per tensor.
              True: one selection over all tensors in list order, `k` has one entry.
+    pattern  what `k` counts, a pattern of `patterns.py` encoded; tensors are seen as contiguous
+             (out, in, taps):
+             []               single entries, ranked by magnitude.
+             [0, r, c, t]     boxes of r outs x c ins x t taps, 0 for the whole axis, numbered row
+                              by row and ranked by the sum of their squares.
+             [1, n, m]        in every m neighbours along the ins (fewer at the end), for each tap,
+                              the n largest magnitudes; `k` is empty.
+             [2, taps, s...]  kernels, numbered row by row: in each those taps whose bits are set in
+                              the shape of the largest sum of squares, the first of equals; kernels
+                              are ranked by that sum. Where a tensor has another number of taps its
+                              only shape is the whole kernel.
+             Sums of squares are in float64 and in a fixed order, so that every backend finds the
+             same bits: each weight is squared, outs are added one after another, ins into 32
+             partial sums by their index modulo 32, which are then added in halves (i and i + 16,
+             i and i + 8, ...), and taps one after another. NaN has one bit pattern only.
 """
 
 from __future__ import annotations
@@ -50,25 +65,28 @@ SCHEMAS: dict[str, str] = {
     ),
     # Magnitudes are ranked by their bits: NaN above infinity, infinity above all else.
     #
-    # Masks of the k entries of largest magnitude; int64 (len(scores),): how many are NaN or Inf.
-    "topk_mask": "(Tensor[] scores, int[] k, bool pooled) -> (Tensor[], Tensor)",
+    # Masks of the k largest entries or groups; int64 (len(scores),): how many are NaN or Inf.
+    "topk_mask": ("(Tensor[] scores, int[] k, bool pooled, int[] pattern) -> (Tensor[], Tensor)"),
     # Z <- Proj(W + U); U <- W + U - Z. Returns float64 (len(weights), 2): per tensor the squared
     # primal residual |W - Z|^2 and the squared change |Z_new - Z_old|^2. Where some W + U is NaN or
     # Inf nothing is written, and the residuals of the tensors that hold them are NaN, unless
     # `ordered`.
     "admm_project_": (
-        "(Tensor[] weights, Tensor(a!)[] z, Tensor(b!)[] u, int[] k, bool pooled, bool ordered) "
-        "-> Tensor"
+        "(Tensor[] weights, Tensor(a!)[] z, Tensor(b!)[] u, int[] k, bool pooled, int[] pattern, "
+        "bool ordered) -> Tensor"
     ),
     # k: len(a) times as many counts as are asked for, those of a[0] first. int64 (len(a), asked):
     # how many of the k largest magnitudes of a[l] and of b[l] coincide; -1 where either holds NaN
-    # or Inf.
-    "weight_overlap": "(Tensor[] a, Tensor[] b, int[] k) -> Tensor",
+    # or Inf. `masks` is empty, or holds one mask per pair: entries outside it do not exist, NaN and
+    # Inf there are not seen, and k is at most the number inside.
+    "weight_overlap": "(Tensor[] a, Tensor[] b, Tensor[] masks, int[] k) -> Tensor",
     # One SGD step on the surviving entries; pruned weights and momenta are set to zero.
-    # `momenta` is empty when momentum == 0.
+    # `momenta` is empty when momentum == 0; `masks` is empty when everything survives; `z` and `u`
+    # are empty unless rho (w - z + u), the gradient of ADMM's penalty, is added to the gradients.
     "masked_sgd_": (
-        "(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] masks, float lr, "
-        "float momentum, float dampening, float weight_decay, bool nesterov) -> ()"
+        "(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] masks, Tensor[] z, "
+        "Tensor[] u, float lr, float momentum, float dampening, float weight_decay, bool nesterov, "
+        "float rho) -> ()"
     ),
 }
 
@@ -141,23 +159,23 @@ def _(grad_output, input, mask, plan):
 
 
 @fake("topk_mask")
-def _(scores, k, pooled):
+def _(scores, k, pooled, pattern):
     masks = [score.new_empty(score.shape, dtype=torch.bool) for score in scores]
     return masks, scores[0].new_empty(len(scores), dtype=torch.int64)
 
 
 @fake("admm_project_")
-def _(weights, z, u, k, pooled, ordered):
+def _(weights, z, u, k, pooled, pattern, ordered):
     return weights[0].new_empty((len(weights), 2), dtype=torch.float64)
 
 
 @fake("weight_overlap")
-def _(a, b, k):
+def _(a, b, masks, k):
     return a[0].new_empty((len(a), len(k) // len(a)), dtype=torch.int64)
 
 
 @fake("masked_sgd_")
-def _(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov):
+def _(weights, grads, momenta, masks, z, u, lr, *settings):
     return None
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .contract import NAMESPACE, SCHEMAS, memory_format
+from .reference_selection import largest, masks_of
 
 
 def masked(weight: Tensor, mask: Tensor | None) -> Tensor:
@@ -67,42 +68,21 @@ def masked_linear_grad_weight(grad_output, input, mask, plan):
     return masked(grad_output.t() @ input, mask)
 
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _largest(score: Tensor, k: int) -> Tensor:
-    """Return the flat mask of the k largest magnitudes, ties to the lowest index."""
-    bits = score.flatten().view(_BITS[score.element_size()])
-    keys = bits & torch.iinfo(bits.dtype).max  # the magnitude's bits order as the magnitudes do
-    order = torch.sort(keys, descending=True, stable=True).indices
-    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
-    mask[order[:k]] = True
-    return mask
-
-
-def _masks(scores: Sequence[Tensor], k: Sequence[int], pooled: bool) -> list[Tensor]:
-    if not pooled:
-        return [_largest(s, n).view(s.shape) for s, n in zip(scores, k, strict=True)]
-    flat = _largest(torch.cat([s.flatten() for s in scores]), k[0])
-    parts = flat.split([s.numel() for s in scores])
-    return [part.reshape(s.shape).clone() for part, s in zip(parts, scores, strict=True)]
-
-
 def _nonfinite(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([(~t.isfinite()).sum() for t in tensors])
 
 
-def topk_mask(scores, k, pooled):
-    return _masks(scores, k, pooled), _nonfinite(scores)
+def topk_mask(scores, k, pooled, pattern):
+    return masks_of(scores, k, pooled, pattern), _nonfinite(scores)
 
 
-def admm_project_(weights, z, u, k, pooled, ordered):
+def admm_project_(weights, z, u, k, pooled, pattern, ordered):
     sums = [w + dual for w, dual in zip(weights, u, strict=True)]
     nonfinite = _nonfinite(sums)
     if not ordered and nonfinite.any():
         none = torch.zeros(len(sums), 2, dtype=torch.float64, device=sums[0].device)
         return none.masked_fill_(nonfinite.bool().view(-1, 1), float("nan"))
-    masks = _masks(sums, k, pooled)
+    masks = masks_of(sums, k, pooled, pattern)
     residuals = []
     for weight, z_l, u_l, v, mask in zip(weights, z, u, sums, masks, strict=True):
         projected = masked(v, mask)
@@ -114,17 +94,31 @@ def admm_project_(weights, z, u, k, pooled, ordered):
     return torch.stack(residuals)
 
 
-def weight_overlap(a, b, k):
+def weight_overlap(a, b, masks, k):
     asked = len(k) // len(a)
-    counts = torch.stack(
-        [(_largest(a[i // asked], n) & _largest(b[i // asked], n)).sum() for i, n in enumerate(k)]
-    ).view(len(a), asked)
-    return counts.masked_fill_((_nonfinite(a) + _nonfinite(b)).bool().view(-1, 1), -1)
+    found = []
+    for i, n in enumerate(k):
+        layer = i // asked
+        inside = masks[layer] if masks else None
+        of_a, of_b = (largest(x[layer], n, inside) for x in (a, b))
+        found.append((of_a & of_b).sum())
+    given = masks or [None] * len(a)
+    bad_a, bad_b = (
+        _nonfinite([masked(*pair) for pair in zip(x, given, strict=True)]) for x in (a, b)
+    )
+    counts = torch.stack(found).view(len(a), asked)
+    return counts.masked_fill_((bad_a + bad_b).bool().view(-1, 1), -1)
 
 
-def masked_sgd_(weights, grads, momenta, masks, lr, momentum, dampening, weight_decay, nesterov):
-    for i, (weight, grad, mask) in enumerate(zip(weights, grads, masks, strict=True)):
-        step = masked(grad + weight_decay * weight, mask)
+def masked_sgd_(
+    weights, grads, momenta, masks, z, u, lr, momentum, dampening, weight_decay, nesterov, rho
+):
+    for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+        mask = masks[i] if masks else None
+        step = grad + weight_decay * weight
+        if z:
+            step = step + rho * (weight - z[i] + u[i])
+        step = masked(step, mask)
         if momentum != 0:
             buffer = momenta[i]
             buffer.copy_(masked(momentum * buffer + (1 - dampening) * step, mask))

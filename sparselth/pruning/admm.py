@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SparselthError
-from ..ops import functional
+from ..ops import selection
+from ..ops.patterns import Pattern
 from .masks import Sparsity, counts_for
+from .patterns import pattern_for
 from .rho import RhoSchedule, find_schedule
 from .tensors import prunable_parameters
 
@@ -52,7 +54,7 @@ class ADMMUpdate:
 class ADMM:
     """ADMM pruning of a model's prunable weights.
 
-    sparsity, allocation, exclude: as in `find_masks`.  rho: penalty weight, > 0.
+    sparsity, allocation, pattern, exclude: as in `find_masks`.  rho: penalty weight, > 0.
     rho_schedule: how rho changes: a schedule of `sparselth.pruning.rho`, or a name there.
     abs_tol, rel_tol: of the stopping rule, `ADMMUpdate.converged`: with n weights,
     |W - Z| <= sqrt(n) abs_tol + rel_tol max(|W|, |Z|) and
@@ -74,10 +76,11 @@ class ADMM:
     def __init__(
         self,
         model: nn.Module,
-        sparsity: Sparsity = 0.9,
+        sparsity: Sparsity | None = None,
         rho: float = 1e-3,
         rho_schedule: str | RhoSchedule = "constant",
         allocation: str = "uniform",
+        pattern: str | Pattern = "element",
         exclude: Collection[str] | None = None,
         abs_tol: float = 1e-5,
         rel_tol: float = 1e-2,
@@ -92,7 +95,8 @@ class ADMM:
         self.abs_tol, self.rel_tol = abs_tol, rel_tol
         self.allocation = allocation
         self.parameters = prunable_parameters(model, exclude)
-        self.k = counts_for(self.parameters, sparsity, allocation)
+        self.pattern = pattern_for(pattern, self._weights())
+        self.k = counts_for(self.parameters, sparsity, allocation, self.pattern)
         # Z = Proj(W), U = 0: a projection with U = 0 leaves U = W - Z behind, which is not wanted.
         self.z = [mask * w for mask, w in zip(self._select(), self._weights(), strict=True)]
         self.u = [torch.zeros_like(w) for w in self._weights()]
@@ -101,10 +105,14 @@ class ADMM:
         return [p.detach() for p in self.parameters.values()]
 
     def _select(self) -> list[Tensor]:
-        names = list(self.parameters)
-        return list(
-            functional.topk_mask(self._weights(), self.k, allocation=self.allocation, names=names)
+        masks = selection.topk_mask(
+            self._weights(),
+            self.k,
+            allocation=self.allocation,
+            pattern=self.pattern,
+            names=list(self.parameters),
         )
+        return list(masks)
 
     def penalty(self) -> Tensor:
         """Return sum_l rho/2 |W_l - Z_l + U_l|^2, to be added to the loss. Scalar tensor."""
@@ -121,12 +129,13 @@ class ADMM:
         Raises SparselthError on NaN or Inf in a weight; Z, U and rho are untouched then.
         """
         weights = self._weights()
-        residuals = functional.admm_project_(
+        residuals = selection.admm_project_(
             weights,
             self.z,
             self.u,
             k=self.k,
             allocation=self.allocation,
+            pattern=self.pattern,
             names=list(self.parameters),
         ).sum(0)
         primal, change = residuals.sqrt().tolist()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SparselthError
-from ..ops import functional
+from ..ops import selection
 
 Weights = Mapping[str, Tensor]
 
@@ -38,8 +38,9 @@ def weight_overlap(theta_a, theta_b, p=0.2, masks=None):
     theta_a, theta_b: parameter name -> tensor, the same names and shapes.
     p: share of weights compared, in (0, 1]; or several, for which a list is returned and which
     share their passes over the weights.
-    masks: for two networks sharing a mask; N_l then counts the remaining weights only. Without
-    masks N_l counts all weights, as for a sparse against a dense network (appendix F).
+    masks: for two networks sharing a mask; N_l then counts the remaining weights only, and what
+    the pruned ones hold does not matter. Without masks N_l counts all weights, as for a sparse
+    against a dense network (appendix F).
 
     Raises SparselthError on different names or shapes, p outside (0, 1], or NaN or Inf.
 
@@ -89,9 +90,7 @@ def _counted(
     _check(theta_a, theta_b, masks)
     a = [theta_a[name].detach() for name in theta_a]
     b = [theta_b[name].detach() for name in theta_a]
-    if masks is not None:
-        a = [tensor * masks[name] for name, tensor in zip(theta_a, a, strict=True)]
-        b = [tensor * masks[name] for name, tensor in zip(theta_a, b, strict=True)]
+    given = None if masks is None else [masks[name] for name in theta_a]
     if not shares:
         return torch.empty(0, len(a), dtype=torch.int64), []
     sizes = _sizes(theta_a, masks)
@@ -100,7 +99,7 @@ def _counted(
         [f"theta_a[{name!r}]" for name in theta_a],
         [f"theta_b[{name!r}]" for name in theta_a],
     )
-    return functional.weight_overlap(a, b, k, names=names), k
+    return selection.weight_overlap(a, b, k, masks=given, names=names), k
 
 
 def _sizes(theta: Weights, masks: Weights | None) -> list[int]:

@@ -168,22 +168,20 @@ def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
     lists = [[x.clone() for x in tensors] for tensors in case.lists]
     k = case.k[:1] if case.pooled else case.k
     if case.op == "topk_mask":
-        masks, nonfinite = reference.topk_mask(*lists, k, case.pooled)
+        masks, nonfinite = reference.topk_mask(*lists, k, case.pooled, [])
         return [*(("mask", mask, True) for mask in masks), ("nonfinite", nonfinite, True)]
     if case.op == "weight_overlap":
-        counts = reference.weight_overlap(*lists, k).flatten()
+        counts = reference.weight_overlap(*lists, [], k).flatten()
         # The counts of the second half of the segments are unused and stay zero.
         return [("counts", torch.cat([counts, torch.zeros_like(counts)]), True)]
     if case.op == "admm_project_":
         w, u, z = lists
-        residuals = reference.admm_project_(w, z, u, k, case.pooled, case.ordered)
+        residuals = reference.admm_project_(w, z, u, k, case.pooled, [], case.ordered)
         pairs = [(("u", a, True), ("z", b, True)) for a, b in zip(u, z, strict=True)]
         return [item for pair in pairs for item in pair] + [("residuals", residuals, False)]
-    lr, momentum, dampening, weight_decay, nesterov = case.settings
+    *settings, nesterov = case.settings
     w, grads, momenta, masks = lists
-    reference.masked_sgd_(
-        w, grads, momenta, masks, lr, momentum, dampening, weight_decay, bool(nesterov)
-    )
+    reference.masked_sgd_(w, grads, momenta, masks, [], [], *settings, bool(nesterov), 0.0)
     pairs = [
         (("weight", a, False), ("momentum", b, False)) for a, b in zip(w, momenta, strict=True)
     ]

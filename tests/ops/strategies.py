@@ -9,6 +9,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
+from sparselth.ops.patterns import Blocks, KernelShapes, NOfM
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ KINDS = ("normal", "ties", "zeros", "denormal", "nonfinite", "scales")
 
 
 @st.composite
-def tensor_lists(draw):
+def tensor_lists(draw, shapes=((0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (1000,), (70001,))):
     """Draw (tensors, k, pooled): ties, zeros of both signs, denormals, NaN and infinity, values
     that differ in scale from place to place; empty tensors and larger ones.
     """
@@ -97,7 +98,7 @@ def tensor_lists(draw):
     dtype = draw(st.sampled_from(FLOATS))
     tensors = []
     for _ in range(draw(st.integers(1, 4))):
-        shape = draw(st.sampled_from([(0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (1000,), (70001,)]))
+        shape = draw(st.sampled_from(shapes))
         kind = draw(st.sampled_from(KINDS))
         t = torch.randn(shape, generator=generator, dtype=torch.float64)
         if kind == "ties":
@@ -121,6 +122,37 @@ def tensor_lists(draw):
     groups = [sum(sizes)] if pooled else sizes
     k = [draw(st.one_of(st.sampled_from([0, n]), st.integers(0, n))) for n in groups]
     return tensors, k, pooled
+
+
+WEIGHTS = (
+    *((0,), (7,), (), (5, 0, 3, 3), (3, 5), (4, 3, 3, 3), (17, 40, 3, 3), (64, 33, 1, 1)),
+    *((2, 3, 5, 5), (3, 70, 2), (130, 67), (1, 5000), (3000, 2), (40, 100, 3, 3), (300, 260)),
+)
+
+
+@st.composite
+def patterned_lists(draw):
+    """Draw (tensors, k, pooled, pattern) of weights, k counting the groups of the pattern."""
+    tensors, _, pooled = draw(tensor_lists(WEIGHTS))
+    extent = st.sampled_from([0, 1, 2, 3, 8, 16, 40])
+    pattern = draw(
+        st.one_of(
+            st.builds(Blocks, extent, extent, st.sampled_from([0, 1, 2])),
+            st.builds(lambda n, more: NOfM(n, n + more), st.integers(1, 4), st.integers(1, 9)),
+            st.lists(st.sampled_from(SHAPES_OF_4), min_size=1, max_size=16, unique=True).map(
+                lambda shapes: KernelShapes(tuple(shapes))
+            ),
+        )
+    )
+    if isinstance(pattern, NOfM):
+        return tensors, [], pooled, pattern
+    groups = [pattern.groups(t.shape) for t in tensors]
+    groups = [sum(groups)] if pooled else groups
+    k = [draw(st.one_of(st.sampled_from([0, n]), st.integers(0, n))) for n in groups]
+    return tensors, k, pooled, pattern
+
+
+SHAPES_OF_4 = [shape for shape in range(1 << 9) if shape.bit_count() == 4]
 
 
 @dataclass(frozen=True)

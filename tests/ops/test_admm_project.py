@@ -17,8 +17,8 @@ def test_is_the_oracle_bit_for_bit(case, ordered):
     weights, k, pooled = case
     lists = [[torch.randn_like(w) for w in weights] for _ in range(2)]
     z, u = ([t.clone() for t in tensors] for tensors in lists)
-    got = ops.admm_project_(weights, z, u, k, pooled, ordered)
-    want = reference.admm_project_(weights, *lists, k, pooled, ordered)
+    got = ops.admm_project_(weights, z, u, k, pooled, [], ordered)
+    want = reference.admm_project_(weights, *lists, k, pooled, [], ordered)
     for a, b in zip(z + u, lists[0] + lists[1], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, equal_nan=True)

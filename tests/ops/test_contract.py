@@ -67,7 +67,7 @@ def samples():
     a, w, m, b = grad_tensor(5, 7), grad_tensor(4, 7), torch.rand(4, 7) < 0.5, grad_tensor(4)
     g = grad_tensor(5, 4)
     lists = [[torch.randn(6), torch.randn(2, 3)] for _ in range(3)]
-    masks = [torch.rand(6) < 0.5, torch.rand(2, 3) < 0.5]
+    masks = [torch.arange(6) % 2 == 0, torch.rand(2, 3) < 0.5]
     return {
         "masked_conv2d": [
             (x, weight, mask, bias, None, *conv),
@@ -79,12 +79,18 @@ def samples():
         "masked_linear": [(a, w, m, b, None), (a, w, m, None, None)],
         "masked_linear_grad_input": [(g, w, m, None)],
         "masked_linear_grad_weight": [(g, a, m, None)],
-        "topk_mask": [(lists[0], [2, 3], False), (lists[0], [4], True)],
-        "admm_project_": [
-            (lists[0], lists[1], lists[2], [2, 3], False, ordered) for ordered in (False, True)
+        "topk_mask": [
+            (lists[0], [2, 3], False, []),
+            (lists[0], [4], True, []),
+            (lists[0], [3, 1], False, [0, 1, 2, 1]),
+            (lists[0], [], False, [1, 1, 2]),
+            (lists[0], [4], True, [2, 1, 1]),
         ],
-        "weight_overlap": [(lists[0], lists[1], [2, 3])],
-        "masked_sgd_": [(*lists, masks, 0.1, 0.9, 0.0, 1e-4, True)],
+        "admm_project_": [
+            (lists[0], lists[1], lists[2], [2, 3], False, [], ordered) for ordered in (False, True)
+        ],
+        "weight_overlap": [(lists[0], lists[1], [], [2, 3]), (lists[0], lists[1], masks, [2, 0])],
+        "masked_sgd_": [(*lists, masks, [], [], 0.1, 0.9, 0.0, 1e-4, True, 0.0)],
         **blocked_samples(),
     }
 

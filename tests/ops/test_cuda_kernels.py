@@ -34,19 +34,20 @@ def outputs(case: cases.Case) -> list[torch.Tensor]:
     lists = on_device(case)
     k = case.k[:1] if case.pooled else case.k
     if case.op == "topk_mask":
-        masks, nonfinite = ops.topk_mask(*lists, k, case.pooled)
+        masks, nonfinite = ops.topk_mask(*lists, k, case.pooled, [])
         return [*masks, nonfinite]
     if case.op == "weight_overlap":
-        counts = ops.weight_overlap(*lists, k).flatten()
+        counts = ops.weight_overlap(*lists, [], k).flatten()
         return [torch.cat([counts, torch.zeros_like(counts)])]
     if case.op == "admm_project_":
         w, u, z = lists
-        residuals = ops.admm_project_(w, z, u, k, case.pooled, case.ordered)
+        residuals = ops.admm_project_(w, z, u, k, case.pooled, [], case.ordered)
         return [t for pair in zip(u, z, strict=True) for t in pair] + [residuals]
     lr, momentum, dampening, weight_decay, nesterov = case.settings
     w, grads, momenta, masks = lists
     given = momenta if momentum else []
-    ops.masked_sgd_(w, grads, given, masks, lr, momentum, dampening, weight_decay, bool(nesterov))
+    settings = (lr, momentum, dampening, weight_decay, bool(nesterov), 0.0)
+    ops.masked_sgd_(w, grads, given, masks, [], [], *settings)
     return [t for pair in zip(w, momenta, strict=True) for t in pair]
 
 
@@ -65,8 +66,8 @@ def test_kernel_agrees_with_the_oracle(op, dtype):
 def test_millions_of_values(pooled):
     scores = [torch.randn(n, device="cuda").round(decimals=2) for n in (3_000_001, 17, 1_234_567)]
     k = [1_000_003] if pooled else [30_001, 5, 1_000_000]
-    got, _ = ops.topk_mask(scores, k, pooled)
-    for a, b in zip(got, reference.topk_mask(scores, k, pooled)[0], strict=True):
+    got, _ = ops.topk_mask(scores, k, pooled, [])
+    for a, b in zip(got, reference.topk_mask(scores, k, pooled, [])[0], strict=True):
         assert torch.equal(a, b)
 
 
@@ -74,7 +75,7 @@ def test_two_runs_give_the_same_bits():
     def run():
         g = torch.Generator("cuda").manual_seed(3)
         w, z, u = ([torch.randn(1_000_003, device="cuda", generator=g)] for _ in range(3))
-        return [ops.admm_project_(w, z, u, [100_000], False, False), *z, *u]
+        return [ops.admm_project_(w, z, u, [100_000], False, [], False), *z, *u]
 
     for a, b in zip(run(), run(), strict=True):
         assert torch.equal(a, b)
@@ -85,9 +86,9 @@ def test_a_side_stream_is_respected():
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # the scores are written long after the call is queued
         scores = torch.randn(100_000, device="cuda")
-        (mask,), _ = ops.topk_mask([scores], [1000], False)
+        (mask,), _ = ops.topk_mask([scores], [1000], False, [])
     stream.synchronize()
-    assert torch.equal(mask, reference.topk_mask([scores], [1000], False)[0][0])
+    assert torch.equal(mask, reference.topk_mask([scores], [1000], False, [])[0][0])
 
 
 def test_projection_and_step_in_a_cuda_graph():
@@ -96,8 +97,8 @@ def test_projection_and_step_in_a_cuda_graph():
     start = [t.clone() for t in (w, z, u)]
 
     def step():
-        ops.admm_project_([w], [z], [u], [5000], False, False)
-        ops.masked_sgd_([w], [grad], [], [mask], 0.1, 0.0, 0.0, 0.0, False)
+        ops.admm_project_([w], [z], [u], [5000], False, [], False)
+        ops.masked_sgd_([w], [grad], [], [mask], [], [], 0.1, 0.0, 0.0, 0.0, False, 0.0)
 
     step()
     want = [t.clone() for t in (w, z, u)]
@@ -117,10 +118,10 @@ def test_channels_last_and_strided_tensors():
     mask = torch.rand(shape, device="cuda") < 0.3
     last = torch.channels_last
     got = [t.clone(memory_format=last) for t in (w, m, z, u)]
-    ops.masked_sgd_(got[:1], [g], got[1:2], [mask], 0.1, 0.9, 0.0, 0.01, True)
-    ops.admm_project_(got[:1], got[2:3], got[3:4], [100], False, False)
-    reference.masked_sgd_([w], [g], [m], [mask], 0.1, 0.9, 0.0, 0.01, True)
-    reference.admm_project_([w], [z], [u], [100], False, False)
+    ops.masked_sgd_(got[:1], [g], got[1:2], [mask], [], [], 0.1, 0.9, 0.0, 0.01, True, 0.0)
+    ops.admm_project_(got[:1], got[2:3], got[3:4], [100], False, [], False)
+    reference.masked_sgd_([w], [g], [m], [mask], [], [], 0.1, 0.9, 0.0, 0.01, True, 0.0)
+    reference.admm_project_([w], [z], [u], [100], False, [], False)
     for a, b in zip(got, (w, m, z, u), strict=True):
         torch.testing.assert_close(a, b)
         assert a.is_contiguous(memory_format=last)

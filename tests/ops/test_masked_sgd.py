@@ -21,17 +21,26 @@ ops = torch.ops.sparselth
     dampening=st.sampled_from([0.0, 0.3]),
     weight_decay=st.sampled_from([0.0, 0.01]),
     nesterov=st.booleans(),
+    masked=st.booleans(),
+    rho=st.sampled_from([0.0, 0.02]),
 )
-@settings(max_examples=150)
-def test_matches_the_oracle(sizes, dtype, density, momentum, dampening, weight_decay, nesterov):
+@settings(max_examples=200)
+def test_matches_the_oracle(
+    sizes, dtype, density, momentum, dampening, weight_decay, nesterov, masked, rho
+):
     masks = [torch.rand(n) < density for n in sizes]
-    weights, grads, momenta = ([torch.randn(n).to(dtype) for n in sizes] for _ in range(3))
-    settings_ = (0.1, momentum, dampening, weight_decay, nesterov)
+    if not masked:
+        masks = [torch.ones(n, dtype=torch.bool) for n in sizes]
+    weights, grads, momenta, z, u = ([torch.randn(n).to(dtype) for n in sizes] for _ in range(5))
+    settings_ = (0.1, momentum, dampening, weight_decay, nesterov, rho)
+    given = masks if masked else []
+    pair = (z, u) if rho else ([], [])
     got_w, got_v = [t.clone() for t in weights], [t.clone() for t in momenta]
-    ops.masked_sgd_(got_w, grads, got_v if momentum else [], masks, *settings_)
+    ops.masked_sgd_(got_w, grads, got_v if momentum else [], given, *pair, *settings_)
     # The kernel computes 16-bit tensors in float32: compare with the oracle in float64.
     want_w, want_v = [t.double() for t in weights], [t.double() for t in momenta]
-    reference.masked_sgd_(want_w, [g.double() for g in grads], want_v, masks, *settings_)
+    wide = [[t.double() for t in tensors] for tensors in (grads, *pair)]
+    reference.masked_sgd_(want_w, wide[0], want_v, given, *wide[1:], *settings_)
     eps = torch.finfo(dtype).eps
     for a, b in zip(got_w + got_v, want_w + want_v, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=4 * eps, atol=4 * eps)
@@ -48,7 +57,8 @@ def test_any_mix_of_layouts_is_updated_in_place(layouts):
     )
     want_weight, want_momentum = plain[0].clone(), plain[2].clone()
     reference.masked_sgd_(
-        [want_weight], [plain[1]], [want_momentum], [plain[3]], 0.1, 0.9, 0.0, 1e-4, True
+        *([t] for t in (want_weight, plain[1], want_momentum, plain[3])),
+        *([], [], 0.1, 0.9, 0.0, 1e-4, True, 0.0),
     )
     masked_sgd_(
         [weight], [grad], [momentum], [mask], lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True

@@ -14,8 +14,8 @@ ops = torch.ops.sparselth
 @settings(max_examples=300)
 def test_is_the_oracle_bit_for_bit(case):
     tensors, k, pooled = case
-    got, nonfinite = ops.topk_mask(tensors, k, pooled)
-    want, counted = reference.topk_mask(tensors, k, pooled)
+    got, nonfinite = ops.topk_mask(tensors, k, pooled, [])
+    want, counted = reference.topk_mask(tensors, k, pooled, [])
     for a, b in zip(got, want, strict=True):
         assert torch.equal(a, b)
     assert torch.equal(nonfinite, counted)
@@ -31,8 +31,8 @@ def test_a_sample_that_misleads_changes_nothing(k, dtype):
         scores[torch.arange(70_001) % step < 4] *= 1e-3
         for values in (scores, 1 / scores):
             values = values.to(dtype)
-            got, _ = ops.topk_mask([values], [k], False)
-            want, _ = reference.topk_mask([values], [k], False)
+            got, _ = ops.topk_mask([values], [k], False, [])
+            want, _ = reference.topk_mask([values], [k], False, [])
             assert torch.equal(got[0], want[0])
 
 

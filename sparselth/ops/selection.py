@@ -1,0 +1,177 @@
+"""The public functions over lists of tensors that select the largest: checked once, then the op."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..errors import SparselthError, unknown_name
+from .backends import implementation
+from .checks import (
+    NONFINITE,
+    check_alike,
+    check_finite,
+    check_mask,
+    check_same_length,
+    kept_counts,
+    named,
+    nonfinite_error,
+)
+from .patterns import Pattern, find_pattern
+from .reference import masked
+
+
+def topk_mask(
+    scores: Tensor | Sequence[Tensor],
+    k: int | Sequence[int] | None = None,
+    *,
+    allocation: str = "uniform",
+    pattern: str | Pattern = "element",
+    nonfinite: str = "error",
+    names: Sequence[str] | None = None,
+) -> Tensor | list[Tensor]:
+    """Keep exactly k entries of largest magnitude, or groups of the largest sum of squares.
+
+    Ties go to the lowest index.
+    scores: a tensor, or a list of tensors of one dtype and device.
+    k: with allocation "uniform" one count per tensor (an int serves every tensor); with "global"
+    one count over all tensors in list order; with "given" one count per tensor. None for N:M, and
+    for kernel shapes that drop no kernel.
+    pattern: what k counts: a name of `sparselth.ops.patterns.find_pattern`, such as "16x1",
+    "filter" or "2:4", or one of that module's patterns.
+    nonfinite: "error" refuses NaN and Inf; "order" ranks by the magnitude's bits, Inf above all
+    finite values and NaN above Inf, and never waits for a GPU.  names: what errors call the
+    tensors.
+    Returns bool masks, one tensor or a list as given.
+
+    Raises SparselthError on NaN or Inf (naming the tensor), k outside [0, n], or an unknown name.
+    """
+    single = isinstance(scores, Tensor)
+    tensors: list[Tensor] = [scores] if isinstance(scores, Tensor) else list(scores)
+    groups = find_pattern(pattern)
+    counts, pooled = kept_counts(tensors, k=k, allocation=allocation, pattern=groups)
+    refuses = _refuses(nonfinite)
+    labels = named("scores", len(tensors), names)
+    if not tensors:
+        return []
+    run = implementation("topk_mask", tensors[0].device)
+    masks, found = run([t.detach() for t in tensors], counts, pooled, groups.encode())
+    if refuses and found.any():
+        raise nonfinite_error(labels[int(found.nonzero()[0])])
+    return masks[0] if single else masks
+
+
+def _refuses(nonfinite: str) -> bool:
+    if nonfinite not in NONFINITE:
+        raise unknown_name("nonfinite", nonfinite, NONFINITE)
+    return nonfinite == "error"
+
+
+@torch.no_grad()
+def admm_project_(
+    weights: Sequence[Tensor],
+    z: Sequence[Tensor],
+    u: Sequence[Tensor],
+    *,
+    sparsity: float | None = None,
+    k: int | Sequence[int] | None = None,
+    allocation: str = "uniform",
+    pattern: str | Pattern = "element",
+    nonfinite: str = "error",
+    names: Sequence[str] | None = None,
+) -> Tensor:
+    """Do ADMM's projection and dual update in place: Z <- Proj(W + U), U <- U + W - Z.
+
+    weights, z, u: lists of tensors with equal shapes, dtype and device; z and u are overwritten.
+    Either `sparsity` in [0, 1) or the exact counts `k`; allocation, pattern and nonfinite as in
+    `topk_mask`. With each pattern Proj is the Euclidean projection: what is kept has the largest
+    sum of squares. A sparsity is the share of groups, or of weights with kernel shapes.
+    names: what errors call the weights.
+    Returns float64 (len(weights), 2): per tensor |W - Z|^2 and |Z_new - Z_old|^2.
+
+    Raises SparselthError on NaN or Inf in W + U (naming the tensor) and on mismatched lists;
+    nothing is written then.
+
+    Reference: Boyd et al. 2011, "Distributed Optimization and Statistical Learning via ADMM",
+    section 3.1.1 (scaled form); Zhang et al. 2018, arXiv:1804.03294.
+    """
+    weights, z, u = list(weights), list(z), list(u)
+    check_same_length(weights=weights, z=z, u=u)
+    for i, tensors in enumerate(zip(weights, z, u, strict=True)):
+        for name, tensor in (("z", tensors[1]), ("u", tensors[2])):
+            check_alike(f"{name}[{i}]", tensor, f"weights[{i}]", tensors[0])
+    groups = find_pattern(pattern)
+    counts, pooled = kept_counts(
+        weights, sparsity=sparsity, k=k, allocation=allocation, pattern=groups
+    )
+    refuses = _refuses(nonfinite)
+    labels = named("weights", len(weights), names)
+    if not weights:
+        return torch.empty((0, 2), dtype=torch.float64)
+    run = implementation("admm_project_", weights[0].device)
+    residuals = run(weights, z, u, counts, pooled, groups.encode(), not refuses)
+    # A NaN that was in Z before makes the change NaN, not the primal residual.
+    if refuses and (refused := residuals[:, 0].isnan()).any():
+        worst = int(refused.nonzero()[0])
+        check_finite((labels[worst], f"the dual of {labels[worst]}"), (weights[worst], u[worst]))
+        raise nonfinite_error(f"the sum of {labels[worst]} and its dual")
+    return residuals
+
+
+@torch.no_grad()
+def weight_overlap(
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    k: Sequence[int] | Sequence[Sequence[int]],
+    *,
+    masks: Sequence[Tensor] | None = None,
+    names: tuple[Sequence[str], Sequence[str]] | None = None,
+) -> Tensor:
+    """Count, per tensor, the indices among the k largest magnitudes of both a[l] and b[l].
+
+    a, b: lists of tensors with equal shapes.  k: one count per tensor, or a list of such lists,
+    which share their passes over the tensors.
+    masks: one bool mask per pair; entries outside it are never among the largest, whatever they
+    hold, and k is at most the number inside.
+    names: what errors call the tensors of a and of b.
+    Returns int64 (len(a),), or (len(k), len(a)). `sparselth.weight_overlap` turns the counts into
+    R_p.
+
+    Raises SparselthError on mismatched lists, NaN or Inf, or k outside [0, n].
+    """
+    a, b = list(a), list(b)
+    check_same_length(a=a, b=b)
+    for i, (left, right) in enumerate(zip(a, b, strict=True)):
+        check_alike(f"b[{i}]", right, f"a[{i}]", left)
+    several = [list(counts) for counts in k if isinstance(counts, Sequence)]
+    asked = several or [list(cast(Sequence[int], k))]
+    for counts in asked:
+        kept_counts(a, k=counts, allocation="given")
+    if masks is not None:
+        _check_masks_of_overlap(a, masks, asked)
+    names_a, names_b = names or (None, None)
+    labels = [*named("a", len(a), names_a), *named("b", len(b), names_b)]
+    if not a:
+        return torch.empty((len(several), 0) if several else 0, dtype=torch.int64)
+    run = implementation("weight_overlap", a[0].device)
+    given = [] if masks is None else list(masks)
+    k_by_tensor = [count for of_tensor in zip(*asked, strict=True) for count in of_tensor]
+    shared = run(a, b, given, k_by_tensor)
+    if (shared < 0).any():
+        counted = [*a, *b]
+        if given:
+            counted = [masked(*pair) for pair in zip(counted, 2 * given, strict=True)]
+        check_finite(labels, counted)
+    return shared.t() if several else shared[:, 0]
+
+
+def _check_masks_of_overlap(a: list[Tensor], masks: Sequence[Tensor], asked) -> None:
+    check_same_length(a=a, masks=masks)
+    for tensor, mask in zip(a, masks, strict=True):
+        check_mask(mask, tensor)
+    for i, inside in enumerate(torch.stack([mask.sum() for mask in masks]).tolist() if a else []):
+        if (most := max(counts[i] for counts in asked)) > inside:
+            raise SparselthError(f"k of tensor {i} is {most}, but its mask keeps {inside} entries")
