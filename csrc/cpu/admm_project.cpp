@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "common/isa.h"
+#include "common/pattern.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor_lists.h"
 #include "cpu/threads.h"
@@ -22,7 +25,8 @@ namespace sparselth {
 namespace {
 
 Tensor admm_project_(const std::vector<Tensor>& weights, const std::vector<Tensor>& z,
-                     const std::vector<Tensor>& u, const Ints& k, bool pooled, bool ordered) {
+                     const std::vector<Tensor>& u, const Ints& k, bool pooled, const Ints& pattern,
+                     bool ordered) {
   check_dtypes(weights, "admm_project_");
   const Ints shape = {int64_t(weights.size()), 2};
   Tensor residuals = torch::stable::full(shape, 0.0, ScalarType::Double);
@@ -30,9 +34,11 @@ Tensor admm_project_(const std::vector<Tensor>& weights, const std::vector<Tenso
   FlatList targets(z), duals(u);
   with_float_type(weights[0].scalar_type(), "admm_project_", [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(admm_project<T>, from.pointers<const T>(), targets.pointers<T>(),
-                       duals.pointers<T>(), from.sizes(), k, pooled, ordered,
-                       data<double>(residuals), torch_threads(from.total()));
+    SPARSELTH_CALL_ISA(
+        admm_project<T>,
+        {from.pointers<const T>(), targets.pointers<T>(), duals.pointers<T>(), axes_of_all(weights),
+         from.sizes(), k, pooled, ordered, Pattern(pattern), data<double>(residuals)},
+        torch_threads(from.total()));
   });
   targets.write_back();
   duals.write_back();

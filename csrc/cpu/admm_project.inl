@@ -3,10 +3,11 @@
 //   Z <- Proj(W + U),  U <- W + U - Z,  and per tensor |W - Z|^2 and |Z_new - Z_old|^2
 //
 // Zhang et al. 2018, arXiv:1804.03294. The sum W + U is formed anew in each pass instead of being
-// stored: the passes are bound by memory. Cost: the pass of select.inl and one that writes Z and U
-// and sums the residuals. A float32 weight moves 8 bytes in the first and 20 in the second.
+// stored: the passes are bound by memory. Cost: the pass of select.inl (or, for a pattern, of
+// group_scores.inl) and one that writes Z and U and sums the residuals. A float32 weight moves 8
+// bytes in the first and 20 in the second.
 
-#include "cpu/select.inl"
+#include "cpu/kept_groups.inl"
 
 // Sums of squares of one chunk: |w - z|^2 and |z_new - z_old|^2.
 struct Residuals {
@@ -37,9 +38,11 @@ struct SumsOf {
   const std::vector<const T*>& w;
   const std::vector<T*>& u;
 
-  T at(int tensor, int64_t i) const { return sum_of(w[tensor][i], u[tensor][i]); }
+  Key<T> key_at(int tensor, int64_t i) const {
+    return magnitude_key<T>(sum_of(w[tensor][i], u[tensor][i]));
+  }
 
-  void fill(int tensor, int64_t begin, int n, Keys<T>& keys) const {
+  void fill(int tensor, int64_t begin, int n, Key<T>* keys) const {
     const T *a = w[tensor] + begin, *b = u[tensor] + begin;
     int j = 0;
     if constexpr (sizeof(T) > 2) {
@@ -82,16 +85,26 @@ SPARSELTH_INLINE void project_value(bool keep, T w, T& z, T& u, Residuals& total
   u = keep ? T(0) : v;
 }
 
-// One chunk, value by value.
+// A stretch of n values, of which those stay whose byte is 1.
 template <class T>
-Residuals project_chunk(const Chunk& chunk, const Cut<T>& cut, const SumsOf<T>& sums, T* z, T* u,
-                        const T* w) {
-  Residuals total;
-  apply_cut<T>(chunk, cut, sums, [&](int64_t begin, int n, const uint8_t* kept) {
-    for (int64_t i = begin; i < begin + n; ++i)
-      project_value(kept[i - begin] != 0, w[i], z[i], u[i], total);
-  });
-  return total;
+void project_stretch(int64_t begin, int64_t n, const uint8_t* kept, T* z, T* u, const T* w,
+                     Residuals& total) {
+  int64_t i = begin;
+  if constexpr (sizeof(T) > 2) {
+    constexpr int kN = kLanes<T>;
+    Vec<double> primal{}, change{};
+    for (; i + kN <= begin + n; i += kN) {
+      const Vec<T> weight = load(w + i), v = weight + load(u + i);
+      const Vec<Key<T>> stay = load_mask<T>(kept + i - begin);
+      const Vec<T> stays = (Vec<T>)((Vec<Key<T>>)v & stay);
+      add_squares<T>(primal, weight, stays);
+      add_squares<T>(change, stays, load(z + i));
+      store(z + i, stays);
+      store(u + i, (Vec<T>)((Vec<Key<T>>)v & ~stay));
+    }
+    total.primal += reduce<double>(primal), total.change += reduce<double>(change);
+  }
+  for (; i < begin + n; ++i) project_value(kept[i - begin] != 0, w[i], z[i], u[i], total);
 }
 
 // One chunk in which keys above one value are all that is kept: in vectors, read and written once.
@@ -115,37 +128,76 @@ Residuals project_plain_chunk(const Chunk& chunk, Key<T> below, T* z, T* u, cons
   return total;
 }
 
-// Z <- Proj(W + U), U <- W + U - Z. Where the projection keeps, Z is W + U and U is 0;
-// elsewhere the other way round. `residuals`: (tensors, 2), zeroed. Where a sum is NaN or infinite,
-// nothing is written and that tensor's residuals are NaN, unless `ordered`: NaN then ranks above
-// infinity, and infinity above all else.
+// Residuals of tensors that hold NaN or infinity are NaN.
+inline void refuse(const std::vector<int64_t>& nonfinite, double* residuals) {
+  for (size_t l = 0; l < nonfinite.size(); ++l)
+    if (nonfinite[l]) residuals[2 * l] = residuals[2 * l + 1] = std::nan("");
+}
+
+inline void add(const Residuals& part, int tensor, double* residuals) {
+  residuals[2 * tensor] += part.primal;
+  residuals[2 * tensor + 1] += part.change;
+}
+
 template <class T>
-void admm_project(const std::vector<const T*>& w, const std::vector<T*>& z,
-                  const std::vector<T*>& u, const std::vector<int64_t>& sizes,
-                  const std::vector<int64_t>& k, bool pooled, bool ordered, double* residuals,
-                  const Threads& threads) {
-  const auto chunks = make_chunks(sizes, pooled);
-  const SumsOf<T> sums{w, u};
-  const Selection<T> selection = select<T>(chunks, sizes.size(), k, sums, threads);
-  if (!ordered && !selection.finite()) {
-    for (size_t l = 0; l < sizes.size(); ++l)
-      if (selection.nonfinite[l]) residuals[2 * l] = residuals[2 * l + 1] = std::nan("");
-    return;
-  }
+struct Projection {
+  std::vector<const T*> w;
+  std::vector<T*> z, u;
+  std::vector<Axes> axes;
+  std::vector<int64_t> sizes, k;
+  bool pooled, ordered;
+  Pattern pattern;
+  double* residuals;  // (tensors, 2), zeroed
+};
+
+template <class T>
+void project_elements(const Projection<T>& p, const Threads& threads) {
+  const auto chunks = make_chunks(p.sizes, p.pooled);
+  const SumsOf<T> sums{p.w, p.u};
+  const Selection<T> selection = select<T>(chunks, p.sizes.size(), p.k, sums, threads);
+  if (!p.ordered && !selection.finite()) return refuse(selection.nonfinite, p.residuals);
   std::vector<Residuals> partial(chunks.size());
   for_each_chunk(chunks, threads, [&](int64_t c) {
     const int l = chunks[c].tensor;
     const Cut<T>& cut = selection.cuts[c];
     if constexpr (sizeof(T) > 2) {
       if (cut.plain()) {
-        partial[c] = project_plain_chunk<T>(chunks[c], cut.below(), z[l], u[l], w[l]);
+        partial[c] = project_plain_chunk<T>(chunks[c], cut.below(), p.z[l], p.u[l], p.w[l]);
         return;
       }
     }
-    partial[c] = project_chunk<T>(chunks[c], cut, sums, z[l], u[l], w[l]);
+    apply_cut<T>(chunks[c], cut, sums, [&](int64_t begin, int n, const uint8_t* kept) {
+      project_stretch<T>(begin, n, kept, p.z[l], p.u[l], p.w[l], partial[c]);
+    });
   });
-  for (size_t c = 0; c < chunks.size(); ++c) {
-    residuals[2 * chunks[c].tensor] += partial[c].primal;
-    residuals[2 * chunks[c].tensor + 1] += partial[c].change;
-  }
+  for (size_t c = 0; c < chunks.size(); ++c) add(partial[c], chunks[c].tensor, p.residuals);
+}
+
+template <class T>
+void project_groups(const Projection<T>& p, const Threads& threads) {
+  const SumsOf<T> sums{p.w, p.u};
+  const KeptGroups groups =
+      keep_groups<T>(p.pattern, p.axes, p.k, p.pooled, sums, !p.ordered, threads);
+  if (!p.ordered && !groups.finite()) return refuse(groups.nonfinite, p.residuals);
+  std::vector<Residuals> partial(groups.stripes.size());
+  for_each_stripe(groups, threads, [&](int64_t i) {
+    const Stripe& stripe = groups.stripes[i];
+    const int l = stripe.tensor;
+    apply_groups<T>(groups, p.pattern, stripe, sums,
+                    [&](int64_t begin, int64_t n, const uint8_t* kept) {
+                      project_stretch<T>(begin, n, kept, p.z[l], p.u[l], p.w[l], partial[i]);
+                    });
+  });
+  for (size_t i = 0; i < partial.size(); ++i)
+    add(partial[i], groups.stripes[i].tensor, p.residuals);
+}
+
+// Z <- Proj(W + U), U <- W + U - Z. Where the projection keeps, Z is W + U and U is 0;
+// elsewhere the other way round. Where a sum is NaN or infinite, nothing is written and that
+// tensor's residuals are NaN, unless `ordered`: NaN then ranks above infinity, and infinity above
+// all else.
+template <class T>
+void admm_project(const Projection<T>& p, const Threads& threads) {
+  if (p.pattern.kind == Pattern::kElement) return project_elements<T>(p, threads);
+  project_groups<T>(p, threads);
 }

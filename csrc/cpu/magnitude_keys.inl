@@ -56,15 +56,34 @@ template <class T>
 struct ValuesOf {
   const std::vector<const T*>& values;
 
-  T at(int tensor, int64_t i) const { return values[tensor][i]; }
+  Key<T> key_at(int tensor, int64_t i) const { return magnitude_key<T>(values[tensor][i]); }
 
-  void fill(int tensor, int64_t begin, int n, Keys<T>& keys) const {
+  void fill(int tensor, int64_t begin, int n, Key<T>* keys) const {
     const Key<T>* from = reinterpret_cast<const Key<T>*>(values[tensor] + begin);
     constexpr int kN = kLanes<Key<T>>;
     int j = 0;
     for (; j + kN <= n; j += kN) store(keys + j, load(from + j) & kLargestKey<T>);
-    for (; j < n; ++j) keys[j] = magnitude_key<T>(at(tensor, begin + j));
+    for (; j < n; ++j) keys[j] = key_at(tensor, begin + j);
     for (; j % kN != 0; ++j) keys[j] = kNoKey;
+  }
+};
+
+// The values inside a mask. What lies outside has kNoKey: it is never counted nor selected.
+template <class T>
+struct MaskedValuesOf {
+  const std::vector<const T*>& values;
+  const std::vector<const uint8_t*>& masks;  // one per tensor, or none at all
+
+  Key<T> key_at(int tensor, int64_t i) const {
+    const bool inside = masks.empty() || masks[tensor][i] != 0;
+    return inside ? magnitude_key<T>(values[tensor][i]) : Key<T>(kNoKey);
+  }
+
+  void fill(int tensor, int64_t begin, int n, Key<T>* keys) const {
+    ValuesOf<T>{values}.fill(tensor, begin, n, keys);
+    if (masks.empty()) return;
+    const uint8_t* inside = masks[tensor] + begin;
+    for (int j = 0; j < n; ++j) keys[j] = inside[j] != 0 ? keys[j] : Key<T>(kNoKey);
   }
 };
 

@@ -44,19 +44,25 @@ inline std::vector<Chunk> make_chunks(const std::vector<int64_t>& sizes, bool po
   return chunks;
 }
 
-// Calls f(c) for every chunk, each thread for a run of neighbours of about the same size in all.
-template <class F>
-void for_each_chunk(const std::vector<Chunk>& chunks, const Threads& threads, const F& f) {
-  std::vector<int64_t> before(chunks.size() + 1, 0);  // values in the chunks before this one
-  for (size_t c = 0; c < chunks.size(); ++c)
-    before[c + 1] = before[c] + chunks[c].end - chunks[c].begin;
+// Calls f(i) for every part, size(i) being the number of values in it: each thread takes a run of
+// neighbours of about the same size in all.
+template <class Size, class F>
+void for_each_part(size_t parts, const Size& size, const Threads& threads, const F& f) {
+  std::vector<int64_t> before(parts + 1, 0);  // values in the parts before this one
+  for (size_t i = 0; i < parts; ++i) before[i + 1] = before[i] + size(i);
   const auto first_of = [&](int64_t run) {
     const int64_t target = run * before.back() / threads.count;
     return std::lower_bound(before.begin(), before.end(), target) - before.begin();
   };
   threads.run(threads.count, [&](int64_t run) {
-    for (int64_t c = first_of(run); c < first_of(run + 1); ++c) f(c);
+    for (int64_t i = first_of(run); i < first_of(run + 1); ++i) f(i);
   });
+}
+
+template <class F>
+void for_each_chunk(const std::vector<Chunk>& chunks, const Threads& threads, const F& f) {
+  for_each_part(
+      chunks.size(), [&](size_t c) { return chunks[c].end - chunks[c].begin; }, threads, f);
 }
 
 // Keys strictly between are collected.
@@ -196,7 +202,7 @@ std::vector<Key<T>> draw_sample(const Chunk& chunk, const Source& source, int64_
   sample.reserve(size_t(kRun * ((chunk.end - chunk.begin) / step + 1)));
   for (int64_t begin = chunk.begin; begin < chunk.end; begin += step)
     for (int64_t i = begin; i < std::min(begin + kRun, chunk.end); ++i)
-      sample.push_back(magnitude_key<T>(source.at(chunk.tensor, i)));
+      sample.push_back(source.key_at(chunk.tensor, i));
   return sample;
 }
 

@@ -6,6 +6,7 @@
 
 #include <initializer_list>
 
+#include "common/pattern.h"
 #include "cpu/tensors.h"
 
 namespace sparselth {
@@ -59,6 +60,12 @@ inline std::vector<bool> channels_last_in_all(
   for (const std::vector<Tensor>* list : lists)
     for (size_t i = 0; i < list->size(); ++i)
       if (!prefers_channels_last((*list)[i])) all[i] = false;
+  return all;
+}
+
+inline std::vector<Axes> axes_of_all(const std::vector<Tensor>& tensors) {
+  std::vector<Axes> all;
+  for (const Tensor& t : tensors) all.push_back(axes_of(t.sizes()));
   return all;
 }
 

@@ -3,14 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "common/isa.h"
+#include "common/pattern.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor_lists.h"
 #include "cpu/threads.h"
@@ -23,7 +26,7 @@ namespace sparselth {
 namespace {
 
 std::tuple<std::vector<Tensor>, Tensor> topk_mask(const std::vector<Tensor>& scores, const Ints& k,
-                                                  bool pooled) {
+                                                  bool pooled, const Ints& pattern) {
   check_dtypes(scores, "topk_mask");
   std::vector<Tensor> masks;
   for (const Tensor& score : scores)
@@ -36,8 +39,10 @@ std::tuple<std::vector<Tensor>, Tensor> topk_mask(const std::vector<Tensor>& sco
   for (const Tensor& mask : masks) to.push_back(data<uint8_t>(mask));
   with_float_type(scores[0].scalar_type(), "topk_mask", [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(topk_masks<T>, from.pointers<const T>(), from.sizes(), k, pooled, to,
-                       data<int64_t>(nonfinite), torch_threads(from.total()));
+    SPARSELTH_CALL_ISA(topk_masks<T>,
+                       {from.pointers<const T>(), axes_of_all(scores), from.sizes(), k, pooled,
+                        Pattern(pattern), to, data<int64_t>(nonfinite)},
+                       torch_threads(from.total()));
   });
   return {masks, nonfinite};
 }

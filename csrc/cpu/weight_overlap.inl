@@ -25,13 +25,14 @@ int count_shared(Keeper<T>& a, Keeper<T>& b, const Keys<T>& keys_a, const Keys<T
 }
 
 // counts[l * asked + q]: indices among the k[l * asked + q] largest of both a[l] and b[l]; -1 where
-// either holds NaN or infinity. Zeroed by the caller.
+// either holds NaN or infinity. Zeroed by the caller. masks: one per pair, or none at all.
 template <class T>
 void overlap_counts(const std::vector<const T*>& a, const std::vector<const T*>& b,
-                    const std::vector<int64_t>& sizes, const std::vector<int64_t>& k, int64_t asked,
-                    int64_t* counts, const Threads& threads) {
+                    const std::vector<const uint8_t*>& masks, const std::vector<int64_t>& sizes,
+                    const std::vector<int64_t>& k, int64_t asked, int64_t* counts,
+                    const Threads& threads) {
   const auto chunks = make_chunks(sizes, false);
-  const ValuesOf<T> values_a{a}, values_b{b};
+  const MaskedValuesOf<T> values_a{a, masks}, values_b{b, masks};
   const Selection<T> of_a = select<T>(chunks, sizes.size(), k, values_a, threads, asked);
   const Selection<T> of_b = select<T>(chunks, sizes.size(), k, values_b, threads, asked);
   std::vector<int64_t> partial(chunks.size() * asked, 0);

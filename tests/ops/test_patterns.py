@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import patterned_lists
 
-from sparselth.ops import admm_project_, reference, topk_mask
+from sparselth.ops import admm_project_, reference, reference_selection, topk_mask
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
 
 ops = torch.ops.sparselth
@@ -36,6 +36,26 @@ def test_projections_are_the_oracles_bit_for_bit(case, ordered):
     for a, b in zip(z + u, lists[0] + lists[1], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("pattern", ["16x1", "1x16", "32x40", "filter", "channel", "kernel"])
+@pytest.mark.parametrize(
+    ("dtype", "values"), [(torch.float32, (2.0**27, 1.0)), (torch.float64, (1.1, 0.7))]
+)
+def test_squares_are_added_in_the_order_of_the_contract(pattern, dtype, values):
+    # Groups of the same values rank by how their sum is rounded: in float64 2^54 + 1 is 2^54, and
+    # the square of 1.1 is rounded before it is added.
+    groups = find_pattern(pattern)
+    generator = torch.Generator().manual_seed(0)
+    rare = torch.rand(128, 160, 3, 3, generator=generator) < 0.02
+    weight = torch.full(rare.shape, values[1], dtype=dtype).masked_fill(rare, values[0])
+    total = groups.groups(weight.shape)
+    scores = reference_selection.block_scores(weight.flatten(2), groups.encode()[1:])
+    assert scores.unique().numel() > 1
+    for k in range(1, total, max(1, total // 40)):
+        got, _ = ops.topk_mask([weight], [k], False, groups.encode())
+        want, _ = reference.topk_mask([weight], [k], False, groups.encode())
+        assert torch.equal(got[0], want[0])
 
 
 def supports(groups, k):

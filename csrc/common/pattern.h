@@ -1,0 +1,94 @@
+// Pruning patterns as the ops receive them: decoded, and what they make of a tensor's axes.
+//
+// sparselth/ops/contract.py defines them. A tensor is seen as contiguous (out, inputs, taps).
+// Free of torch.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace sparselth {
+
+struct Axes {
+  int64_t out = 1, inputs = 1, taps = 1;
+
+  int64_t row() const { return inputs * taps; }
+  int64_t size() const { return out * row(); }
+};
+
+// sizes: the extents of a tensor of any number of dimensions.
+template <class Sizes>
+Axes axes_of(const Sizes& sizes) {
+  Axes axes;
+  int64_t d = 0;
+  for (const int64_t size : sizes) {
+    (d == 0 ? axes.out : d == 1 ? axes.inputs : axes.taps) *= size;
+    ++d;
+  }
+  return axes;
+}
+
+struct Pattern {
+  enum Kind { kElement, kBlocks, kNOfM, kKernelShapes };
+
+  Kind kind = kElement;
+  Axes box;                      // blocks: 0 for a whole axis
+  int64_t n = 0, m = 0;          // n of m
+  int64_t taps = 0;              // of the kernels that the shapes fit
+  std::vector<uint32_t> shapes;  // bit t: tap t stays
+
+  explicit Pattern(const std::vector<int64_t>& code) {
+    if (code.empty()) return;
+    kind = Kind(code[0] + 1);
+    if (kind == kBlocks) box = {code[1], code[2], code[3]};
+    if (kind == kNOfM) n = code[1], m = code[2];
+    if (kind == kKernelShapes) {
+      taps = code[1];
+      for (size_t i = 2; i < code.size(); ++i) shapes.push_back(uint32_t(code[i]));
+    }
+  }
+};
+
+// The groups of one tensor: boxes, numbered row by row.
+struct Grouping {
+  Axes axes;
+  Axes box;                // extents of a whole group
+  int64_t blocks[3] = {};  // along each axis
+  bool shaped = false;     // kernels that keep one of the pattern's shapes
+  int64_t first = 0;       // number of its first group among those of all tensors
+
+  Grouping(const Pattern& pattern, const Axes& axes) : axes(axes), box(pattern.box) {
+    if (pattern.kind == Pattern::kKernelShapes) {
+      box = {1, 1, 0};
+      shaped = axes.taps == pattern.taps;
+    }
+    if (pattern.kind == Pattern::kNOfM) box = {1, pattern.m, 1};
+    if (box.out == 0) box.out = axes.out;
+    if (box.inputs == 0) box.inputs = axes.inputs;
+    if (box.taps == 0) box.taps = axes.taps;
+    if (axes.size() == 0) return;
+    blocks[0] = (axes.out + box.out - 1) / box.out;
+    blocks[1] = (axes.inputs + box.inputs - 1) / box.inputs;
+    blocks[2] = (axes.taps + box.taps - 1) / box.taps;
+  }
+
+  int64_t groups() const { return blocks[0] * blocks[1] * blocks[2]; }
+  // The first group of an out block and an input block.
+  int64_t group(int64_t out_block, int64_t input_block) const {
+    return (out_block * blocks[1] + input_block) * blocks[2];
+  }
+};
+
+// The groupings of a list, numbered through.
+inline std::vector<Grouping> groupings_of(const Pattern& pattern, const std::vector<Axes>& list) {
+  std::vector<Grouping> all;
+  int64_t first = 0;
+  for (const Axes& axes : list) {
+    all.emplace_back(pattern, axes).first = first;
+    first += all.back().groups();
+  }
+  return all;
+}
+
+}  // namespace sparselth
