@@ -12,14 +12,11 @@ batches = sl.data.Batches(digits, batch_size=64, seed=0, augment=False, device=D
 model = sl.models.build("resnet20", num_classes=10, in_channels=1, width=0.5)
 
 
-def train(optimizer, penalty=None, after_epoch=None):
+def train(optimizer, after_epoch=None):
     for epoch in range(EPOCHS):
         for x, labels in batches.train(epoch):
             optimizer.zero_grad()
-            loss = cross_entropy(model(x), labels)
-            if penalty is not None:
-                loss = loss + penalty()
-            loss.backward()
+            cross_entropy(model(x), labels).backward()
             optimizer.step()
         if after_epoch is not None:
             after_epoch()
@@ -28,7 +25,7 @@ def train(optimizer, penalty=None, after_epoch=None):
 # Dense training first, then towards a sparse set, then on the mask.
 train(sl.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
 admm = sl.ADMM(model, sparsity=0.9, rho=0.01, rho_schedule=sl.pruning.rho.growing(3.0))
-train(sl.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), admm.penalty, admm.update)
+train(sl.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, admm=admm), admm.update)
 sl.sparsify(model, admm.hard_prune())
 train(sl.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
 

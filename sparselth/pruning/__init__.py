@@ -2,8 +2,10 @@
 
 from . import rho
 from .admm import ADMM, ADMMUpdate
-from .masks import ALLOCATIONS, PATTERNS, SCORES, find_masks, sparsity
+from .masks import ALLOCATIONS, SCORES, find_masks, sparsity
 from .overlap import layer_overlaps, overlap_chance, weight_overlap
+from .patterns import PATTERNS, kernel_shapes
+from .quantize import Levels
 from .tensors import prunable_parameters
 
 __all__ = [
@@ -12,7 +14,9 @@ __all__ = [
     "PATTERNS",
     "SCORES",
     "ADMMUpdate",
+    "Levels",
     "find_masks",
+    "kernel_shapes",
     "layer_overlaps",
     "overlap_chance",
     "prunable_parameters",

@@ -7,15 +7,17 @@
 The penalty is the squared norm. U is the scaled dual: when rho grows, U shrinks by the same
 factor (Boyd et al. 2011, section 3.4.1).
 
+The set is one of sparsity by default; `quantize.Levels` is one of quantised weights.
+
 Reference: Zhang et al. 2018, arXiv:1804.03294; Boyd et al. 2011, section 3.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,23 +53,79 @@ class ADMMUpdate:
         return self.primal <= self.primal_tolerance and self.dual <= self.dual_tolerance
 
 
+class Projection(Protocol):
+    """The set that the weights are pulled to; weights are parameter name -> tensor."""
+
+    def masks_of(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return what of each weight stays."""
+
+    def nearest(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the nearest point of the set."""
+
+    def project_(
+        self, weights: Mapping[str, Tensor], z: Sequence[Tensor], u: Sequence[Tensor]
+    ) -> Tensor:
+        """Do Z <- Proj(W + U), U <- W + U - Z; return |W - Z|^2, |Z_new - Z_old|^2 per weight."""
+
+
+class SparseSet:
+    """The weights with as many entries or groups as a sparsity leaves; arguments as in `ADMM`."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        sparsity: Sparsity | None,
+        allocation: str,
+        pattern: str | Pattern,
+    ) -> None:
+        found = pattern_for(pattern, list(weights.values()))
+        self.pattern = found
+        self.k = counts_for(weights, sparsity, allocation, found)
+        self.options: dict[str, Any] = {
+            "k": self.k,
+            "allocation": allocation,
+            "pattern": found,
+            "names": list(weights),
+        }
+
+    def masks_of(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return masks of the largest magnitudes, or groups."""
+        return list(selection.topk_mask(list(weights.values()), **self.options))
+
+    def nearest(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the weights with all but the largest set to zero."""
+        masks = self.masks_of(weights)
+        return [torch.where(m, w, 0) for m, w in zip(masks, weights.values(), strict=True)]
+
+    def project_(
+        self, weights: Mapping[str, Tensor], z: Sequence[Tensor], u: Sequence[Tensor]
+    ) -> Tensor:
+        """Project and update the dual by the fused op."""
+        return selection.admm_project_(list(weights.values()), z, u, **self.options)
+
+
 class ADMM:
     """ADMM pruning of a model's prunable weights.
 
     sparsity, allocation, pattern, exclude: as in `find_masks`.  rho: penalty weight, > 0.
+    projection: another set than that sparsity, such as `quantize.Levels`; sparsity, allocation and
+    pattern are then left out.
     rho_schedule: how rho changes: a schedule of `sparselth.pruning.rho`, or a name there.
     abs_tol, rel_tol: of the stopping rule, `ADMMUpdate.converged`: with n weights,
     |W - Z| <= sqrt(n) abs_tol + rel_tol max(|W|, |Z|) and
     rho |Z_new - Z_old| <= sqrt(n) abs_tol + rel_tol rho |U|.
 
         admm = ADMM(model, sparsity=0.95)
+        optimizer = sparselth.optim.SGD(model.parameters(), lr=0.01, admm=admm)
         for epoch in range(epochs):
             for x, y in batches:
-                loss = criterion(model(x), y) + admm.penalty()
+                loss = criterion(model(x), y)
                 ...
             if admm.update().converged:
                 break
         sparsify(model, admm.hard_prune())
+
+    With any other optimizer, add `admm.penalty()` to the loss.
 
     Raises SparselthError on a sparsity outside [0, 1), rho <= 0, a negative tolerance, an unknown
     allocation or schedule, or NaN or Inf in a weight.
@@ -82,6 +140,7 @@ class ADMM:
         allocation: str = "uniform",
         pattern: str | Pattern = "element",
         exclude: Collection[str] | None = None,
+        projection: Projection | None = None,
         abs_tol: float = 1e-5,
         rel_tol: float = 1e-2,
     ) -> None:
@@ -93,29 +152,30 @@ class ADMM:
         self.rho_schedule = find_schedule(rho_schedule)
         self.updates = 0
         self.abs_tol, self.rel_tol = abs_tol, rel_tol
-        self.allocation = allocation
         self.parameters = prunable_parameters(model, exclude)
-        self.pattern = pattern_for(pattern, self._weights())
-        self.k = counts_for(self.parameters, sparsity, allocation, self.pattern)
-        # Z = Proj(W), U = 0: a projection with U = 0 leaves U = W - Z behind, which is not wanted.
-        self.z = [mask * w for mask, w in zip(self._select(), self._weights(), strict=True)]
-        self.u = [torch.zeros_like(w) for w in self._weights()]
+        if projection is None:
+            projection = SparseSet(self._weights(), sparsity, allocation, pattern)
+        elif (sparsity, allocation, pattern) != (None, "uniform", "element"):
+            raise SparselthError(
+                "ADMM takes either a projection, or sparsity, allocation and pattern; got both"
+            )
+        self.projection = projection
+        self.z = projection.nearest(self._weights())
+        self.u = [torch.zeros_like(w) for w in self.z]
 
-    def _weights(self) -> list[Tensor]:
-        return [p.detach() for p in self.parameters.values()]
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.parameters.items()}
 
-    def _select(self) -> list[Tensor]:
-        masks = selection.topk_mask(
-            self._weights(),
-            self.k,
-            allocation=self.allocation,
-            pattern=self.pattern,
-            names=list(self.parameters),
-        )
-        return list(masks)
+    def pairs(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return Z and U by the `id` of their parameter."""
+        lists = zip(self.parameters.values(), self.z, self.u, strict=True)
+        return {id(parameter): (z, u) for parameter, z, u in lists}
 
     def penalty(self) -> Tensor:
-        """Return sum_l rho/2 |W_l - Z_l + U_l|^2, to be added to the loss. Scalar tensor."""
+        """Return sum_l rho/2 |W_l - Z_l + U_l|^2, to be added to the loss. Scalar tensor.
+
+        Not with an optimizer that was given `admm`: it adds the gradient itself.
+        """
         terms = [
             (w - z + u).square().sum()
             for w, z, u in zip(self.parameters.values(), self.z, self.u, strict=True)
@@ -129,18 +189,9 @@ class ADMM:
         Raises SparselthError on NaN or Inf in a weight; Z, U and rho are untouched then.
         """
         weights = self._weights()
-        residuals = selection.admm_project_(
-            weights,
-            self.z,
-            self.u,
-            k=self.k,
-            allocation=self.allocation,
-            pattern=self.pattern,
-            names=list(self.parameters),
-        ).sum(0)
-        primal, change = residuals.sqrt().tolist()
-        w, z, u = _norm(weights), _norm(self.z), _norm(self.u)
-        absolute = self.abs_tol * math.sqrt(sum(t.numel() for t in weights))
+        primal, change = self.projection.project_(weights, self.z, self.u).sum(0).sqrt().tolist()
+        w, z, u = (_norm(list(x)) for x in (weights.values(), self.z, self.u))
+        absolute = self.abs_tol * math.sqrt(sum(t.numel() for t in self.z))
         result = ADMMUpdate(
             primal,
             self.rho * change,
@@ -156,15 +207,16 @@ class ADMM:
         return result
 
     def masks(self) -> dict[str, Tensor]:
-        """Return the hard cut: masks of the largest |W| at the wanted sparsity."""
-        return dict(zip(self.parameters, self._select(), strict=True))
+        """Return what a cut would keep: parameter name -> bool mask."""
+        return dict(zip(self.parameters, self.projection.masks_of(self._weights()), strict=True))
 
     @torch.no_grad()
     def hard_prune(self) -> dict[str, Tensor]:
-        """Make the hard cut: zero in place what `masks` prunes, and return the masks."""
+        """Make the hard cut W <- Proj(W) in place, and return the masks of what stays."""
         masks = self.masks()
-        for name, mask in masks.items():
-            self.parameters[name].masked_fill_(~mask, 0)
+        nearest = self.projection.nearest(self._weights())
+        for parameter, cut in zip(self.parameters.values(), nearest, strict=True):
+            parameter.copy_(cut)
         return masks
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..ops import selection
 from ..ops.binding import mask_of
 from ..ops.checks import ALLOCATIONS, check_sparsity, kept, kept_counts
 from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
-from .patterns import PATTERNS, pattern_for
+from .patterns import pattern_for
 from .tensors import prunable_parameters
 
 
@@ -121,4 +121,4 @@ def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
     return 1.0 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
 
 
-__all__ = ["ALLOCATIONS", "PATTERNS", "SCORES", "find_masks", "sparsity"]
+__all__ = ["ALLOCATIONS", "SCORES", "find_masks", "sparsity"]

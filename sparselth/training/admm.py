@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
+from ..optim import SGD
 from ..pruning import ADMM
 
 
@@ -23,9 +22,9 @@ class AdmmSchedule:
         self.every = every
         self.residuals: list[float] = []
 
-    def penalty(self) -> Tensor:
-        """Return the term to add to the loss."""
-        return self.admm.penalty()
+    def attach(self, optimizer: SGD) -> None:
+        """Let the optimizer's fused step add the penalty's gradient."""
+        optimizer.admm = self.admm
 
     def end_epoch(self, epoch: int) -> None:
         """Project, when the epoch, counted from 1, closes a round."""

@@ -25,9 +25,9 @@ from .resume import restore, snapshot
 
 
 class Regulariser(Protocol):
-    """A term added to the loss, with a state of its own."""
+    """What pulls the weights besides the loss, with a state of its own."""
 
-    def penalty(self) -> Tensor: ...
+    def attach(self, optimizer: SGD) -> None: ...
 
     def end_epoch(self, epoch: int) -> None: ...
 
@@ -50,10 +50,11 @@ def train(
     """Train `model` in place on `data` and return what happened in each epoch.
 
     With `masks` the model is first made sparse, and pruned weights stay exactly zero. `regulariser`
-    is added to the loss. With `checkpoint`, a folder, the run is saved there after every epoch; a
-    run that was stopped goes on from there and ends exactly as if it had not been (unless the
-    recipe's `choice` is "measured"), and one that was complete is only loaded. `device` is where
-    the model moves; by default it stays.
+    acts in the optimizer's step, so that the losses reported are the data's alone. With
+    `checkpoint`, a folder, the run is saved there after every epoch; a run that was stopped goes on
+    from there and ends exactly as if it had not been (unless the recipe's `choice` is "measured"),
+    and one that was complete is only loaded. `device` is where the model moves; by default it
+    stays.
 
     Raises `SparselthError` when a loss is not finite, with the epoch and the step; the checkpoint
     of the epoch before stays. Raises `CheckpointError` when `checkpoint` belongs to another run or
@@ -71,12 +72,14 @@ def train(
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
     )
+    if regulariser is not None:
+        regulariser.attach(optimizer)
     folder = CheckpointFolder(checkpoint) if checkpoint is not None else None
     parts = (model, optimizer, regulariser, recipe)
     history = restore(folder, *parts) if folder else History()
     for epoch in range(len(history), recipe.epochs):
         with use_choice(recipe.choice):
-            record = _epoch(model, optimizer, regulariser, batches, recipe, epoch)
+            record = _epoch(model, optimizer, batches, recipe, epoch)
             if regulariser is not None:
                 regulariser.end_epoch(epoch + 1)
             record = dataclasses.replace(record, test_accuracy=evaluate(model, batches))
@@ -91,7 +94,6 @@ def train(
 def _epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    regulariser: Regulariser | None,
     batches: Batches,
     recipe: Recipe,
     epoch: int,
@@ -117,8 +119,6 @@ def _epoch(
             optimizer.zero_grad(set_to_none=True)
             logits = model(x)
             loss = nn.functional.cross_entropy(logits, labels)
-            if regulariser is not None:
-                loss = loss + regulariser.penalty()
             loss.backward()
             optimizer.step()
             losses[step] = loss.detach()

@@ -125,3 +125,32 @@ def test_frozen_parameters_are_left_alone():
     before = model[2].weight.clone()
     train(model, sl.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     assert torch.equal(model[2].weight, before)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_with_admm_it_adds_the_penaltys_gradient(masked, momentum):
+    model = net()
+    if masked:  # a quantising projection on a sparse network
+        sl.sparsify(model, sl.find_masks(model, sparsity=0.5))
+    twin = copy.deepcopy(model)
+    runs = []
+    for network in (model, twin):
+        admm = sl.ADMM(network, sparsity=0.8, rho=0.3)
+        optimizer = sl.optim.SGD(network.parameters(), lr=0.05, momentum=momentum)
+        runs.append((network, admm, optimizer))
+    runs[0][2].admm = runs[0][1]
+    for number, (network, admm, optimizer) in enumerate(runs):
+        generator = torch.Generator().manual_seed(3)
+        for step in range(6):
+            x = torch.randn(5, 2, 7, 7, generator=generator)
+            optimizer.zero_grad()
+            loss = network(x).square().mean()
+            if number == 1:
+                loss = loss + admm.penalty()
+            loss.backward()
+            optimizer.step()
+            if step % 2:
+                admm.update()
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.pruning import rho
+from sparselth.pruning import Levels, rho
 
 
 def net():
@@ -80,6 +80,24 @@ def test_it_converges_to_the_sparsity_set():
     assert (mask == sl.ops.topk_mask(target, 80)).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("pattern", ["4x1", "filter", "2:4"])
+def test_it_prunes_towards_a_pattern(pattern):
+    model = net()
+    admm = sl.ADMM(model, pattern=pattern, sparsity=0.5)
+    for _ in range(3):
+        admm.update()
+    masks = admm.hard_prune()
+    want = sl.find_masks(model, pattern=pattern, sparsity=0.5)
+    for name, mask in masks.items():
+        assert torch.equal(mask, want[name])
+        assert torch.equal(model.get_parameter(name) != 0, mask)
+    # Z is in the set: its own projection.
+    z = dict(zip(admm.parameters, admm.z, strict=True))
+    for found, again in zip(admm.z, admm.projection.nearest(z), strict=True):
+        assert found.any()
+        assert torch.equal(found, again)
+
+
 def test_global_allocation():
     model = net()
     with torch.no_grad():
@@ -117,6 +135,8 @@ def test_state_round_trip():
             {"sparsity": {"0.weight": 0.5, "1.weight": 1.0}, "allocation": "given"},
             r"in \[0, 1\); got 1.0",
         ),
+        ({"projection": Levels(), "pattern": "2:4"}, "takes either a projection, or sparsity"),
+        ({"pattern": "2:3", "sparsity": 0.9}, "2:3 fixes the sparsity"),
         ({"rho": 0}, "rho must be > 0 and tolerances >= 0, got 0,"),
         ({"rho_schedule": "falling"}, "unknown rho schedule 'falling'; known: balanced, constant"),
         ({"allocation": "erk"}, "unknown allocation 'erk'"),
