@@ -35,11 +35,17 @@ SPARSELTH_INLINE Vec<T> broadcast(T value) {
 // Whether any bit is set in a mask of a comparison.
 template <class T>
 SPARSELTH_INLINE bool any(Vec<T> mask) {
+#if SPARSELTH_VECTOR_BYTES == 64
+  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif SPARSELTH_VECTOR_BYTES == 32
+  return _mm256_testz_si256((__m256i)mask, (__m256i)mask) == 0;
+#else
   uint64_t words[sizeof mask / 8], all = 0;
   __builtin_memcpy(words, &mask, sizeof mask);
 #pragma GCC unroll 8
   for (uint64_t word : words) all |= word;
   return all != 0;
+#endif
 }
 
 // Writes the lanes of `values` where the mask of a comparison is set to `to` and on; returns how

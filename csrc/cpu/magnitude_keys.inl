@@ -87,38 +87,68 @@ struct MaskedValuesOf {
   }
 };
 
-// How many keys are at least `floor`.
+// How many of n keys are above `limit`. n: whole vectors.
 template <class T>
-int64_t count_from(const std::vector<Key<T>>& keys, Key<T> floor) {
+int64_t count_above(const Key<T>* keys, int64_t n, Key<T> limit) {
   using V = Vec<Key<T>>;
   constexpr int64_t kN = kLanes<Key<T>>;
   constexpr int64_t kStrip = kN << 10;  // so many that a lane of any width can count them
-  const V limit = broadcast(floor);
-  const int64_t size = int64_t(keys.size());
-  int64_t count = 0, i = 0;
-  while (i + kN <= size) {
+  const V bound = broadcast(limit);
+  int64_t count = 0;
+  for (int64_t i = 0; i < n;) {
     V lanes{};
-    for (const int64_t end = std::min(i + kStrip, size - kN + 1); i < end; i += kN)
-      lanes -= load(keys.data() + i) >= limit;
+    for (const int64_t end = std::min(i + kStrip, n); i < end; i += kN)
+      lanes -= load(keys + i) > bound;
     Key<T> parts[kN];
     store(parts, lanes);
     for (const Key<T> part : parts) count += part;
   }
-  for (; i < size; ++i) count += keys[i] >= floor;
   return count;
 }
 
-// The k-th largest of the keys, which lies in [low, high]: bit by bit. Each bit costs one pass over
-// the keys, in whole vectors and without branches, where a partial sort mispredicts them.
+// Moves the keys above `limit`, or all others, to the front and fills up the last vector with
+// kNoKey; returns how many whole vectors hold them, in keys. n: whole vectors.
 template <class T>
-Key<T> kth_largest(const std::vector<Key<T>>& keys, int64_t k, Key<T> low, Key<T> high) {
+int64_t keep_side(Key<T>* keys, int64_t n, Key<T> limit, bool above) {
+  constexpr int64_t kN = kLanes<Key<T>>;
+  const auto bound = broadcast(limit);
+  int64_t kept = 0;
+  for (int64_t i = 0; i < n; i += kN) {
+    const Vec<Key<T>> key = load(keys + i), larger = key > bound;
+    kept += compress<Key<T>>(keys + kept, key, above ? larger : ~larger);
+  }
+  const int64_t end = (kept + kN - 1) / kN * kN;
+  std::fill(keys + kept, keys + end, Key<T>(kNoKey));
+  return end;
+}
+
+// The k-th largest of some keys, and how many of those equal to it are among the k largest.
+template <class T>
+struct Ranked {
+  Key<T> key;
+  int64_t ties;
+};
+
+// The k-th largest of the keys, which lies in [low, high]: bit by bit, in whole vectors and without
+// branches on values, where a partial sort mispredicts them. What a bit rules out is dropped, so
+// that all bits together cost a few passes.
+template <class T>
+Ranked<T> kth_largest(std::vector<Key<T>> keys, int64_t k, Key<T> low, Key<T> high) {
   using Unsigned = std::make_unsigned_t<Key<T>>;
+  constexpr int64_t kN = kLanes<Key<T>>;
+  int64_t n = (int64_t(keys.size()) + kN - 1) / kN * kN;
+  keys.resize(size_t(n), Key<T>(kNoKey));
   int bit = int(8 * sizeof(Key<T>)) - 1;
   while (bit > 0 && !(Unsigned(low ^ high) >> (bit - 1) & 1)) --bit;  // the bits they share
   Key<T> found = Key<T>(Unsigned(low) >> bit << bit);
   while (bit-- > 0) {
-    const Key<T> candidate = Key<T>(found | Key<T>(Unsigned(1) << bit));
-    if (count_from<T>(keys, candidate) >= k) found = candidate;
+    const Key<T> below = Key<T>((found | Key<T>(Unsigned(1) << bit)) - 1);
+    const int64_t above = count_above<T>(keys.data(), n, below);
+    const bool is_above = above >= k;
+    if (is_above) found = Key<T>(below + 1);
+    if (4 * (is_above ? above : n - above) > 3 * n) continue;  // too few to pay for moving the rest
+    if (!is_above) k -= above;
+    n = keep_side<T>(keys.data(), n, below, is_above);
   }
-  return found;
+  return {found, k - count_above<T>(keys.data(), n, found)};
 }

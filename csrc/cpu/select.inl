@@ -69,6 +69,7 @@ void for_each_chunk(const std::vector<Chunk>& chunks, const Threads& threads, co
 template <class T>
 struct Bracket {
   Key<T> low = 0, high = kLargestKey<T>;
+  double share = 1;  // of all keys, as the sample has it
 };
 
 // What one pass finds out about a chunk.
@@ -78,7 +79,8 @@ struct Census {
   std::vector<Key<T>> between;
 };
 
-template <class T>
+// kNarrow: few vectors hold a key of the bracket, so that a branch around them pays.
+template <class T, bool kNarrow>
 void take_census(const Keys<T>& keys, int n, const Bracket<T>& bracket, Census<T>& census) {
   using V = Vec<Key<T>>;
   constexpr int kN = kLanes<Key<T>>;
@@ -87,9 +89,11 @@ void take_census(const Keys<T>& keys, int n, const Bracket<T>& bracket, Census<T
   Key<T> found[kKeysAtOnce + kN];
   int hits = 0;
   for (int j = 0; j < n; j += kN) {
-    const V key = load(keys + j), inside = (key > low) & (key < high);
-    above -= key > high, at_high -= key == high, at_low -= key == low;
-    hits += compress<Key<T>>(found + hits, key, inside);
+    const V key = load(keys + j);
+    above -= key > high;
+    if (kNarrow && !any<Key<T>>((key >= low) & (key <= high))) continue;
+    at_high -= key == high, at_low -= key == low;
+    hits += compress<Key<T>>(found + hits, key, (key > low) & (key < high));
   }
   census.above += reduce<Key<T>>(above), census.at_high += reduce<Key<T>>(at_high);
   if (bracket.low != bracket.high) census.at_low += reduce<Key<T>>(at_low);
@@ -140,10 +144,11 @@ struct Search {
     const double expected = double(k) / double(size) * double(count);
     const int64_t first = int64_t(expected - margin), last = int64_t(expected + margin) + 1;
     const auto ranked = [&](int64_t rank) {
-      return kth_largest<T>(sample, rank + 1, Key<T>(0), bracket.high);
+      return kth_largest<T>(sample, rank + 1, Key<T>(0), bracket.high).key;
     };
     if (first > 0 && first < count) bracket.high = ranked(first);
     if (last < count) bracket.low = ranked(last);
+    bracket.share = 2 * margin / double(count);
   }
 
   // Finds the k-th key among what was collected, or widens the margin. counts: all of them.
@@ -170,8 +175,8 @@ struct Search {
     keys.reserve(size_t(between));
     for (int64_t i : census)
       keys.insert(keys.end(), counts[i].between.begin(), counts[i].between.end());
-    threshold = kth_largest<T>(keys, wanted, bracket.low, bracket.high);
-    ties = wanted - count_from<T>(keys, Key<T>(threshold + 1));
+    const auto ranked = kth_largest<T>(std::move(keys), wanted, bracket.low, bracket.high);
+    threshold = ranked.key, ties = ranked.ties;
   }
 
   int64_t ties_in(const Census<T>& chunk) const {
@@ -273,7 +278,14 @@ Selection<T> select(const std::vector<Chunk>& chunks, size_t tensors, const std:
         source.fill(chunk.tensor, i, n, keys);
         if (first) nonfinite[c] += count_nonfinite<T>(keys, n);
         for (int64_t q = 0; q < asked; ++q)
-          if (open(of_chunk[q])) take_census<T>(keys, n, of_chunk[q].bracket, census[q]);
+          if (open(of_chunk[q])) {
+            constexpr double kWorthABranch = 1.0 / 64;
+            const Bracket<T>& bracket = of_chunk[q].bracket;
+            if (bracket.share < kWorthABranch)
+              take_census<T, true>(keys, n, bracket, census[q]);
+            else
+              take_census<T, false>(keys, n, bracket, census[q]);
+          }
       }
     });
     for_each_search(searches, threads, [&](Search<T>& search) {

@@ -67,6 +67,22 @@ def check_same_length(**lists: Sequence[Tensor]) -> None:
         raise SparselthError(f"lists differ in length: {lengths}")
 
 
+def check_lists(**lists: Sequence[Tensor]) -> None:
+    """Require lists of one length, tensors at the same place having one shape, dtype and device."""
+    check_same_length(**lists)
+    (first_name, first), *others = lists.items()
+    kinds = _kinds(first)
+    for name, tensors in others:
+        if _kinds(tensors) == kinds:
+            continue
+        for i, (tensor, like) in enumerate(zip(tensors, first, strict=True)):
+            check_alike(f"{name}[{i}]", tensor, f"{first_name}[{i}]", like)
+
+
+def _kinds(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype, torch.device]]:
+    return [(t.shape, t.dtype, t.device) for t in tensors]
+
+
 def named(name: str, count: int, names: Sequence[str] | None) -> Sequence[str]:
     """Return what errors call the tensors of a list: `names`, or name[0], name[1], ..."""
     if names is None:
@@ -130,7 +146,7 @@ def kept_counts(
                 "leave sparsity and k out"
             )
         return [], pooled
-    shapes = [tuple(t.shape) for t in tensors]
+    shapes = [t.shape for t in tensors]
     selections = [shapes] if pooled else [[shape] for shape in shapes]
     groups = [sum(map(pattern.groups, of_one)) for of_one in selections]
     if k is None and sparsity is None and isinstance(pattern, KernelShapes):

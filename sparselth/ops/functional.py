@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import SparselthError
 from .backends import implementation
-from .checks import as_pair, check_aligned, check_alike, check_mask, check_same_length
+from .checks import as_pair, check_aligned, check_lists, check_mask, check_same_length
 
 
 def masked_conv2d(
@@ -135,21 +135,20 @@ def masked_sgd_(
     """
     weights, grads, momenta, masks = list(weights), list(grads), list(momenta), list(masks)
     z, u = list(z), list(u)
-    check_same_length(weights=weights, grads=grads)
+    lists = {"weights": weights, "grads": grads}
+    if momentum != 0:
+        lists["momenta"] = momenta
+    if rho != 0:
+        lists |= {"z": z, "u": u}
+    check_lists(**lists)
     if masks:
         check_same_length(weights=weights, masks=masks)
         for weight, mask in zip(weights, masks, strict=True):
             check_mask(mask, weight)
-    if momentum != 0:
-        check_same_length(weights=weights, momenta=momenta)
-    if rho != 0:
-        check_same_length(weights=weights, z=z, u=u)
-    for name, tensors in (("grads", grads), ("momenta", momenta), ("z", z), ("u", u)):
-        for i, tensor in enumerate(tensors):
-            check_alike(f"{name}[{i}]", tensor, f"weights[{i}]", weights[i])
     if not weights:
         return
     run = implementation("masked_sgd_", weights[0].device)
+    momenta = momenta if momentum != 0 else []
     pair = (z, u) if rho != 0 else ([], [])
     settings = (lr, momentum, dampening, weight_decay, nesterov, rho)
     run(weights, grads, momenta, masks, *pair, *settings)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from ..errors import SparselthError, unknown_name
@@ -43,10 +44,7 @@ class Blocks:
 
     def groups(self, shape: Shape) -> int:
         """Return how many groups a weight of this shape has."""
-        if prod(shape) == 0:
-            return 0
-        extents = (self.out, self.inputs, self.taps)
-        return prod(-(-n // (extent or n)) for n, extent in zip(axes(shape), extents, strict=True))
+        return _boxes(tuple(shape), self.out, self.inputs, self.taps)
 
     def dropped(self, shapes: Sequence[Shape], sparsity: float) -> float:
         """Return how many groups of these weights a sparsity drops, before rounding."""
@@ -56,6 +54,13 @@ class Blocks:
         """Return the pattern as the ops take it."""
         box = [self.out, self.inputs, self.taps]
         return [] if box == [1, 1, 1] else [0, *box]
+
+
+@lru_cache(maxsize=4096)  # asked in every step of an optimizer, for every layer
+def _boxes(shape: tuple[int, ...], *extents: int) -> int:
+    if prod(shape) == 0:
+        return 0
+    return prod(-(-n // (extent or n)) for n, extent in zip(axes(shape), extents, strict=True))
 
 
 @dataclass(frozen=True)

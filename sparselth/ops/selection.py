@@ -12,8 +12,8 @@ from ..errors import SparselthError, unknown_name
 from .backends import implementation
 from .checks import (
     NONFINITE,
-    check_alike,
     check_finite,
+    check_lists,
     check_mask,
     check_same_length,
     kept_counts,
@@ -99,10 +99,7 @@ def admm_project_(
     section 3.1.1 (scaled form); Zhang et al. 2018, arXiv:1804.03294.
     """
     weights, z, u = list(weights), list(z), list(u)
-    check_same_length(weights=weights, z=z, u=u)
-    for i, tensors in enumerate(zip(weights, z, u, strict=True)):
-        for name, tensor in (("z", tensors[1]), ("u", tensors[2])):
-            check_alike(f"{name}[{i}]", tensor, f"weights[{i}]", tensors[0])
+    check_lists(weights=weights, z=z, u=u)
     groups = find_pattern(pattern)
     counts, pooled = kept_counts(
         weights, sparsity=sparsity, k=k, allocation=allocation, pattern=groups
@@ -143,9 +140,7 @@ def weight_overlap(
     Raises SparselthError on mismatched lists, NaN or Inf, or k outside [0, n].
     """
     a, b = list(a), list(b)
-    check_same_length(a=a, b=b)
-    for i, (left, right) in enumerate(zip(a, b, strict=True)):
-        check_alike(f"b[{i}]", right, f"a[{i}]", left)
+    check_lists(a=a, b=b)
     several = [list(counts) for counts in k if isinstance(counts, Sequence)]
     asked = several or [list(cast(Sequence[int], k))]
     for counts in asked:
