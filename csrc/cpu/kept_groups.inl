@@ -6,6 +6,24 @@
 
 #include "cpu/group_scores.inl"
 
+// Short runs of bytes are written a fixed number at a time: what is beyond their end is written
+// again by the next run, or is room left for it.
+inline constexpr int64_t kShortRun = ShapeTable::kMostTaps;
+
+SPARSELTH_INLINE void copy_run(uint8_t* to, const uint8_t* from, int64_t n) {
+  if (n <= kShortRun)
+    std::memcpy(to, from, kShortRun);
+  else
+    std::memcpy(to, from, size_t(n));
+}
+
+SPARSELTH_INLINE void fill_run(uint8_t* to, uint8_t value, int64_t n) {
+  if (n <= kShortRun)
+    std::memset(to, value, kShortRun);
+  else
+    std::memset(to, value, size_t(n));
+}
+
 // What stays, group by group.
 struct KeptGroups {
   std::vector<Grouping> groupings;
@@ -26,20 +44,6 @@ void for_each_stripe(const KeptGroups& groups, const Threads& threads, const F& 
       stripes.size(),
       [&](size_t i) { return values_in(groups.groupings[stripes[i].tensor], stripes[i]); }, threads,
       f);
-}
-
-// Counts what is NaN or infinite in a stripe of whole rows.
-template <class T, class Source>
-int64_t count_nonfinite_in(const Stripe& stripe, const Grouping& g, const Source& source) {
-  alignas(64) Keys<T> keys;
-  int64_t nonfinite = 0;
-  const int64_t end = stripe.out_end * g.axes.row();
-  for (int64_t i = stripe.out_begin * g.axes.row(); i < end; i += kKeysAtOnce) {
-    const int n = int(std::min<int64_t>(kKeysAtOnce, end - i));
-    source.fill(stripe.tensor, i, n, keys);
-    nonfinite += count_nonfinite<T>(keys, n);
-  }
-  return nonfinite;
 }
 
 // The k groups of the largest scores, of each tensor or (pooled) of all. counts_nonfinite: whether
@@ -79,7 +83,7 @@ KeptGroups keep_groups(const Pattern& pattern, const std::vector<Axes>& axes,
   const auto chunks = make_chunks(sizes, pooled);
   const ValuesOf<double> ranked{of_tensor};
   const Selection<double> selection = select<double>(chunks, sizes.size(), k, ranked, threads);
-  groups.kept.resize(size_t(total));
+  groups.kept.resize(size_t(total) + kShortRun);  // copied in runs of a fixed length
   for_each_chunk(chunks, threads, [&](int64_t c) {
     uint8_t* to = groups.kept.data() + groups.groupings[chunks[c].tensor].first;
     apply_cut<double>(
@@ -89,31 +93,31 @@ KeptGroups keep_groups(const Pattern& pattern, const std::vector<Axes>& axes,
   return groups;
 }
 
-// The same byte, or the same taps, time after time.
-SPARSELTH_INLINE void repeat(uint8_t* to, const uint8_t* from, int64_t taps, int64_t times) {
-  if (taps == 1) return void(std::memset(to, from[0], size_t(times)));
-  for (int64_t i = 0; i < times; ++i) std::memcpy(to + i * taps, from, size_t(taps));
-}
-
-// What stays of one row of a stripe's boxes, one byte per column.
+// What stays of one row of a stripe's boxes, one byte per column. Needs room for kShortRun bytes
+// after the row.
 inline void row_of_boxes(const KeptGroups& groups, const ShapeTable& table, const Stripe& stripe,
                          int64_t out, uint8_t* row) {
   const Grouping& g = groups.groupings[stripe.tensor];
   const int64_t taps = g.axes.taps;
+  int64_t group = g.first + g.group(out, stripe.input_begin);
+  if (g.box.inputs == 1 && g.box.taps == 1) {
+    const int64_t columns = (stripe.input_end - stripe.input_begin) * taps;
+    return void(std::memcpy(row, groups.kept.data() + group, size_t(columns)));
+  }
   for (int64_t input = stripe.input_begin; input < stripe.input_end; ++input) {
-    const int64_t group = g.first + g.group(out, input);
     const uint8_t* kept = groups.kept.data() + group;
     const int64_t columns = first_column(g, input + 1) - first_column(g, input);
     if (g.shaped) {
-      for (int64_t t = 0; t < taps; ++t) row[t] = kept[0] & table.kept[groups.choices[group]][t];
+      copy_run(row, table.kept[kept[0] ? groups.choices[group] : ShapeTable::kMost], taps);
     } else if (g.box.taps == taps) {
-      std::memset(row, kept[0], size_t(columns));
+      fill_run(row, kept[0], columns);
     } else if (g.box.taps == 1) {
-      repeat(row, kept, taps, columns / taps);
+      for (int64_t at = 0; at < columns; at += taps) copy_run(row + at, kept, taps);
     } else {
       for (int64_t t = 0; t < columns; ++t) row[t] = kept[t % taps / g.box.taps];
     }
     row += columns;
+    group += g.blocks[2];
   }
 }
 
