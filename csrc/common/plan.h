@@ -1,10 +1,12 @@
 // The plan: a mask's packed indices, one int32 array.
 //
 //   header     [version, C_out, C_in / groups, taps, groups, nnz, 0, 0]
-//   by output  begin[C_out + 1], flat[nnz], code[nnz]     rows of the forward pass
-//   by input   begin[C_in + 1],  flat[nnz], code[nnz]     rows of the input gradient
+//   by output  begin[C_out + 1], at[nnz], code[nnz]     rows of the forward pass
+//   by input   begin[C_in + 1],  at[nnz], code[nnz]     rows of the input gradient
 //
-// flat  index of the weight in the dense (C_out, C_in/groups, kH, kW) tensor, ascending in a row
+// at    by output: index of the weight in the dense (C_out, C_in/groups, kH, kW) tensor, ascending.
+//       by input: its place among the weights by output. Taken from the dense tensor in this order,
+//       every weight would be a cache miss of its own.
 // code  channel << kTapBits | tap: where the weight reads from. The channel counts over all
 //       groups: input channels in the first half, output channels in the second.
 //
@@ -18,13 +20,13 @@
 
 namespace sparselth {
 
-inline constexpr int32_t kPlanVersion = 1;
+inline constexpr int32_t kPlanVersion = 2;
 inline constexpr int kPlanHeader = 8;
 inline constexpr int kTapBits = 12;
 
 struct PlanRows {
   const int32_t* begin;
-  const int32_t* flat;
+  const int32_t* at;
   const int32_t* code;
 };
 
@@ -82,13 +84,13 @@ inline std::vector<int32_t> build_plan(const uint8_t* mask, int64_t c_out, int64
   std::memcpy(plan.data(), header, sizeof header);
 
   int32_t* out_begin = plan.data() + kPlanHeader;
-  int32_t* out_flat = out_begin + c_out + 1;
-  int32_t* out_code = out_flat + nnz;
+  int32_t* out_at = out_begin + c_out + 1;
+  int32_t* out_code = out_at + nnz;
   int32_t* in_begin = out_code + nnz;
-  int32_t* in_flat = in_begin + c_in + 1;
-  int32_t* in_code = in_flat + nnz;
+  int32_t* in_at = in_begin + c_in + 1;
+  int32_t* in_code = in_at + nnz;
   std::memcpy(out_begin, begin.data(), begin.size() * sizeof(int32_t));
-  if (nnz) std::memcpy(out_flat, flat.data(), nnz * sizeof(int32_t));
+  if (nnz) std::memcpy(out_at, flat.data(), nnz * sizeof(int32_t));
 
   const int64_t out_per_group = c_out / groups;
   for (int64_t o = 0; o < c_out; ++o) {
@@ -104,9 +106,9 @@ inline std::vector<int32_t> build_plan(const uint8_t* mask, int64_t c_out, int64
   std::vector<int32_t> next(in_begin, in_begin + c_in);
   for (int64_t o = 0; o < c_out; ++o)
     for (int32_t j = begin[o]; j < begin[o + 1]; ++j) {
-      const int32_t at = next[out_code[j] >> kTapBits]++;
-      in_flat[at] = flat[j];
-      in_code[at] = int32_t(o << kTapBits | (out_code[j] & ((1 << kTapBits) - 1)));
+      const int32_t to = next[out_code[j] >> kTapBits]++;
+      in_at[to] = j;
+      in_code[to] = int32_t(o << kTapBits | (out_code[j] & ((1 << kTapBits) - 1)));
     }
   return plan;
 }

@@ -29,7 +29,7 @@ SPARSELTH_INLINE void store(T* to, Vec<T> v) {  // any alignment
 
 template <class T>
 SPARSELTH_INLINE Vec<T> broadcast(T value) {
-  return Vec<T>{} + value;
+  return value - Vec<T>{};  // not zero plus it, which is computed, as that turns -0 into 0
 }
 
 // Whether any bit is set in a mask of a comparison.

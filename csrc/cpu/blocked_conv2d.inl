@@ -73,6 +73,7 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
   const auto vertical = axis_phases(g.height, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
   const auto horizontal = axis_phases(g.width, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   const Reach rows = reach(vertical, g.out_height), cols = reach(horizontal, g.out_width);
+  const std::vector<T> values = values_by_output(plan, weight, threads);
   Correlation<T> c{{}, rows.low, cols.low, 1, 1, g.stride_h, g.stride_w};
   for (const AxisPhase& v : vertical)
     for (const AxisPhase& h : horizontal) {
@@ -91,7 +92,7 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
       const int64_t group =
           channels_at_once(g.c_out, g.c_in, plan.nnz * used / g.taps(), footprint);
       c.phases.push_back({v.first, h.first, v.count, h.count, tile,
-                          pack_rows(plan.by_input, g.c_in, g.c_out, group, weight, taps,
+                          pack_rows(plan.by_input, g.c_in, g.c_out, group, values.data(), taps,
                                     dy.plane_size(), threads)});
     }
   return c;
@@ -210,7 +211,7 @@ void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>&
       std::fill(dw + o * row, dw + (o + 1) * row, T(0));
       for (int32_t j = plan.by_output.begin[o]; j < plan.by_output.begin[o + 1]; ++j)
         for (int64_t run = 0; run < runs; ++run)
-          dw[plan.by_output.flat[j]] += sums[run * plan.nnz + j];
+          dw[plan.by_output.at[j]] += sums[run * plan.nnz + j];
     }
   });
 }

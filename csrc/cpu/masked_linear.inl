@@ -77,7 +77,7 @@ inline int group_columns(int64_t batch, int64_t lanes) {
   return columns;
 }
 
-// weight: null where only the offsets are read.
+// weight: what rows.at refers to; null where only the offsets are read.
 template <class T>
 PackedRows<T> linear_rows(const PlanRows& rows, int64_t channels, int64_t in_channels, int64_t nnz,
                           int cols, const T* weight, const Threads& threads) {
@@ -96,7 +96,8 @@ void for_each_channel_part(int64_t groups, int64_t channels, const Threads& thre
   });
 }
 
-// y (batch, c_out) from x (batch, c_in) through `rows`, one row per channel of y.
+// y (batch, c_out) from x (batch, c_in) through `rows`, one row per channel of y. weight: what
+// rows.at refers to.
 template <class T>
 void linear_map(int64_t batch, int64_t c_in, int64_t c_out, const PlanRows& rows, int64_t nnz,
                 const T* x, const T* weight, const T* bias, T* y, const Threads& threads) {
@@ -124,8 +125,8 @@ void linear_forward(const Plan& plan, int64_t batch, const T* x, const T* weight
 template <class T>
 void linear_grad_input(const Plan& plan, int64_t batch, const T* dy, const T* weight, T* dx,
                        const Threads& threads) {
-  linear_map<T>(batch, plan.c_out, plan.c_in(), plan.by_input, plan.nnz, dy, weight, nullptr, dx,
-                threads);
+  linear_map<T>(batch, plan.c_out, plan.c_in(), plan.by_input, plan.nnz, dy,
+                values_by_output(plan, weight, threads).data(), nullptr, dx, threads);
 }
 
 // dw: dense; zero where the mask is False.
@@ -148,6 +149,6 @@ void linear_grad_weight(const Plan& plan, int64_t batch, const T* dy, const T* x
       });
     std::fill(dw + first * plan.c_in(), dw + last * plan.c_in(), T(0));
     for (int32_t j = plan.by_output.begin[first]; j < plan.by_output.begin[last]; ++j)
-      dw[plan.by_output.flat[j]] = sums[j];
+      dw[plan.by_output.at[j]] = sums[j];
   });
 }

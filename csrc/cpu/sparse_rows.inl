@@ -35,11 +35,23 @@ inline int64_t channels_at_once(int64_t channels, int64_t out_channels, int64_t 
   return nnz >= kRowWorth * groups * out_channels ? fit : channels;
 }
 
-// Fills the rows of output channels with the entries whose tap has an offset >= 0. weight: dense,
-// or null for rows of which only the offsets are read.
+// The kept weights in the plan's order by output, which its order by input refers to.
+template <class T>
+std::vector<T> values_by_output(const Plan& plan, const T* weight, const Threads& threads) {
+  std::vector<T> values(size_t(plan.nnz));
+  const int64_t runs = std::min(threads.count, plan.nnz);
+  threads.run(runs, [&](int64_t run) {
+    for (int64_t j = run * plan.nnz / runs; j < (run + 1) * plan.nnz / runs; ++j)
+      values[j] = weight[plan.by_output.at[j]];
+  });
+  return values;
+}
+
+// Fills the rows of output channels with the entries whose tap has an offset >= 0. values: what
+// rows.at refers to, or null for rows of which only the offsets are read.
 template <class T>
 PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_channels, int64_t group,
-                        const T* weight, const std::vector<int64_t>& tap_offset,
+                        const T* values, const std::vector<int64_t>& tap_offset,
                         int64_t channel_step, const Threads& threads) {
   constexpr int32_t kTapMask = (1 << kTapBits) - 1;
   const bool all_taps =
@@ -61,7 +73,7 @@ PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_chann
     start[o + 1] = start[o] + count;
   }
   packed.offset.resize(start[channels]);
-  if (weight) packed.value.resize(start[channels]);
+  if (values) packed.value.resize(start[channels]);
 
   const auto fill = [&](int64_t o) {
     int32_t to = start[o];
@@ -71,7 +83,7 @@ PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_chann
       if (tap < 0) continue;
       while (next_group * group <= channel) packed.begin[next_group++ * channels + o] = to;
       packed.offset[to] = uint32_t(channel * channel_step + tap);
-      if (weight) packed.value[to] = weight[rows.flat[j]];
+      if (values) packed.value[to] = values[rows.at[j]];
       ++to;
     }
     while (next_group <= packed.groups) packed.begin[next_group++ * channels + o] = to;
