@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from ratios import Ratio
-from selection import KEPT, PROBLEMS, THRESHOLDS, memory_floor, project_by, weights_of
+from selection import (
+    CUDA_BYTES,
+    KEPT,
+    PROBLEMS,
+    THRESHOLDS,
+    device_copy,
+    memory_floor,
+    project_by,
+    weights_of,
+)
 
 import sparselth as sl
 from sparselth.pruning import kernel_shapes
@@ -33,9 +42,11 @@ def bench_admm_project(compare, device, problem, allocation):
             "fused": projection(fused),
             **{name: projection(project_by(f, pooled)) for name, f in THRESHOLDS.items()},
             "memory": memory_floor(sum(sizes), device),
+            **({"copy": device_copy(sum(sizes), CUDA_BYTES)} if device == "cuda" else {}),
         },
         Ratio("the best of kthvalue, topk and sort", tuple(THRESHOLDS), ours=("fused",)),
         Ratio("the memory it must move", ("memory",), ours=("fused",)),
+        Ratio("a device copy of the bytes its passes move", ("copy",), ours=("fused",)),
         op="admm_project_",
         device=device,
         problem=f"{problem}, {'global' if pooled else 'per layer'}",

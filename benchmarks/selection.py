@@ -83,3 +83,15 @@ def memory_floor(total: int, device: str) -> Callable[[], None]:
         u.zero_()
 
     return run
+
+
+# What the passes of the CUDA projection read and write of a float32 weight: W and U once for each
+# digit of the magnitude and once more, Z read, Z and U written.
+CUDA_BYTES = 3 * 8 + 12 + 8
+
+
+def device_copy(total: int, bytes_each: int) -> Callable[[], None]:
+    """Return a copy within a GPU's memory that moves as many bytes, reading half of them."""
+    source = torch.zeros(total * bytes_each // 2, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
