@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +22,9 @@ THREADS = 256
 WEIGHTS = (
     *((0,), (7,), (), (5, 0, 3, 3), (3, 5), (4, 3, 3, 3), (17, 40, 3, 3), (64, 33, 1, 1)),
     *((2, 3, 5, 5), (3, 70, 2), (70, 67), (1, 5000), (1500, 2), (300, 9), (12, 66, 3, 3)),
-    (2, 33, 70),  # more partial sums than fit at a time
+    *((2, 33, 70), (2, 40, 100)),  # more partial sums than fit at a time
 )
+WEIGHTS_3X3 = ((4, 3, 3, 3), (17, 40, 3, 3), (12, 66, 3, 3))
 SHAPES_OF_4 = [shape for shape in range(1 << 9) if shape.bit_count() == 4]
 
 
@@ -65,12 +67,13 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     tile = THREADS * 16 // dtype.itemsize
     chunk = tile * integer(1, 2)
     selects = op in ("topk_mask", "admm_project_")
-    pattern = draw_pattern(integer) if selects and seed % 2 == 0 else ELEMENT
-    many = seed % 8 in (6, 7)  # more tensors than one table launch takes
-    shapes: list[tuple[int, ...]] = [(integer(0, 9),) for _ in range(90)] if many else []
+    pattern = draw_pattern(integer) if selects and seed % 4 else ELEMENT
+    many = seed % 16 in (7, 8)  # more tensors than one table launch takes
+    shapes: list[tuple[int, ...]] = [(integer(0, 9),) for _ in range(70)] if many else []
     while not shapes or (len(shapes) < 4 and integer(0, 2)):
         if pattern is not ELEMENT:
-            shapes.append(WEIGHTS[integer(0, len(WEIGHTS) - 1)])
+            some = WEIGHTS_3X3 if isinstance(pattern, KernelShapes) and not shapes else WEIGHTS
+            shapes.append(some[integer(0, len(some) - 1)])
             continue
         # Around the borders of packs, tiles and chunks, and a few chunks long.
         near = (0, 1, 7, tile - 1, tile, tile + 1, chunk + 3, 2 * chunk, 3 * chunk - 5)
@@ -78,10 +81,13 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     pooled = selects and integer(0, 2) == 0
     ordered = bool(integer(0, 1))
     kinds = [0, 1, 2, 3, 4, 5]
-    kinds += [6] * (op != "masked_sgd_" and seed % 4 == 1 + integer(0, 1)) + [7, 7] * selects
+    kinds += [6, 6] * (op != "masked_sgd_" and integer(0, 2) == 0)
+    kinds += [7] * 6 * (pattern is not ELEMENT)
     lists = [[values(dtype, s, kinds[integer(0, len(kinds) - 1)], g) for s in shapes]]
     while len(lists) < {"topk_mask": 1, "weight_overlap": 2}.get(op, 3):
         lists.append([values(dtype, s, kinds[integer(0, len(kinds) - 1)], g) for s in shapes])
+    if op == "topk_mask":
+        lists = [[with_other_nans(score, g) for score in lists[0]]]
     if op == "admm_project_" and integer(0, 1):
         lists[1] = [torch.zeros_like(u) for u in lists[1]]  # ties of W stay ties of W + U
     if op == "weight_overlap":
@@ -108,8 +114,45 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     return Case(op, dtype, pooled, ordered, chunk, seed, settings, code, k, offsets, lists, label)
 
 
+def cases_of(op: str, dtype: torch.dtype, seeds: Iterable[int]) -> list[Case]:
+    """Return the cases of some seeds, and for sums those that the order of additions decides."""
+    drawn = [draw(op, dtype, seed) for seed in seeds]
+    return drawn + (order_cases(dtype) if op == "topk_mask" else [])
+
+
+def order_cases(dtype: torch.dtype) -> list[Case]:
+    """Return cases in which it decides how squares are rounded and added, and which NaN is left.
+
+    All groups hold nearly the same values, so their sums differ by roundings alone.
+    """
+    g = torch.Generator().manual_seed(0)
+    common, rare = (0.7, 1.1) if dtype == torch.float64 else (2.0**-13, 2.0**14)
+    found = []
+
+    def add(scores: Tensor, boxes: tuple[int, int, int], shares: Iterable[int]) -> None:
+        pattern = Blocks(*boxes)
+        groups = pattern.groups(scores.shape)
+        for k in {groups * share // 8 for share in shares} - {0}:
+            fixed = ("topk_mask", dtype, False, False, 2048, k, (0.0,) * 6)
+            label = f"{pattern}, shape {tuple(scores.shape)}, k {k}"
+            found.append(Case(*fixed, pattern.encode(), [k], [0], [[scores]], label))
+
+    for shape in ((48, 70, 3, 3), (12, 40, 10, 10)):  # of the second the taps are sliced
+        is_rare = torch.rand(shape, generator=g) < 0.02
+        smooth = torch.full(shape, common, dtype=dtype).masked_fill(is_rare, rare)
+        nans = with_other_nans(smooth.masked_fill(is_rare, torch.nan), g)
+        for boxes in ((16, 1, 1), (1, 16, 1), (32, 40, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0)):
+            add(smooth, boxes, (1, 3, 5, 7))
+            add(nans, boxes, (1, 3, 5, 7))
+    # (a, b) and (b, a) tie where both squares are rounded, but not if the second one is not.
+    pair = torch.rand(2, 1, generator=g, dtype=torch.float64).to(dtype)
+    add(torch.cat([pair, pair.flip(0)], 1).repeat(1, 40), (2, 1, 1), (3, 4, 5))
+    add(torch.cat([pair.flip(0), pair], 1).repeat(1, 40), (2, 1, 1), (3, 4, 5))
+    return found
+
+
 def draw_pattern(integer) -> Pattern:
-    """Return boxes, half of the time, or N:M, or a dictionary of kernel shapes."""
+    """Return boxes, half of the time and often wide, or N:M, or a dictionary of kernel shapes."""
     kind = integer(0, 3)
     if kind == 2:
         n = integer(1, 4)
@@ -117,8 +160,8 @@ def draw_pattern(integer) -> Pattern:
     if kind == 3:
         first, step = integer(0, 20), integer(1, 6)
         return KernelShapes(tuple(SHAPES_OF_4[first::step][: integer(1, 16)]))
-    extents = (0, 1, 2, 3, 8, 16, 40)
-    return Blocks(extents[integer(0, 6)], extents[integer(0, 6)], integer(0, 2))
+    extents = (0, 1, 2, 3, 8, 16, 40, 0, 40)
+    return Blocks(extents[integer(0, 6)], extents[integer(0, 8)], max(0, integer(-1, 2)))
 
 
 def masks_of_overlap(a: list[Tensor], b: list[Tensor], integer, g: torch.Generator) -> list[Tensor]:
@@ -154,6 +197,13 @@ def values(dtype: torch.dtype, shape: tuple[int, ...], kind: int, g: torch.Gener
     elif kind == 7:
         x = torch.where(x > 0.5, 2.0**14, 2.0**-13 * (1 + x.abs().round()))
     return x.to(dtype)
+
+
+def with_other_nans(x: Tensor, g: torch.Generator) -> Tensor:
+    """Return x with another bit pattern in some of its NaN, which is larger than the usual one."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    other = x.isnan() & (torch.rand(x.shape, generator=g) < 0.5)
+    return (x.view(whole) | other.to(whole)).view(x.dtype)
 
 
 def share(kind: int, n: int, integer) -> int:
@@ -216,8 +266,9 @@ def mismatches(cases: list[Case], output: bytes) -> list[str]:
 
 
 def bits(x: Tensor) -> Tensor:
-    """Return the bytes: equality then tells -0.0 from 0.0."""
-    return x.flatten().view(torch.uint8)
+    """Return the bytes: equality then tells -0.0 from 0.0, but not one NaN from another."""
+    same = x.masked_fill(x.isnan(), torch.nan) if x.is_floating_point() else x
+    return same.flatten().view(torch.uint8)
 
 
 def close(got: Tensor, expected: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """Compile the device code for the host, with AddressSanitizer, optionally with one defect put in.
 
-The sources are those of csrc/cuda, with what they share with the CPU kernels. Only `__shared__` declarations are rewritten, into calls that
-hand out poisoned memory (emulation.h); everything else is the preprocessor's work.
+The sources are those of csrc/cuda, with what they share with the CPU kernels. Only `__shared__`
+declarations are rewritten, into calls that hand out poisoned memory (emulation.h); everything else
+is the preprocessor's work.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 FLAGS = ["-std=c++20", "-O1", "-g1", "-DSPARSELTH_EMULATION", "-Wno-unknown-pragmas"]
@@ -21,12 +24,17 @@ FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-con
 
 @dataclass(frozen=True)
 class Mutant:
-    """A defect: `old` occurs once in csrc/cuda/`file` and is replaced by `new`."""
+    """A defect: `old` occurs once in csrc/cuda/`file` and is replaced by `new`.
+
+    op, dtype: what it is run with.
+    """
 
     name: str
     file: str
     old: str
     new: str
+    op: str = "admm_project_"
+    dtype: torch.dtype = torch.float32
 
 
 def compiler() -> str | None:
