@@ -8,22 +8,23 @@
 // Where some V is NaN or Inf nothing is written at all, and the residuals of the tensors that hold
 // them are NaN; unless `ordered`, when they rank above all else.
 //
-// The selection is that of select.cuh, on values W + U that are added again in each pass and
-// never stored: 2 b bytes read per value and digit, then 3 b read and 2 b written.
+// Single entries are selected by select.cuh, on values W + U that are added again in each pass and
+// never stored: 2 b bytes read per value and digit, then 3 b read and 2 b written. With a pattern,
+// kept_groups.cuh writes a mask first: 2 b read and 1 written, then 3 b + 1 read and 2 b written.
 //
 // Reference: Zhang et al., "A Systematic DNN Weight Pruning Framework using Alternating Direction
 // Method of Multipliers", ECCV 2018, section 3.
-#include "select.cuh"
+#include "kept_groups.cuh"
 
 namespace sparselth::cuda {
 
 // --- device code --------------------------------------------------------------------------
-// Segment::data: w, u, z.  Select::results: (tensors, 2) doubles.
+// Segment: W as values, U as addend, Z as target.  Segments::results: (tensors, 2) doubles.
 
 // By the last block of a tensor: add the chunks' sums in order.
-__device__ inline void add_partials(const Select& s, const Chunk& chunk, double* scratch) {
+__device__ inline void add_partials(const Segments& s, const Chunk& chunk, double* scratch) {
   const Segment& segment = s.segments[chunk.segment];
-  const uint32_t chunks = (segment.count + s.chunk_size - 1) / s.chunk_size;
+  const uint32_t chunks = chunks_of(s, segment);
   double* result = reinterpret_cast<double*>(s.results) + 2 * static_cast<uint64_t>(chunk.segment);
   for (int which = 0; which < 2; ++which) {
     double sum = 0;
@@ -35,8 +36,10 @@ __device__ inline void add_partials(const Select& s, const Chunk& chunk, double*
   }
 }
 
-template <class T>
-__global__ void project(const __grid_constant__ Select s, bool ordered) {
+// Table: a Select, which knows what is kept by its pivots, or a Grouped, by its masks.
+template <class T, class Table>
+__global__ void project(const __grid_constant__ Table s, bool ordered) {
+  constexpr bool kByMask = std::is_same_v<Table, Grouped>;
   __shared__ uint32_t rank_scratch[kWarps];
   __shared__ double sum_scratch[kWarps];
   const Chunk chunk = chunk_of(s, blockIdx.x);
@@ -47,16 +50,22 @@ __global__ void project(const __grid_constant__ Select s, bool ordered) {
     }
     return;
   }
-  const Group& group = s.groups[chunk.group];
-  uint32_t rank = first_rank(s, group, blockIdx.x);
+  uint32_t rank = 0;
+  if constexpr (!kByMask) rank = first_rank(s, s.pools[s.pool_of(chunk)], blockIdx.x);
   double primal = 0, change = 0;
   for (uint32_t tile = chunk.begin; tile < chunk.end; tile += kTile<T>) {
     const uint32_t i = tile + threadIdx.x * kVec<T>;
     const int valid = valid_count<kVec<T>>(i, chunk.end);
-    const Pack<T> v = load_values<T, true>(segment, i, valid);
-    const uint32_t kept = kept_bits(group, v, valid, rank_scratch, rank);
-    const Pack<T> w = load_pack<T>(segment.data[0], i, valid);
-    const Pack<T> z_old = load_pack<T>(segment.data[2], i, valid);
+    const Pack<T> v = load_values<T, Source::kSum>(segment, i, valid);
+    uint32_t kept;
+    if constexpr (kByMask) {
+      kept = existing<T, Source::kMasked>(segment, i, valid);
+    } else {
+      const uint32_t exist = existing<T, Source::kSum>(segment, i, valid);
+      kept = kept_bits(s.pools[s.pool_of(chunk)], v, exist, rank_scratch, rank);
+    }
+    const Pack<T> w = load_pack<T>(segment.values, i, valid);
+    const Pack<T> z_old = load_pack<T>(segment.target, i, valid);
     Pack<T> z, u;
 #pragma unroll
     for (int j = 0; j < kVec<T>; ++j) {
@@ -72,8 +81,8 @@ __global__ void project(const __grid_constant__ Select s, bool ordered) {
         change += step * step;
       }
     }
-    store_pack(segment.data[2], i, valid, z);
-    store_pack(segment.data[1], i, valid, u);
+    store_pack(segment.target, i, valid, z);
+    store_pack(segment.addend, i, valid, u);
   }
   primal = block_sum(primal, sum_scratch);
   change = block_sum(change, sum_scratch);
@@ -81,35 +90,35 @@ __global__ void project(const __grid_constant__ Select s, bool ordered) {
     s.partials[2 * static_cast<uint64_t>(blockIdx.x)] = primal;
     s.partials[2 * static_cast<uint64_t>(blockIdx.x) + 1] = change;
   }
-  const uint32_t chunks = (segment.count + s.chunk_size - 1) / s.chunk_size;
-  if (last_to_arrive(&segment.done, chunks)) add_partials(s, chunk, sum_scratch);
+  if (last_to_arrive(&segment.done, chunks_of(s, segment))) add_partials(s, chunk, sum_scratch);
 }
 
 // --- launcher -----------------------------------------------------------------------------
 
-// residuals: (tensors, 2) doubles.
-template <class T>
-void queue_admm_project(Selection<T>& selection, void* scratch, void* residuals, bool ordered,
+// selection: a Selection or a GroupSelection.  residuals: (tensors, 2) doubles.
+template <class T, template <class> class AnySelection>
+void queue_admm_project(AnySelection<T>& selection, void* scratch, void* residuals, bool ordered,
                         cudaStream_t stream) {
-  const Select& s = selection.template run<true>(scratch, residuals, 2, stream);
-  launch(project<T>, s.chunk_count, stream, s, ordered);
+  const auto& s = selection.template run<Source::kSum>(scratch, residuals, 2, stream);
+  launch(project<T, std::decay_t<decltype(s)>>, s.chunk_count, stream, s, ordered);
 }
 
 }  // namespace sparselth::cuda
 
 #ifndef SPARSELTH_EMULATION
-#include "launch.cuh"
+#include "launch_selection.cuh"
 
 namespace sparselth::cuda {
 
 Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::vector<Tensor> u,
-                     std::vector<int64_t> k, bool pooled, bool ordered) {
+                     std::vector<int64_t> k, bool pooled, std::vector<int64_t> pattern_code,
+                     bool ordered) {
   STD_TORCH_CHECK(!weights.empty(), "sparselth::admm_project_: no tensors");
   for (const auto* list : {&weights, &z, &u}) {
     check_uniform(*list, weights[0], weights.size(), "admm_project_");
   }
-  STD_TORCH_CHECK(k.size() == (pooled ? 1 : weights.size()),
-                  "sparselth::admm_project_: length of k");
+  const Pattern pattern(pattern_code);
+  check_counts(k, pattern, pooled, weights.size(), "admm_project_");
   const DeviceGuard guard(weights[0].get_device_index());
   const cudaStream_t stream = current_stream(weights[0].get_device_index());
   const std::vector<Tensor> w_in = contiguous_all(weights), z_io = contiguous_all(z),
@@ -117,14 +126,17 @@ Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::ve
   const int64_t rows = static_cast<int64_t>(weights.size());
   Tensor residuals = torch::stable::new_empty(weights[0], {rows, 2}, ScalarType::Double);
   dispatch_float(weights[0].scalar_type(), "admm_project_", [&]<class T>(T*) {
-    Selection<T> selection(pooled);
-    for (size_t l = 0; l < w_in.size(); ++l) {
-      selection.add(w_in[l].const_data_ptr(), u_io[l].mutable_data_ptr(),
-                    z_io[l].mutable_data_ptr(), w_in[l].numel(), k[pooled ? 0 : l]);
-    }
-    const Tensor scratch = scratch_for(selection, weights[0], "admm_project_");
-    queue_admm_project(selection, scratch.mutable_data_ptr(), residuals.mutable_data_ptr(), ordered,
-                       stream);
+    with_selection<T>(pattern, pooled, [&](auto selection) {
+      for (size_t l = 0; l < w_in.size(); ++l) {
+        Segment segment = segment_of(w_in[l], k, pooled ? 0 : l);
+        segment.addend = u_io[l].mutable_data_ptr();
+        segment.target = z_io[l].mutable_data_ptr();
+        selection.add(segment, axes_of(w_in[l].sizes()));
+      }
+      const Tensor scratch = scratch_for(selection, weights[0], "admm_project_");
+      queue_admm_project(selection, scratch.mutable_data_ptr(), residuals.mutable_data_ptr(),
+                         ordered, stream);
+    });
   });
   check_launch("admm_project_");
   write_back(z, z_io);

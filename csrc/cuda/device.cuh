@@ -76,6 +76,31 @@ __device__ typename Number<T>::Key magnitude_key(T x) {
   return bits & ((Key(1) << Number<T>::kKeyBits) - 1);
 }
 
+// Neither NaN nor infinity: not all bits of the exponent are set.
+template <class T>
+__device__ bool is_finite(T x) {
+  constexpr uint32_t kAllOnes = (1u << Number<T>::kExponentBits) - 1;
+  return magnitude_key(x) >> (Number<T>::kKeyBits - Number<T>::kExponentBits) != kAllOnes;
+}
+
+// Division of any n < 2^31 by a number known on the host, as a multiplication.
+// Reference: Granlund and Montgomery, "Division by Invariant Integers using Multiplication",
+// PLDI 1994.
+struct Divisor {
+  uint32_t multiplier = 0, shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(uint32_t divisor) {
+    uint32_t bits = 0;
+    while ((uint64_t(1) << bits) < divisor) ++bits;
+    shift = 31 + bits;
+    multiplier = static_cast<uint32_t>((uint64_t(1) << shift) / divisor + 1);
+  }
+  __device__ uint32_t quotient(uint32_t n) const {
+    return static_cast<uint32_t>(static_cast<uint64_t>(n) * multiplier >> shift);
+  }
+};
+
 // --- memory -------------------------------------------------------------------------------
 
 // kVec neighbours of one tensor: 16 bytes, what one thread loads at once.

@@ -1,4 +1,4 @@
-// The torch side of every CUDA launcher: current stream, scratch memory, layout, dtype, errors.
+// The torch side of every CUDA launcher: current stream, layout, dtype, errors.
 #pragma once
 
 #include <dlfcn.h>
@@ -33,17 +33,6 @@ inline cudaStream_t current_stream(int32_t device) {
   void* stream = nullptr;
   STD_TORCH_CHECK(get_stream(device, &stream) == 0, "sparselth: no current CUDA stream");
   return static_cast<cudaStream_t>(stream);
-}
-
-// Scratch memory of a selection on the device of `like`, from torch's caching allocator: no
-// synchronisation, and reused only by later work of the same stream, so it may be dropped as soon
-// as the kernels are queued.
-template <class Selection>
-Tensor scratch_for(Selection& selection, const Tensor& like, const char* op) {
-  STD_TORCH_CHECK(selection.total() < (uint64_t(1) << 32), "sparselth::", op,
-                  ": more than 2^32 values in one call");
-  const int64_t bytes = static_cast<int64_t>(selection.prepare());
-  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
 }
 
 inline void check_launch(const char* op) {

@@ -3,7 +3,8 @@
 // One selection (select.cuh) over the 2 L tensors a_0 .. a_{L-1}, b_0 .. b_{L-1}, each with its
 // own k, or with several, for which it comes several times; a pair has the same shape, so its
 // chunks match one to one. Integer counts: exact. The count of a pair with NaN or Inf is -1.
-// Traffic per pair of values of b bytes: 2 (digits + 1) b read.
+// With masks, entries outside them do not exist, in any pass.
+// Traffic per pair of values of b bytes: 2 (digits + 1) b read, with masks b + 1 for b.
 //
 // Reference: Liu et al., "Lottery Ticket Preserves Weight Correlation: Is It Desirable or Not?",
 // ICML 2021, section 3.
@@ -12,9 +13,10 @@
 namespace sparselth::cuda {
 
 // --- device code --------------------------------------------------------------------------
-// Segment::data: values.  Select::results: one count per segment, those of a are used.
+// Segment: values, and the mask of those that exist.  Segments::results: one count per segment,
+// those of a are used.
 
-template <class T>
+template <class T, Source kSource>
 __global__ void count_common(const __grid_constant__ Select s) {
   __shared__ uint32_t scratch[kWarps];
   const uint32_t pairs = s.segment_count / 2;
@@ -25,19 +27,20 @@ __global__ void count_common(const __grid_constant__ Select s) {
     if (chunk.begin == 0 && threadIdx.x == 0) s.results[chunk.segment] = ~uint64_t(0);
     return;
   }
-  const Group& group_a = s.groups[chunk.segment];
-  const Group& group_b = s.groups[chunk.segment + pairs];
+  const Pool& pool_a = s.pools[chunk.segment];
+  const Pool& pool_b = s.pools[chunk.segment + pairs];
   const uint32_t chunk_b = b.first_chunk + (blockIdx.x - a.first_chunk);
-  uint32_t rank_a = first_rank(s, group_a, blockIdx.x);
-  uint32_t rank_b = first_rank(s, group_b, chunk_b);
+  uint32_t rank_a = first_rank(s, pool_a, blockIdx.x);
+  uint32_t rank_b = first_rank(s, pool_b, chunk_b);
   uint32_t common = 0;
   for (uint32_t tile = chunk.begin; tile < chunk.end; tile += kTile<T>) {
     const uint32_t i = tile + threadIdx.x * kVec<T>;
     const int valid = valid_count<kVec<T>>(i, chunk.end);
-    const Pack<T> values_a = load_values<T, false>(a, i, valid);
-    const Pack<T> values_b = load_values<T, false>(b, i, valid);
-    const uint32_t kept_a = kept_bits(group_a, values_a, valid, scratch, rank_a);
-    const uint32_t kept_b = kept_bits(group_b, values_b, valid, scratch, rank_b);
+    const Pack<T> values_a = load_values<T, kSource>(a, i, valid);
+    const Pack<T> values_b = load_values<T, kSource>(b, i, valid);
+    const uint32_t exist = existing<T, kSource>(a, i, valid);  // a and b share the mask
+    const uint32_t kept_a = kept_bits(pool_a, values_a, exist, scratch, rank_a);
+    const uint32_t kept_b = kept_bits(pool_b, values_b, exist, scratch, rank_b);
     common += __popc(kept_a & kept_b);
   }
   common = block_sum(common, scratch);
@@ -50,28 +53,39 @@ __global__ void count_common(const __grid_constant__ Select s) {
 // --- launcher -----------------------------------------------------------------------------
 
 // The selection holds all a, then all b. counts: (2 L,) 64-bit, the first L are the result.
-template <class T>
+template <class T, Source kSource>
 void queue_weight_overlap(Selection<T>& selection, void* scratch, void* counts,
                           cudaStream_t stream) {
-  const Select& s = selection.template run<false>(scratch, counts, 1, stream);
-  launch(count_common<T>, s.chunk_count / 2, stream, s);
+  const Select& s = selection.template run<kSource>(scratch, counts, 1, stream);
+  launch(count_common<T, kSource>, s.chunk_count / 2, stream, s);
+}
+
+template <class T>
+void queue_weight_overlap(Selection<T>& selection, bool masked, void* scratch, void* counts,
+                          cudaStream_t stream) {
+  if (masked) return queue_weight_overlap<T, Source::kMasked>(selection, scratch, counts, stream);
+  queue_weight_overlap<T, Source::kValues>(selection, scratch, counts, stream);
 }
 
 }  // namespace sparselth::cuda
 
 #ifndef SPARSELTH_EMULATION
-#include "launch.cuh"
+#include "launch_selection.cuh"
 
 namespace sparselth::cuda {
 
-Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<int64_t> k) {
+Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<Tensor> masks,
+                      std::vector<int64_t> k) {
   STD_TORCH_CHECK(!a.empty() && k.size() % a.size() == 0, "sparselth::weight_overlap: length of k");
   check_uniform(a, a[0], a.size(), "weight_overlap");
   check_uniform(b, a[0], a.size(), "weight_overlap");
+  STD_TORCH_CHECK(masks.empty() || masks.size() == a.size(),
+                  "sparselth::weight_overlap: lists of different lengths");
   const size_t asked = k.size() / a.size();
   const DeviceGuard guard(a[0].get_device_index());
   const cudaStream_t stream = current_stream(a[0].get_device_index());
-  const std::vector<Tensor> inputs_a = contiguous_all(a), inputs_b = contiguous_all(b);
+  const std::vector<Tensor> inputs_a = contiguous_all(a), inputs_b = contiguous_all(b),
+                            inside = contiguous_all(masks);
   const int64_t rows = static_cast<int64_t>(a.size());
   Tensor counts =
       torch::stable::new_empty(a[0], {2 * rows, static_cast<int64_t>(asked)}, ScalarType::Long);
@@ -83,12 +97,15 @@ Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<
         STD_TORCH_CHECK(t.numel() == inputs_a[l].numel(),
                         "sparselth::weight_overlap: a pair of different sizes");
         for (size_t q = 0; q < asked; ++q) {
-          selection.add(t.const_data_ptr(), nullptr, nullptr, t.numel(), k[l * asked + q]);
+          Segment segment = segment_of(t, k, l * asked + q);
+          if (!inside.empty()) segment.mask = const_cast<void*>(inside[l].const_data_ptr());
+          selection.add(segment);
         }
       }
     }
     const Tensor scratch = scratch_for(selection, a[0], "weight_overlap");
-    queue_weight_overlap(selection, scratch.mutable_data_ptr(), counts.mutable_data_ptr(), stream);
+    queue_weight_overlap(selection, !inside.empty(), scratch.mutable_data_ptr(),
+                         counts.mutable_data_ptr(), stream);
   });
   check_launch("weight_overlap");
   // A copy, so that the result owns just its own memory.

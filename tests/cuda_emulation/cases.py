@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +13,19 @@ import torch
 from torch import Tensor
 
 from sparselth.ops import reference
+from sparselth.ops.patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern, axes
 
 OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 THREADS = 256
+
+WEIGHTS = (
+    *((0,), (7,), (), (5, 0, 3, 3), (3, 5), (4, 3, 3, 3), (17, 40, 3, 3), (64, 33, 1, 1)),
+    *((2, 3, 5, 5), (3, 70, 2), (70, 67), (1, 5000), (1500, 2), (300, 9), (12, 66, 3, 3)),
+    *((2, 33, 70), (2, 40, 100)),  # more partial sums than fit at a time
+)
+WEIGHTS_3X3 = ((4, 3, 3, 3), (17, 40, 3, 3), (12, 66, 3, 3))
+SHAPES_OF_4 = [shape for shape in range(1 << 9) if shape.bit_count() == 4]
 
 
 @dataclass
@@ -27,17 +37,28 @@ class Case:
     chunk_size: int
     seed: int
     settings: tuple[float, ...]
+    """lr, momentum, dampening, weight_decay, nesterov, rho of masked_sgd_."""
+    pattern: list[int]
     k: list[int]
-    """Per tensor; pooled: the count over all, repeated."""
+    """Per tensor; pooled: the count over all, repeated; N:M: zeros, which nobody reads."""
     offsets: list[int]
     """Elements between the start of the memory and the tensor, as in a view."""
     lists: list[list[Tensor]]
-    """The op's tensor lists, in the order of its schema."""
+    """topk_mask: scores; admm_project_: w, u, z; weight_overlap: a, b, masks; masked_sgd_: w,
+    grads, momenta, masks, z, u. Those that may be empty are where the op is called without them.
+    """
     label: str = field(default="")
+
+    @property
+    def given_k(self) -> list[int]:
+        """k as the op takes it."""
+        if self.pattern[:1] == [1]:
+            return []
+        return self.k[:1] if self.pooled else self.k
 
 
 def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
-    """Return the case of a seed: list lengths, sizes, ties, edge values and layouts vary."""
+    """Return the case of a seed: pattern, list length, sizes, ties, edge values, layouts vary."""
     g = torch.Generator().manual_seed(seed)
 
     def integer(low: int, high: int) -> int:
@@ -45,51 +66,144 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
 
     tile = THREADS * 16 // dtype.itemsize
     chunk = tile * integer(1, 2)
-    many = seed % 8 == 7  # more tensors than one table launch takes
-    lengths = [integer(0, 9) for _ in range(90)] if many else []
-    while not lengths or (len(lengths) < 4 and integer(0, 2)):
+    selects = op in ("topk_mask", "admm_project_")
+    pattern = draw_pattern(integer) if selects and seed % 4 else ELEMENT
+    many = seed % 16 in (7, 8)  # more tensors than one table launch takes
+    shapes: list[tuple[int, ...]] = [(integer(0, 9),) for _ in range(70)] if many else []
+    while not shapes or (len(shapes) < 4 and integer(0, 2)):
+        if pattern is not ELEMENT:
+            some = WEIGHTS_3X3 if isinstance(pattern, KernelShapes) and not shapes else WEIGHTS
+            shapes.append(some[integer(0, len(some) - 1)])
+            continue
         # Around the borders of packs, tiles and chunks, and a few chunks long.
         near = (0, 1, 7, tile - 1, tile, tile + 1, chunk + 3, 2 * chunk, 3 * chunk - 5)
-        lengths.append(max(0, near[integer(0, len(near) - 1)] + integer(-1, 1)))
-    pooled = op in ("topk_mask", "admm_project_") and integer(0, 2) == 0
+        shapes.append((max(0, near[integer(0, len(near) - 1)] + integer(-1, 1)),))
+    pooled = selects and integer(0, 2) == 0
     ordered = bool(integer(0, 1))
-    last_kind = 6 if op != "masked_sgd_" and seed % 4 == 1 else 5
-    lists = [[values(dtype, n, integer(0, last_kind), g) for n in lengths] for _ in range(4)]
-    total = sum(lengths)
-    k = [share(integer(0, 5), total if pooled else n, integer) for n in lengths]
-    k = [k[0]] * len(lengths) if pooled else k
-    momentum = (0.0, 0.9)[integer(0, 1)]
-    settings = (0.1, momentum, 0.25 * integer(0, 1), 1e-2, float(momentum > 0 and integer(0, 1)))
+    kinds = [0, 1, 2, 3, 4, 5]
+    kinds += [6, 6] * (op != "masked_sgd_" and integer(0, 2) == 0)
+    kinds += [7] * 6 * (pattern is not ELEMENT)
+    lists = [[values(dtype, s, kinds[integer(0, len(kinds) - 1)], g) for s in shapes]]
+    while len(lists) < {"topk_mask": 1, "weight_overlap": 2}.get(op, 3):
+        lists.append([values(dtype, s, kinds[integer(0, len(kinds) - 1)], g) for s in shapes])
+    if op == "topk_mask":
+        lists = [[with_other_nans(score, g) for score in lists[0]]]
+    if op == "admm_project_" and integer(0, 1):
+        lists[1] = [torch.zeros_like(u) for u in lists[1]]  # ties of W stay ties of W + U
+    if op == "weight_overlap":
+        lists.append(masks_of_overlap(*lists, integer, g) if integer(0, 1) else [])
     if op == "masked_sgd_":
-        lists[3] = [torch.rand(n, generator=g) < 0.3 for n in lengths]
-    wanted = {"topk_mask": 1, "admm_project_": 3, "weight_overlap": 2, "masked_sgd_": 4}[op]
-    offsets = [integer(0, 3) * integer(0, 1) for _ in lengths]
-    label = f"seed {seed}: lengths {lengths[:9]}, k {k[:9]}, pooled {pooled}, chunk {chunk}"
-    return Case(
-        op, dtype, pooled, ordered, chunk, seed, settings, k, offsets, lists[:wanted], label
+        some = [torch.rand(s, generator=g) < 0.3 for s in shapes]
+        lists.append(some if integer(0, 2) else [])
+        penalty = bool(integer(0, 1))
+        lists += [[values(dtype, s, 0, g) for s in shapes] if penalty else [] for _ in range(2)]
+    groups = [pattern.groups(s) if not isinstance(pattern, NOfM) else 0 for s in shapes]
+    if op == "weight_overlap" and lists[2]:
+        groups = [int(mask.sum()) for mask in lists[2]]
+    total = sum(groups)
+    k = [share(integer(0, 5), total if pooled else n, integer) for n in groups]
+    k = [k[0]] * len(shapes) if pooled else k
+    momentum = (0.0, 0.9)[integer(0, 1)]
+    nesterov = float(momentum > 0 and integer(0, 1))
+    settings = (0.1, momentum, 0.25 * integer(0, 1), 1e-2, nesterov, 0.05)
+    offsets = [integer(0, 3) * integer(0, 1) for _ in shapes]
+    label = (
+        f"seed {seed}: {pattern}, shapes {shapes[:9]}, k {k[:9]}, pooled {pooled}, chunk {chunk}"
     )
+    code = pattern.encode()
+    return Case(op, dtype, pooled, ordered, chunk, seed, settings, code, k, offsets, lists, label)
 
 
-def values(dtype: torch.dtype, n: int, kind: int, g: torch.Generator) -> Tensor:
-    """Return n values: smooth, full of ties, all equal, signed zeros, denormals, mixed, or with
-    NaN and infinity.
+def cases_of(op: str, dtype: torch.dtype, seeds: Iterable[int]) -> list[Case]:
+    """Return the cases of some seeds, and for sums those that the order of additions decides."""
+    drawn = [draw(op, dtype, seed) for seed in seeds]
+    return drawn + (order_cases(dtype) if op == "topk_mask" else [])
+
+
+def order_cases(dtype: torch.dtype) -> list[Case]:
+    """Return cases in which it decides how squares are rounded and added, and which NaN is left.
+
+    All groups hold nearly the same values, so their sums differ by roundings alone.
     """
-    x = torch.randn(n, generator=g, dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    common, rare = (0.7, 1.1) if dtype == torch.float64 else (2.0**-13, 2.0**14)
+    found = []
+
+    def add(scores: Tensor, boxes: tuple[int, int, int], shares: Iterable[int]) -> None:
+        pattern = Blocks(*boxes)
+        groups = pattern.groups(scores.shape)
+        for k in {groups * share // 8 for share in shares} - {0}:
+            fixed = ("topk_mask", dtype, False, False, 2048, k, (0.0,) * 6)
+            label = f"{pattern}, shape {tuple(scores.shape)}, k {k}"
+            found.append(Case(*fixed, pattern.encode(), [k], [0], [[scores]], label))
+
+    for shape in ((48, 70, 3, 3), (12, 40, 10, 10)):  # of the second the taps are sliced
+        is_rare = torch.rand(shape, generator=g) < 0.02
+        smooth = torch.full(shape, common, dtype=dtype).masked_fill(is_rare, rare)
+        nans = with_other_nans(smooth.masked_fill(is_rare, torch.nan), g)
+        for boxes in ((16, 1, 1), (1, 16, 1), (32, 40, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0)):
+            add(smooth, boxes, (1, 3, 5, 7))
+            add(nans, boxes, (1, 3, 5, 7))
+    # (a, b) and (b, a) tie where both squares are rounded, but not if the second one is not.
+    pair = torch.rand(2, 1, generator=g, dtype=torch.float64).to(dtype)
+    add(torch.cat([pair, pair.flip(0)], 1).repeat(1, 40), (2, 1, 1), (3, 4, 5))
+    add(torch.cat([pair.flip(0), pair], 1).repeat(1, 40), (2, 1, 1), (3, 4, 5))
+    return found
+
+
+def draw_pattern(integer) -> Pattern:
+    """Return boxes, half of the time and often wide, or N:M, or a dictionary of kernel shapes."""
+    kind = integer(0, 3)
+    if kind == 2:
+        n = integer(1, 4)
+        return NOfM(n, n + integer(1, 9))
+    if kind == 3:
+        first, step = integer(0, 20), integer(1, 6)
+        return KernelShapes(tuple(SHAPES_OF_4[first::step][: integer(1, 16)]))
+    extents = (0, 1, 2, 3, 8, 16, 40, 0, 40)
+    return Blocks(extents[integer(0, 6)], extents[integer(0, 8)], max(0, integer(-1, 2)))
+
+
+def masks_of_overlap(a: list[Tensor], b: list[Tensor], integer, g: torch.Generator) -> list[Tensor]:
+    """Return a mask per pair: some, all or none of its entries; here and there just the finite."""
+    masks = []
+    for x, y in zip(a, b, strict=True):
+        mask = torch.rand(x.shape, generator=g) < (0.6, 1.0, 0.0)[max(0, integer(-3, 2))]
+        masks.append(mask & x.isfinite() & y.isfinite() if integer(0, 1) else mask)
+    return masks
+
+
+def values(dtype: torch.dtype, shape: tuple[int, ...], kind: int, g: torch.Generator) -> Tensor:
+    """Return values: smooth, full of ties, all equal, signed zeros, denormals, mixed, with NaN and
+    infinity, or such that a sum of their squares depends on the order of addition.
+    """
+    x = torch.randn(shape, generator=g, dtype=torch.float64)
     if kind == 1:
-        x = torch.randint(-2, 3, (n,), generator=g).double()
+        x = torch.randint(-2, 3, shape, generator=g).double()
     elif kind == 2:
-        x = torch.full((n,), -1.5, dtype=torch.float64)
+        x = torch.full(shape, -1.5, dtype=torch.float64)
     elif kind == 3:
         x = torch.where(x > 0, 0.0, -0.0)
     elif kind == 4:
         x = x * torch.finfo(dtype).tiny / 8
     elif kind == 5:
-        x = torch.where(torch.rand(n, generator=g) < 0.6, torch.zeros_like(x), x)
+        x = torch.where(torch.rand(shape, generator=g) < 0.6, torch.zeros_like(x), x)
     elif kind == 6:
         odd = torch.tensor([float("nan"), float("inf"), -float("inf")], dtype=torch.float64)
-        where = torch.rand(n, generator=g) < 0.02
-        x = torch.where(where, odd[torch.randint(3, (n,), generator=g)], x)
+        where = torch.rand(shape, generator=g) < 0.02
+        x = torch.where(where, odd[torch.randint(3, shape, generator=g)], x)
+    elif kind == 7 and dtype == torch.float64:
+        x = torch.where(x > 1.5, 1.1, 0.7)  # squares that must be rounded before they are added
+    elif kind == 7:
+        x = torch.where(x > 0.5, 2.0**14, 2.0**-13 * (1 + x.abs().round()))
     return x.to(dtype)
+
+
+def with_other_nans(x: Tensor, g: torch.Generator) -> Tensor:
+    """Return x with another bit pattern in some of its NaN, which is larger than the usual one."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    other = x.isnan() & (torch.rand(x.shape, generator=g) < 0.5)
+    return (x.view(whole) | other.to(whole)).view(x.dtype)
 
 
 def share(kind: int, n: int, integer) -> int:
@@ -100,22 +214,22 @@ def share(kind: int, n: int, integer) -> int:
 def encode(case: Case) -> bytes:
     """Return the case as driver.cpp reads it."""
     ops, dtypes = OPS.index(case.op), DTYPES.index(case.dtype)
-    tensors = len(case.lists[0])
+    present = sum(1 << i for i, tensors in enumerate(case.lists) if tensors)
+    head = (ops, dtypes, case.pooled, case.ordered, case.chunk_size, case.seed, present)
     parts = [
-        struct.pack(
-            "7q", ops, dtypes, case.pooled, case.ordered, case.chunk_size, tensors, case.seed
-        )
+        struct.pack("7q", *head),
+        struct.pack("6d", *case.settings),
+        struct.pack(f"{1 + len(case.pattern)}q", len(case.pattern), *case.pattern),
+        struct.pack("q", len(case.lists[0])),
     ]
-    parts.append(struct.pack("5d", *case.settings))
-    for i in range(tensors):
-        n = case.lists[0][i].numel()
-        parts.append(struct.pack("3q", n, case.k[i], case.offsets[i]))
-        parts += [raw(tensors_of[i]) for tensors_of in case.lists]
+    for i, like in enumerate(case.lists[0]):
+        parts.append(struct.pack("5q", *axes(like.shape), case.k[i], case.offsets[i]))
+        parts += [raw(tensors[i]) for tensors in case.lists if tensors]
     return b"".join(parts)
 
 
 def raw(x: Tensor) -> bytes:
-    return x.contiguous().view(torch.uint8).numpy().tobytes() if x.numel() else b""
+    return x.flatten().view(torch.uint8).numpy().tobytes() if x.numel() else b""
 
 
 def run(program: Path, cases: list[Case]) -> tuple[bytes, str]:
@@ -152,8 +266,9 @@ def mismatches(cases: list[Case], output: bytes) -> list[str]:
 
 
 def bits(x: Tensor) -> Tensor:
-    """Return the bytes: equality then tells -0.0 from 0.0."""
-    return x.contiguous().view(torch.uint8)
+    """Return the bytes: equality then tells -0.0 from 0.0, but not one NaN from another."""
+    same = x.masked_fill(x.isnan(), torch.nan) if x.is_floating_point() else x
+    return same.flatten().view(torch.uint8)
 
 
 def close(got: Tensor, expected: Tensor) -> bool:
@@ -166,23 +281,24 @@ def close(got: Tensor, expected: Tensor) -> bool:
 def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
     """Return what driver.cpp must write: (name, tensor, whether bit for bit), in its order."""
     lists = [[x.clone() for x in tensors] for tensors in case.lists]
-    k = case.k[:1] if case.pooled else case.k
     if case.op == "topk_mask":
-        masks, nonfinite = reference.topk_mask(*lists, k, case.pooled, [])
+        masks, nonfinite = reference.topk_mask(*lists, case.given_k, case.pooled, case.pattern)
         return [*(("mask", mask, True) for mask in masks), ("nonfinite", nonfinite, True)]
     if case.op == "weight_overlap":
-        counts = reference.weight_overlap(*lists, [], k).flatten()
+        counts = reference.weight_overlap(*lists, case.k).flatten()
         # The counts of the second half of the segments are unused and stay zero.
         return [("counts", torch.cat([counts, torch.zeros_like(counts)]), True)]
     if case.op == "admm_project_":
         w, u, z = lists
-        residuals = reference.admm_project_(w, z, u, k, case.pooled, [], case.ordered)
+        residuals = reference.admm_project_(
+            w, z, u, case.given_k, case.pooled, case.pattern, case.ordered
+        )
         pairs = [(("u", a, True), ("z", b, True)) for a, b in zip(u, z, strict=True)]
         return [item for pair in pairs for item in pair] + [("residuals", residuals, False)]
-    *settings, nesterov = case.settings
-    w, grads, momenta, masks = lists
-    reference.masked_sgd_(w, grads, momenta, masks, [], [], *settings, bool(nesterov), 0.0)
+    *settings, nesterov, rho = case.settings
+    reference.masked_sgd_(*lists, *settings, bool(nesterov), rho)
     pairs = [
-        (("weight", a, False), ("momentum", b, False)) for a, b in zip(w, momenta, strict=True)
+        (("weight", a, False), ("momentum", b, False))
+        for a, b in zip(lists[0], lists[2], strict=True)
     ]
     return [item for pair in pairs for item in pair]

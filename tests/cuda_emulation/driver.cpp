@@ -1,9 +1,10 @@
 // Reads cases from stdin, runs the kernels on them, writes the results to stdout.
 //
-// A case: int64 op, dtype, pooled, chunk_size, tensors, seed; float64 settings[5] (masked_sgd_:
-// lr, momentum, dampening, weight_decay, nesterov); per tensor int64 count, keep, offset and its
-// arrays. An array lies `offset` elements into its allocation, as a view does. Which ops and
-// dtypes are compiled is chosen with -D: all of them, or one of each for a mutant.
+// A case, as cases.py encodes it: int64 op, dtype, pooled, ordered, chunk_size, seed, and as bits
+// which of the op's lists are there; float64 settings[6] (masked_sgd_: lr, momentum, dampening,
+// weight_decay, nesterov, rho); the pattern, its length first; the number of tensors; per tensor
+// int64 out, inputs, taps, keep, offset and its arrays. An array lies `offset` elements into its
+// allocation, as a view does. -DEMULATE_OPS and -DEMULATE_DTYPES, as bits, choose what is compiled.
 #include <memory>
 
 #include "admm_project.cu"
@@ -11,8 +12,16 @@
 #include "topk_mask.cu"
 #include "weight_overlap.cu"
 
+#ifndef EMULATE_OPS
+#define EMULATE_OPS 15
+#endif
+#ifndef EMULATE_DTYPES
+#define EMULATE_DTYPES 15
+#endif
+
 namespace {
 
+using namespace sparselth;
 using namespace sparselth::cuda;
 
 void read_bytes(void* target, size_t bytes) {
@@ -38,74 +47,149 @@ struct Array {
   void write() const { write_bytes(data, bytes); }
 };
 
-enum Op : int64_t { kTopk, kAdmm, kOverlap, kSgd };
+enum Op { kTopk, kAdmm, kOverlap, kSgd };
 
 struct Case {
-  int64_t op, dtype, pooled, ordered, chunk_size, tensors, seed;
-  double settings[5];
+  int64_t op, dtype, pooled, ordered, chunk_size, seed, present;
+  double settings[6];
 };
+
+// The most lists an op takes; of masks, lists 2 and 3 of weight_overlap and masked_sgd_.
+constexpr int kLists = 6;
 
 struct Tensors {
-  int64_t count, keep, offset;
-  Array a, b, c, d;
+  Axes axes;
+  int64_t keep, offset;
+  Array arrays[kLists], mask;
+
+  Segment segment() const {
+    Segment segment{};
+    segment.values = arrays[0].data;
+    segment.count = static_cast<uint32_t>(axes.size());
+    segment.keep = static_cast<uint32_t>(keep);
+    return segment;
+  }
 };
 
-// Which arrays come in: topk scores; admm w, u, z; overlap a, b; sgd w, grad, momentum, mask.
 template <class T>
 std::vector<Tensors> read_tensors(const Case& c) {
-  std::vector<Tensors> list(c.tensors);
+  int64_t count;
+  read_bytes(&count, sizeof count);
+  std::vector<Tensors> list(count);
   for (Tensors& t : list) {
-    int64_t head[3];
+    int64_t head[5];
     read_bytes(head, sizeof head);
-    t.count = head[0], t.keep = head[1], t.offset = head[2];
-    const auto array = [&](size_t element, bool in) {
-      return Array(t.count, element, t.offset, in);
-    };
-    t.a = array(sizeof(T), true);
-    if (c.op != kTopk) t.b = array(sizeof(T), true);
-    if (c.op == kAdmm || c.op == kSgd) t.c = array(sizeof(T), true);
-    if (c.op == kTopk) t.b = array(sizeof(bool), false);
-    if (c.op == kSgd) t.d = array(sizeof(bool), true);
+    t.axes = {head[0], head[1], head[2]}, t.keep = head[3], t.offset = head[4];
+    for (int i = 0; i < kLists; ++i) {
+      const bool is_mask = (c.op == kOverlap && i == 2) || (c.op == kSgd && i == 3);
+      if (c.present >> i & 1)
+        t.arrays[i] = Array(t.axes.size(), is_mask ? sizeof(bool) : sizeof(T), t.offset, true);
+    }
+    if (c.op == kTopk) t.mask = Array(t.axes.size(), sizeof(bool), t.offset, false);
   }
   return list;
 }
 
+template <class AnySelection>
+Array scratch_for(AnySelection& selection, const Case& c) {
+  return Array(selection.prepare(static_cast<uint32_t>(c.chunk_size)), 1, 0, false);
+}
+
 template <class T>
+void run_topk(const Case& c, const Pattern& pattern, std::vector<Tensors>& list) {
+  Array nonfinite(list.size(), 8, 0, false);
+  with_selection<T>(pattern, c.pooled != 0, [&](auto selection) {
+    for (const Tensors& t : list) {
+      Segment segment = t.segment();
+      segment.mask = t.mask.data;
+      selection.add(segment, t.axes);
+    }
+    const Array scratch = scratch_for(selection, c);
+    queue_topk_mask(selection, scratch.data, nonfinite.data, nullptr);
+  });
+  for (const Tensors& t : list) t.mask.write();
+  nonfinite.write();
+}
+
+template <class T>
+void run_admm(const Case& c, const Pattern& pattern, std::vector<Tensors>& list) {
+  Array residuals(2 * list.size(), 8, 0, false);
+  with_selection<T>(pattern, c.pooled != 0, [&](auto selection) {
+    for (const Tensors& t : list) {
+      Segment segment = t.segment();
+      segment.addend = t.arrays[1].data, segment.target = t.arrays[2].data;
+      selection.add(segment, t.axes);
+    }
+    const Array scratch = scratch_for(selection, c);
+    queue_admm_project(selection, scratch.data, residuals.data, c.ordered != 0, nullptr);
+  });
+  for (const Tensors& t : list) t.arrays[1].write(), t.arrays[2].write();
+  residuals.write();
+}
+
+template <class T>
+void run_overlap(const Case& c, std::vector<Tensors>& list) {
+  Array counts(2 * list.size(), 8, 0, false);
+  Selection<T> selection(/*pooled=*/false);
+  for (int which = 0; which < 2; ++which) {
+    for (const Tensors& t : list) {
+      Segment segment = t.segment();
+      segment.values = t.arrays[which].data, segment.mask = t.arrays[2].data;
+      selection.add(segment);
+    }
+  }
+  const Array scratch = scratch_for(selection, c);
+  queue_weight_overlap(selection, (c.present & 4) != 0, scratch.data, counts.data, nullptr);
+  counts.write();
+}
+
+template <class T>
+void run_sgd(const Case& c, std::vector<Tensors>& list) {
+  const double* s = c.settings;
+  SgdLauncher<T> launcher({s[0], s[1], s[2], s[3], s[4] != 0, s[5]},
+                          static_cast<uint32_t>(c.chunk_size), nullptr);
+  for (Tensors& t : list) {
+    const auto at = [&](int i) { return t.arrays[i].data; };
+    launcher.add({at(0), at(1), at(2), at(3), at(4), at(5), t.segment().count, 0});
+  }
+  launcher.flush();
+  for (const Tensors& t : list) t.arrays[0].write(), t.arrays[2].write();
+}
+
+template <class T, int kOps = EMULATE_OPS>
 void run_case(const Case& c) {
+  int64_t length;
+  read_bytes(&length, sizeof length);
+  std::vector<int64_t> code(length);
+  read_bytes(code.data(), sizeof(int64_t) * code.size());
   std::vector<Tensors> list = read_tensors<T>(c);
-  Selection<T> selection(c.pooled != 0);
-  const size_t words = 2 * list.size();
-  Array results(words, 8, 0, false);
-  Array scratch;
-  const auto prepare = [&] {
-    scratch = Array(selection.prepare(static_cast<uint32_t>(c.chunk_size)), 1, 0, false);
-  };
-  if (c.op == kTopk) {
-    for (Tensors& t : list) selection.add(t.a.data, nullptr, t.b.data, t.count, t.keep);
-    prepare();
-    results = Array(list.size(), 8, 0, false);
-    queue_topk_mask(selection, scratch.data, results.data, nullptr);
-    for (Tensors& t : list) t.b.write();
-    results.write();
-  } else if (c.op == kAdmm) {
-    for (Tensors& t : list) selection.add(t.a.data, t.b.data, t.c.data, t.count, t.keep);
-    prepare();
-    queue_admm_project(selection, scratch.data, results.data, c.ordered != 0, nullptr);
-    for (Tensors& t : list) t.b.write(), t.c.write();
-    results.write();
-  } else if (c.op == kOverlap) {
-    for (Tensors& t : list) selection.add(t.a.data, nullptr, nullptr, t.count, t.keep);
-    for (Tensors& t : list) selection.add(t.b.data, nullptr, nullptr, t.count, t.keep);
-    prepare();
-    queue_weight_overlap(selection, scratch.data, results.data, nullptr);
-    results.write();
-  } else {
-    const SgdSettings settings{c.settings[0], c.settings[1], c.settings[2], c.settings[3],
-                               c.settings[4] != 0};
-    SgdLauncher<T> launcher(settings, static_cast<uint32_t>(c.chunk_size), nullptr);
-    for (Tensors& t : list) launcher.add(t.a.data, t.b.data, t.c.data, t.d.data, t.count);
-    launcher.flush();
-    for (Tensors& t : list) t.a.write(), t.c.write();
+  if constexpr (kOps >> kTopk & 1) {
+    if (c.op == kTopk) run_topk<T>(c, Pattern(code), list);
+  }
+  if constexpr (kOps >> kAdmm & 1) {
+    if (c.op == kAdmm) run_admm<T>(c, Pattern(code), list);
+  }
+  if constexpr (kOps >> kOverlap & 1) {
+    if (c.op == kOverlap) run_overlap<T>(c, list);
+  }
+  if constexpr (kOps >> kSgd & 1) {
+    if (c.op == kSgd) run_sgd<T>(c, list);
+  }
+}
+
+template <int kDtypes = EMULATE_DTYPES>
+void run_case_of_dtype(const Case& c) {
+  if constexpr (kDtypes & 1) {
+    if (c.dtype == 0) run_case<float>(c);
+  }
+  if constexpr (kDtypes & 2) {
+    if (c.dtype == 1) run_case<double>(c);
+  }
+  if constexpr (kDtypes & 4) {
+    if (c.dtype == 2) run_case<__half>(c);
+  }
+  if constexpr (kDtypes & 8) {
+    if (c.dtype == 3) run_case<__nv_bfloat16>(c);
   }
 }
 
@@ -118,12 +202,7 @@ int main() {
     Case c;
     read_bytes(&c, sizeof c);
     emulation::machine.order.seed(static_cast<uint32_t>(c.seed));
-    if (c.dtype == 0) run_case<float>(c);
-#ifndef EMULATE_FLOAT_ONLY
-    if (c.dtype == 1) run_case<double>(c);
-    if (c.dtype == 2) run_case<__half>(c);
-    if (c.dtype == 3) run_case<__nv_bfloat16>(c);
-#endif
+    run_case_of_dtype(c);
   }
   return 0;
 }

@@ -300,6 +300,11 @@ template <class T>
 T __ldcg(const T* p) {
   return *p;
 }
+inline uint32_t min(uint32_t a, uint32_t b) { return std::min(a, b); }
+inline uint32_t max(uint32_t a, uint32_t b) { return std::max(a, b); }
+// Rounded each: the sources are compiled without contraction.
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 
 // --- 16-bit formats -----------------------------------------------------------------------

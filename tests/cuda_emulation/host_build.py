@@ -1,7 +1,8 @@
 """Compile the device code for the host, with AddressSanitizer, optionally with one defect put in.
 
-The sources are those of csrc/cuda. Only `__shared__` declarations are rewritten, into calls that
-hand out poisoned memory (emulation.h); everything else is the preprocessor's work.
+The sources are those of csrc/cuda, with what they share with the CPU kernels. Only `__shared__`
+declarations are rewritten, into calls that hand out poisoned memory (emulation.h); everything else
+is the preprocessor's work.
 """
 
 from __future__ import annotations
@@ -13,20 +14,27 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 FLAGS = ["-std=c++20", "-O1", "-g1", "-DSPARSELTH_EMULATION", "-Wno-unknown-pragmas"]
-FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"]
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A defect: `old` occurs once in csrc/cuda/`file` and is replaced by `new`."""
+    """A defect: `old` occurs once in csrc/cuda/`file` and is replaced by `new`.
+
+    op, dtype: what it is run with.
+    """
 
     name: str
     file: str
     old: str
     new: str
+    op: str = "admm_project_"
+    dtype: torch.dtype = torch.float32
 
 
 def compiler() -> str | None:
@@ -53,6 +61,7 @@ def build(
 ) -> Path:
     """Return the emulation program; compiled once per content of its sources."""
     files = {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
+    files["common/pattern.h"] = (ROOT / "csrc/common/pattern.h").read_text()
     if mutant is not None:
         if files[mutant.file].count(mutant.old) != 1:
             raise ValueError(f"mutant {mutant.name}: its text must occur once in {mutant.file}")
@@ -65,7 +74,7 @@ def build(
     folder = ROOT / "build" / "emulation" / key
     program = folder / "program"
     if not program.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "common").mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (folder / name).write_text(text)
         part = folder / "program.part"

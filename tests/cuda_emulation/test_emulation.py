@@ -33,7 +33,7 @@ def program() -> Path:
 @pytest.mark.parametrize("op", cases.OPS)
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=lambda dtype: str(dtype).split(".")[1])
 def test_kernel_agrees_with_the_oracle(program: Path, op: str, dtype: torch.dtype) -> None:
-    drawn = [cases.draw(op, dtype, seed) for seed in SEEDS]
+    drawn = cases.cases_of(op, dtype, SEEDS)
     output, complaint = cases.run(program, drawn)
     assert complaint == ""
     assert cases.mismatches(drawn, output) == []
@@ -53,19 +53,19 @@ MUTANTS = [
     host_build.Mutant(
         "the digit is one bin off",
         "select.cuh",
-        "group.pivot = prefix << width | (top - j);",
-        "group.pivot = prefix << width | (top - j + 1);",
+        "pool.pivot = prefix << width | (top - j);",
+        "pool.pivot = prefix << width | (top - j + 1);",
     ),
     host_build.Mutant(
         "ties go to whoever comes first, cut one late",
         "select.cuh",
-        "mine++ < group.keep",
-        "mine++ <= group.keep",
+        "mine++ < pool.keep",
+        "mine++ <= pool.keep",
     ),
     host_build.Mutant(
         "ties are not ranked across chunks",
         "select.cuh",
-        "return keeps_all_ties(group) ? 0 : s.ties_in_chunk[chunk];",
+        "return keeps_all_ties(pool) ? 0 : s.ties_in_chunk[chunk];",
         "return 0;",
     ),
     host_build.Mutant(
@@ -79,12 +79,14 @@ MUTANTS = [
         "select.cuh",
         "constexpr int kMantissa = kDigitBits - Number<T>::kExponentBits;",
         "constexpr int kMantissa = 0;",
+        "topk_mask",
     ),
     host_build.Mutant(
         "NaN is overlooked where nothing is kept",
         "select.cuh",
-        "if (group.keep == 0 && !first) return;",
-        "if (group.keep == 0) return;",
+        "if (pool.keep == 0 && !first) return;",
+        "if (pool.keep == 0) return;",
+        "weight_overlap",
     ),
     host_build.Mutant(
         "one tensor's NaN does not stop the others",
@@ -110,26 +112,122 @@ MUTANTS = [
         "  if (valid == kCount && aligned_to<Pack<T, kCount>>(base)) {\n    return",
         "  if (valid == kCount) {\n    return",
     ),
+    host_build.Mutant(
+        "squares are fused with the addition",
+        "group_scores.cuh",
+        "return __dadd_rn(sum, __dmul_rn(value, value));",
+        "return fma(value, value, sum);",
+        "topk_mask",
+        torch.float64,
+    ),
+    host_build.Mutant(
+        "inputs are added in pairs of neighbours",
+        "group_scores.cuh",
+        "for (uint32_t half = lanes / 2; half > 0; half /= 2) {",
+        "for (uint32_t half = 1; half < lanes; half *= 2) {",
+        "topk_mask",
+    ),
+    host_build.Mutant(
+        "inputs are added before outs",
+        "group_scores.cuh",
+        "if (++row == box_out) row = 0, input += kLanes;",
+        "if ((input += kLanes) >= place.inputs) input = place.lane, ++row;",
+        "topk_mask",
+    ),
+    host_build.Mutant(
+        "no barrier between the turns of a sum",
+        "group_scores.cuh",
+        "if (turns > 1) __syncthreads();",
+        "",
+    ),
+    host_build.Mutant(
+        "no barrier between partial sums and scores",
+        "group_scores.cuh",
+        "__syncthreads();\n    if (p.shaped) {",
+        "if (p.shaped) {",
+    ),
+    host_build.Mutant(
+        "a group does not go on in the next slice of taps",
+        "group_scores.cuh",
+        "tap < first_tap ? *score : 0;",
+        "false ? *score : 0;",
+        "topk_mask",
+    ),
+    host_build.Mutant(
+        "a box at the edge has all its outs",
+        "group_scores.cuh",
+        "row < place.rows && input < place.inputs",
+        "place.rows > 0 && input < place.inputs",
+        "topk_mask",
+    ),
+    host_build.Mutant(
+        "NaN keeps its bits",
+        "group_scores.cuh",
+        'return score == score ? score : nan("");',
+        "return score;",
+        "topk_mask",
+    ),
+    host_build.Mutant(
+        "of equal shapes the last is taken",
+        "group_scores.cuh",
+        "magnitude_key(sum) > magnitude_key(best)",
+        "magnitude_key(sum) >= magnitude_key(best)",
+        "topk_mask",
+    ),
+    host_build.Mutant(
+        "the dictionary is forgotten where kernels are kept",
+        "kept_groups.cuh",
+        "!p.shaped ||",
+        "true ||",
+    ),
+    host_build.Mutant(
+        "ties of N:M go to the last",
+        "kept_groups.cuh",
+        "lane < place.lane",
+        "lane > place.lane",
+        "topk_mask",
+    ),
+    host_build.Mutant(
+        "no barrier between the keys of N:M and their ranks",
+        "kept_groups.cuh",
+        "    __syncthreads();\n    for (uint32_t at",
+        "    for (uint32_t at",
+    ),
+    host_build.Mutant(
+        "the mask of an overlap is ignored",
+        "segments.cuh",
+        "  return bits & within;",
+        "  return within;",
+        "weight_overlap",
+    ),
+    host_build.Mutant(
+        "the dual pulls the other way",
+        "masked_sgd.cu",
+        "+ Number<T>::widen(u.v[j])",
+        "- Number<T>::widen(u.v[j])",
+        "masked_sgd_",
+    ),
 ]
 
 
-# Unoptimised: it is compiling that takes the time. One dtype is enough to show a defect.
-MUTANT_FLAGS = ("-DEMULATE_FLOAT_ONLY", "-O0")
+def mutant_program(mutant: host_build.Mutant) -> Path:
+    # Unoptimised, and nothing but what it is run with: it is compiling that takes the time.
+    op, dtype = cases.OPS.index(mutant.op), cases.DTYPES.index(mutant.dtype)
+    only = (f"-DEMULATE_OPS={1 << op}", f"-DEMULATE_DTYPES={1 << dtype}", "-O0")
+    return host_build.build(mutant=mutant, flags=only)
 
 
 @pytest.fixture(scope="module")
 def mutant_programs() -> dict[str, Path]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiled = pool.map(
-            lambda mutant: host_build.build(mutant=mutant, flags=MUTANT_FLAGS), MUTANTS
-        )
+        compiled = pool.map(mutant_program, MUTANTS)
         return {mutant.name: path for mutant, path in zip(MUTANTS, compiled, strict=True)}
 
 
-@pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS])
-def test_defect_is_caught(mutant_programs: dict[str, Path], name: str) -> None:
-    drawn = [cases.draw("admm_project_", torch.float32, seed) for seed in SEEDS]
-    output, complaint = cases.run(mutant_programs[name], drawn)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_defect_is_caught(mutant_programs: dict[str, Path], mutant: host_build.Mutant) -> None:
+    drawn = cases.cases_of(mutant.op, mutant.dtype, SEEDS)
+    output, complaint = cases.run(mutant_programs[mutant.name], drawn)
     assert complaint or cases.mismatches(drawn, output)
 
 
