@@ -36,8 +36,10 @@ def passes(impl, batch, size, x, grad, weight, mask, plan, halo=1):
 # Channels of 64 and more at this density are summed in groups; each size takes another tile.
 @pytest.mark.parametrize(
     "size",
-    [(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (4, 2), (4, 4), (1, 9), (7, 7), (5, 14)]
-    + [(3, 33)],
+    [
+        *((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (4, 2), (4, 4), (1, 9), (7, 7)),
+        *((5, 14), (3, 33)),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("halo", [0, 1, 2])

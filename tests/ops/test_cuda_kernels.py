@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sparselth.ops import reference
+from sparselth.ops.patterns import NOfM, find_pattern
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,10 +22,12 @@ def on_device(case: cases.Case) -> list[list[torch.Tensor]]:
 
     def move(x: torch.Tensor, offset: int) -> torch.Tensor:
         memory = torch.empty(x.numel() + offset, dtype=x.dtype, device="cuda")
-        return memory[offset:].copy_(x)
+        return memory[offset:].view(x.shape).copy_(x)
 
     return [
         [move(x, offset) for x, offset in zip(tensors, case.offsets, strict=True)]
+        if tensors
+        else []
         for tensors in case.lists
     ]
 
@@ -32,34 +35,43 @@ def on_device(case: cases.Case) -> list[list[torch.Tensor]]:
 def outputs(case: cases.Case) -> list[torch.Tensor]:
     """Run the op on the device and return what the oracle lists, in its order."""
     lists = on_device(case)
-    k = case.k[:1] if case.pooled else case.k
+    selected = (case.given_k, case.pooled, case.pattern)
     if case.op == "topk_mask":
-        masks, nonfinite = ops.topk_mask(*lists, k, case.pooled, [])
+        masks, nonfinite = ops.topk_mask(*lists, *selected)
         return [*masks, nonfinite]
     if case.op == "weight_overlap":
-        counts = ops.weight_overlap(*lists, [], k).flatten()
+        counts = ops.weight_overlap(*lists, case.k).flatten()
         return [torch.cat([counts, torch.zeros_like(counts)])]
     if case.op == "admm_project_":
         w, u, z = lists
-        residuals = ops.admm_project_(w, z, u, k, case.pooled, [], case.ordered)
+        residuals = ops.admm_project_(w, z, u, *selected, case.ordered)
         return [t for pair in zip(u, z, strict=True) for t in pair] + [residuals]
-    lr, momentum, dampening, weight_decay, nesterov = case.settings
-    w, grads, momenta, masks = lists
+    lr, momentum, dampening, weight_decay, nesterov, rho = case.settings
+    w, grads, momenta, masks, z, u = lists
     given = momenta if momentum else []
-    settings = (lr, momentum, dampening, weight_decay, bool(nesterov), 0.0)
-    ops.masked_sgd_(w, grads, given, masks, [], [], *settings)
+    settings = (lr, momentum, dampening, weight_decay, bool(nesterov), rho)
+    ops.masked_sgd_(w, grads, given, masks, z, u, *settings)
     return [t for pair in zip(w, momenta, strict=True) for t in pair]
 
 
 @pytest.mark.parametrize("op", cases.OPS)
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=lambda dtype: str(dtype).split(".")[1])
 def test_kernel_agrees_with_the_oracle(op, dtype):
-    for seed in range(16):
-        case = cases.draw(op, dtype, seed)
+    for case in cases.cases_of(op, dtype, range(32)):
         for (name, want, exact), got in zip(cases.oracle(case), outputs(case), strict=True):
             got = got.cpu()
             same = torch.equal(cases.bits(got), cases.bits(want)) if exact else None
             assert same or (not exact and cases.close(got, want)), f"{name}: {case.label}"
+
+
+@pytest.mark.parametrize("pattern", ["16x1", "32x32", "filter", "channel", "kernel", "2:4"])
+def test_a_large_weight_in_groups(pattern):
+    weight = torch.randn(512, 512, 3, 3, device="cuda")
+    found = find_pattern(pattern)
+    k = [] if isinstance(found, NOfM) else [found.groups(weight.shape) // 10]
+    got, _ = ops.topk_mask([weight], k, False, found.encode())
+    want, _ = reference.topk_mask([weight.cpu()], k, False, found.encode())
+    assert torch.equal(got[0].cpu(), want[0])
 
 
 @pytest.mark.parametrize("pooled", [False, True])
