@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from ..errors import SparselthError
 from ..ops.backends import prefer_dense
 from ..ops.binding import bind_mask
 from ..ops.checks import check_mask
+from .entry import EntryConv2d
 from .masked import DERIVED, MaskedConv2d, MaskedModule, masked_type
 from .norm import BlockedBatchNorm2d
 
@@ -19,7 +21,8 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
     model: changed in place and returned. Its modules and parameters stay the same objects, so
     optimizers, hooks and shared references remain valid. Where convolutions are sparse enough for
-    their kernels, BatchNorm2d becomes BlockedBatchNorm2d, which works in their layout.
+    their kernels, BatchNorm2d becomes BlockedBatchNorm2d, which works in their layout, and an
+    unpruned first convolution before one EntryConv2d.
     masks: parameter name (`"features.0.weight"`) -> bool tensor of the parameter's shape.
     Calling it again replaces the masks it names.
 
@@ -42,26 +45,31 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         check_mask(mask, weight, f"the mask of {name!r}")
         todo.append((module, masked, mask))
     for module, masked, mask in todo:
+        if isinstance(module, EntryConv2d):
+            module.make_plain()
         # As torch's parametrize does: the class changes, the object stays.
         module.__class__ = masked
         assert isinstance(module, MaskedModule)
         module.set_mask(mask)
-    _convert_norms(model)
+    _convert_neighbours(model)
     return model
 
 
-def _convert_norms(model: nn.Module) -> None:
+def _convert_neighbours(model: nn.Module) -> None:
+    """Let what is around sparse convolutions compute in their layout, or make it plain again."""
     masked = [module for module in model.modules() if isinstance(module, MaskedConv2d)]
     sparse = any(
         not prefer_dense("masked_conv2d", module.weight.device, 1.0 - module.sparsity)
         for module in masked
     )
-    old, new = (
-        (nn.BatchNorm2d, BlockedBatchNorm2d) if sparse else (BlockedBatchNorm2d, nn.BatchNorm2d)
-    )
-    for module in model.modules():
-        if type(module) is old:
-            module.__class__ = new
+    modules = list(model.modules())
+    for module, following in zip_longest(modules, modules[1:]):
+        if sparse and EntryConv2d.suits(module, following):
+            module.__class__ = EntryConv2d
+        elif not sparse and isinstance(module, EntryConv2d):
+            module.make_plain()
+        elif type(module) is (nn.BatchNorm2d if sparse else BlockedBatchNorm2d):
+            module.__class__ = BlockedBatchNorm2d if sparse else nn.BatchNorm2d
 
 
 def densify(model: nn.Module) -> nn.Module:
@@ -76,7 +84,7 @@ def densify(model: nn.Module) -> nn.Module:
             for name in DERIVED:
                 del module.__dict__[name]
             module.__class__ = module._plain  # type: ignore[assignment]  # to the base class
-    _convert_norms(model)
+    _convert_neighbours(model)
     return model
 
 

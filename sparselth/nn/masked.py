@@ -27,6 +27,7 @@ from ..ops.masking import ApplyBits, bits_of
 from ..ops.measure import Timings
 from ..ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from ..ops.plan import conv_plan
+from .entry import EntryConv2d
 
 DERIVED = ("_plan", "_density", "_mask_version", "_choices", "_dense_passes", "_bits", "_checked")
 
@@ -262,8 +263,9 @@ def masked_type(module: nn.Module, name: str) -> type[MaskedModule]:
 
     Raises SparselthError for a module that has none.
     """
+    kind = nn.Conv2d if isinstance(module, EntryConv2d) else type(module)
     for plain, masked in MASKED_TYPES.items():
-        if type(module) in (plain, masked):
+        if kind in (plain, masked):
             return masked
     known = ", ".join(t.__name__ for t in MASKED_TYPES)
     raise SparselthError(

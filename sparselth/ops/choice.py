@@ -131,6 +131,19 @@ def decide(timings: Timings, wanted: Sequence[str], in_blocks: bool) -> Choice:
     return Choice(wins, "measured", dense_passes if wins else _NO_PASSES, dense, sparse, timings)
 
 
+def decide_entry(timings: Timings, wanted: Sequence[str]) -> bool:
+    """Say whether a dense convolution should be computed in blocks, as its result goes on there.
+
+    timings: with a mask that keeps everything.  x arrives plain.
+    """
+    passes = [timings.passes[name] for name in wanted]
+    c = timings.conversions
+    dense = sum(p.dense for p in passes) + c.to_y + (c.from_y if len(passes) > 1 else 0.0)
+    blocks = sum(p.sparse for p in passes) + c.to_x
+    blocks += c.from_x if "grad_input" in wanted else 0.0
+    return blocks <= (1 - MARGIN) * dense
+
+
 _WANTED = {
     (x, weight): ("forward", *["grad_input"] * x, *["grad_weight"] * weight)
     for x in (False, True)

@@ -1,0 +1,88 @@
+"""A dense first convolution that hands its result on in the layout of the masked ones."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import choice as choosing
+from ..ops.blocked import blocked, traceless
+from ..ops.blocked_conv import BlockedConv2d
+from ..ops.plan import conv_plan
+
+# Weights per output: with few, dense convolution is inefficient and the kernels on blocks, which
+# multiply one weight with 16 images, are not.
+_FEW = 64
+
+_DERIVED = ("_everything", "_enters")
+
+# So many kinds of input are measured; others are computed densely.
+_MEASURED_INPUTS = 16
+
+
+class EntryConv2d(nn.Conv2d):
+    """`nn.Conv2d` whose result may come in blocks, for the batch norm after it. Made by `sparsify`.
+
+    Its weights are dense and stay so. Where choices are measured (`sparselth.use_choice`), the
+    first input of a shape is timed: the kernels on blocks, against dense convolution and the
+    change of layout that its result would need.
+    """
+
+    # Derived from the weight's shape, and never saved.
+    _everything: tuple[Tensor, Tensor | None] | None = None
+    _enters: dict[tuple, bool] | None = None
+
+    @classmethod
+    def suits(cls, module: nn.Module | None, following: nn.Module | None) -> bool:
+        """Say whether `module` is a convolution of few inputs before a batch norm."""
+        return (
+            type(module) is nn.Conv2d
+            and isinstance(following, nn.BatchNorm2d)
+            and following.num_features == module.out_channels
+            and module.padding_mode == "zeros"
+            and not isinstance(module.padding, str)
+            and prod(module.weight.shape[1:]) <= _FEW
+        )
+
+    def make_plain(self) -> None:
+        """Turn into an `nn.Conv2d` again, in place."""
+        for name in _DERIVED:
+            self.__dict__.pop(name, None)
+        self.__class__ = nn.Conv2d  # type: ignore[assignment]  # to the base class
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = (self.stride, self.padding, self.dilation, self.groups)
+        if not self._in_blocks(x, conv):
+            return super().forward(x)
+        mask, plan = self._mask_and_plan()
+        return BlockedConv2d.apply(blocked(x), self.weight, mask, self.bias, plan, *conv)
+
+    def _in_blocks(self, x: Tensor, conv: Any) -> bool:
+        if (
+            x.dim() != 4
+            or choosing.in_blocks(x)
+            or not choosing.measures("masked_conv2d", x)
+            or not traceless(self.weight)
+        ):
+            return False
+        if self._enters is None:
+            self._enters = {}
+        wanted = choosing.wanted_passes(x, self.weight)
+        size = (choosing.rounded(x.shape[0]), *x.shape[1:])
+        key = (size, x.dtype, choosing.layout_of(x), wanted, torch.get_num_threads())
+        if key not in self._enters and len(self._enters) < _MEASURED_INPUTS:
+            timings = choosing.conv_timings(x, self.weight, *self._mask_and_plan(), conv)
+            self._enters[key] = timings is not None and choosing.decide_entry(timings, wanted)
+        return self._enters.get(key, False)
+
+    def _mask_and_plan(self) -> tuple[Tensor, Tensor | None]:
+        if self._everything is None:
+            mask = torch.ones(self.weight.shape, dtype=torch.bool)
+            self._everything = (mask, conv_plan(mask, self.groups))
+        return self._everything
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
