@@ -73,14 +73,78 @@ SPARSELTH_INLINE int compress(T* to, Vec<T> values, Vec<T> mask) {
   return count;
 }
 
-// Integers as wide as T, all ones where the mask's byte is 1: selects as `m ? a : b`.
+// Conversions between lanes of different width. GCC 12 takes __builtin_convertvector apart into
+// scalars here, hence the intrinsics.
+
+typedef float HalfFloats __attribute__((vector_size(SPARSELTH_VECTOR_BYTES / 2)));
+
+SPARSELTH_INLINE Vec<double> widen(HalfFloats v) {
+#if SPARSELTH_VECTOR_BYTES == 64
+  return (Vec<double>)_mm512_cvtps_pd((__m256)v);
+#elif SPARSELTH_VECTOR_BYTES == 32
+  return (Vec<double>)_mm256_cvtps_pd((__m128)v);
+#else
+  return __builtin_convertvector(v, Vec<double>);
+#endif
+}
+
 template <class T>
-SPARSELTH_INLINE auto load_mask(const uint8_t* from) {
+using Integers = Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;  // as wide as T
+
+// As many bytes as T has lanes.
+template <class T>
+SPARSELTH_INLINE Integers<T> load_bytes(const uint8_t* from) {
   typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
-  using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   Bytes bytes;
   __builtin_memcpy(&bytes, from, sizeof bytes);
-  return -__builtin_convertvector(bytes, Vec<Integer>);
+#if SPARSELTH_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4)
+    return (Integers<T>)_mm512_cvtepu8_epi32((__m128i)bytes);
+  else
+    return (Integers<T>)_mm512_cvtepu8_epi64(_mm_cvtsi64_si128((long long)bytes));
+#else
+  return __builtin_convertvector(bytes, Integers<T>);
+#endif
+}
+
+// The same, from integers below 256.
+template <class T>
+SPARSELTH_INLINE void store_bytes(uint8_t* to, Integers<T> values) {
+#if SPARSELTH_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4)
+    _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)values));
+  else
+    _mm_storel_epi64((__m128i*)to, _mm512_cvtepi64_epi8((__m512i)values));
+#else
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+  const Bytes bytes = __builtin_convertvector(values, Bytes);
+  __builtin_memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
+// All ones where the mask's byte is 1: selects as `m ? a : b`.
+template <class T>
+SPARSELTH_INLINE Integers<T> load_mask(const uint8_t* from) {
+  return -load_bytes<T>(from);
+}
+
+// Bytes that are 1 where the mask of a comparison is set. T: an integer.
+template <class T>
+SPARSELTH_INLINE void store_mask(uint8_t* to, Vec<T> mask) {
+#if SPARSELTH_VECTOR_BYTES == 64
+  const __m512i bits = (__m512i)mask;
+  if constexpr (sizeof(T) == 4) {
+    _mm_storeu_si128((__m128i*)to, _mm_maskz_set1_epi8(_mm512_movepi32_mask(bits), 1));
+  } else if constexpr (sizeof(T) == 8) {
+    _mm_storel_epi64((__m128i*)to, _mm_maskz_set1_epi8(_mm512_movepi64_mask(bits), 1));
+  } else {
+    _mm256_storeu_si256((__m256i*)to, _mm256_maskz_set1_epi8(_mm512_movepi16_mask(bits), 1));
+  }
+#else
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+  const Bytes bytes = __builtin_convertvector(mask, Bytes) & 1;
+  __builtin_memcpy(to, &bytes, sizeof bytes);
+#endif
 }
 
 // (a0, b0, a1, b1, ...) of the lower or the upper halves.

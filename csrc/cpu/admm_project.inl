@@ -60,16 +60,12 @@ SPARSELTH_INLINE void add_squares(Vec<double>& sum, Vec<T> a, Vec<T> b) {
   if constexpr (sizeof(T) == sizeof(double)) {
     sum += (a - b) * (a - b);
   } else {
-    constexpr int kN = kLanes<double>;
-    typedef T HalfVec __attribute__((vector_size(SPARSELTH_VECTOR_BYTES / 2)));
-    HalfVec from[2], to[2];
+    HalfFloats from[2], to[2];
     __builtin_memcpy(from, &a, sizeof a);
     __builtin_memcpy(to, &b, sizeof b);
-    static_assert(sizeof from == sizeof a && sizeof(HalfVec) / sizeof(T) == kN);
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
-      const Vec<double> distance = __builtin_convertvector(from[i], Vec<double>) -
-                                   __builtin_convertvector(to[i], Vec<double>);
+      const Vec<double> distance = widen(from[i]) - widen(to[i]);
       sum += distance * distance;
     }
   }

@@ -10,24 +10,6 @@
 
 #include "cpu/blocked_planes.inl"
 
-template <class T>
-struct Bytes {
-  typedef uint8_t type __attribute__((vector_size(kLanes<T>)));
-};
-
-template <class T>
-SPARSELTH_INLINE void store_position(uint8_t* to, Integers<T> position) {
-  const auto bytes = __builtin_convertvector(position, typename Bytes<T>::type);
-  __builtin_memcpy(to, &bytes, sizeof bytes);
-}
-
-template <class T>
-SPARSELTH_INLINE Integers<T> load_position(const uint8_t* from) {
-  typename Bytes<T>::type bytes;
-  __builtin_memcpy(&bytes, from, sizeof bytes);
-  return __builtin_convertvector(bytes, Integers<T>);
-}
-
 struct Range {
   int64_t begin, end;
 };
@@ -57,7 +39,7 @@ struct WindowRow {
       }
     }
     store(y + q * kLanes<T>, best);
-    store_position<T>(position + q * kLanes<T>, at);
+    store_bytes<T>(position + q * kLanes<T>, at);
   }
 };
 
@@ -148,10 +130,9 @@ void max_pool_backward_any(const Blocked<const T>& dy, const Blocked<const uint8
           const int64_t i = y + w.pad_h - p * w.stride_h;
           for (int64_t q = columns[x].begin; q < columns[x].end; ++q) {
             const int64_t j = x + w.pad_w - q * w.stride_w;
-            sum +=
-                grad_of_tap<T>(load(from + p * dy.row_size() + q * kLanes<T>),
-                               load_position<T>(places + p * position.row_size() + q * kLanes<T>),
-                               i * w.kernel_w + j);
+            sum += grad_of_tap<T>(load(from + p * dy.row_size() + q * kLanes<T>),
+                                  load_bytes<T>(places + p * position.row_size() + q * kLanes<T>),
+                                  i * w.kernel_w + j);
           }
         }
         store(to + x * kLanes<T>, sum);
@@ -172,7 +153,7 @@ void max_pool_backward_tiles(const Blocked<const T>& dy, const Blocked<const uin
       const uint8_t* places = position.row(plane, p);
       for (int64_t q = 0; q < windows; ++q) {
         const Vec<T> grad = load(from + q * kLanes<T>);
-        const Integers<T> place = load_position<T>(places + q * kLanes<T>);
+        const Integers<T> place = load_bytes<T>(places + q * kLanes<T>);
         for (int64_t j = 0; j < w.kernel_w; ++j, to += kLanes<T>)
           store(to, grad_of_tap<T>(grad, place, first_tap + j));
       }

@@ -4,9 +4,6 @@
 // Threads take contiguous runs of planes. A result is written in memory order, its halo included,
 // so that no second pass has to clear it.
 
-template <class T>
-using Integers = Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;  // as wide as T
-
 // All ones in the lanes of the first `images` images.
 template <class T>
 SPARSELTH_INLINE Integers<T> first_lanes(int64_t images) {

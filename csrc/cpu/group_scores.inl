@@ -31,10 +31,9 @@ SPARSELTH_INLINE Vec<double> squares_of(const Key<T>* keys) {
     rounded(square);
     return square;
   } else if constexpr (sizeof(T) == 4) {
-    typedef float Floats __attribute__((vector_size(SPARSELTH_VECTOR_BYTES / 2)));
-    Floats from;
+    HalfFloats from;
     __builtin_memcpy(&from, keys, sizeof from);
-    value = __builtin_convertvector(from, Vec<double>);
+    value = widen(from);
   } else {
     T from[kN];
     __builtin_memcpy(from, keys, sizeof from);

@@ -147,7 +147,6 @@ class RowOfNOfM {
     }
     using V = Vec<Key<T>>;
     constexpr int kN = kLanes<Key<T>>;
-    typedef uint8_t Bytes __attribute__((vector_size(kN)));
     for (int64_t j = 0; j < row_; j += kN) {
       const V key = load(keys + j), place = load(place_.data() + j);
       V rank{};
@@ -156,8 +155,7 @@ class RowOfNOfM {
         rank -= (place >= distance) & (load(keys + j - shifts_[d]) >= key);
         rank -= (place + distance < m_) & (load(keys + j + shifts_[d]) > key);
       }
-      const Bytes stays = __builtin_convertvector(rank < Key<T>(n_), Bytes) & 1;
-      __builtin_memcpy(kept + j, &stays, sizeof stays);
+      store_mask<Key<T>>(kept + j, rank < Key<T>(n_));
     }
   }
 

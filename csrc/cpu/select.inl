@@ -69,7 +69,6 @@ void for_each_chunk(const std::vector<Chunk>& chunks, const Threads& threads, co
 template <class T>
 struct Bracket {
   Key<T> low = 0, high = kLargestKey<T>;
-  double share = 1;  // of all keys, as the sample has it
 };
 
 // What one pass finds out about a chunk.
@@ -79,26 +78,56 @@ struct Census {
   std::vector<Key<T>> between;
 };
 
-// kNarrow: few vectors hold a key of the bracket, so that a branch around them pays.
-template <class T, bool kNarrow>
-void take_census(const Keys<T>& keys, int n, const Bracket<T>& bracket, Census<T>& census) {
-  using V = Vec<Key<T>>;
-  constexpr int kN = kLanes<Key<T>>;
-  const V low = broadcast(bracket.low), high = broadcast(bracket.high);
-  V above{}, at_high{}, at_low{};  // all ones is minus one
-  Key<T> found[kKeysAtOnce + kN];
-  int hits = 0;
-  for (int j = 0; j < n; j += kN) {
-    const V key = load(keys + j);
-    above -= key > high;
-    if (kNarrow && !any<Key<T>>((key >= low) & (key <= high))) continue;
-    at_high -= key == high, at_low -= key == low;
-    hits += compress<Key<T>>(found + hits, key, (key > low) & (key < high));
+// A census in the making: counts lane by lane, of which none exceeds a chunk's keys per lane. Its
+// members are not vectors: containers would have to align them.
+template <class T>
+class CensusTaker {
+ public:
+  explicit CensusTaker(const Bracket<T>& bracket) : bracket_(bracket) {}
+
+  // Most vectors hold no key of the bracket. Which ones do is noted first, and looked at then: a
+  // branch for each vector would be mispredicted more often than it saves work.
+  void take(const Keys<T>& keys, int n) {
+    constexpr int kAtOnce = 64 * kN;
+    const V low = broadcast(bracket_.low), high = broadcast(bracket_.high);
+    V above = load(above_), at_high = load(at_high_), at_low = load(at_low_);
+    Key<T> found[kKeysAtOnce + kN];
+    int hits = 0;
+    for (int begin = 0; begin < n; begin += kAtOnce) {
+      const int vectors = (std::min(kAtOnce, n - begin) + kN - 1) / kN;
+      uint64_t inside = 0;
+      for (int i = 0; i < vectors; ++i) {
+        const V key = load(keys + begin + i * kN);
+        above -= key > high;  // all ones is minus one
+        inside |= uint64_t(any<Key<T>>((key >= low) & (key <= high))) << i;
+      }
+      for (; inside != 0; inside &= inside - 1) {
+        const V key = load(keys + begin + __builtin_ctzll(inside) * kN);
+        at_high -= key == high, at_low -= key == low;
+        hits += compress<Key<T>>(found + hits, key, (key > low) & (key < high));
+      }
+    }
+    store(above_, above), store(at_high_, at_high), store(at_low_, at_low);
+    between_.insert(between_.end(), found, found + hits);
   }
-  census.above += reduce<Key<T>>(above), census.at_high += reduce<Key<T>>(at_high);
-  if (bracket.low != bracket.high) census.at_low += reduce<Key<T>>(at_low);
-  census.between.insert(census.between.end(), found, found + hits);
-}
+
+  Census<T> result() {
+    const auto sum = [](const Key<T>(&lanes)[kN]) {
+      return std::accumulate(lanes, lanes + kN, int64_t(0));
+    };
+    const bool single = bracket_.low == bracket_.high;
+    return {sum(above_), sum(at_high_), single ? 0 : sum(at_low_), std::move(between_)};
+  }
+
+ private:
+  using V = Vec<Key<T>>;
+  static constexpr int kN = kLanes<Key<T>>;
+  static_assert(kChunk / kN <= kLargestKey<T>);
+
+  Bracket<T> bracket_;
+  Key<T> above_[kN] = {}, at_high_[kN] = {}, at_low_[kN] = {};
+  std::vector<Key<T>> between_;
+};
 
 // How many of n keys are NaN or infinite.
 template <class T>
@@ -148,7 +177,6 @@ struct Search {
     };
     if (first > 0 && first < count) bracket.high = ranked(first);
     if (last < count) bracket.low = ranked(last);
-    bracket.share = 2 * margin / double(count);
   }
 
   // Finds the k-th key among what was collected, or widens the margin. counts: all of them.
@@ -268,25 +296,18 @@ Selection<T> select(const std::vector<Chunk>& chunks, size_t tensors, const std:
     for_each_chunk(chunks, threads, [&](int64_t c) {
       const Chunk& chunk = chunks[c];
       const Search<T>* of_chunk = &searches[chunk.selection * asked];
-      Census<T>* census = &counts[c * asked];
       if (!first && std::none_of(of_chunk, of_chunk + asked, open)) return;
+      std::vector<std::pair<int64_t, CensusTaker<T>>> takers;
       for (int64_t q = 0; q < asked; ++q)
-        if (open(of_chunk[q])) census[q] = {};
+        if (open(of_chunk[q])) takers.emplace_back(q, of_chunk[q].bracket);
       alignas(64) Keys<T> keys;
       for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
         const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
         source.fill(chunk.tensor, i, n, keys);
         if (first) nonfinite[c] += count_nonfinite<T>(keys, n);
-        for (int64_t q = 0; q < asked; ++q)
-          if (open(of_chunk[q])) {
-            constexpr double kWorthABranch = 1.0 / 64;
-            const Bracket<T>& bracket = of_chunk[q].bracket;
-            if (bracket.share < kWorthABranch)
-              take_census<T, true>(keys, n, bracket, census[q]);
-            else
-              take_census<T, false>(keys, n, bracket, census[q]);
-          }
+        for (auto& [q, taker] : takers) taker.take(keys, n);
       }
+      for (auto& [q, taker] : takers) counts[c * asked + q] = taker.result();
     });
     for_each_search(searches, threads, [&](Search<T>& search) {
       search.conclude(counts);
@@ -323,11 +344,8 @@ class Keeper {
   // kept[j]: 1 where the key stays, else 0.
   void mark(const Keys<T>& keys, int n, uint8_t (&kept)[kKeysAtOnce]) {
     constexpr int kN = kLanes<Key<T>>;
-    typedef uint8_t Bytes __attribute__((vector_size(kN)));
-    for (int j = 0; j < n; j += kN) {
-      const Bytes bytes = __builtin_convertvector(load(keys + j) > below_, Bytes) & 1;
-      __builtin_memcpy(kept + j, &bytes, sizeof bytes);
-    }
+    const auto below = broadcast(below_);
+    for (int j = 0; j < n; j += kN) store_mask<Key<T>>(kept + j, load(keys + j) > below);
     for (int j = 0; ties_ > 0 && j < n; ++j) {
       if (keys[j] == threshold_) kept[j] = 1, --ties_;
     }
