@@ -141,9 +141,12 @@ inline int64_t values_in(const Grouping& g, const Stripe& s) {
 // Rows so short that several are taken at once.
 inline constexpr int64_t kShortRow = 64;
 
-// Columns whose sums stay in the first-level cache while the rows of a block are added: runs of
-// memory long enough for the hardware to read ahead.
-inline constexpr int64_t kColumnsAtOnce = 2048;
+// Columns whose sums stay in the second-level cache while the rows of a block are added: mostly
+// whole rows, so that memory is read in order.
+inline constexpr int64_t kColumnsAtOnce = 8192;
+
+// Columns of a stripe where rows have to be divided: runs long enough to be read ahead.
+inline constexpr int64_t kStripeColumns = 2048;
 
 // About kChunk values each, where the groups allow it.
 inline std::vector<Stripe> make_stripes(const std::vector<Grouping>& groupings) {
@@ -151,12 +154,12 @@ inline std::vector<Stripe> make_stripes(const std::vector<Grouping>& groupings) 
   for (int tensor = 0; tensor < int(groupings.size()); ++tensor) {
     const Grouping& g = groupings[tensor];
     if (g.groups() == 0) continue;
-    const int64_t columns = g.box.inputs * g.axes.taps, height = g.box.out * g.axes.row();
+    const int64_t height = g.box.out * g.axes.row();
     const int64_t outs = std::max<int64_t>(1, kChunk / height);
     // Rows are added one after another: the blocks of many rows are divided along the columns.
-    const bool divided = height > 2 * kChunk && g.axes.row() >= kShortRow;
-    const int64_t wide = std::max(kChunk / g.box.out, kColumnsAtOnce / 2);
-    const int64_t inputs = divided ? std::max<int64_t>(1, wide / columns) : g.blocks[1];
+    const int64_t wide = std::max(kChunk / g.box.out, kStripeColumns);
+    const int64_t parts = height > 2 * kChunk ? std::max<int64_t>(1, g.axes.row() / wide) : 1;
+    const int64_t inputs = (g.blocks[1] + parts - 1) / parts;
     for (int64_t out = 0; out < g.blocks[0]; out += outs)
       for (int64_t input = 0; input < g.blocks[1]; input += inputs)
         stripes.push_back({tensor, out, std::min(out + outs, g.blocks[0]), input,
