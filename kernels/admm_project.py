@@ -102,7 +102,7 @@ def project(
 @triton.jit(do_not_specialize=["segments", "tiles", "chunks"])
 def add_partials(
     table, segments, tiles, nonfinite, partials, chunks, residuals, ORDERED: tl.constexpr,
-    BLOCK: tl.constexpr, PROJECT_BLOCK: tl.constexpr, SEGMENTS: tl.constexpr,
+    SUM_BLOCK: tl.constexpr, BLOCK: tl.constexpr, SEGMENTS: tl.constexpr,
 ):  # fmt: skip
     """Add the sums of a segment's chunks; a program per segment and residual."""
     segment, which = tl.program_id(0), tl.program_id(1)
@@ -112,10 +112,10 @@ def add_partials(
         tl.store(into, tl.where(bad, float("nan"), 0.0).to(tl.float64))
     else:
         first = word(table, segments, FIRST, segment)
-        end = first + tl.cdiv(word(table, segments, COUNT, segment), tiles * PROJECT_BLOCK)
-        sums = tl.zeros([BLOCK], tl.float64)
-        for start in range(first, end, BLOCK):
-            index = start + tl.arange(0, BLOCK)
+        end = first + tl.cdiv(word(table, segments, COUNT, segment), tiles * BLOCK)
+        sums = tl.zeros([SUM_BLOCK], tl.float64)
+        for start in range(first, end, SUM_BLOCK):
+            index = start + tl.arange(0, SUM_BLOCK)
             sums += tl.load(partials + which * chunks + index, index < end, other=0)
         tl.store(into, tl.sum(sums))
 
@@ -144,15 +144,14 @@ def admm_project_(
         table = make_table(sizes, columns, block=BLOCK, device=device)
         partials = torch.empty((2, table.chunks), dtype=torch.float64, device=device)
         residuals = torch.empty((len(sizes), 2), dtype=torch.float64, device=device)
-        same = {"ORDERED": ordered, "SEGMENTS": table.lanes}
         if table.chunks:
             project[(table.chunks,)](
-                *table.arguments, nonfinite, partials, DTYPE=FLOATS[dtype], BLOCK=BLOCK,
-                num_warps=WARPS, **same,
+                *table.arguments, nonfinite, partials, DTYPE=FLOATS[dtype], ORDERED=ordered,
+                num_warps=WARPS, **table.constants,
             )  # fmt: skip
         add_partials[(len(sizes), 2)](
-            *table.arguments, nonfinite, partials, table.chunks, residuals, BLOCK=SUM_BLOCK,
-            PROJECT_BLOCK=BLOCK, num_warps=SUM_WARPS, **same,
+            *table.arguments, nonfinite, partials, table.chunks, residuals, ORDERED=ordered,
+            SUM_BLOCK=SUM_BLOCK, num_warps=SUM_WARPS, **table.constants,
         )  # fmt: skip
         write_back(z, z_io)
         write_back(u, u_io)

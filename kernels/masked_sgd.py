@@ -116,8 +116,8 @@ def masked_sgd_(
         if table.chunks:
             sgd_step[(table.chunks,)](
                 *table.arguments, DTYPE=FLOATS[weights[0].dtype], MASKED=bool(masks),
-                MOMENTUM=momentum != 0, NESTEROV=nesterov, PULLED=bool(z), BLOCK=BLOCK,
-                SEGMENTS=table.lanes, num_warps=WARPS,
+                MOMENTUM=momentum != 0, NESTEROV=nesterov, PULLED=bool(z), num_warps=WARPS,
+                **table.constants,
             )  # fmt: skip
         write_back(weights, used[0])
         if momentum != 0:

@@ -19,6 +19,7 @@ b bytes: b read for the scores, one byte written; the scores of groups are small
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -253,38 +254,58 @@ def masks_of(
         table = make_table(sizes, columns, tail=k, block=select.BLOCK, device=device)
         return select_masks(table, dtype, pooled=pooled, add=add)
     nonfinite = torch.zeros(len(values), dtype=torch.int64, device=device)
-    cubes = [axes(v.shape) for v in values]
-    same = {"DTYPE": FLOATS[dtype], "SUM": add}
-    kind, *settings = pattern
-    if kind == 1:
-        _n_of_m(sources, masks, cubes, *settings, nonfinite, same)
-    else:
-        _largest_groups(sources, masks, cubes, k, pooled, kind, settings, nonfinite, same)
+    extents = [axes(v.shape) for v in values]
+    if pattern[0] == 1:
+        _n_of_m(
+            sources, masks, extents, pattern[1:], nonfinite, {"DTYPE": FLOATS[dtype], "SUM": add}
+        )
+        return nonfinite
+    groups = score_groups(values, added, pattern, nonfinite)
+    counts, kept = groups.counts, torch.empty_like(groups.scores, dtype=torch.bool)
+    found, flags = pieces(groups.scores, counts), pieces(kept, counts)
+    table = make_table(counts, [found, found, flags], tail=k, block=select.BLOCK, device=device)
+    select_masks(table, torch.float64, pooled=pooled, add=False, nonfinite=nonfinite)
+    columns = [flags, flags, masks, pieces(groups.chosen, counts), *zip(*extents, strict=True)]
+    table = make_table(sizes, columns, block=EXPAND_BLOCK, device=device)
+    shaped = pattern[0] == 2
+    if table.chunks:
+        expand[(table.chunks,)](
+            *table.arguments, *((1, 1, 0) if shaped else pattern[1:]), SHAPED=shaped,
+            num_warps=EXPAND_WARPS, **table.constants,
+        )  # fmt: skip
     return nonfinite
 
 
-def _largest_groups(sources, masks, cubes, k, pooled, kind, settings, nonfinite, same) -> None:
-    """Score the groups, select among the scores, and write what that means for entries."""
-    groups = [_boxes(cube, settings) if kind == 0 else _kernels(cube) for cube in cubes]
-    total, device = sum(groups), nonfinite.device
-    scores = torch.empty(total, dtype=torch.float64, device=device)
-    kept = torch.empty(total, dtype=torch.bool, device=device)
-    chosen = torch.empty(total if kind == 2 else 0, dtype=torch.int32, device=device)
-    found, flags, shapes = (pieces(memory, groups) for memory in (scores, kept, chosen))
-    extents = list(zip(*cubes, strict=True))
-    score = _score_boxes if kind == 0 else _score_shapes
-    score([*sources, found, shapes, *extents], groups, cubes, settings, nonfinite, same)
-    table = make_table(groups, [found, found, flags], tail=k, block=select.BLOCK, device=device)
-    select_masks(table, torch.float64, pooled=pooled, add=False, nonfinite=nonfinite)
-    sizes = [prod(cube) for cube in cubes]
-    columns = [flags, flags, masks, shapes, *extents]
-    table = make_table(sizes, columns, block=EXPAND_BLOCK, device=device)
-    if table.chunks:
-        box = settings if kind == 0 else (1, 1, 0)
-        expand[(table.chunks,)](
-            *table.arguments, *box, SHAPED=kind == 2, BLOCK=EXPAND_BLOCK, SEGMENTS=table.lanes,
-            num_warps=EXPAND_WARPS,
-        )  # fmt: skip
+@dataclass(frozen=True)
+class Groups:
+    """The groups of all tensors, in list order."""
+
+    counts: list[int]  # per tensor
+    scores: Tensor  # float64
+    chosen: Tensor  # int32, the taps of each kernel's best shape as bits; of boxes not written
+
+
+def score_groups(
+    values: Sequence[Tensor],
+    added: Sequence[Tensor] | None,
+    pattern: Sequence[int],
+    nonfinite: Tensor,
+) -> Groups:
+    """Score boxes or kernels, and add to `nonfinite` how many values are NaN or Inf."""
+    kind, *settings = pattern
+    extents = [axes(v.shape) for v in values]
+    counts = [_boxes(e, settings) if kind == 0 else _kernels(e) for e in extents]
+    scores = torch.empty(sum(counts), dtype=torch.float64, device=nonfinite.device)
+    groups = Groups(counts, scores, torch.empty_like(scores, dtype=torch.int32))
+    columns = [
+        *(addresses(values), addresses(added or values)),
+        *(pieces(scores, counts), pieces(groups.chosen, counts), *zip(*extents, strict=True)),
+    ]
+    same = {"DTYPE": FLOATS[values[0].dtype], "SUM": added is not None}
+    (_score_boxes if kind == 0 else _score_shapes)(
+        columns, counts, extents, settings, nonfinite, same
+    )
+    return groups
 
 
 def axes(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -292,49 +313,49 @@ def axes(shape: Sequence[int]) -> tuple[int, int, int]:
     return (shape[0] if shape else 1, shape[1] if len(shape) > 1 else 1, prod(shape[2:]))
 
 
-def _boxes(cube: tuple[int, int, int], box: Sequence[int]) -> int:
-    if prod(cube) == 0:
+def _boxes(extents: tuple[int, int, int], box: Sequence[int]) -> int:
+    if prod(extents) == 0:
         return 0
-    return prod(-(-n // (side or n)) for n, side in zip(cube, box, strict=True))
+    return prod(-(-n // (side or n)) for n, side in zip(extents, box, strict=True))
 
 
-def _kernels(cube: tuple[int, int, int]) -> int:
-    return cube[0] * cube[1] if cube[2] else 0
+def _kernels(extents: tuple[int, int, int]) -> int:
+    return extents[0] * extents[1] if extents[2] else 0
 
 
-def _score_boxes(columns, groups, cubes, box, nonfinite, same) -> None:
-    widest = box[1] or max(ins for _, ins, _ in cubes)
+def _score_boxes(columns, counts, extents, box, nonfinite, same) -> None:
+    widest = box[1] or max(ins for _, ins, _ in extents)
     lanes = min(32, triton.next_power_of_2(max(1, widest)))
     block = SCORE_TILE // lanes
-    table = make_table(groups, columns, tiles=1, block=block, device=nonfinite.device)
+    table = make_table(counts, columns, tiles=1, block=block, device=nonfinite.device)
     if table.chunks:
         score_boxes[(table.chunks,)](
             *table.arguments, nonfinite, *box, LANES=lanes, HALVINGS=lanes.bit_length() - 1,
-            BLOCK=block, SEGMENTS=table.lanes, num_warps=SCORE_WARPS, enable_fp_fusion=False,
-            **same,
+            num_warps=SCORE_WARPS, enable_fp_fusion=False, **table.constants, **same,
         )  # fmt: skip
 
 
-def _score_shapes(columns, groups, cubes, settings, nonfinite, same) -> None:
+def _score_shapes(columns, counts, extents, settings, nonfinite, same) -> None:
     taps, *shapes = settings
     lanes = triton.next_power_of_2(len(shapes))
     block = SCORE_TILE // lanes
-    table = make_table(groups, columns, tail=shapes, tiles=1, block=block, device=nonfinite.device)
+    table = make_table(counts, columns, tail=shapes, tiles=1, block=block, device=nonfinite.device)
     if table.chunks:
         score_shapes[(table.chunks,)](
-            *table.arguments, nonfinite, taps, len(shapes), LANES=lanes, BLOCK=block,
-            SEGMENTS=table.lanes, num_warps=SCORE_WARPS, enable_fp_fusion=False, **same,
+            *table.arguments, nonfinite, taps, len(shapes), LANES=lanes,
+            num_warps=SCORE_WARPS, enable_fp_fusion=False, **table.constants, **same,
         )  # fmt: skip
 
 
-def _n_of_m(sources, masks, cubes, n, m, nonfinite, same) -> None:
+def _n_of_m(sources, masks, extents, settings, nonfinite, same) -> None:
+    n, m = settings
     lanes = triton.next_power_of_2(m)
     block = NM_TILE // lanes
-    groups = [outs * -(-ins // m) * taps for outs, ins, taps in cubes]
-    columns = [*sources, masks, masks, *zip(*cubes, strict=True)]
-    table = make_table(groups, columns, tiles=1, block=block, device=nonfinite.device)
+    counts = [outs * -(-ins // m) * taps for outs, ins, taps in extents]
+    columns = [*sources, masks, masks, *zip(*extents, strict=True)]
+    table = make_table(counts, columns, tiles=1, block=block, device=nonfinite.device)
     if table.chunks:
         keep_n_of_m[(table.chunks,)](
-            *table.arguments, nonfinite, n, m, LANES=lanes, BLOCK=block, SEGMENTS=table.lanes,
-            num_warps=NM_WARPS, **same,
+            *table.arguments, nonfinite, n, m, LANES=lanes, num_warps=NM_WARPS, **table.constants,
+            **same,
         )  # fmt: skip

@@ -288,9 +288,8 @@ def select(
         "SUM": add,
         "INSIDE": inside,
         "POOLED": pooled,
-        "BLOCK": BLOCK,
-        "SEGMENTS": table.lanes,
         "num_warps": WARPS,
+        **table.constants,
     }
     if table.chunks:
         for digit in range(digits):
@@ -309,6 +308,6 @@ def select_masks(table: Table, dtype: torch.dtype, *, pooled: bool, add: bool, *
     if table.chunks:
         write_mask[(table.chunks,)](
             *table.arguments, found.state, found.ties, found.groups, DTYPE=FLOATS[dtype], SUM=add,
-            POOLED=pooled, BLOCK=BLOCK, SEGMENTS=table.lanes, num_warps=WARPS,
+            POOLED=pooled, num_warps=WARPS, **table.constants,
         )  # fmt: skip
     return found.nonfinite

@@ -91,16 +91,17 @@ class Table:
     segments: int
     chunks: int
     tiles: int
+    block: int
 
     @property
     def arguments(self) -> tuple[Tensor, int, int]:
-        """What every kernel takes first."""
+        """What every kernel takes first: table, segments, tiles."""
         return self.words, self.segments, self.tiles
 
     @property
-    def lanes(self) -> int:
-        """The extent of a vector with a lane per segment: SEGMENTS of `find_chunk`."""
-        return triton.next_power_of_2(self.segments)
+    def constants(self) -> dict[str, int]:
+        """What every kernel is compiled for: BLOCK, and SEGMENTS, a vector with a lane for each."""
+        return {"BLOCK": self.block, "SEGMENTS": triton.next_power_of_2(self.segments)}
 
 
 def make_table(
@@ -120,7 +121,7 @@ def make_table(
     chunks = [-(-count // (tiles * block)) for count in counts]
     firsts = [0, *accumulate(chunks)]
     words = [*firsts[:-1], *counts, *(word for column in columns for word in column), *tail]
-    return Table(_on_device(words, device), len(counts), firsts[-1], tiles)
+    return Table(_on_device(words, device), len(counts), firsts[-1], tiles, block)
 
 
 def tiles_per_chunk(items: int, block: int) -> int:

@@ -77,8 +77,7 @@ def weight_overlap(
         if table.chunks and asked:
             count_common[(table.chunks, asked)](
                 *table.arguments, found.state, found.ties, found.groups, found.nonfinite, counts,
-                DTYPE=FLOATS[dtype], INSIDE=bool(masks), BLOCK=BLOCK, SEGMENTS=table.lanes,
-                num_warps=WARPS,
+                DTYPE=FLOATS[dtype], INSIDE=bool(masks), num_warps=WARPS, **table.constants,
             )  # fmt: skip
     return counts
 
