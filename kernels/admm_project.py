@@ -45,9 +45,8 @@ from .tables import (
 # --- launch table ---------------------------------------------------------------------------
 
 BLOCK = 1024
-WARPS = 4
 SUM_BLOCK = 256  # chunks whose sums are added at once
-SUM_WARPS = 4
+OPTIONS = {"num_warps": 4}
 
 # --- device code ----------------------------------------------------------------------------
 # Columns after FIRST and COUNT: A holds W, B holds U, MASK what is kept.
@@ -147,11 +146,11 @@ def admm_project_(
         if table.chunks:
             project[(table.chunks,)](
                 *table.arguments, nonfinite, partials, DTYPE=FLOATS[dtype], ORDERED=ordered,
-                num_warps=WARPS, **table.constants,
+                **table.constants, **OPTIONS,
             )  # fmt: skip
         add_partials[(len(sizes), 2)](
             *table.arguments, nonfinite, partials, table.chunks, residuals, ORDERED=ordered,
-            SUM_BLOCK=SUM_BLOCK, num_warps=SUM_WARPS, **table.constants,
+            SUM_BLOCK=SUM_BLOCK, **table.constants, **OPTIONS,
         )  # fmt: skip
         write_back(z, z_io)
         write_back(u, u_io)

@@ -29,7 +29,7 @@ from .tables import FLOATS, addresses, find_chunk, guard, make_table, pointer, w
 # --- launch table ---------------------------------------------------------------------------
 
 BLOCK = 1024
-WARPS = 4
+OPTIONS = {"num_warps": 4, "maxnreg": 128}  # see `select.py`
 
 # --- device code ----------------------------------------------------------------------------
 # Columns after FIRST and COUNT; behind them the settings, float64 in two words each.
@@ -116,8 +116,8 @@ def masked_sgd_(
         if table.chunks:
             sgd_step[(table.chunks,)](
                 *table.arguments, DTYPE=FLOATS[weights[0].dtype], MASKED=bool(masks),
-                MOMENTUM=momentum != 0, NESTEROV=nesterov, PULLED=bool(z), num_warps=WARPS,
-                **table.constants,
+                MOMENTUM=momentum != 0, NESTEROV=nesterov, PULLED=bool(z), **table.constants,
+                **OPTIONS,
             )  # fmt: skip
         write_back(weights, used[0])
         if momentum != 0:

@@ -32,14 +32,12 @@ from .select import A, infinity, keys_of, load_values, select_masks, sources
 from .tables import FLOATS, addresses, find_chunk, make_table, pieces, pointer, word
 
 # --- launch table ---------------------------------------------------------------------------
-# Values in a tile: groups times what is read of each at once.
 
-SCORE_TILE = 256
-SCORE_WARPS = 4
+SCORE_TILE = 256  # values in a tile: groups times what is read of each at once
+SCORE_OPTIONS = {"num_warps": 4, "maxnreg": 128, "enable_fp_fusion": False}  # see `select.py`
 NM_TILE = 1024
-NM_WARPS = 4
 EXPAND_BLOCK = 1024
-EXPAND_WARPS = 4
+OPTIONS = {"num_warps": 4}
 
 # --- device code ----------------------------------------------------------------------------
 # Columns after FIRST, COUNT, A and B, which are as in `select.py`.
@@ -271,7 +269,7 @@ def masks_of(
     if table.chunks:
         expand[(table.chunks,)](
             *table.arguments, *((1, 1, 0) if shaped else pattern[1:]), SHAPED=shaped,
-            num_warps=EXPAND_WARPS, **table.constants,
+            **table.constants, **OPTIONS,
         )  # fmt: skip
     return nonfinite
 
@@ -331,7 +329,7 @@ def _score_boxes(columns, counts, extents, box, nonfinite, same) -> None:
     if table.chunks:
         score_boxes[(table.chunks,)](
             *table.arguments, nonfinite, *box, LANES=lanes, HALVINGS=lanes.bit_length() - 1,
-            num_warps=SCORE_WARPS, enable_fp_fusion=False, **table.constants, **same,
+            **table.constants, **SCORE_OPTIONS, **same,
         )  # fmt: skip
 
 
@@ -343,7 +341,7 @@ def _score_shapes(columns, counts, extents, settings, nonfinite, same) -> None:
     if table.chunks:
         score_shapes[(table.chunks,)](
             *table.arguments, nonfinite, taps, len(shapes), LANES=lanes,
-            num_warps=SCORE_WARPS, enable_fp_fusion=False, **table.constants, **same,
+            **table.constants, **SCORE_OPTIONS, **same,
         )  # fmt: skip
 
 
@@ -356,6 +354,6 @@ def _n_of_m(sources, masks, extents, settings, nonfinite, same) -> None:
     table = make_table(counts, columns, tiles=1, block=block, device=nonfinite.device)
     if table.chunks:
         keep_n_of_m[(table.chunks,)](
-            *table.arguments, nonfinite, n, m, LANES=lanes, num_warps=NM_WARPS, **table.constants,
+            *table.arguments, nonfinite, n, m, LANES=lanes, **table.constants, **OPTIONS,
             **same,
         )  # fmt: skip

@@ -34,7 +34,8 @@ from .tables import FIRST, FLOATS, Table, find_chunk, pointer, wide, word
 # --- launch table ---------------------------------------------------------------------------
 
 BLOCK = 2048  # values in a tile
-WARPS = 8
+# Where no number of registers is named, ptxas spills a few values to fit one more block.
+OPTIONS = {"num_warps": 8, "maxnreg": 96}
 
 # --- device code ----------------------------------------------------------------------------
 # Columns after FIRST and COUNT. KEEP is the last: it has a word per group.
@@ -288,8 +289,8 @@ def select(
         "SUM": add,
         "INSIDE": inside,
         "POOLED": pooled,
-        "num_warps": WARPS,
         **table.constants,
+        **OPTIONS,
     }
     if table.chunks:
         for digit in range(digits):
@@ -308,6 +309,6 @@ def select_masks(table: Table, dtype: torch.dtype, *, pooled: bool, add: bool, *
     if table.chunks:
         write_mask[(table.chunks,)](
             *table.arguments, found.state, found.ties, found.groups, DTYPE=FLOATS[dtype], SUM=add,
-            POOLED=pooled, num_warps=WARPS, **table.constants,
+            POOLED=pooled, **table.constants, **OPTIONS,
         )  # fmt: skip
     return found.nonfinite

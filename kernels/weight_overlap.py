@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .select import BLOCK, WARPS, kept_of, load_tile, pivot_of, select, sources
+from .select import BLOCK, OPTIONS, kept_of, load_tile, pivot_of, select, sources
 from .tables import FLOATS, addresses, find_chunk, guard, make_table
 
 # --- launch table: that of the selection ----------------------------------------------------
@@ -77,7 +77,7 @@ def weight_overlap(
         if table.chunks and asked:
             count_common[(table.chunks, asked)](
                 *table.arguments, found.state, found.ties, found.groups, found.nonfinite, counts,
-                DTYPE=FLOATS[dtype], INSIDE=bool(masks), num_warps=WARPS, **table.constants,
+                DTYPE=FLOATS[dtype], INSIDE=bool(masks), **table.constants, **OPTIONS,
             )  # fmt: skip
     return counts
 

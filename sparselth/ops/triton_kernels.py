@@ -1,4 +1,4 @@
-"""The Triton kernels as a backend: whether they can run here, and by what an op's is reached.
+"""The Triton kernels as a backend: whether they can run here, and how they are reached.
 
 triton is optional and slow to import, so nothing here imports it before a kernel is wanted.
 """
@@ -64,14 +64,18 @@ def kernel(op: str) -> Callable[..., Any]:
     return getattr(module, op)
 
 
+def serving(op: str) -> Callable[..., Any]:
+    """Return the launcher of an op's Triton kernel, or the reference where it cannot run."""
+    return getattr(reference, op) if why_missing() else kernel(op)
+
+
 def register(op: str) -> None:
-    """Let the Triton kernel serve an op's CUDA tensors, or the reference where it cannot run."""
+    """Let the Triton kernel serve an op's CUDA tensors."""
     if torch.version.cuda is None or not _installed("triton"):
-        return  # the reference is what the dispatcher finds then, too
+        return  # to the dispatcher, the reference serves CUDA tensors like any others
 
     def run(*arguments):
         # Asked at the first call: a query at import would initialise CUDA in every process.
-        serving = getattr(reference, op) if why_missing() else kernel(op)
-        return serving(*arguments)
+        return serving(op)(*arguments)
 
     torch.library.register_kernel(f"{NAMESPACE}::{op}", "cuda", run)

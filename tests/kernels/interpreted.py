@@ -53,25 +53,25 @@ def kernels(monkeypatch):
 
 
 @given(BITS)
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_masks_of_entries_are_the_oracles(kernels, case):
     agreement.same_masks(kernels, (*case, []))
 
 
 @given(PATTERNED)
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_masks_of_groups_are_the_oracles(kernels, case):
     agreement.same_masks(kernels, case)
 
 
 @given(LISTS, st.booleans())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_projections_are_the_oracles(kernels, case, ordered):
     agreement.same_projection(kernels, case, ordered)
 
 
 @given(BITS, st.sampled_from([None, 0.1, 0.9]), SHARES)
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_overlaps_are_the_oracles(kernels, case, density, shares):
     agreement.same_overlap(kernels, case, density, shares)
 
