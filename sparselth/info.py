@@ -145,9 +145,11 @@ def _first_line(command: list[str]) -> str:
 
 
 def _libraries() -> dict[str, str]:
-    from .ops import loader
+    from .ops import loader, triton_kernels
 
-    return {s.name: "loaded" if s.loaded else f"no: {s.reason}" for s in loader.status()}
+    found = {s.name: "loaded" if s.loaded else f"no: {s.reason}" for s in loader.status()}
+    missing = triton_kernels.why_missing()
+    return {**found, "Triton kernels": f"no: {missing}" if missing else "ready"}
 
 
 def _build() -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Which kernel serves an op: what is there, what is chosen, how to force it.
 
 A backend is one implementation of an op: `reference` (plain PyTorch; for a convolution that is
-the dense one with the mask applied), `cpu` (C++), `cuda` (CUDA C++). The dispatcher picks the
-compiled kernel by device; `use_backend` overrides it.
+the dense one with the mask applied), `cpu` (C++), `cuda` (CUDA C++), `triton`. The dispatcher picks
+the kernel by device; `use_backend` overrides it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from ..errors import SparselthError, unknown_name
-from . import loader, reference, reference_blocked
+from . import loader, reference, reference_blocked, triton_kernels
 from .contract import NAMESPACE
 from .contract_blocked import ALL_SCHEMAS
 
-BACKENDS = ("reference", "cpu", "cuda")
+BACKENDS = ("reference", "cpu", "cuda", "triton")
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
 
@@ -30,6 +30,10 @@ _COMPILED = frozenset(
     for backend, key in _DISPATCH_KEYS.items()
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key)
 )
+
+# The dispatcher has one slot for CUDA tensors. The first of these that is there takes it; an op
+# that is not listed has a kernel in _C_cuda or none.
+_ON_CUDA = dict.fromkeys(triton_kernels.OPS, ("cuda", "triton"))
 
 # A plain module global, so that torch.compile can guard on it.
 _forced: str | None = None
@@ -66,16 +70,16 @@ def forced() -> str | None:
 def use_backend(name: str) -> Iterator[None]:
     """Force one backend for every op called inside the `with` block.
 
-    name: "reference", "cpu" or "cuda". `reference` computes densely with the mask applied, by
-    plain PyTorch, on any device. A compiled backend turns the automatic choice of dense for
+    name: "reference", "cpu", "cuda" or "triton". `reference` computes densely with the mask
+    applied, by plain PyTorch, on any device. The others turn the automatic choice of dense for
     masks that are too full off.
 
-    Raises SparselthError when the name is unknown or its library is not there, with the reason.
+    Raises SparselthError when the name is unknown or the backend is not there, with the reason.
     """
     global _forced
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
-    if name in _LIBRARIES:
+    if name != "reference":
         missing = _why_missing(name)
         if missing:
             raise SparselthError(f"backend {name!r} is not available: {missing}")
@@ -93,12 +97,28 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
     """
     if _forced == "reference":
         return getattr(reference, op, None) or getattr(reference_blocked, op)
-    if _forced is not None and (device.type != _forced or (op, _forced) not in _COMPILED):
+    on = "cuda" if _forced == "triton" else _forced
+    if _forced is not None and (device.type != on or not _has_kernel(op, _forced)):
         raise SparselthError(
             f"use_backend({_forced!r}) is on, but it has no kernel of {op} for tensors on "
             f"{device}; use_backend('reference') serves every op everywhere"
         )
+    if _forced == "triton":
+        return triton_kernels.kernel(op)
     return getattr(torch.ops.sparselth, op)
+
+
+def _has_kernel(op: str, backend: str) -> bool:
+    return op in triton_kernels.OPS if backend == "triton" else compiled(op, backend)
+
+
+def _first_on_cuda(op: str) -> str:
+    return next(backend for backend in _ON_CUDA[op] if _has_kernel(op, backend))
+
+
+for _op in _ON_CUDA:
+    if _first_on_cuda(_op) == "triton":
+        triton_kernels.register(_op)
 
 
 def prefer_dense(op: str, device: torch.device, density: float) -> bool:
@@ -118,18 +138,24 @@ def backends() -> list[BackendReport]:
     reports = []
     for op in ALL_SCHEMAS:
         reports.append(BackendReport(op, "reference", True, "plain PyTorch"))
-        for backend in _LIBRARIES:
-            if compiled(op, backend):
-                reports.append(
-                    BackendReport(op, backend, True, f"compiled in {_LIBRARIES[backend]}")
-                )
-            else:
-                reason = _why_missing(backend) or "no kernel for this op; reference serves it"
-                reports.append(BackendReport(op, backend, False, reason))
+        for backend in BACKENDS[1:]:
+            missing = _why_missing(backend)
+            if not _has_kernel(op, backend):
+                missing = missing or "no kernel for this op; reference serves it"
+            reports.append(BackendReport(op, backend, not missing, missing or _origin(op, backend)))
     return reports
 
 
+def _origin(op: str, backend: str) -> str:
+    if backend != "triton":
+        return f"compiled in {_LIBRARIES[backend]}"
+    first = _first_on_cuda(op)
+    return "Triton" if first == "triton" else f"Triton; {first} comes first"
+
+
 def _why_missing(backend: str) -> str:
+    if backend == "triton":
+        return triton_kernels.why_missing()
     for library in loader.status():
         if library.name == _LIBRARIES[backend]:
             return "" if library.loaded else library.reason

@@ -1,8 +1,9 @@
 """Load the compiled libraries; a library that cannot be loaded is a reason, never an exception.
 
 `contract` must be imported first: the libraries only register kernels, the schemas are Python's.
-SPARSELTH_DISABLE=_C,_C_cuda,_host leaves the named libraries out, so that the plain PyTorch
-reference runs instead (used by the tests, and to rule a kernel out when hunting a bug).
+SPARSELTH_DISABLE=_C,_C_cuda,_host,triton leaves the named libraries (and the Triton kernels) out,
+so that the plain PyTorch reference runs instead (used by the tests, and to rule a kernel out when
+hunting a bug).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 PACKAGE = Path(__file__).resolve().parent.parent
 OP_LIBRARIES = ("_C", "_C_cuda")
 LIBRARIES = (*OP_LIBRARIES, "_host")
+LEFT_OUT = "left out by SPARSELTH_DISABLE"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ def host() -> ModuleType | None:
     return _host_module
 
 
+def left_out(name: str) -> bool:
+    """Say whether SPARSELTH_DISABLE names this library, or "triton"."""
+    return name in os.environ.get("SPARSELTH_DISABLE", "").replace(",", " ").split()
+
+
 @cache
 def build_info() -> dict[str, Any]:
     """Return the record that the build left in the package; empty when there is none."""
@@ -67,9 +74,8 @@ def build_info() -> dict[str, Any]:
 
 
 def _load(name: str) -> LibraryStatus:
-    disabled = os.environ.get("SPARSELTH_DISABLE", "").replace(",", " ").split()
-    if name in disabled:
-        return LibraryStatus(name, False, None, "left out by SPARSELTH_DISABLE")
+    if left_out(name):
+        return LibraryStatus(name, False, None, LEFT_OUT)
     path = _path(name)
     if not path.exists():
         return LibraryStatus(name, False, None, _why_not_built(name))

@@ -117,7 +117,7 @@ def _n_of_m(cube: Tensor, n: int, m: int) -> Tensor:
 
 
 def _kernel_shapes(cubes, k, pooled, taps, shapes) -> list[Tensor]:
-    best = [_best_shapes(cube, shapes if cube.shape[2] == taps else None) for cube in cubes]
+    best = [best_shapes(cube, shapes if cube.shape[2] == taps else None) for cube in cubes]
     kernels = _kept([score for score, _ in best], k, pooled)
     return [
         kept.view(*inside.shape[:2], 1) & inside
@@ -125,7 +125,7 @@ def _kernel_shapes(cubes, k, pooled, taps, shapes) -> list[Tensor]:
     ]
 
 
-def _best_shapes(cube: Tensor, shapes: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+def best_shapes(cube: Tensor, shapes: Sequence[int] | None) -> tuple[Tensor, Tensor]:
     """Return each kernel's largest sum of squares in a shape, and that shape as (out, in, taps).
 
     Without shapes, the whole kernel's.

@@ -90,12 +90,16 @@ KINDS = ("normal", "ties", "zeros", "denormal", "nonfinite", "scales", "absorbin
 
 
 @st.composite
-def tensor_lists(draw, shapes=((0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (1000,), (70001,))):
+def tensor_lists(
+    draw,
+    shapes=((0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (1000,), (70001,)),
+    dtypes=FLOATS,
+):
     """Draw (tensors, k, pooled): ties, zeros of both signs, denormals, NaN and infinity, values
     that differ in scale from place to place; empty tensors and larger ones.
     """
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
-    dtype = draw(st.sampled_from(FLOATS))
+    dtype = draw(st.sampled_from(dtypes))
     tensors = []
     for _ in range(draw(st.integers(1, 4))):
         shape = draw(st.sampled_from(shapes))
@@ -133,9 +137,9 @@ WEIGHTS = (
 
 
 @st.composite
-def patterned_lists(draw):
+def patterned_lists(draw, shapes=WEIGHTS, dtypes=FLOATS):
     """Draw (tensors, k, pooled, pattern) of weights, k counting the groups of the pattern."""
-    tensors, _, pooled = draw(tensor_lists(WEIGHTS))
+    tensors, _, pooled = draw(tensor_lists(shapes, dtypes))
     extent = st.sampled_from([0, 1, 2, 3, 8, 16, 40])
     pattern = draw(
         st.one_of(

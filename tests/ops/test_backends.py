@@ -1,6 +1,8 @@
 """The backend table: what is reported, forced and refused; and life without any library."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,8 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import loader
-from sparselth.ops.backends import forced, prefer_dense
+from sparselth.ops import loader, reference, triton_kernels
+from sparselth.ops.backends import compiled, forced, implementation, prefer_dense
 from sparselth.ops.contract_blocked import ALL_SCHEMAS as SCHEMAS
 
 
@@ -56,6 +58,83 @@ def test_a_forced_backend_never_falls_back_in_silence():
     score = torch.randn(4)
     with sl.use_backend("cuda"), pytest.raises(ValueError, match="no kernel of topk_mask for tens"):
         sl.ops.topk_mask(score, 1)
+
+
+TRITON = pytest.mark.skipif(
+    torch.version.cuda is None or importlib.util.find_spec("triton") is None,
+    reason="needs triton and a CUDA build of torch",
+)
+
+
+def test_triton_is_refused_with_a_reason_where_it_cannot_run(monkeypatch):
+    monkeypatch.setattr(triton_kernels, "why_missing", lambda: "no GPU that torch can use")
+    with pytest.raises(ValueError, match="'triton' is not available: no GPU that torch can use"):
+        sl.use_backend("triton").__enter__()
+    reports = [r for r in sl.backends() if r.backend == "triton"]
+    assert {r.op for r in reports} == set(SCHEMAS)
+    assert all(r.reason == "no GPU that torch can use" and not r.available for r in reports)
+    assert triton_kernels.serving("topk_mask") is reference.topk_mask
+
+
+@TRITON
+def test_triton_serves_its_ops_on_a_gpu_when_forced(monkeypatch):
+    monkeypatch.setattr(triton_kernels, "why_missing", lambda: "")
+    with sl.use_backend("triton"):
+        for op in triton_kernels.OPS:
+            found = implementation(op, torch.device("cuda"))
+            assert found is triton_kernels.serving(op)
+            assert found.__module__.startswith("sparselth.kernels.")
+        for op, device in (("topk_mask", "cpu"), ("masked_conv2d", "cuda")):
+            with pytest.raises(ValueError, match=rf"but it has no kernel of {op} for tensors on"):
+                implementation(op, torch.device(device))
+    available = {r.op for r in sl.backends() if r.backend == "triton" and r.available}
+    assert available == set(triton_kernels.OPS)
+
+
+@TRITON
+def test_triton_takes_the_place_of_cuda_kernels_that_are_not_there():
+    for op in SCHEMAS:
+        taken = torch._C._dispatch_has_kernel_for_dispatch_key(f"sparselth::{op}", "CUDA")
+        assert taken == (compiled(op, "cuda") or op in triton_kernels.OPS)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "reason"),
+    [
+        ("SPARSELTH_DISABLE", "_host,triton", "left out by SPARSELTH_DISABLE"),
+        ("_installed", lambda module: False, "triton is not installed"),
+        ("torch.version.hip", "7.0", "AMD"),
+        ("torch.version.cuda", None, "CPU-only build"),
+        ("torch.cuda.is_available", lambda: False, "no GPU"),
+        ("torch.cuda.get_device_capability", lambda: (7, 5), "compute capability 8.0, .* has 7.5"),
+        ("shutil.which", lambda name: None, "needs a C compiler"),
+        ("sysconfig.get_paths", lambda: {"include": "/nowhere"}, "needs Python.h"),
+    ],
+)
+def test_every_reason_why_triton_cannot_run(monkeypatch, where, value, reason):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("SPARSELTH_DISABLE", raising=False)
+    all_well = {
+        "_installed": lambda module: True,
+        "torch.version.hip": None,
+        "torch.version.cuda": "13.0",
+        "torch.cuda.is_available": lambda: True,
+        "torch.cuda.get_device_capability": lambda: (9, 0),
+        "shutil.which": lambda name: f"/usr/bin/{name}",
+        "sysconfig.get_paths": lambda: {"include": str(Path(__file__).parent)},
+        "Path.exists": lambda path: path.parent == Path(__file__).parent,
+    }
+    if where == "SPARSELTH_DISABLE":
+        monkeypatch.setenv(where, value)
+    for name, found in {**all_well, where: value}.items():
+        if name != "SPARSELTH_DISABLE":
+            monkeypatch.setattr(f"sparselth.ops.triton_kernels.{name}", found)
+    assert re.search(reason, triton_kernels.why_missing.__wrapped__())
+
+
+def test_importing_does_not_import_triton():
+    code = "import sys, sparselth; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
 
 
 @pytest.mark.skipif(not loaded("_C"), reason="runs once, from the process that has the libraries")

@@ -1,0 +1,149 @@
+"""What a Triton kernel must agree with: the oracle, on whatever device the tensors lie.
+
+Each function takes the package that holds the kernels, so that one with a seeded defect can be
+passed, and fails where it and the oracle differ.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+from hypothesis import strategies as st
+from strategies import patterned_lists, tensor_lists
+
+from sparselth.ops import reference, reference_selection
+from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
+
+OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_")
+
+SHAPES = ((0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (300,), (701,))
+WEIGHTS = (
+    *((0,), (7,), (), (5, 0, 3, 3), (3, 5), (4, 3, 3, 3), (9, 20, 3, 3), (17, 33, 1, 1)),
+    *((2, 3, 5, 5), (3, 70, 2), (1, 600), (300, 2)),
+)
+
+
+def kernel(package: ModuleType, op: str):
+    """Return the launcher of an op."""
+    return getattr(importlib.import_module(f"{package.__name__}.{op.rstrip('_')}"), op)
+
+
+def lists(shapes, weights, dtypes) -> st.SearchStrategy:
+    """Draw (tensors, k, pooled, encoded pattern), of entries or of a pattern's groups."""
+    return st.one_of(
+        tensor_lists(shapes, dtypes).map(lambda case: (*case, [])),
+        patterned_lists(weights, dtypes).map(lambda case: (*case[:3], case[3].encode())),
+    )
+
+
+def same_masks(package, case, device="cpu") -> None:
+    tensors, k, pooled, pattern = case
+    tensors = [t.to(device) for t in tensors]
+    masks, nonfinite = kernel(package, "topk_mask")(tensors, k, pooled, pattern)
+    want, counted = reference.topk_mask(tensors, k, pooled, pattern)
+    for got, expected in zip(masks, want, strict=True):
+        assert torch.equal(got, expected)
+    assert torch.equal(nonfinite, counted)
+
+
+def same_projection(package, case, ordered, device="cpu") -> None:
+    weights, k, pooled, pattern = case
+    weights = [w.to(device) for w in weights]
+    torch.manual_seed(0)
+    wanted = [[torch.randn_like(w) for w in weights] for _ in range(2)]
+    z, u = ([t.clone() for t in tensors] for tensors in wanted)
+    got = kernel(package, "admm_project_")(weights, z, u, k, pooled, pattern, ordered)
+    want = reference.admm_project_(weights, *wanted, k, pooled, pattern, ordered)
+    for a, b in zip(z + u, wanted[0] + wanted[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, equal_nan=True)
+
+
+def same_overlap(package, case, density, shares, device="cpu") -> None:
+    """density: of the masks, or None for none.  shares: of what the masks keep, as k."""
+    a = [t.to(device) for t in case[0]]
+    torch.manual_seed(0)
+    b = [torch.randn_like(t) for t in a]
+    b = [torch.where(torch.rand_like(t) < 0.5, *pair) for t, *pair in zip(b, a, b, strict=True)]
+    masks = [torch.rand(t.shape, device=device) < (density or 0) for t in a]
+    kept = [t.numel() if density is None else int(m.sum()) for t, m in zip(a, masks, strict=True)]
+    k = [int(share * n) for n in kept for share in shares]
+    given = [] if density is None else masks
+    got = kernel(package, "weight_overlap")(a, b, given, k)
+    assert torch.equal(got, reference.weight_overlap(a, b, given, k))
+
+
+def same_step(package, sizes, dtype, masked, settings, device="cpu") -> None:
+    """settings: lr, momentum, dampening, weight_decay, nesterov, rho."""
+    torch.manual_seed(0)
+    weights, grads, momenta, z, u = (
+        [torch.randn(n, device=device).to(dtype) for n in sizes] for _ in range(5)
+    )
+    masks = [torch.rand(n, device=device) < 0.5 for n in sizes] if masked else []
+    for mask, weight, momentum in zip(masks, weights, momenta, strict=False):
+        weight[~mask], momentum[~mask] = torch.nan, torch.nan  # must become zeros all the same
+    pair = (z, u) if settings[5] else ([], [])
+    got_w, got_v = ([t.clone() for t in tensors] for tensors in (weights, momenta))
+    kernel(package, "masked_sgd_")(
+        got_w, grads, got_v if settings[1] else [], masks, *pair, *settings
+    )
+    # The kernel computes 16-bit tensors in float32: compare with the oracle in float64.
+    want_w, want_v, wide, *pair = (
+        [t.double() for t in tensors] for tensors in (weights, momenta, grads, *pair)
+    )
+    reference.masked_sgd_(want_w, wide, want_v, masks, *pair, *settings)
+    eps = torch.finfo(dtype).eps
+    compared = [(got_w, want_w)] + [(got_v, want_v)] * (settings[1] != 0)
+    for got, want in compared:
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=4 * eps, atol=4 * eps)
+
+
+def settings_of_steps() -> st.SearchStrategy:
+    """Draw what `same_step` takes as settings."""
+    return st.tuples(
+        st.just(0.1),
+        st.sampled_from([0.0, 0.9]),
+        st.sampled_from([0.0, 0.3]),
+        st.sampled_from([0.0, 0.01]),
+        st.booleans(),
+        st.sampled_from([0.0, 0.02]),
+    )
+
+
+def same_scores(package, pattern, dtype, device="cpu") -> None:
+    """Compare the scores of a pattern's groups, of which every bit tells the order of addition."""
+    groups = find_pattern(pattern)
+    kind, *settings = groups.encode()
+    shapes = ((50, 80, 2), (7, 20, 9), (0, 3), (70, 33))
+    torch.manual_seed(0)
+    weights = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
+    patterns = importlib.import_module(f"{package.__name__}.patterns")
+    nonfinite = torch.zeros(len(weights), dtype=torch.int64, device=device)
+    got = patterns.score_groups(weights, None, groups.encode(), nonfinite)
+    want = [_scores_of(w.reshape(axes(w.shape)), kind, settings).flatten() for w in weights]
+    assert got.counts == [len(scores) for scores in want]
+    assert torch.equal(got.scores, torch.cat(want))
+
+
+def _scores_of(cube, kind, settings):
+    if cube.numel() == 0:
+        return cube.double()
+    if kind == 0:
+        return reference_selection.block_scores(cube, settings)
+    taps, *shapes = settings
+    return reference_selection.best_shapes(cube, shapes if cube.shape[2] == taps else None)[0]
+
+
+def same_ties(package, device="cpu") -> None:
+    """Compare masks of equal entries and groups, of which a selection takes the first."""
+    ones = [torch.ones(n, device=device) for n in (300, 5, 0, 301)]
+    for k in (1, 299, 303, 450, 606):
+        same_masks(package, (ones, [k], True, []))
+    weight = torch.ones(3, 7, 3, 3, device=device)
+    shapes = KernelShapes((0b111_000_000, 0b000_000_111, 0b000_111_000))
+    for pattern, k in ((Blocks(2, 2), 20), (NOfM(2, 4), None), (shapes, 10)):
+        counts = [] if k is None else [k]
+        same_masks(package, ([weight], counts, False, pattern.encode()), device)
