@@ -30,7 +30,7 @@ def sparse(model):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Let each pass take 1 ms in blocks and `clock.dense` densely; converting y takes half of one."""
+    """Let a pass take 1 ms in blocks and `clock.dense` densely; converting y takes half of one."""
 
     class Clock:
         dense, calls = 9.0, 0
