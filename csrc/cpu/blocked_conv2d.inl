@@ -60,7 +60,7 @@ PackedRows<T> pack_forward(const ConvGeometry& g, const Plan& plan, const Blocke
 template <class T>
 Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x,
                                    const T* weight, const Threads& threads) {
-  const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w);
+  const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w, g.c_in / g.groups);
   Correlation<T> c{{}, -g.pad_h, -g.pad_w, g.stride_h, g.stride_w, 1, 1};
   c.phases.push_back(
       {0, 0, g.out_height, g.out_width, tile, pack_forward(g, plan, x, tile, weight, threads)});
@@ -77,7 +77,7 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
   Correlation<T> c{{}, rows.low, cols.low, 1, 1, g.stride_h, g.stride_w};
   for (const AxisPhase& v : vertical)
     for (const AxisPhase& h : horizontal) {
-      const TileShape tile = choose_tile(v.count, h.count, 1);
+      const TileShape tile = choose_tile(v.count, h.count, 1, g.c_out / g.groups);
       std::vector<int64_t> taps;
       int64_t used = 0;
       for (int64_t r = 0; r < g.kernel_h; ++r)
@@ -171,7 +171,7 @@ void conv_grad_input(const ConvGeometry& g, const Plan& plan, const Blocked<T>& 
 template <class T>
 void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
                       const Blocked<T>& x, T* dw, const Threads& threads) {
-  const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w);
+  const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w, g.c_in / g.groups);
   const Phase<T> phase{
       0,           0,    g.out_height,
       g.out_width, tile, pack_forward(g, plan, x, tile, static_cast<const T*>(nullptr), threads)};

@@ -33,19 +33,20 @@ def passes(impl, batch, size, x, grad, weight, mask, plan, halo=1):
     )
 
 
-# Channels of 64 and more at this density are summed in groups; each size takes another tile.
+# Channels of 64 and more at this density are summed in groups; each size takes another tile, and
+# some a larger one where there are few channels.
 @pytest.mark.parametrize(
     "size",
     [
         *((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (4, 2), (4, 4), (1, 9), (7, 7)),
-        *((5, 14), (3, 33)),
+        *((5, 14), (3, 33), (2, 8), (1, 16), (3, 14)),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("halo", [0, 1, 2])
-def test_every_tile_matches_the_oracle(size, halo):
+@pytest.mark.parametrize(("channels", "halo"), [(72, 0), (72, 1), (72, 2), (6, 1)])
+def test_every_tile_matches_the_oracle(size, channels, halo):
     batch = 2 * lanes(torch.float64) + 3
-    arguments = problem(batch, 72, size, 0.3, halo=halo)
+    arguments = problem(batch, channels, size, 0.3, halo=halo)
     got = passes(ops, batch, size, *arguments, halo)
     want = passes(oracle, batch, size, *arguments, halo)
     for a, b in zip(got, want, strict=True):
