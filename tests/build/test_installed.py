@@ -49,10 +49,10 @@ import torch
 from sparselth.ops import contract, loader, reference
 assert all("SPARSELTH_DISABLE" in s.reason for s in loader.status()), loader.status()
 x = torch.arange(-8.0, 8.0)
-(mask,), _ = torch.ops.sparselth.topk_mask([x], [3], False)
+(mask,), _ = torch.ops.sparselth.topk_mask([x], [3], False, [])
 assert mask.nonzero().flatten().tolist() == [0, 1, 15], mask
 w, u, z = torch.tensor([1.0, -3.0]), torch.tensor([0.5, 0.0]), torch.zeros(2)
-torch.ops.sparselth.admm_project_([w], [z], [u], [1], False, False)
+torch.ops.sparselth.admm_project_([w], [z], [u], [1], False, [], False)
 assert z.tolist() == [0.0, -3.0] and u.tolist() == [1.5, 0.0], (z, u)
 y = torch.ops.sparselth.masked_linear(torch.ones(1, 2), w[None], w[None] > 0, None, None)
 assert y.tolist() == [[1.0]], y
