@@ -146,8 +146,9 @@ __device__ inline void choose_shapes(const Grouped& g, const Panels& p, const Jo
   }
 }
 
+// Four blocks per SM: what hides latency where a thread has one value only.
 template <class T, Source kSource>
-__global__ void score_groups(const __grid_constant__ Grouped g) {
+__global__ void __launch_bounds__(kThreads, 4) score_groups(const __grid_constant__ Grouped g) {
   __shared__ double sums[kPartials];
   __shared__ double column[kThreads];
   const Job job = job_of(g, blockIdx.x);

@@ -52,6 +52,7 @@ struct Select : Segments {
 // --- launch table -------------------------------------------------------------------------
 
 constexpr int kSegmentsPerLaunch = 64;
+static_assert(sizeof(Select) + sizeof(Rows<Segment, kSegmentsPerLaunch>) + 4 <= 4096);
 
 // --- device code --------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ THREADS = 256
 WEIGHTS = (
     *((0,), (7,), (), (5, 0, 3, 3), (3, 5), (4, 3, 3, 3), (17, 40, 3, 3), (64, 33, 1, 1)),
     *((2, 3, 5, 5), (3, 70, 2), (70, 67), (1, 5000), (1500, 2), (300, 9), (12, 66, 3, 3)),
-    *((2, 33, 70), (2, 40, 100)),  # more partial sums than fit at a time
+    *((2, 33, 70), (2, 5, 500)),  # more partial sums than fit at a time
 )
 WEIGHTS_3X3 = ((4, 3, 3, 3), (17, 40, 3, 3), (12, 66, 3, 3))
 SHAPES_OF_4 = [shape for shape in range(1 << 9) if shape.bit_count() == 4]
@@ -129,25 +129,25 @@ def order_cases(dtype: torch.dtype) -> list[Case]:
     common, rare = (0.7, 1.1) if dtype == torch.float64 else (2.0**-13, 2.0**14)
     found = []
 
-    def add(scores: Tensor, boxes: tuple[int, int, int], shares: Iterable[int]) -> None:
+    def add(scores: Tensor, boxes: tuple[int, int, int], shares: Iterable[float], odd=0) -> None:
         pattern = Blocks(*boxes)
         groups = pattern.groups(scores.shape)
-        for k in {groups * share // 8 for share in shares} - {0}:
+        for k in {int(groups * share) | odd for share in shares} - {0}:
             fixed = ("topk_mask", dtype, False, False, 2048, k, (0.0,) * 6)
             label = f"{pattern}, shape {tuple(scores.shape)}, k {k}"
             found.append(Case(*fixed, pattern.encode(), [k], [0], [[scores]], label))
 
-    for shape in ((48, 70, 3, 3), (12, 40, 10, 10)):  # of the second the taps are sliced
+    for shape in ((48, 70, 3), (12, 40, 10, 10)):  # of the second the taps are sliced
         is_rare = torch.rand(shape, generator=g) < 0.02
         smooth = torch.full(shape, common, dtype=dtype).masked_fill(is_rare, rare)
         nans = with_other_nans(smooth.masked_fill(is_rare, torch.nan), g)
         for boxes in ((16, 1, 1), (1, 16, 1), (32, 40, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0)):
-            add(smooth, boxes, (1, 3, 5, 7))
-            add(nans, boxes, (1, 3, 5, 7))
-    # (a, b) and (b, a) tie where both squares are rounded, but not if the second one is not.
-    pair = torch.rand(2, 1, generator=g, dtype=torch.float64).to(dtype)
-    add(torch.cat([pair, pair.flip(0)], 1).repeat(1, 40), (2, 1, 1), (3, 4, 5))
-    add(torch.cat([pair.flip(0), pair], 1).repeat(1, 40), (2, 1, 1), (3, 4, 5))
+            add(smooth, boxes, (0.4, 0.7))
+            add(nans, boxes, (0.25,))
+    # (a, b) and (b, a) tie where both squares are rounded, but not if the second one is not. An odd
+    # k cuts between two that tie.
+    pairs = torch.rand(2, 40, generator=g, dtype=torch.float64).to(dtype)
+    add(torch.cat([pairs, pairs.flip(0)], 1), (2, 1, 1), torch.linspace(0, 0.9, 19).tolist(), odd=1)
     return found
 
 
@@ -272,8 +272,9 @@ def bits(x: Tensor) -> Tensor:
 
 
 def close(got: Tensor, expected: Tensor) -> bool:
-    # The oracle rounds after each operation and the kernel once: a few units in the last place.
-    eps = torch.finfo(expected.dtype).eps
+    # The oracle rounds after each operation and the kernel once: a few units in the last place. Of
+    # residuals, sums of thousands of squares, more: they are added in another order.
+    eps = max(torch.finfo(expected.dtype).eps, 1e-13)
     a, b = got.double(), expected.double()
     return torch.allclose(a, b, rtol=8 * eps, atol=8 * eps, equal_nan=True)
 
