@@ -93,7 +93,7 @@ def test_the_environment_report_names_versions_libraries_and_ops():
     facts = info.collect()
     text = info.render(facts)
     assert torch.__version__ in text
-    assert set(facts["libraries"]) == {"_C", "_C_cuda", "_host"}
+    assert set(facts["libraries"]) == {"_C", "_C_cuda", "_host", "Triton kernels"}
     assert "reference" in facts["ops"]["masked_conv2d"]
     assert "unknown (" not in text
 
