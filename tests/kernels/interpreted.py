@@ -18,11 +18,25 @@ import agreement
 import pytest
 import sparselth.kernels
 import torch
+import triton
+import triton.language as tl
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies import FLOATS, patterned_lists, tensor_lists
 
 from sparselth.ops.patterns import Blocks, KernelShapes
+
+
+@triton.jit
+def count_up(into, n):
+    for i in range(n):
+        tl.store(into, i)
+
+
+try:
+    count_up[(1,)](torch.zeros(1, dtype=torch.int32), 2)
+except triton.runtime.errors.InterpreterError as error:  # of triton 3.6 with numpy 2.4
+    pytest.skip(f"triton's interpreter does not run here: {error}", allow_module_level=True)
 
 TRUSTED = (torch.float16, torch.float32, torch.float64)
 LISTS = agreement.lists(agreement.SHAPES, agreement.WEIGHTS, TRUSTED)
@@ -37,13 +51,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Inf - Inf i
 
 
 def shrink(package, monkeypatch) -> None:
-    """Give small tensors many chunks, and chunks several tiles."""
+    """Give small tensors many chunks, chunks several tiles, and long tables several launches."""
     for name in ("select", "weight_overlap", "admm_project", "masked_sgd"):
         monkeypatch.setattr(importlib.import_module(f"{package.__name__}.{name}"), "BLOCK", 128)
     monkeypatch.setattr(
         importlib.import_module(f"{package.__name__}.patterns"), "EXPAND_BLOCK", 128
     )
-    monkeypatch.setattr(importlib.import_module(f"{package.__name__}.tables"), "MOST_CHUNKS", 6)
+    tables = importlib.import_module(f"{package.__name__}.tables")
+    monkeypatch.setattr(tables, "MOST_CHUNKS", 6)
+    monkeypatch.setattr(tables, "WORDS", tl.constexpr(64))
 
 
 @pytest.fixture
@@ -71,7 +87,7 @@ def test_projections_are_the_oracles(kernels, case, ordered):
 
 
 @given(BITS, st.sampled_from([None, 0.1, 0.9]), SHARES)
-@settings(max_examples=15)
+@settings(max_examples=12)
 def test_overlaps_are_the_oracles(kernels, case, density, shares):
     agreement.same_overlap(kernels, case, density, shares)
 

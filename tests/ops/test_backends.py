@@ -61,8 +61,9 @@ def test_a_forced_backend_never_falls_back_in_silence():
 
 
 TRITON = pytest.mark.skipif(
-    torch.version.cuda is None or importlib.util.find_spec("triton") is None,
-    reason="needs triton and a CUDA build of torch",
+    torch.version.cuda is None
+    or not all(map(importlib.util.find_spec, ("triton", "sparselth.kernels"))),
+    reason="needs triton, the installed kernels and a CUDA build of torch",
 )
 
 
