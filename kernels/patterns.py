@@ -62,6 +62,12 @@ def extents(table, segments, segment):
 
 
 @triton.jit
+def sides(outs, ins, taps, r, c, t):
+    """Return the extents of a box, 0 being the whole axis."""
+    return tl.where(r == 0, outs, r), tl.where(c == 0, ins, c), tl.where(t == 0, taps, t)
+
+
+@triton.jit
 def squares_of(values):
     values = values.to(tl.float64)
     return values * values
@@ -103,9 +109,7 @@ def score_boxes(
     # LANES: 32, or fewer where boxes have no more ins; the partial sums left out would be zeros.
     segment, begin, size = find_chunk(table, segments, tiles, BLOCK, SEGMENTS)
     outs, ins, taps = extents(table, segments, segment)
-    side_out = tl.where(r == 0, outs, r)
-    side_in = tl.where(c == 0, ins, c)
-    side_tap = tl.where(t == 0, taps, t)
+    side_out, side_in, side_tap = sides(outs, ins, taps, r, c, t)
     along_in, along_tap = tl.cdiv(ins, side_in), tl.cdiv(taps, side_tap)
     index = tl.arange(0, BLOCK)
     lane = tl.arange(0, LANES)[None, :]
@@ -207,9 +211,7 @@ def expand(
     """Write entries' masks from which groups (A) are kept, and which of their taps (CHOSEN)."""
     segment, begin, size = find_chunk(table, segments, tiles, BLOCK, SEGMENTS)
     outs, ins, taps = extents(table, segments, segment)
-    side_out = tl.where(r == 0, outs, r)
-    side_in = tl.where(c == 0, ins, c)
-    side_tap = tl.where(t == 0, taps, t)
+    side_out, side_in, side_tap = sides(outs, ins, taps, r, c, t)
     along_in, along_tap = tl.cdiv(ins, side_in), tl.cdiv(taps, side_tap)
     kept_groups = pointer(table, segments, A, segment, tl.int8)
     mask = pointer(table, segments, RESULT, segment, tl.int8)

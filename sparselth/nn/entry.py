@@ -72,7 +72,8 @@ class EntryConv2d(nn.Conv2d):
             self._enters = {}
         wanted = choosing.wanted_passes(x, self.weight)
         size = (choosing.rounded(x.shape[0]), *x.shape[1:])
-        key = (size, x.dtype, choosing.layout_of(x), wanted, torch.get_num_threads())
+        dtypes = (x.dtype, self.weight.dtype)
+        key = (size, dtypes, choosing.layout_of(x), wanted, torch.get_num_threads())
         if key not in self._enters and len(self._enters) < _MEASURED_INPUTS:
             timings = choosing.conv_timings(x, self.weight, *self._mask_and_plan(), conv)
             self._enters[key] = timings is not None and choosing.decide_entry(timings, wanted)

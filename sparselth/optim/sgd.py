@@ -60,6 +60,9 @@ class SGD(torch.optim.SGD):
         super().__init__(*args, **options)
         self.admm = admm
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "admm": self.admm}
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Take one step. closure: as in torch.optim, re-evaluates the loss and returns it."""

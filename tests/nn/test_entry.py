@@ -125,3 +125,12 @@ def test_a_single_image_is_computed_densely(clock):
     model = sparse(net())
     assert type(model[0](torch.randn(3, 5, 5))) is torch.Tensor
     assert clock.calls == 0
+
+
+def test_a_weight_of_another_type_is_noticed(clock):
+    model = sparse(net())
+    x = torch.randn(2, 3, 5, 5)
+    assert isinstance(model[0](x), BlockedTensor)
+    model.double()
+    with pytest.raises(RuntimeError, match=r"type|dtype"):  # as any convolution says it
+        model[0](x)

@@ -154,3 +154,18 @@ def test_with_admm_it_adds_the_penaltys_gradient(masked, momentum):
                 admm.update()
     for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("pulled", [False, True])
+def test_a_copy_of_model_and_optimizer_steps_alike(pulled):
+    model = net()
+    admm = sl.ADMM(model, sparsity=0.8, rho=0.3) if pulled else None
+    optimizer = sl.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, admm=admm)
+    twin, twin_optimizer = copy.deepcopy((model, optimizer))
+    if pulled:
+        assert twin_optimizer.admm is not admm
+    for network, steps in ((model, optimizer), (twin, twin_optimizer)):
+        torch.manual_seed(1)
+        train(network, steps)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
