@@ -104,7 +104,8 @@ bench: setup sparseprop
 	$(BIN)/python benchmarks/report.py build/bench.json
 	$(BIN)/python benchmarks/plot.py
 
-# On a machine with a GPU, offline: in PYTHON's own environment, with the torch that is there.
+# On a machine with a GPU, offline: in PYTHON's own environment, into which this tree is installed
+# (editable), with the torch that is there.
 gpu:
 	$(PYTHON) benchmarks/gpu_report.py
 
