@@ -45,6 +45,12 @@ inline int64_t tile_footprint(TileShape tile, int64_t stride_h, int64_t stride_w
   return ((tile.rows - 1) * stride_h + reach_h) * ((tile.cols - 1) * stride_w + reach_w);
 }
 
+// The tile of forward and grad weight.
+inline TileShape forward_tile(const ConvGeometry& g, const Plan& plan) {
+  return choose_tile(g.out_height, g.out_width, g.stride_w,
+                     {g.c_in / g.groups, g.taps(), double(plan.nnz) / double(g.c_out)});
+}
+
 // The rows of forward and grad weight. weight: null where only the offsets are read.
 template <class T>
 PackedRows<T> pack_forward(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x,
@@ -60,7 +66,7 @@ PackedRows<T> pack_forward(const ConvGeometry& g, const Plan& plan, const Blocke
 template <class T>
 Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x,
                                    const T* weight, const Threads& threads) {
-  const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w, g.c_in / g.groups);
+  const TileShape tile = forward_tile(g, plan);
   Correlation<T> c{{}, -g.pad_h, -g.pad_w, g.stride_h, g.stride_w, 1, 1};
   c.phases.push_back(
       {0, 0, g.out_height, g.out_width, tile, pack_forward(g, plan, x, tile, weight, threads)});
@@ -77,7 +83,6 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
   Correlation<T> c{{}, rows.low, cols.low, 1, 1, g.stride_h, g.stride_w};
   for (const AxisPhase& v : vertical)
     for (const AxisPhase& h : horizontal) {
-      const TileShape tile = choose_tile(v.count, h.count, 1, g.c_out / g.groups);
       std::vector<int64_t> taps;
       int64_t used = 0;
       for (int64_t r = 0; r < g.kernel_h; ++r)
@@ -88,6 +93,8 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
                                : -1);
           used += reads;
         }
+      const double kept = double(plan.nnz * used) / double(g.taps() * g.c_in);
+      const TileShape tile = choose_tile(v.count, h.count, 1, {g.c_out / g.groups, used, kept});
       const int64_t footprint = tile_footprint(tile, 1, 1, v.extent(), h.extent());
       const int64_t group =
           channels_at_once(g.c_out, g.c_in, plan.nnz * used / g.taps(), footprint);
@@ -171,7 +178,7 @@ void conv_grad_input(const ConvGeometry& g, const Plan& plan, const Blocked<T>& 
 template <class T>
 void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
                       const Blocked<T>& x, T* dw, const Threads& threads) {
-  const TileShape tile = choose_tile(g.out_height, g.out_width, g.stride_w, g.c_in / g.groups);
+  const TileShape tile = forward_tile(g, plan);
   const Phase<T> phase{
       0,           0,    g.out_height,
       g.out_width, tile, pack_forward(g, plan, x, tile, static_cast<const T*>(nullptr), threads)};
@@ -209,9 +216,12 @@ void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>&
   threads.run(tasks, [&](int64_t task) {
     for (int64_t o = task * g.c_out / tasks; o < (task + 1) * g.c_out / tasks; ++o) {
       std::fill(dw + o * row, dw + (o + 1) * row, T(0));
-      for (int32_t j = plan.by_output.begin[o]; j < plan.by_output.begin[o + 1]; ++j)
-        for (int64_t run = 0; run < runs; ++run)
-          dw[plan.by_output.at[j]] += sums[run * plan.nnz + j];
+      const int32_t* at = plan.by_output.at + plan.by_output.begin[o];
+      phase.weights.for_each_of(o, [&](int32_t entry) {
+        T sum = 0;
+        for (int64_t run = 0; run < runs; ++run) sum += sums[run * plan.nnz + entry];
+        dw[*at++] = sum;
+      });
     }
   });
 }

@@ -148,7 +148,8 @@ void linear_grad_weight(const Plan& plan, int64_t batch, const T* dy, const T* x
                                          grad.group(g), grad.channel_step(), 0, 0, 0, sums.data());
       });
     std::fill(dw + first * plan.c_in(), dw + last * plan.c_in(), T(0));
-    for (int32_t j = plan.by_output.begin[first]; j < plan.by_output.begin[last]; ++j)
-      dw[plan.by_output.at[j]] = sums[j];
+    const int32_t* at = plan.by_output.at + plan.by_output.begin[first];
+    for (int64_t o = first; o < last; ++o)
+      weights.for_each_of(o, [&](int32_t entry) { dw[*at++] = sums[entry]; });
   });
 }

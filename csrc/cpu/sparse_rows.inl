@@ -2,25 +2,32 @@
 // output channel of (offset, value), where the weight reads from, relative to the tile, and its
 // value. Made from the plan in every pass, since values change; cost: one pass over the weights.
 
-// The kept weights of channel o are the entries begin[o] to end[o] of the lists.
+// The kept weights of channel o are the entries begin[o] to begin[o + 1] of the lists.
 template <class T>
 struct SparseRows {
-  const int32_t *begin, *end;
+  const int32_t* begin;
   const uint32_t* offset;
   const T* value;
 };
 
+// Rows by group of input channels, and within a group by output channel: the order in which they
+// are read. Kept in the plan's order, each group's part of a row would be a cache miss of its own.
 template <class T>
 struct PackedRows {
   std::vector<uint32_t> offset;
   std::vector<T> value;
-  // begin[g * channels + o]: where channel o's entries of input channels from group g on start.
-  std::vector<int32_t> begin;
+  std::vector<int32_t> begin;  // of group g and channel o: [g * channels + o]; and the end of all
   int64_t channels, groups;
 
   SparseRows<T> group(int64_t g) const {
-    const int32_t* at = begin.data() + g * channels;
-    return {at, at + channels, offset.data(), value.data()};
+    return {begin.data() + g * channels, offset.data(), value.data()};
+  }
+
+  // Calls f(entry) for every entry of channel o in the plan's order.
+  template <class F>
+  void for_each_of(int64_t o, const F& f) const {
+    for (int64_t at = o; at < groups * channels; at += channels)
+      for (int32_t entry = begin[at]; entry < begin[at + 1]; ++entry) f(entry);
   }
 };
 
@@ -54,43 +61,48 @@ PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_chann
                         const T* values, const std::vector<int64_t>& tap_offset,
                         int64_t channel_step, const Threads& threads) {
   constexpr int32_t kTapMask = (1 << kTapBits) - 1;
-  const bool all_taps =
-      std::all_of(tap_offset.begin(), tap_offset.end(), [](int64_t at) { return at >= 0; });
   PackedRows<T> packed;
   packed.channels = channels;
   packed.groups = (in_channels + group - 1) / group;
-  packed.begin.resize((packed.groups + 1) * channels);
+  packed.begin.assign(packed.groups * channels + 1, 0);
 
-  // Where each channel's entries start: as in the plan, or counted where taps drop out.
-  std::vector<int32_t> start(channels + 1, 0);
-  for (int64_t o = 0; o < channels; ++o) {
-    int32_t count = rows.begin[o + 1] - rows.begin[o];
-    if (!all_taps) {
-      count = 0;
-      for (int32_t j = rows.begin[o]; j < rows.begin[o + 1]; ++j)
-        count += tap_offset[rows.code[j] & kTapMask] >= 0;
-    }
-    start[o + 1] = start[o] + count;
-  }
-  packed.offset.resize(start[channels]);
-  if (values) packed.value.resize(start[channels]);
+  const int64_t runs = std::min(threads.count, channels);
+  // Calls f(first, last, i) for the plan's entries of one group and channel, which begin[i] is of.
+  const auto for_each_segment = [&](const auto& f) {
+    threads.run(runs, [&](int64_t run) {
+      for (int64_t o = run * channels / runs; o < (run + 1) * channels / runs; ++o) {
+        int32_t j = rows.begin[o];
+        for (int64_t g = 0; g < packed.groups; ++g) {
+          const int64_t next_group = ((g + 1) * group) << kTapBits;
+          const int32_t first = j;
+          while (j < rows.begin[o + 1] && rows.code[j] < next_group) ++j;
+          f(first, j, g * channels + o);
+        }
+      }
+    });
+  };
+  const auto offset_of = [&](int32_t j) { return tap_offset[rows.code[j] & kTapMask]; };
+  const bool all_taps =
+      std::all_of(tap_offset.begin(), tap_offset.end(), [](int64_t at) { return at >= 0; });
+  for_each_segment([&](int32_t first, int32_t last, int64_t i) {
+    int32_t count = last - first;
+    if (!all_taps)
+      for (int32_t j = first; j < last; ++j) count -= offset_of(j) < 0;
+    packed.begin[i + 1] = count;
+  });
+  for (size_t i = 1; i < packed.begin.size(); ++i) packed.begin[i] += packed.begin[i - 1];
 
-  const auto fill = [&](int64_t o) {
-    int32_t to = start[o];
-    int64_t next_group = 0;
-    for (int32_t j = rows.begin[o]; j < rows.begin[o + 1]; ++j) {
-      const int64_t channel = rows.code[j] >> kTapBits, tap = tap_offset[rows.code[j] & kTapMask];
-      if (tap < 0) continue;
-      while (next_group * group <= channel) packed.begin[next_group++ * channels + o] = to;
+  packed.offset.resize(packed.begin.back());
+  if (values) packed.value.resize(packed.begin.back());
+  for_each_segment([&](int32_t first, int32_t last, int64_t i) {
+    int32_t to = packed.begin[i];
+    for (int32_t j = first; j < last; ++j) {
+      const int64_t channel = rows.code[j] >> kTapBits, tap = offset_of(j);
+      if (!all_taps && tap < 0) continue;
       packed.offset[to] = uint32_t(channel * channel_step + tap);
       if (values) packed.value[to] = values[rows.at[j]];
       ++to;
     }
-    while (next_group <= packed.groups) packed.begin[next_group++ * channels + o] = to;
-  };
-  const int64_t runs = std::min(threads.count, channels);
-  threads.run(runs, [&](int64_t run) {
-    for (int64_t o = run * channels / runs; o < (run + 1) * channels / runs; ++o) fill(o);
   });
   return packed;
 }
