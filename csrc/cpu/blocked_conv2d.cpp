@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -100,6 +101,26 @@ Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo
   return dw;
 }
 
+std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
+                                         const Tensor& x, int64_t x_halo, const Tensor& weight,
+                                         const Plan& plan) {
+  if (dy.numel() == 0 || x.numel() == 0 || weight.numel() == 0)
+    return {conv_grad_input(g, dy, dy_halo, weight, plan),
+            conv_grad_weight(g, dy, dy_halo, x, x_halo, plan)};
+  Tensor dx = empty_blocked(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
+  Tensor dw = torch::stable::new_empty(x, shape_of(weight));
+  const int64_t dy_wide = std::max(dy_halo, grad_input_halo(g));
+  const int64_t x_wide = std::max(x_halo, forward_halo(g));
+  const Tensor wide_dy = with_halo(dy, dy_halo, dy_wide), wide_x = with_halo(x, x_halo, x_wide);
+  with_compute_type(x.scalar_type(), "masked_conv2d_backward", [&](auto type) {
+    using T = decltype(type);
+    SPARSELTH_CALL_ISA(conv_backward<T>, g, plan, addressable<T>(wide_dy, dy_wide),
+                       addressable<T>(wide_x, x_wide), data<T>(weight),
+                       blocked_view<T>(dx, 0, "masked_conv2d"), data<T>(dw), threads_for(g, plan));
+  });
+  return {dx, dw};
+}
+
 namespace {
 
 Ints image_shape(const Tensor& blocked, int64_t batch, int64_t halo) {
@@ -144,6 +165,18 @@ Tensor blocked_conv2d_grad_weight(const Tensor& grad_output, int64_t grad_halo,
                           torch::stable::contiguous(blocked), halo, holder.plan());
 }
 
+std::tuple<Tensor, Tensor> blocked_conv2d_backward(
+    const Tensor& grad_output, int64_t grad_halo, const Tensor& blocked, int64_t batch,
+    int64_t halo, const Tensor& weight, const Tensor& mask, const std::optional<Tensor>& plan,
+    const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
+  const ConvGeometry g = conv_geometry(image_shape(blocked, batch, halo), shape_of(weight), stride,
+                                       padding, dilation, groups);
+  const PlanHolder holder(plan, mask, g.taps(), groups);
+  return conv_backward(g, torch::stable::contiguous(grad_output), grad_halo,
+                       torch::stable::contiguous(blocked), halo, torch::stable::contiguous(weight),
+                       holder.plan());
+}
+
 }  // namespace
 }  // namespace sparselth
 
@@ -151,4 +184,5 @@ STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
   m.impl("blocked_conv2d", TORCH_BOX(&sparselth::blocked_conv2d));
   m.impl("blocked_conv2d_grad_input", TORCH_BOX(&sparselth::blocked_conv2d_grad_input));
   m.impl("blocked_conv2d_grad_weight", TORCH_BOX(&sparselth::blocked_conv2d_grad_weight));
+  m.impl("blocked_conv2d_backward", TORCH_BOX(&sparselth::blocked_conv2d_backward));
 }

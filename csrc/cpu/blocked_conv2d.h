@@ -1,7 +1,8 @@
-// The three passes of a masked convolution on blocked tensors, shared with masked_conv2d.
+// The passes of a masked convolution on blocked tensors, shared with masked_conv2d.
 #pragma once
 
 #include <optional>
+#include <tuple>
 
 #include "common/conv_geometry.h"
 #include "cpu/blocked_tensors.h"
@@ -23,5 +24,9 @@ Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
                        const Tensor& weight, const Plan& plan);
 Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo, const Tensor& x,
                         int64_t x_halo, const Plan& plan);
+// The gradients of input and weight.
+std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
+                                         const Tensor& x, int64_t x_halo, const Tensor& weight,
+                                         const Plan& plan);
 
 }  // namespace sparselth

@@ -136,92 +136,167 @@ void clear_absent_lanes(const Blocked<T>& y, int64_t batch) {
     std::fill(at + batch % y.lanes, at + y.lanes, T(0));
 }
 
+// The tile rows of a correlation as independent tasks. Few images or a small plane: output channels
+// are divided as well.
 template <class T>
-void run_correlation(const Correlation<T>& c, int64_t batch, const Blocked<T>& x, const T* bias,
-                     const Blocked<T>& y, const Threads& threads) {
-  int64_t rows = 0;
-  for (const Phase<T>& phase : c.phases) rows += phase.tile_rows();
-  // Few images or a small plane: divide the output channels as well.
-  const int64_t wanted = 4 * threads.count, tasks = y.blocks * rows;
-  const int64_t parts = std::clamp<int64_t>((wanted + tasks - 1) / std::max<int64_t>(tasks, 1), 1,
-                                            threads.count > 1 ? y.channels : 1);
-  threads.run(tasks * parts, [&](int64_t item) {
-    const int64_t part = item % parts, block = item / parts / rows;
-    int64_t tile_row = item / parts % rows;
-    for (const Phase<T>& phase : c.phases) {
-      if (tile_row < phase.tile_rows()) {
-        run_tile_row(c, phase, x, bias, y, block, tile_row, part * y.channels / parts,
-                     (part + 1) * y.channels / parts);
-        break;
-      }
+class CorrelationTasks {
+ public:
+  CorrelationTasks(Correlation<T> correlation, const Blocked<T>& x, const T* bias,
+                   const Blocked<T>& y, const Threads& threads)
+      : correlation_(std::move(correlation)), x_(x), y_(y), bias_(bias) {
+    for (const Phase<T>& phase : correlation_.phases) rows_ += phase.tile_rows();
+    const int64_t wanted = 4 * threads.count, tasks = y.blocks * rows_;
+    parts_ = std::clamp<int64_t>((wanted + tasks - 1) / std::max<int64_t>(tasks, 1), 1,
+                                 threads.count > 1 ? y.channels : 1);
+  }
+
+  int64_t count() const { return y_.blocks * rows_ * parts_; }
+
+  void run(int64_t task) const {
+    const int64_t part = task % parts_, block = task / parts_ / rows_;
+    int64_t tile_row = task / parts_ % rows_;
+    for (const Phase<T>& phase : correlation_.phases) {
+      if (tile_row < phase.tile_rows())
+        return run_tile_row(correlation_, phase, x_, bias_, y_, block, tile_row,
+                            part * y_.channels / parts_, (part + 1) * y_.channels / parts_);
       tile_row -= phase.tile_rows();
     }
-  });
-  if (bias && batch % y.lanes != 0) clear_absent_lanes(y, batch);
-}
+  }
+
+ private:
+  Correlation<T> correlation_;
+  Blocked<T> x_, y_;
+  const T* bias_;
+  int64_t rows_ = 0, parts_;
+};
 
 template <class T>
 void conv_forward(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x, const T* weight,
                   const T* bias, const Blocked<T>& y, const Threads& threads) {
-  run_correlation<T>(forward_correlation<T>(g, plan, x, weight, threads), g.batch, x, bias, y,
-                     threads);
+  const CorrelationTasks<T> tasks(forward_correlation<T>(g, plan, x, weight, threads), x, bias, y,
+                                  threads);
+  threads.run(tasks.count(), [&](int64_t task) { tasks.run(task); });
+  if (bias && g.batch % y.lanes != 0) clear_absent_lanes(y, g.batch);
+}
+
+template <class T>
+CorrelationTasks<T> grad_input_tasks(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
+                                     const T* weight, const Blocked<T>& dx,
+                                     const Threads& threads) {
+  return {grad_input_correlation<T>(g, plan, dy, weight, threads), dy, nullptr, dx, threads};
 }
 
 template <class T>
 void conv_grad_input(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy, const T* weight,
                      const Blocked<T>& dx, const Threads& threads) {
-  run_correlation<T>(grad_input_correlation<T>(g, plan, dy, weight, threads), g.batch, dy, nullptr,
-                     dx, threads);
+  const auto tasks = grad_input_tasks<T>(g, plan, dy, weight, dx, threads);
+  threads.run(tasks.count(), [&](int64_t task) { tasks.run(task); });
 }
 
-// dw: dense; zero where the mask is False.
+// The weight gradient, summed over tile rows. Each run of tile rows has sums of its own, added up
+// in order afterwards; with few rows the output channels are divided as well, and no two tasks
+// touch the same sum.
+template <class T>
+class GradWeightTasks {
+ public:
+  GradWeightTasks(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
+                  const Blocked<T>& x, const Threads& threads)
+      : g_(g), plan_(plan), dy_(dy), x_(x) {
+    const TileShape tile = forward_tile(g, plan);
+    phase_ = {
+        0,           0,    g.out_height,
+        g.out_width, tile, pack_forward(g, plan, x, tile, static_cast<const T*>(nullptr), threads)};
+    runs_ = std::min(rows(), threads.count);
+    parts_ = std::clamp<int64_t>(threads.count / std::max<int64_t>(runs_, 1), 1, g.c_out);
+    sums_.assign(runs_ * plan.nnz, T(0));
+  }
+
+  int64_t count() const { return runs_ * parts_; }
+  int64_t rows() const { return x_.blocks * phase_.tile_rows(); }
+
+  // Calls after(row) when a tile row is done.
+  template <class F>
+  void run(int64_t task, const F& after) {
+    const int64_t run = task / parts_, part = task % parts_;
+    for (int64_t row = run * rows() / runs_; row < (run + 1) * rows() / runs_; ++row) {
+      run_row(row, part * g_.c_out / parts_, (part + 1) * g_.c_out / parts_,
+              sums_.data() + run * plan_.nnz);
+      after(row);
+    }
+  }
+
+  // dw: dense; zero where the mask is False.
+  void finish(T* dw, const Threads& threads) const {
+    const int64_t row = g_.c_in / g_.groups * g_.taps(), tasks = std::min(threads.count, g_.c_out);
+    threads.run(tasks, [&](int64_t task) {
+      for (int64_t o = task * g_.c_out / tasks; o < (task + 1) * g_.c_out / tasks; ++o) {
+        std::fill(dw + o * row, dw + (o + 1) * row, T(0));
+        const int32_t* at = plan_.by_output.at + plan_.by_output.begin[o];
+        phase_.weights.for_each_of(o, [&](int32_t entry) {
+          T sum = 0;
+          for (int64_t run = 0; run < runs_; ++run) sum += sums_[run * plan_.nnz + entry];
+          dw[*at++] = sum;
+        });
+      }
+    });
+  }
+
+ private:
+  void run_row(int64_t row, int64_t first, int64_t last, T* sums) {
+    const int64_t block = row / phase_.tile_rows(), tile_row = row % phase_.tile_rows();
+    const int64_t in_row = g_.stride_h * x_.row_size(), in_col = g_.stride_w * x_.lanes;
+    with_tile(phase_.tile, [&]<int kR, int kC>() {
+      const auto at = [&](int64_t i, int64_t j, int skip_rows, int skip_cols) {
+        const T* from = x_.at(block, -g_.pad_h, -g_.pad_w) + i * in_row + j * in_col;
+        for (int64_t group = 0; group < phase_.weights.groups; ++group)
+          with_step(g_.stride_w, [&]<int kStep>() {
+            grad_weight_tile<T, kR, kC, kStep>(from, in_row, phase_.weights.group(group), first,
+                                               last, dy_.at(block, i, j), dy_.plane_size(),
+                                               dy_.row_size(), skip_rows, skip_cols, sums);
+          });
+      };
+      for_each_tile(
+          phase_.first_row(tile_row), phase_.last_row(tile_row), kR, [&](int64_t i, int skip_rows) {
+            for_each_tile(0, g_.out_width, kC,
+                          [&](int64_t j, int skip_cols) { at(i, j, skip_rows, skip_cols); });
+          });
+    });
+  }
+
+  ConvGeometry g_;
+  Plan plan_;
+  Blocked<T> dy_, x_;
+  Phase<T> phase_;
+  int64_t runs_, parts_;
+  std::vector<T> sums_;
+};
+
 template <class T>
 void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
                       const Blocked<T>& x, T* dw, const Threads& threads) {
-  const TileShape tile = forward_tile(g, plan);
-  const Phase<T> phase{
-      0,           0,    g.out_height,
-      g.out_width, tile, pack_forward(g, plan, x, tile, static_cast<const T*>(nullptr), threads)};
-  const int64_t in_row = g.stride_h * x.row_size(), in_col = g.stride_w * x.lanes;
+  GradWeightTasks<T> tasks(g, plan, dy, x, threads);
+  threads.run(tasks.count(), [&](int64_t task) { tasks.run(task, [](int64_t) {}); });
+  tasks.finish(dw, threads);
+}
 
-  // Each run of items has sums of its own, added up in order afterwards; with few items the
-  // output channels are divided instead, and no two runs touch the same weight.
-  const int64_t items = x.blocks * phase.tile_rows();
-  const int64_t runs = std::min(items, threads.count);
-  const int64_t parts = std::clamp<int64_t>(threads.count / std::max<int64_t>(runs, 1), 1, g.c_out);
-  std::vector<T> sums(runs * plan.nnz, T(0));
-  threads.run(runs * parts, [&](int64_t task) {
-    const int64_t run = task / parts, part = task % parts;
-    const int64_t first = part * g.c_out / parts, last = (part + 1) * g.c_out / parts;
-    for (int64_t item = run * items / runs; item < (run + 1) * items / runs; ++item) {
-      const int64_t block = item / phase.tile_rows(), tile_row = item % phase.tile_rows();
-      with_tile(tile, [&]<int kR, int kC>() {
-        for_each_tile(
-            phase.first_row(tile_row), phase.last_row(tile_row), kR, [&](int64_t i, int skip_rows) {
-              for_each_tile(0, g.out_width, kC, [&](int64_t j, int skip_cols) {
-                const T* from = x.at(block, -g.pad_h, -g.pad_w) + i * in_row + j * in_col;
-                for (int64_t group = 0; group < phase.weights.groups; ++group)
-                  with_step(g.stride_w, [&]<int kStep>() {
-                    grad_weight_tile<T, kR, kC, kStep>(from, in_row, phase.weights.group(group),
-                                                       first, last, dy.at(block, i, j),
-                                                       dy.plane_size(), dy.row_size(), skip_rows,
-                                                       skip_cols, sums.data() + run * plan.nnz);
-                  });
-              });
-            });
+// Both gradients at once: each row of dy is read for the one while the other has it in the cache.
+template <class T>
+void conv_backward(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
+                   const Blocked<T>& x, const T* weight, const Blocked<T>& dx, T* dw,
+                   const Threads& threads) {
+  const auto input = grad_input_tasks<T>(g, plan, dy, weight, dx, threads);
+  GradWeightTasks<T> tasks(g, plan, dy, x, threads);
+  if (tasks.count() > tasks.rows()) {
+    threads.run(input.count(), [&](int64_t task) { input.run(task); });
+    threads.run(tasks.count(), [&](int64_t task) { tasks.run(task, [](int64_t) {}); });
+  } else {
+    const int64_t rows = tasks.rows();
+    threads.run(tasks.count(), [&](int64_t task) {
+      tasks.run(task, [&](int64_t row) {
+        for (int64_t i = row * input.count() / rows; i < (row + 1) * input.count() / rows; ++i)
+          input.run(i);
       });
-    }
-  });
-  const int64_t row = g.c_in / g.groups * g.taps(), tasks = std::min(threads.count, g.c_out);
-  threads.run(tasks, [&](int64_t task) {
-    for (int64_t o = task * g.c_out / tasks; o < (task + 1) * g.c_out / tasks; ++o) {
-      std::fill(dw + o * row, dw + (o + 1) * row, T(0));
-      const int32_t* at = plan.by_output.at + plan.by_output.begin[o];
-      phase.weights.for_each_of(o, [&](int32_t entry) {
-        T sum = 0;
-        for (int64_t run = 0; run < runs; ++run) sum += sums[run * plan.nnz + entry];
-        dw[*at++] = sum;
-      });
-    }
-  });
+    });
+  }
+  tasks.finish(dw, threads);
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import backends, blocked_pool  # noqa: F401  # registers its handlers
+from . import backends, blocked_conv, blocked_pool  # noqa: F401  # register their handlers
 from .blocked_handlers import blocks_of, remember
 from .blocked_tensor import BlockedTensor
 

@@ -1,8 +1,4 @@
-"""masked_conv2d of an activation that is in blocks, straight to its kernels.
-
-The op itself would get there too, through torch.library's autograd and the subclass's dispatch.
-That is more Python for each pass of each layer, which a small network notices.
-"""
+"""masked_conv2d on blocks: the handlers of its ops, and the way straight to its kernels."""
 
 from __future__ import annotations
 
@@ -10,11 +6,73 @@ import torch
 from torch import Tensor
 
 from . import contract
-from .blocked_handlers import conv, conv_grad_input, conv_grad_weight
+from .blocked_handlers import blocks_of, handles, is_blocked
+from .blocked_tensor import BlockedTensor
+
+_aten = torch.ops.aten
+_ops = torch.ops.sparselth
+
+
+@handles(_ops.masked_conv2d.default)
+def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+    if not is_blocked(input) or isinstance(weight, BlockedTensor):
+        return NotImplemented
+    block, batch = blocks_of(input), input.shape[0]
+    conv = (stride, padding, dilation, groups)
+    out = _ops.blocked_conv2d.default(
+        block.data, batch, block.halo, weight, mask, bias, plan, *conv
+    )
+    return BlockedTensor.wrap(out, batch, 0)
+
+
+@handles(_ops.masked_conv2d_grad_input.default)
+def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
+    if not is_blocked(grad_output) or isinstance(weight, BlockedTensor):
+        return NotImplemented
+    grad, batch = blocks_of(grad_output), grad_output.shape[0]
+    conv = (stride, padding, dilation, groups)
+    out = _ops.blocked_conv2d_grad_input.default(
+        grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv
+    )
+    return BlockedTensor.wrap(out, batch, 0)
+
+
+@handles(_ops.masked_conv2d_grad_weight.default)
+def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    if not is_blocked(grad_output) and not is_blocked(input):
+        return NotImplemented
+    grad, block = blocks_of(grad_output), blocks_of(input)
+    conv = (stride, padding, dilation, groups)
+    return _ops.blocked_conv2d_grad_weight.default(
+        grad.data, grad.halo, block.data, input.shape[0], block.halo, mask, plan, *conv
+    )
+
+
+def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilation, groups):
+    """Return both gradients of a convolution of blocks. ATen has no op like it."""
+    grad, block = blocks_of(grad_output), blocks_of(input)
+    batch, conv = input.shape[0], (stride, padding, dilation, groups)
+    grad_input, grad_weight = _ops.blocked_conv2d_backward.default(
+        grad.data, grad.halo, block.data, batch, block.halo, weight, mask, plan, *conv
+    )
+    return BlockedTensor.wrap(grad_input, batch, 0), grad_weight
+
+
+@handles(_aten.sum.dim_IntList)
+def _(x, dim, keepdim=False, *, dtype=None):
+    # The gradient of a convolution's bias. Halos and spare lanes are zero.
+    if not x.is_blocked() or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
+        return NotImplemented
+    return blocks_of(x).data.sum((0, 2, 3, 4))
 
 
 class BlockedConv2d(torch.autograd.Function):
-    """`contract.masked_conv2d` for a `BlockedTensor`; differentiable any number of times."""
+    """`masked_conv2d` of a `BlockedTensor`, differentiable any number of times.
+
+    The op itself would get to the kernels too, through torch.library's autograd and the subclass's
+    dispatch: more Python for each pass of each layer, which a small network notices. And here both
+    gradients are computed in one pass.
+    """
 
     @staticmethod
     def forward(ctx, input, weight, mask, bias, plan, stride, padding, dilation, groups) -> Tensor:
@@ -30,9 +88,11 @@ class BlockedConv2d(torch.autograd.Function):
         need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
         grad = contract.in_layout_of(input, grad)
         grads: list[Tensor | None] = [None] * 9
-        if need_input:
+        if need_input and need_weight:
+            grads[:2] = conv_backward(grad, input, weight, mask, plan, *ctx.conv)
+        elif need_input:
             grads[0] = conv_grad_input(grad, weight, mask, plan, input.shape[2:], *ctx.conv)
-        if need_weight:
+        elif need_weight:
             grads[1] = conv_grad_weight(grad, input, mask, plan, *ctx.conv)
         if ctx.has_bias and need_bias:
             grads[3] = grad.sum((0, 2, 3))

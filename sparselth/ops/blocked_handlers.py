@@ -77,58 +77,12 @@ def blocks_of(x: Tensor) -> Block:
     return Block(_ops.to_blocked.default(x.contiguous(), lanes(x.dtype), HALO), HALO)
 
 
-def _is_blocked(x: Any) -> bool:
+def is_blocked(x: Any) -> bool:
     return isinstance(x, BlockedTensor) and x.is_blocked()
 
 
 def _fits(x: Any, like: Tensor) -> bool:
     return isinstance(x, Tensor) and x.shape == like.shape and x.dtype == like.dtype
-
-
-# --- convolution ------------------------------------------------------------------------------
-
-
-@handles(_ops.masked_conv2d.default)
-def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
-    if not _is_blocked(input) or isinstance(weight, BlockedTensor):
-        return NotImplemented
-    block, batch = blocks_of(input), input.shape[0]
-    conv = (stride, padding, dilation, groups)
-    out = _ops.blocked_conv2d.default(
-        block.data, batch, block.halo, weight, mask, bias, plan, *conv
-    )
-    return BlockedTensor.wrap(out, batch, 0)
-
-
-@handles(_ops.masked_conv2d_grad_input.default)
-def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
-    if not _is_blocked(grad_output) or isinstance(weight, BlockedTensor):
-        return NotImplemented
-    grad, batch = blocks_of(grad_output), grad_output.shape[0]
-    conv = (stride, padding, dilation, groups)
-    out = _ops.blocked_conv2d_grad_input.default(
-        grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv
-    )
-    return BlockedTensor.wrap(out, batch, 0)
-
-
-@handles(_ops.masked_conv2d_grad_weight.default)
-def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
-    if not _is_blocked(grad_output) and not _is_blocked(input):
-        return NotImplemented
-    grad, block = blocks_of(grad_output), blocks_of(input)
-    conv = (stride, padding, dilation, groups)
-    return _ops.blocked_conv2d_grad_weight.default(
-        grad.data, grad.halo, block.data, input.shape[0], block.halo, mask, plan, *conv
-    )
-
-
-@handles(_aten.sum.dim_IntList)
-def _(x, dim, keepdim=False, *, dtype=None):
-    # The gradient of a convolution's bias. Halos and spare lanes are zero.
-    if not x.is_blocked() or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
-        return NotImplemented
-    return blocks_of(x).data.sum((0, 2, 3, 4))
 
 
 # --- batch norm -------------------------------------------------------------------------------
@@ -162,7 +116,7 @@ def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
 
 @handles(_aten.native_batch_norm_backward.default)
 def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training, eps, wanted):
-    if not _is_blocked(input) or (weight is not None and weight.dtype != input.dtype):
+    if not is_blocked(input) or (weight is not None and weight.dtype != input.dtype):
         return NotImplemented
     if not training:
         mean, invstd = running_mean, _invstd(running_var, eps)
@@ -228,7 +182,7 @@ def _(x):
 
 @handles(_aten.threshold_backward.default)
 def _(grad_output, result, threshold):
-    if threshold != 0 or not _is_blocked(result) or not _fits(grad_output, result):
+    if threshold != 0 or not is_blocked(result) or not _fits(grad_output, result):
         return NotImplemented
     return result.like(Gated(blocks_of(grad_output), blocks_of(result)))
 
@@ -246,20 +200,20 @@ def _added(a: Tensor, b: Tensor) -> State:
 
 
 def _addable(a: Any, b: Any, alpha: Any) -> bool:
-    return alpha == 1 and (_is_blocked(a) or _is_blocked(b)) and _fits(b, a)
+    return alpha == 1 and (is_blocked(a) or is_blocked(b)) and _fits(b, a)
 
 
 @handles(_aten.add.Tensor)
 def _(a, b, *, alpha=1):
     if not isinstance(a, Tensor) or not _addable(a, b, alpha):
         return NotImplemented
-    like: Any = a if _is_blocked(a) else b
+    like: Any = a if is_blocked(a) else b
     return like.like(_added(a, b))
 
 
 @handles(_aten.add_.Tensor)
 def _(a, b, *, alpha=1):
-    if not _is_blocked(a) or not _addable(a, b, alpha):
+    if not is_blocked(a) or not _addable(a, b, alpha):
         return NotImplemented
     a._cell.state = _added(a, b)
     return a
@@ -267,7 +221,7 @@ def _(a, b, *, alpha=1):
 
 def _scalable(x: Any, factor: Any) -> bool:
     # Neither 0 * inf nor 0 / 0 may come about in a halo.
-    return _is_blocked(x) and type(factor) in (int, float) and math.isfinite(factor)
+    return is_blocked(x) and type(factor) in (int, float) and math.isfinite(factor)
 
 
 @handles(_aten.mul.Tensor, _aten.mul.Scalar)

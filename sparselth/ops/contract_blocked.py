@@ -27,6 +27,11 @@ BLOCKED_SCHEMAS: dict[str, str] = {
         "(Tensor grad_output, int grad_halo, Tensor blocked, int batch, int blocked_halo, "
         f"Tensor mask, Tensor? plan, {CONV}) -> Tensor"
     ),
+    # Both gradients, of input and weight, in one pass over grad_output.
+    "blocked_conv2d_backward": (
+        "(Tensor grad_output, int grad_halo, Tensor blocked, int batch, int blocked_halo, "
+        f"Tensor weight, Tensor mask, Tensor? plan, {CONV}) -> (Tensor, Tensor)"
+    ),
     # A training batch's mean, invstd, scale and shift per channel, (C,) each: the norm's result is
     # blocked * scale + shift. Running statistics are updated, the variance's without bias.
     "blocked_batch_norm": (
@@ -135,6 +140,24 @@ def _(
     groups,
 ):
     return blocked.new_empty(mask.shape)
+
+
+@fake("blocked_conv2d_backward")
+def _(
+    grad_output,
+    grad_halo,
+    blocked,
+    batch,
+    blocked_halo,
+    weight,
+    mask,
+    plan,
+    stride,
+    padding,
+    dilation,
+    groups,
+):
+    return _with_halo(blocked, blocked_halo, 0), blocked.new_empty(mask.shape)
 
 
 @fake("blocked_batch_norm")

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import SparselthError
-from .backends import implementation
+from .backends import forced, implementation
+from .blocked import accepts, traceless
+from .blocked_conv import BlockedConv2d
+from .blocked_tensor import BlockedTensor
 from .checks import as_pair, check_aligned, check_lists, check_mask, check_same_length
 
 
@@ -62,8 +65,14 @@ def masked_conv2d(
         groups,
     )
     _check_not_empty(x, weight, *conv[:3])
+    if isinstance(x, BlockedTensor) and x.is_blocked() and _direct(x, weight):
+        return BlockedConv2d.apply(x, weight, mask, bias, plan, *conv)
     run = implementation("masked_conv2d", x.device)
     return run(x, weight, mask, bias, plan, *conv)
+
+
+def _direct(x: Tensor, weight: Tensor) -> bool:
+    return forced() is None and accepts(x) and traceless(weight)
 
 
 def _check_not_empty(x: Tensor, weight: Tensor, stride, padding, dilation) -> None:

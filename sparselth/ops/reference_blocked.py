@@ -66,6 +66,31 @@ def blocked_conv2d_grad_weight(
     return reference.masked_conv2d_grad_weight(grad, images, mask, None, *conv)
 
 
+def blocked_conv2d_backward(
+    grad_output,
+    grad_halo,
+    blocked,
+    batch,
+    blocked_halo,
+    weight,
+    mask,
+    plan,
+    stride,
+    padding,
+    dilation,
+    groups,
+):
+    conv = (stride, padding, dilation, groups)
+    hw = [size - 2 * blocked_halo for size in blocked.shape[2:4]]
+    grad_input = blocked_conv2d_grad_input(
+        grad_output, batch, grad_halo, weight, mask, plan, hw, *conv
+    )
+    grad_weight = blocked_conv2d_grad_weight(
+        grad_output, grad_halo, blocked, batch, blocked_halo, mask, plan, *conv
+    )
+    return grad_input, grad_weight
+
+
 def blocked_batch_norm(
     blocked, batch, blocked_halo, weight, bias, running_mean, running_var, momentum, eps
 ):

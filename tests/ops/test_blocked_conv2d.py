@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from strategies import conv_cases
 
+from sparselth.ops import reference
 from sparselth.ops import reference_blocked as oracle
 from sparselth.ops.backends import compiled
 from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
@@ -30,11 +33,12 @@ def passes(impl, batch, size, x, grad, weight, mask, plan, halo=1):
         impl.blocked_conv2d(x, batch, halo, weight, mask, weight[:, 0, 0, 0], plan, *CONV),
         impl.blocked_conv2d_grad_input(grad, batch, halo, weight, mask, plan, list(size), *CONV),
         impl.blocked_conv2d_grad_weight(grad, halo, x, batch, halo, mask, plan, *CONV),
+        *impl.blocked_conv2d_backward(grad, halo, x, batch, halo, weight, mask, plan, *CONV),
     )
 
 
-# Channels of 64 and more at this density are summed in groups; each size takes another tile, and
-# some a larger one where there are few channels.
+# 72 channels are summed in groups. Each size takes another tile, and some a larger one where there
+# are few channels or most of the weights.
 @pytest.mark.parametrize(
     "size",
     [
@@ -43,19 +47,38 @@ def passes(impl, batch, size, x, grad, weight, mask, plan, halo=1):
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("channels", "halo"), [(72, 0), (72, 1), (72, 2), (6, 1)])
-def test_every_tile_matches_the_oracle(size, channels, halo):
+@pytest.mark.parametrize(
+    ("channels", "halo", "density"),
+    [(72, 0, 0.1), (72, 1, 0.1), (72, 2, 0.1), (72, 1, 0.3), (6, 1, 0.3)],
+)
+def test_every_tile_matches_the_oracle(size, channels, halo, density):
     batch = 2 * lanes(torch.float64) + 3
-    arguments = problem(batch, channels, size, 0.3, halo=halo)
+    arguments = problem(batch, channels, size, density, halo=halo)
     got = passes(ops, batch, size, *arguments, halo)
     want = passes(oracle, batch, size, *arguments, halo)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-9)
 
 
+@given(conv_cases())
+@settings(max_examples=150)
+def test_both_gradients_at_once_are_those_of_each_alone(case):
+    x, weight, mask, _ = case.tensors()
+    shape = reference.masked_conv2d(x, weight, mask, None, None, *case.conv).shape
+    grad = torch.randn(shape, dtype=torch.float64)
+    blocked, grad = (to_blocked(t.contiguous(), lanes(t.dtype), 1) for t in (x, grad))
+    n, plan, conv = case.batch, conv_plan(mask, case.groups), case.conv
+    dx, dw = ops.blocked_conv2d_backward(grad, 1, blocked, n, 1, weight, mask, plan, *conv)
+    hw = list(case.size)
+    assert torch.equal(dx, ops.blocked_conv2d_grad_input(grad, n, 1, weight, mask, plan, hw, *conv))
+    assert torch.equal(
+        dw, ops.blocked_conv2d_grad_weight(grad, 1, blocked, n, 1, mask, plan, *conv)
+    )
+
+
 def test_lanes_beyond_the_batch_stay_zero():
     x, grad, *rest = problem(3, 8, (5, 5), 0.5)
-    y, dx, _ = passes(ops, 3, (5, 5), x, grad, *rest)
+    y, dx, *_ = passes(ops, 3, (5, 5), x, grad, *rest)
     for t in (y, dx):
         assert not t[..., 3:].any()
 

@@ -40,6 +40,7 @@ def blocked_samples():
         "blocked_conv2d": [(x, n, 1, weight, mask, weight[:, 0, 0, 0].contiguous(), None, *conv)],
         "blocked_conv2d_grad_input": [(y, n, 0, weight, mask, None, [4, 5], *conv)],
         "blocked_conv2d_grad_weight": [(y, 0, x, n, 1, mask, None, *conv)],
+        "blocked_conv2d_backward": [(y, 0, x, n, 1, weight, mask, None, *conv)],
         "blocked_batch_norm": [
             (x, n, 1, c, c, c.clone(), c.clone(), 0.1, 1e-5),
             (x, n, 1, None, None, None, None, 0.0, 1e-5),
