@@ -15,6 +15,7 @@ PARTS = {
     "sparselth::blocked_conv2d": "convolution: forward",
     "sparselth::blocked_conv2d_grad_input": "convolution: input gradient",
     "sparselth::blocked_conv2d_grad_weight": "convolution: weight gradient",
+    "sparselth::blocked_conv2d_backward": "convolution: both gradients",
     "sparselth::blocked_batch_norm": "batch norm: statistics",
     "sparselth::blocked_scale_add_relu": "batch norm, addition and ReLU: forward",
     "sparselth::blocked_batch_norm_backward": "batch norm and ReLU: backward",
