@@ -59,7 +59,9 @@ def _convert_neighbours(model: nn.Module) -> None:
     """Let what is around sparse convolutions compute in their layout, or make it plain again."""
     masked = [module for module in model.modules() if isinstance(module, MaskedConv2d)]
     sparse = any(
-        not prefer_dense("masked_conv2d", module.weight.device, 1.0 - module.sparsity)
+        not prefer_dense(
+            "masked_conv2d", module.weight.device, 1.0 - module.sparsity, module.weight.dtype
+        )
         for module in masked
     )
     modules = list(model.modules())

@@ -26,10 +26,13 @@ from ..ops.choice import Choice
 from ..ops.masking import ApplyBits, bits_of
 from ..ops.measure import Timings
 from ..ops.mixed import DenseForwardConv2d, DenseForwardLinear
-from ..ops.plan import conv_plan
+from ..ops.plan import conv_plan, density_of
 from .entry import EntryConv2d
 
-DERIVED = ("_plan", "_density", "_mask_version", "_choices", "_dense_passes", "_bits", "_checked")
+DERIVED = (
+    *("_plan", "_density", "_work", "_mask_version", "_choices"),
+    *("_dense_passes", "_bits", "_checked"),
+)
 
 # So many kinds of input are measured per mask; the fixed table serves the rest, lest a network that
 # sees images of every size spends its time measuring.
@@ -46,6 +49,7 @@ class MaskedModule(nn.Module):
 
     _plan: Tensor | None
     _density: float
+    _work: float
     _mask_version: int
     _choices: dict[tuple, Choice]
     _dense_passes: frozenset[str]
@@ -68,11 +72,13 @@ class MaskedModule(nn.Module):
         self._choices, self._dense_passes = {}, frozenset()
         self._bits = self._checked = None
         if mask.is_meta:  # no values yet: to_empty() and loading come first
-            self._plan, self._density, self._mask_version = None, 1.0, mask._version
+            self._plan, self._density, self._work = None, 1.0, 1.0
+            self._mask_version = mask._version
             return
         self.weight.masked_fill_(~mask, 0)
         self._plan = conv_plan(mask, getattr(self, "groups", 1))
         self._density = float(mask.sum()) / max(mask.numel(), 1)
+        self._work = density_of(mask, self._plan)
         self._mask_version = mask._version
         bind_mask(self.weight, mask)
 
@@ -116,7 +122,7 @@ class MaskedModule(nn.Module):
         if self._density < 1.0 and choosing.measures(self._op, x):
             choice = self._look_up(x, conv)
         else:
-            choice = choosing.fixed_choice(self._op, x.device, self._density)
+            choice = choosing.fixed_choice(self._op, x, self._work)
             if torch.compiler.is_compiling():
                 return choice
         if choice.dense_passes != self._dense_passes:
@@ -141,7 +147,8 @@ class MaskedModule(nn.Module):
         return ApplyBits.apply(weight, self._bits)
 
     def _look_up(self, x: Tensor, conv: Any) -> Choice:
-        wanted, arrives = choosing.wanted_passes(x, self.weight), choosing.in_blocks(x)
+        wanted = choosing.wanted_passes(x, self.weight)
+        arrives = choosing.needs_no_conversion(x)
         size = (choosing.rounded(x.shape[0]), *x.shape[1:])
         plain = x.is_contiguous()
         key = (size, x.dtype, plain, arrives, wanted, torch.get_num_threads())
@@ -150,7 +157,7 @@ class MaskedModule(nn.Module):
             return found
         measured = self._measured(x, conv) if len(self._choices) < _MEASURED_INPUTS else None
         if measured is None:
-            return choosing.fixed_choice(self._op, x.device, self._density)
+            return choosing.fixed_choice(self._op, x, self._work)
         found = self._choices[key] = choosing.decide(measured, wanted, arrives)
         return found
 
@@ -195,13 +202,14 @@ class MaskedConv2d(MaskedModule, nn.Conv2d):
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         x, conv = self._prepared(x)
+        x, weight, bias = functional.autocast(x, self.weight, self.bias)
         choice = self._choose(x, conv)
-        weight, mask, bias = self.weight, self.weight_mask, self.bias
+        mask = self.weight_mask
         if not choice.sparse:
             if choice.timings is not None and choosing.in_blocks(x):
                 x = x.dense()  # once, for the forward and for the weight's gradient
             return reference.masked_conv2d(x, self._masked_weight(), None, bias, None, *conv)
-        travels = choice.timings is not None or accepts(x)
+        travels = x.device.type == "cpu" and (choice.timings is not None or accepts(x))
         if travels:
             x = blocked(x)
         if "forward" in choice.dense_passes:
@@ -225,7 +233,8 @@ class MaskedConv2d(MaskedModule, nn.Conv2d):
         return x, (self.stride, padding, self.dilation, self.groups)
 
     def _measured(self, x: Tensor, conv: Any) -> Timings | None:
-        return choosing.conv_timings(x, self.weight, self.weight_mask, self._plan, conv)
+        weight = self.weight.detach().to(x.dtype)  # another under autocast
+        return choosing.conv_timings(x, weight, self.weight_mask, self._plan, conv)
 
 
 class MaskedLinear(MaskedModule, nn.Linear):
@@ -235,8 +244,9 @@ class MaskedLinear(MaskedModule, nn.Linear):
     _plain = nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
+        x, weight, bias = functional.autocast(x, self.weight, self.bias)
         choice = self._choose(x, None)
-        weight, mask, bias = self.weight, self.weight_mask, self.bias
+        mask = self.weight_mask
         if not choice.sparse:
             return reference.masked_linear(x, self._masked_weight(), None, bias, None)
         if "forward" in choice.dense_passes:

@@ -43,6 +43,8 @@ _forced: str | None = None
 _DENSE_FROM_DENSITY = {
     ("masked_conv2d", "cpu"): 0.3,
     ("masked_linear", "cpu"): 0.11,
+    # Of blocks. Careful, as long as no GPU has measured it.
+    ("masked_conv2d", "cuda"): 0.1,
 }
 
 
@@ -121,16 +123,28 @@ for _op in _ON_CUDA:
         triton_kernels.register(_op)
 
 
-def prefer_dense(op: str, device: torch.device, density: float) -> bool:
+def prefer_dense(
+    op: str, device: torch.device, density: float, dtype: torch.dtype = torch.float32
+) -> bool:
     """Say whether the dense kernel with the mask applied should serve this mask.
 
-    density: share of kept weights, in [0, 1].
+    density: share of the weight that a kernel works on, in [0, 1], see `plan.density_of`.
+    dtype: of the activations.
     """
     if _forced is not None:
         return _forced == "reference"
-    if device.type not in _LIBRARIES or not compiled(op, device.type):
+    if device.type == "cpu" and dtype not in (torch.float32, torch.float64):
+        return True  # ours widen to float32; dense ones compute in 16 bits
+    if device.type not in _LIBRARIES or not served(op, device.type):
         return True
     return density >= _DENSE_FROM_DENSITY.get((op, device.type), 1.0)
+
+
+def served(op: str, device: str) -> bool:
+    """Say whether a kernel of ours serves `op` for tensors on this type of device."""
+    if compiled(op, device):
+        return True
+    return device == "cuda" and op in triton_kernels.OPS and not triton_kernels.why_missing()
 
 
 def backends() -> list[BackendReport]:

@@ -28,17 +28,27 @@ def accepts(x: Tensor) -> bool:
 def traceless(x: Tensor) -> bool:
     """Say whether what is done to `x` besides calling ops goes unnoticed.
 
-    x: not empty, float32 or float64, on the CPU; no program is recorded or transformed
-    (torch.compile, torch.jit.trace, torch.func, forward-mode differentiation, a dispatch mode).
+    x: not empty, float32 or float64, on the CPU, and `untraced`.
+    """
+    return (
+        untraced(x)
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and x.dtype in (torch.float32, torch.float64)
+        and x.layout is torch.strided
+    )
+
+
+def untraced(x: Tensor) -> bool:
+    """Say whether `x` is an ordinary tensor and no program is recorded or transformed.
+
+    That is: no torch.compile, torch.jit.trace, torch.func, forward-mode differentiation or
+    dispatch mode.
     """
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # first: it warns about what is asked of shapes
         and type(x) in _PLAIN
-        and x.device.type == "cpu"
-        and x.numel() > 0
-        and x.dtype in (torch.float32, torch.float64)
-        and x.layout is torch.strided
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
         and forward_ad._current_level < 0

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown_name
-from . import backends, measure
-from .blocked import accepts, traceless
+from . import backends, measure, measure_gpu, triton_conv
+from .blocked import accepts, traceless, untraced
 from .blocked_tensor import BlockedTensor
 from .contract import output_size
 from .measure import Timings
@@ -59,7 +59,7 @@ def use_choice(name: str) -> Iterator[None]:
     name: "measured" is fastest; "fixed" gives the same numbers, bit for bit, in every run.
     Outside of any block the environment variable SPARSELTH_CHOICE holds, or "measured". The fixed
     table also serves deterministic algorithms (`torch.use_deterministic_algorithms`), compiled
-    and traced programs, autocast, and everything that is not float32 or float64 on the CPU.
+    and traced programs, linear layers on a GPU, and on the CPU autocast and 16-bit types.
 
     Raises SparselthError for an unknown name.
     """
@@ -105,9 +105,9 @@ class Choice:
 _FIXED = {sparse: Choice(sparse, "fixed") for sparse in (True, False)}
 
 
-def fixed_choice(op: str, device: torch.device, density: float) -> Choice:
+def fixed_choice(op: str, x: Tensor, density: float) -> Choice:
     """Choose without measuring: by the forced backend, or by the table of densities."""
-    return _FIXED[not backends.prefer_dense(op, device, density)]
+    return _FIXED[not backends.prefer_dense(op, x.device, density, x.dtype)]
 
 
 def decide(timings: Timings, wanted: Sequence[str], in_blocks: bool) -> Choice:
@@ -159,7 +159,16 @@ def wanted_passes(x: Tensor, weight: Tensor) -> tuple[str, ...]:
 
 
 def measurable(op: str, x: Tensor) -> bool:
-    """Say whether sparse and dense can be timed against each other for `x`, on the CPU."""
+    """Say whether sparse and dense can be timed against each other for `x`."""
+    if x.device.type == "cuda":
+        return (
+            op == "masked_conv2d"
+            and x.dtype in triton_conv.DTYPES
+            and x.numel() > 0
+            and untraced(x)
+            and backends.served(op, "cuda")
+            and not torch.cuda.is_current_stream_capturing()
+        )
     return (
         (accepts(x) if op == "masked_conv2d" else x.dim() > 0 and traceless(x))
         and backends.compiled(op, "cpu")
@@ -196,6 +205,11 @@ def in_blocks(x: Tensor) -> TypeGuard[BlockedTensor]:
     return isinstance(x, BlockedTensor) and x.is_blocked()
 
 
+def needs_no_conversion(x: Tensor) -> bool:
+    """Say whether sparse kernels take `x` as it arrives: in blocks, or on a GPU."""
+    return x.device.type == "cuda" or in_blocks(x)
+
+
 def layout_of(x: Tensor) -> torch.memory_format:
     """Return the layout that dense gets `x` in."""
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
@@ -215,10 +229,11 @@ def conv_timings(
     layout = layout_of(x)
     size = (rounded(x.shape[0]), *x.shape[1:])
     settings = (*map(tuple, conv[:3]), conv[3], layout)
-    key = ("masked_conv2d", size, *settings, *_key(weight, mask))
-    return _cached(
-        key, lambda: measure.measure_conv(x.shape, weight, mask, plan, conv, layout=layout)
-    )
+    on = (measure_gpu if x.device.type == "cuda" else measure).measure_conv
+    work = triton_conv.block_density(plan)
+    where = () if work is None else (x.device, round(work, 2))
+    key = ("masked_conv2d", size, *settings, *_key(weight, mask), *where)
+    return _cached(key, lambda: on(x.shape, weight, mask, plan, conv, layout=layout))
 
 
 def linear_timings(x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None) -> Timings | None:

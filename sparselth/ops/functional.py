@@ -7,6 +7,7 @@ differentiated by PyTorch itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,21 @@ from .blocked import accepts, traceless
 from .blocked_conv import BlockedConv2d
 from .blocked_tensor import BlockedTensor
 from .checks import as_pair, check_aligned, check_lists, check_mask, check_same_length
+
+
+def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """Return tensors as `torch.autocast` would hand them to a convolution on the device of `x`."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return (x, *others)
+    dtype = torch.get_autocast_dtype(device)
+
+    def cast(t: Tensor | None) -> Tensor | None:
+        if t is None or not t.is_floating_point() or t.dtype == torch.float64:
+            return t
+        return t.to(dtype)
+
+    return tuple(cast(t) for t in (x, *others))
 
 
 def masked_conv2d(
@@ -39,10 +55,14 @@ def masked_conv2d(
     None. float16 and bfloat16 accumulate in float32.
     Differentiable twice; the weight gradient is exactly zero where the mask is False.
     A pruned weight does not multiply: NaN and Inf in x spread through the kept weights only,
-    those that happen to be zero included. `conv2d(x, weight * mask)` spreads them through all.
+    those that happen to be zero included. `conv2d(x, weight * mask)` spreads them through all, and
+    on a GPU a kernel does through those of a block that keeps any.
+
+    Under `torch.autocast` x, weight and bias are cast as for `conv2d`.
 
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """
+    x, weight, bias = autocast(x, weight, bias)
     if x.dim() != 4:
         raise SparselthError(f"x must be (N, C_in, H, W), got shape {tuple(x.shape)}")
     if weight.dim() != 4:
@@ -96,10 +116,12 @@ def masked_linear(
     """Apply the linear map with the weights that the mask keeps: y = x (weight * mask)^T + bias.
 
     x: (..., C_in).  weight: (C_out, C_in).  mask: bool, the weight's shape.  bias: (C_out,).
-    Differentiable twice; the weight gradient is exactly zero where the mask is False.
+    Differentiable twice; the weight gradient is exactly zero where the mask is False. Under
+    `torch.autocast` x, weight and bias are cast as for `linear`.
 
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """
+    x, weight, bias = autocast(x, weight, bias)
     if weight.dim() != 2:
         raise SparselthError(f"weight must be (C_out, C_in), got shape {tuple(weight.shape)}")
     check_mask(mask, weight)

@@ -1,7 +1,8 @@
 """A mask's packed indices, built when the mask changes and reused by every pass.
 
-The plan is one int32 vector: a header, then the kept weights by output channel, then the same
-weights by input channel for the input gradient. csrc/common/plan.h holds the exact layout.
+On the CPU the plan is one int32 vector: a header, then the kept weights by output channel, then the
+same weights by input channel for the input gradient. csrc/common/plan.h holds the exact layout. On
+a GPU it lists the blocks that keep anything, see `triton_conv.py`.
 """
 
 from __future__ import annotations
@@ -9,21 +10,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import loader
+from . import loader, triton_conv, triton_kernels
 
 
 def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     """Build the plan of a convolution or linear mask.
 
     mask: (C_out, C_in / groups, kH, kW) or (C_out, C_in), bool.
-    Returns int32 (length,) on the CPU, or None where no kernel takes a plan: a mask on another
-    device, or a package without its compiled host module. Kernels accept None.
+    Returns int32 (length,) on the CPU, int32 (blocks, 4) on a GPU for a convolution, or None where
+    no kernel takes a plan: another device, or a package without what builds it. Kernels accept
+    None.
     """
+    if mask.device.type == "cuda" and mask.dim() == 4 and not triton_kernels.why_missing():
+        return triton_conv.block_plan(mask, groups)
     host = loader.host()
     if host is None or mask.device.type != "cpu":
         return None
     shape = tuple(mask.shape) if mask.dim() == 4 else (*mask.shape, 1, 1)
     return torch.from_numpy(host.conv_plan(mask.contiguous().view(shape).numpy(), groups))
+
+
+def density_of(mask: Tensor, plan: Tensor | None) -> float:
+    """Return the share of the weight that a kernel works on: of kept weights, or of blocks."""
+    blocks = triton_conv.block_density(plan)
+    return float(mask.sum()) / max(mask.numel(), 1) if blocks is None else blocks
 
 
 def pattern(mask: Tensor) -> str:

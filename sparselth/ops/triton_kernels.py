@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 
 import torch
 
-from . import loader, reference
+from . import loader, reference, triton_conv
 from .contract import NAMESPACE
 
-OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_")
+OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", *triton_conv.OPS)
 
 
 @cache
@@ -60,13 +61,26 @@ def _why_no_launcher() -> str:
 @cache
 def kernel(op: str) -> Callable[..., Any]:
     """Return the launcher of an op's Triton kernel."""
+    if op in triton_conv.OPS:
+        return getattr(triton_conv, op)
     module = importlib.import_module(f"sparselth.kernels.{op.rstrip('_')}")
     return getattr(module, op)
 
 
 def serving(op: str) -> Callable[..., Any]:
     """Return the launcher of an op's Triton kernel, or the reference where it cannot run."""
-    return getattr(reference, op) if why_missing() else kernel(op)
+    if not why_missing():
+        return kernel(op)
+    _warn_once(why_missing())
+    return getattr(reference, op)
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"sparselth's Triton kernels cannot run here, plain PyTorch takes their place: {reason}",
+        stacklevel=2,
+    )
 
 
 def register(op: str) -> None:

@@ -113,6 +113,32 @@ def settings_of_steps() -> st.SearchStrategy:
     )
 
 
+def same_convolution(package, case, dtype, size, device="cpu") -> None:
+    """Compare a convolution's three passes, on blocks of `size`.  case: a `ConvCase`."""
+    conv, groups = tuple(map(tuple, case.conv[:3])), case.groups
+    x, weight, mask, bias = (t if t is None else t.to(device) for t in case.tensors(dtype))
+    wide = [t if t is None else t.double() for t in (x, weight, bias)]
+    index = importlib.import_module(f"{package.__name__}.blocks").find_blocks(mask, groups, size)
+    y = kernel(package, "masked_conv2d")(x, weight, mask, bias, index, *conv)
+    want_y = reference.masked_conv2d(wide[0], wide[1], mask, wide[2], None, *case.conv)
+    grad = torch.randn_like(y)
+    dx = kernel(package, "masked_conv2d_grad_input")(grad, weight, mask, index, case.size, *conv)
+    want_dx = reference.masked_conv2d_grad_input(
+        grad.double(), wide[1], mask, None, list(case.size), *case.conv
+    )
+    dw = kernel(package, "masked_conv2d_grad_weight")(grad, x, mask, index, *conv)
+    want_dw = reference.masked_conv2d_grad_weight(grad.double(), wide[0], mask, None, *case.conv)
+    eps = torch.finfo(dtype).eps
+    for got, want in ((y, want_y), (dx, want_dx), (dw, want_dw)):
+        assert got.dtype == dtype
+        assert got.shape == want.shape
+        scale = want.abs().amax() if want.numel() else 0  # sums of many terms cancel
+        torch.testing.assert_close(
+            got.double(), want, rtol=2 * eps, atol=float(16 * eps * scale) + eps
+        )
+    assert not dw[~mask].any(), "a pruned weight got a gradient"
+
+
 def same_scores(package, pattern, dtype, device="cpu") -> None:
     """Compare the scores of a pattern's groups, of which every bit tells the order of addition."""
     groups = find_pattern(pattern)

@@ -6,6 +6,7 @@ bits matter: the interpreter's conversions to and from it are wrong for denormal
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import shutil
@@ -22,8 +23,9 @@ import triton
 import triton.language as tl
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from strategies import FLOATS, patterned_lists, tensor_lists
+from strategies import FLOATS, ConvCase, conv_cases, patterned_lists, tensor_lists
 
+from sparselth.ops import reference, triton_conv
 from sparselth.ops.patterns import Blocks, KernelShapes
 
 
@@ -60,6 +62,14 @@ def shrink(package, monkeypatch) -> None:
     tables = importlib.import_module(f"{package.__name__}.tables")
     monkeypatch.setattr(tables, "MOST_CHUNKS", 6)
     monkeypatch.setattr(tables, "WORDS", tl.constexpr(64))
+    forward, grad_weight = (
+        importlib.import_module(f"{package.__name__}.masked_conv2d{suffix}")
+        for suffix in ("", "_grad_weight")
+    )
+    small = dict.fromkeys((16, 32, 64), 32)
+    monkeypatch.setattr(forward, "BLOCK_M", small)
+    monkeypatch.setattr(grad_weight, "BLOCK_K", small)
+    monkeypatch.setattr(grad_weight, "LEAST_STEPS", 1)
 
 
 @pytest.fixture
@@ -96,6 +106,64 @@ def test_overlaps_are_the_oracles(kernels, case, density, shares):
 @settings(max_examples=60)
 def test_steps_are_the_oracles(kernels, sizes, dtype, masked, drawn):
     agreement.same_step(kernels, sizes, dtype, masked, drawn)
+
+
+SINGLE = st.sampled_from([torch.float16, torch.float32])
+
+
+@pytest.fixture
+def precise():
+    """Multiply float32 as float32; TF32 is what cuDNN does, and no GPU is needed for it."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
+@given(conv_cases(), SINGLE, st.sampled_from([16, 32, 64]))
+@settings(max_examples=60)
+def test_convolutions_are_the_oracles(kernels, precise, case, dtype, size):
+    agreement.same_convolution(kernels, case, dtype, size)
+
+
+def whole_blocks(**changes) -> ConvCase:
+    """Return a case of blocks of 16 that have all their channels."""
+    case = ConvCase(
+        *(2, 2, 32, 16, (7, 6), (3, 3), (2, 1), (1, 1), (1, 1)),
+        *(0.02, True, "channels_last", False, 0),
+    )
+    return dataclasses.replace(case, **changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("density", [0.001, 0.02, 1.0])
+def test_convolutions_of_whole_blocks_are_the_oracles(kernels, precise, dtype, density):
+    agreement.same_convolution(kernels, whole_blocks(density=density), dtype, 16)
+
+
+def test_offsets_of_64_bits(kernels, precise, monkeypatch):
+    for name in ("masked_conv2d", "masked_conv2d_grad_weight"):
+        module = importlib.import_module(f"{kernels.__name__}.{name}")
+        monkeypatch.setattr(module, "MOST_32_BIT", 0)
+    agreement.same_convolution(kernels, whole_blocks(), torch.float32, 16)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_ops_keep_the_layout_and_find_the_blocks_again(kernels, precise, layout):
+    x = torch.randn(2, 8, 5, 5).contiguous(memory_format=layout)
+    weight, mask = torch.randn(12, 8, 3, 3), torch.rand(12, 8, 3, 3) < 0.3
+    conv = ([1, 1], [1, 1], [1, 1], 1)
+    for _ in range(2):
+        y = triton_conv.masked_conv2d(x, weight, mask, None, None, *conv)
+        torch.testing.assert_close(
+            y, reference.masked_conv2d(x, weight, mask, None, None, *conv), rtol=1e-4, atol=1e-4
+        )
+        assert y.is_contiguous(memory_format=layout)
+        dw = triton_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
+        assert dw[mask].all()
+        mask.logical_not_()  # noticed, though no plan was rebuilt
+    plan = triton_conv.block_plan(mask, 1)
+    assert triton_conv.block_density(plan) == 1.0
+    with pytest.raises(ValueError, match="belongs to another mask"):
+        triton_conv.masked_conv2d(x, weight[:8], mask[:8], None, plan, *conv)
 
 
 PATTERNS = (
@@ -198,6 +266,40 @@ DEFECTS = {
         *("steps", "masked_sgd.py"),
         *("tl.where(kept, buffer.to(DTYPE), zero)", "buffer.to(DTYPE)"),
     ),
+    "padding read from the next row": (
+        *("convolutions", "masked_conv2d.py"),
+        *("(column_of_x >= 0) & (column_of_x < width)", "(column_of_x < width)"),
+    ),
+    "channels of the first group": (
+        *("convolutions", "masked_conv2d_grad_weight.py"),
+        *("first_channel = group * c_in + first_in", "first_channel = first_in"),
+    ),
+    "blocks not turned round": (
+        *("convolutions", "masked_conv2d.py"),
+        *("place = lane[None, :] * SIZE + lane[:, None]", "place = lane[:, None] * SIZE + lane"),
+    ),
+    "a row without its last block": (
+        *("convolutions", "masked_conv2d.py"),
+        *("range(begin, end)", "range(begin, end - 1)"),
+    ),
+    "pruned weights packed": (
+        *("convolutions", "masked_conv2d.py"),
+        *("tl.load(weight + at, there & kept,", "tl.load(weight + at, there,"),
+    ),
+    "a phase's offsets rounded to zero": (
+        *("convolutions", "blocks.py"),
+        'offsets = [at.div(stride[axis], rounding_mode="floor")',
+        'offsets = [(at + 1).div(stride[axis], rounding_mode="floor")',
+    ),
+    "taps that miss a phase": ("convolutions", "blocks.py", "at % stride[axis] == 0", "at == at"),
+    "one run of positions": (
+        *("convolutions", "masked_conv2d_grad_weight.py"),
+        *("for split in range(splits)", "for split in range(1)"),
+    ),
+    "gradients of pruned weights": (
+        *("convolutions", "masked_conv2d_grad_weight.py"),
+        *("total.to(dw.dtype.element_ty), there & kept)", "total.to(dw.dtype.element_ty), there)"),
+    ),
     "settings in float32": (
         *("steps", "masked_sgd.py"),
         *("bits.to(tl.float64, bitcast=True)", "bits.to(tl.float64, bitcast=True).to(tl.float32)"),
@@ -248,8 +350,13 @@ def checks(package, examples) -> dict[str, Callable[[], None]]:
     def entries(case):
         agreement.same_masks(package, (*case, []))
 
+    def convolutions(case, size):
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            agreement.same_convolution(package, case, torch.float32, size)
+
     step = (SIZES, st.sampled_from(TRUSTED), st.just(True), agreement.settings_of_steps())
     return {
+        "convolutions": quick(convolutions, examples, conv_cases(), st.just(16)),
         "entries": quick(entries, examples, BITS),
         "patterns": quick(partial(agreement.same_masks, package), examples, PATTERNED),
         "projections": quick(

@@ -320,9 +320,10 @@ def test_a_compiled_part_of_a_network(backend):
 
 
 def test_autocast():
-    # A masked convolution computes in the dtype of its weight; what follows in bfloat16.
+    # Masked layers are cast as dense ones are, also after one that left bfloat16 behind.
     model = sparse(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(True), conv(8, 8)))
-    model = nn.Sequential(*model, nn.ReLU(), conv(8, 4), *head(4)).float()
+    model = nn.Sequential(conv(3, 3), *model, nn.ReLU(), conv(8, 4), *head(4)).float()
+    sl.sparsify(model, {f"{len(model) - 1}.weight": torch.rand_like(model[-1].weight) < 0.5})
     twin = copy.deepcopy(model)
     x = images(3).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -334,7 +335,7 @@ def test_autocast():
     want.square().sum().backward()
     assert (got - want).norm() < 0.02 * want.norm()
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
-        assert (a.grad - b.grad).norm() < 0.05 * b.grad.norm()
+        assert (a.grad - b.grad).norm() < 0.1 * b.grad.norm()
 
 
 def test_training_converges_as_it_does_densely():

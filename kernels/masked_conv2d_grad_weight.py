@@ -1,0 +1,153 @@
+"""masked_conv2d_grad_weight: the weight gradient of the blocks that the mask keeps.
+
+    dw[o, i, r, s] = sum over n, p, q of
+                     dy[n, p, q, o] x[n, p sh - ph + r dh, q sw - pw + s dw, i]     where kept
+
+A program sums one block over one of SPLITS runs of output positions; a second kernel adds the runs
+up in order, rounds once and stores what the mask keeps. How many runs there are depends on the
+problem alone, so that the result is the same on every GPU of a kind and in every run.
+
+Cost: 2 size^2 operations for each listed block and output position. Types: see `masked_conv2d.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .blocks import BlockIndex
+from .masked_conv2d import (
+    MOST_32_BIT,
+    WHOLE_BLOCK_WARPS,
+    channels_last,
+    is_whole,
+    precision,
+)
+from .tables import guard
+
+# --- launch table ---------------------------------------------------------------------------
+
+# Size of blocks -> output positions summed at a time, and how the kernel is compiled.
+BLOCK_K = {16: 128, 32: 64, 64: 64}
+OPTIONS = {
+    16: {"num_warps": 2, "num_stages": 3},
+    32: {"num_warps": 4, "num_stages": 4},
+    64: {"num_warps": 4, "num_stages": 3},
+}
+
+# Programs enough to fill the largest GPU a few times, and the least work worth a run.
+MOST_PROGRAMS = 2048
+LEAST_STEPS = 8
+
+# --- device code ----------------------------------------------------------------------------
+
+
+@triton.jit
+def sum_blocks(
+    x, dy, blocks, partial, taps_w, c_in, outs_per_group, positions, per_split, height, width,
+    x_image, x_row, x_column, out_height, out_width, dy_image, dy_row, dy_column,
+    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
+    WHOLE: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    SIZE: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Sum block program_id(0) over the positions of run program_id(1)."""
+    block, split = tl.program_id(0), tl.program_id(1)
+    group, tap = tl.load(blocks + 4 * block), tl.load(blocks + 4 * block + 3)
+    lane = tl.arange(0, SIZE)
+    first_out, first_in = tl.load(blocks + 4 * block + 1), tl.load(blocks + 4 * block + 2)
+    first_channel = group * c_in + first_in
+    if WHOLE:  # so that 16 bytes are loaded at a time
+        first_out, first_channel = tl.multiple_of(first_out, 16), tl.multiple_of(first_channel, 16)
+    out, inside, channel = first_out + lane, first_in + lane, first_channel + lane
+    shift_h = tap // taps_w * dilation_h - pad_h
+    shift_w = tap % taps_w * dilation_w - pad_w
+
+    total = tl.zeros([SIZE, SIZE], tl.float32)
+    begin = split * per_split
+    for start in range(begin, min(begin + per_split, positions), BLOCK_K):
+        position = start + tl.arange(0, BLOCK_K)
+        real = position < positions
+        image = position // (out_height * out_width)
+        p, q = position // out_width % out_height, position % out_width
+        if WIDE:
+            image = image.to(tl.int64)
+        h, w = p * stride_h + shift_h, q * stride_w + shift_w
+        valid = real & (h >= 0) & (h < height) & (w >= 0) & (w < width)
+        out_there, in_there = real[:, None], valid[:, None]
+        if not WHOLE:
+            out_there &= (out < (group + 1) * outs_per_group)[None, :]
+            in_there &= (inside < c_in)[None, :]
+        at = dy + image * dy_image + p * dy_row + q * dy_column
+        grad = tl.load(at[:, None] + out[None, :], out_there, other=0)
+        at = x + image * x_image + h * x_row + w * x_column
+        piece = tl.load(at[:, None] + channel[None, :], in_there, other=0)
+        total = tl.dot(tl.trans(grad), piece, total, input_precision=PRECISION)
+    place = lane[:, None] * SIZE + lane[None, :]
+    # 32 bits will do: there are few runs, or one of no more values than a weight has.
+    tl.store(partial + (split * tl.num_programs(0) + block) * SIZE * SIZE + place, total)
+
+
+@triton.jit
+def add_splits(
+    partial, mask, blocks, dw, splits, c_in, taps, outs_per_group, SIZE: tl.constexpr
+):  # fmt: skip
+    """Add block program_id(0) up and store the weights that the mask keeps."""
+    block = tl.program_id(0)
+    lane = tl.arange(0, SIZE)
+    place = lane[:, None] * SIZE + lane[None, :]
+    total = tl.zeros([SIZE, SIZE], tl.float32)
+    for split in range(splits):
+        total += tl.load(partial + (split * tl.num_programs(0) + block) * SIZE * SIZE + place)
+    group = tl.load(blocks + 4 * block)
+    out = tl.load(blocks + 4 * block + 1) + lane[:, None]
+    inside = tl.load(blocks + 4 * block + 2) + lane[None, :]
+    at = (out.to(tl.int64) * c_in + inside) * taps + tl.load(blocks + 4 * block + 3)
+    there = (out < (group + 1) * outs_per_group) & (inside < c_in)
+    kept = tl.load(mask + at, there, other=0) != 0
+    tl.store(dw + at, total.to(dw.dtype.element_ty), there & kept)
+
+
+# --- launcher -------------------------------------------------------------------------------
+
+
+def splits_of(blocks: int, positions: int, block_k: int) -> tuple[int, int]:
+    """Return how many runs the positions are cut into, and how many positions a run has."""
+    steps = triton.cdiv(positions, block_k)
+    splits = max(1, min(MOST_PROGRAMS // max(blocks, 1), steps // LEAST_STEPS))
+    per_split = triton.cdiv(steps, splits) * block_k
+    return triton.cdiv(positions, per_split), per_split
+
+
+def masked_conv2d_grad_weight(
+    grad_output: Tensor, input: Tensor, mask: Tensor, index: BlockIndex, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int],
+) -> Tensor:  # fmt: skip
+    """Return dw, zero where the mask prunes. index: the mask's blocks."""
+    dw = input.new_zeros(index.shape)
+    positions = grad_output.numel() // max(grad_output.shape[1], 1)
+    blocks, size = len(index.host), index.size
+    if blocks == 0 or positions == 0:
+        return dw
+    c_out, c_in, kernel_h, kernel_w = index.shape
+    outs, block_k = c_out // index.groups, BLOCK_K[size]
+    splits, per_split = splits_of(blocks, positions, block_k)
+    with guard(input.device):
+        x, dy = channels_last(input), channels_last(grad_output)
+        partial = torch.empty(splits, blocks, size, size, device=x.device)
+        x_image, _, x_row, x_column = x.stride()
+        dy_image, _, dy_row, dy_column = dy.stride()
+        sum_blocks[(blocks, splits)](
+            x, dy, index.blocks, partial, kernel_w, c_in, outs, positions, per_split, *x.shape[2:],
+            x_image, x_row, x_column, *dy.shape[2:], dy_image, dy_row, dy_column, *stride, *padding,
+            *dilation, WHOLE=is_whole(index), WIDE=max(x.numel(), dy.numel()) > MOST_32_BIT,
+            PRECISION=precision(x.dtype), SIZE=size, BLOCK_K=block_k, **OPTIONS[size],
+        )  # fmt: skip
+        add_splits[(blocks,)](
+            partial, mask.contiguous().view(torch.uint8), index.blocks, dw, splits, c_in,
+            kernel_h * kernel_w, outs, SIZE=size, num_warps=WHOLE_BLOCK_WARPS[size],
+        )  # fmt: skip
+    return dw
