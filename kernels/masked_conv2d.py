@@ -35,8 +35,8 @@ BLOCK_M = {16: 128, 32: 128, 64: 128}
 # A limit on registers keeps ptxas from spilling a few bytes for an occupancy of its own choice.
 OPTIONS = {
     16: {"num_warps": 4, "num_stages": 4, "maxnreg": 128},
-    32: {"num_warps": 4, "num_stages": 4, "maxnreg": 168},
-    64: {"num_warps": 4, "num_stages": 3, "maxnreg": 255},
+    32: {"num_warps": 4, "num_stages": 4, "maxnreg": 208},
+    64: {"num_warps": 8, "num_stages": 3, "maxnreg": 224},
 }
 
 # For kernels in which a program handles the values of one block and no positions.
@@ -48,9 +48,9 @@ MOST_32_BIT = 2**31 - 1
 # --- device code ----------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["c_in", "taps", "outs_per_group"])
 def pack_blocks(
-    weight, mask, blocks, packed, c_out, c_in, taps, outs_per_group, SIZE: tl.constexpr
+    weight, mask, blocks, packed, c_in, taps, outs_per_group, SIZE: tl.constexpr
 ):  # fmt: skip
     """Copy block `program` to packed[program, in, out], zero where the mask prunes."""
     block = tl.program_id(0)
@@ -65,7 +65,11 @@ def pack_blocks(
     tl.store(packed + block.to(tl.int64) * SIZE * SIZE + place, values)
 
 
-@triton.jit
+# Of the numbers only strides are worth a kernel for those that are multiples of 16.
+SIZES = ["row_count", "positions", "height", "width", "in_step_h", "in_step_w"]
+
+
+@triton.jit(do_not_specialize=[*SIZES, "out_height", "out_width"])
 def correlate(
     x, packed, bias, y, rows, entries, row_count, positions,
     height, width, x_image, x_row, x_column, in_step_h, in_step_w,
@@ -144,7 +148,7 @@ def pack(weight: Tensor, mask: Tensor, index: BlockIndex) -> Tensor:
     packed = weight.new_empty(len(index.host), index.size, index.size)
     if len(packed):
         pack_blocks[(len(packed),)](
-            weight, mask.view(torch.uint8), index.blocks, packed, c_out, c_in, height * width,
+            weight, mask.view(torch.uint8), index.blocks, packed, c_in, height * width,
             c_out // index.groups, SIZE=index.size, num_warps=WHOLE_BLOCK_WARPS[index.size],
         )  # fmt: skip
     return packed

@@ -46,7 +46,11 @@ LEAST_STEPS = 8
 # --- device code ----------------------------------------------------------------------------
 
 
-@triton.jit
+SIZES = ["taps_w", "c_in", "outs_per_group", "positions", "per_split", "height", "width"]
+GEOMETRY = ["stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"]
+
+
+@triton.jit(do_not_specialize=[*SIZES, *GEOMETRY, "out_height", "out_width"])
 def sum_blocks(
     x, dy, blocks, partial, taps_w, c_in, outs_per_group, positions, per_split, height, width,
     x_image, x_row, x_column, out_height, out_width, dy_image, dy_row, dy_column,
@@ -91,7 +95,7 @@ def sum_blocks(
     tl.store(partial + (split * tl.num_programs(0) + block) * SIZE * SIZE + place, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits", "c_in", "taps", "outs_per_group"])
 def add_splits(
     partial, mask, blocks, dw, splits, c_in, taps, outs_per_group, SIZE: tl.constexpr
 ):  # fmt: skip

@@ -17,6 +17,7 @@ from sparselth.ops import reference, reference_selection
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
 
 OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_")
+CONVOLUTIONS = ("masked_conv2d", "masked_conv2d_grad_input", "masked_conv2d_grad_weight")
 
 SHAPES = ((0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (300,), (701,))
 WEIGHTS = (

@@ -1,0 +1,145 @@
+"""Kernels compiled as the launchers launch them, for GPUs that are not here.
+
+Triton's driver is replaced by one that names a target, and launches end when the kernel is
+compiled. What is compiled is thus what a GPU would run: the launch tables' blocks and warps, the
+types and the specialisation of the arguments.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import agreement
+import sparselth.kernels
+import torch
+import triton
+from sparselth.kernels.blocks import find_blocks
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+CAPABILITIES = (80, 90, 100)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A driver without a device."""
+
+    capability: int
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability  # kernels are kept per device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@dataclass
+class Launches:
+    """What was launched: names in order, and the different kernels that were compiled for it."""
+
+    names: list[str] = field(default_factory=list)
+    kernels: dict[str, Any] = field(default_factory=dict)
+
+
+_run = JITFunction.run
+
+
+def compiled_for(capability: int, put: Callable[[Any, str, Any], None] = setattr) -> Launches:
+    """Set the target and return the list of launches to come. put: pytest's monkeypatch.setattr."""
+    put(driver, "_active", Target(capability))
+    launches = Launches()
+
+    def compile_only(self, *args, grid, warmup, **options):
+        kernel = _run(self, *args, grid=grid, warmup=True, **options)
+        launches.names.append(self.fn.__name__)
+        launches.kernels[kernel.hash] = kernel
+        return kernel
+
+    put(JITFunction, "run", compile_only)
+    return launches
+
+
+def launch_lists(dtype, patterns, count=3) -> None:
+    """Call every launcher of lists in every form; on tensors that stay where they are."""
+    call = {op: agreement.kernel(sparselth.kernels, op) for op in agreement.OPS}
+    tensors = [torch.empty(64, 64, 3, 3, dtype=dtype) for _ in range(count)]
+    masks = [torch.empty(64, 64, 3, 3, dtype=torch.bool) for _ in range(count)]
+    for pattern in patterns:
+        for pooled in (False, True):
+            k = [5] if pooled else [5] * count
+            call["topk_mask"](tensors, k, pooled, pattern)
+            call["admm_project_"](tensors, tensors, tensors, k, pooled, pattern, pooled)
+    for inside in ([], masks):
+        call["weight_overlap"](tensors, tensors, inside, [5] * 2 * count)
+    for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
+        settings = (0.1, momentum, 0.0, 1e-4, nesterov, 0.02)
+        call["masked_sgd_"](tensors, tensors, tensors, masks, tensors, tensors, *settings)
+        call["masked_sgd_"](tensors, tensors, tensors, [], [], [], *settings)
+
+
+def launch_convolutions(dtype, size, channels=128, batch=8, extent=16) -> None:
+    """Call the launchers of a convolution's three passes, with blocks of `size`."""
+    mask = torch.ones(channels, channels, 3, 3, dtype=torch.bool)
+    weight, index = torch.empty(mask.shape, dtype=dtype), find_blocks(mask, 1, size)
+    x = torch.empty(batch, channels, extent, extent, dtype=dtype)
+    x, conv = x.contiguous(memory_format=torch.channels_last), ((1, 1), (1, 1), (1, 1))
+    call = {op: agreement.kernel(sparselth.kernels, op) for op in agreement.CONVOLUTIONS}
+    y = call["masked_conv2d"](x, weight, mask, None, index, *conv)
+    call["masked_conv2d_grad_input"](y, weight, mask, index, (extent, extent), *conv)
+    call["masked_conv2d_grad_weight"](y, x, mask, index, *conv)
+
+
+class Resources(NamedTuple):
+    """What a kernel takes of the machine. spilled, shared: bytes."""
+
+    registers: int
+    spilled: int
+    shared: int
+    threads: int
+
+
+def resources(kernel) -> Resources:
+    """Ask ptxas, in the words that triton asks it in."""
+    ptx = kernel.asm["ptx"]
+    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
+    fused = [] if kernel.metadata.enable_fp_fusion else ["--fmad=false"]
+    limits = ["-v", *fused, "--regAllocOptLevel=2", f"--gpu-name={target}"]
+    done = subprocess.run(
+        [get_ptxas(kernel.metadata.target.arch).path, *limits, "-o", "/dev/null", "-"],
+        input=ptx,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    registers = re.search(r"Used (\d+) registers", done.stderr)
+    return Resources(
+        int(registers[1]),
+        int(spilled[1]) + int(spilled[2]),
+        kernel.metadata.shared,
+        32 * kernel.metadata.num_warps,
+    )
+
+
+def instructions(kernel) -> Counter[str]:
+    """Count the machine instructions of a kernel by name, without their modifiers."""
+    nvdisasm = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(kernel.asm["cubin"])
+        cubin.flush()
+        done = subprocess.run(
+            [str(nvdisasm), "-c", cubin.name], capture_output=True, text=True, check=True
+        )
+    return Counter(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(\w+)", done.stdout, re.M))

@@ -1,0 +1,128 @@
+"""Write what every kernel takes of a GPU to benchmarks/results/kernel-resources.md.
+
+    python tests/kernels/resources.py
+
+Triton's kernels are compiled here for each target; those of `_C_cuda` are read from the library.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "ops"))  # the strategies that `agreement.py` draws from
+os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
+
+import torch  # noqa: E402
+import triton  # noqa: E402
+from compiling import (  # noqa: E402
+    CAPABILITIES,
+    compiled_for,
+    instructions,
+    launch_convolutions,
+    launch_lists,
+    resources,
+)
+
+import sparselth  # noqa: E402
+
+PATTERNS = ([], [0, 16, 1, 1], [1, 2, 4], [2, 9, 0b11, 0b110])
+TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
+HEAD = ["registers", "spilled bytes", "shared bytes", "threads", "tensor core instructions"]
+
+
+def triton_lines() -> list[str]:
+    """Compile every entry of the launch tables and return a line for each kernel."""
+    lines = []
+    for capability in CAPABILITIES:
+        entries = [("lists", torch.float32, lambda: launch_lists(torch.float32, PATTERNS))]
+        for dtype in (torch.bfloat16, torch.float32):
+            for size in (16, 32, 64):
+                entries.append(
+                    (f"blocks of {size}", dtype, lambda d=dtype, s=size: launch_convolutions(d, s))
+                )
+        for entry, dtype, launch in entries:
+            launches = compiled_for(capability)
+            launch()
+            kernels = list(launches.kernels.values())
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                found = list(pool.map(resources, kernels))
+            for kernel, r in zip(kernels, found, strict=True):
+                counts = instructions(kernel)
+                cores = ", ".join(f"{counts[n]} {n}" for n in TENSOR_CORES if counts[n]) or "none"
+                kind = str(dtype).removeprefix("torch.")
+                lines.append(
+                    f"| {kernel.metadata.name} | {entry}, {kind} | {capability} | {r.registers} | "
+                    f"{r.spilled} | {r.shared} | {r.threads} | {cores} |"
+                )
+    return sorted(set(lines))
+
+
+def cuda_lines() -> list[str]:
+    """Return a line for each kernel of `_C_cuda`, from what cuobjdump says of the library."""
+    library = Path(sparselth.__file__).parent / "_C_cuda.so"
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not library.exists():
+        sys.exit("_C_cuda.so is not there: build with CUDA first")
+    dump = subprocess.run(
+        [str(tools), "--dump-resource-usage", str(library)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    lines, capability = [], ""
+    filt = shutil.which("c++filt")
+    for line in dump.splitlines():
+        if found := re.search(r"arch = sm_(\d+)", line):
+            capability = found[1]
+        elif found := re.search(r"Function (\S+):", line):
+            name = found[1]
+            if filt:
+                name = subprocess.run([filt, name], capture_output=True, text=True).stdout.strip()
+            name = re.sub(r"sparselth::|\(anonymous namespace\)::|^void ", "", name.split("(")[0])
+        elif "REG:" in line:
+            use = dict(re.findall(r"(\w+):(\d+)", line))
+            lines.append(
+                f"| `{name}` | {capability} | {use['REG']} | {use['LOCAL']} | {use['SHARED']} |"
+            )
+    return sorted(set(lines))
+
+
+def main() -> None:
+    text = [
+        "# What kernels take of a GPU",
+        "",
+        f"- date: {date.today()}",
+        "- command: python tests/kernels/resources.py",
+        f"- triton: {triton.__version__}",
+        f"- torch: {torch.__version__}",
+        "",
+        "Compiled without a GPU, for compute capabilities 8.0, 9.0 and 10.0.",
+        "",
+        "## Triton",
+        "",
+        f"| kernel | entry | sm | {' | '.join(HEAD)} |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+        *triton_lines(),
+        "",
+        "## CUDA C++",
+        "",
+        "| kernel | sm | registers | local bytes | static shared bytes |",
+        "|---|---:|---:|---:|---:|",
+        *cuda_lines(),
+    ]
+    path = ROOT / "benchmarks" / "results" / "kernel-resources.md"
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
