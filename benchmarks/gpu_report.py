@@ -18,6 +18,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tables import rows, table
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BENCHMARK_JSON = ROOT / "build" / "gpu-benchmarks.json"
@@ -68,13 +70,23 @@ def parts() -> list[Part]:
     return [
         # Not only built in place: sparselth.kernels is where it is through the installation alone.
         Part("build", [*install, "--no-deps", "--no-build-isolation", "-e", "."], 110),
-        Part("tests", [*pytest, "-m", "gpu", "tests", "--ignore=tests/kernels"], 100),
+        Part("tests", [*pytest, "-m", "gpu", "tests", "--ignore=tests/kernels"], 80),
         # Compiling is most of it: on its own, so that it takes nothing from the others.
         Part("tests of Triton", [*pytest, "-m", "gpu", "tests/kernels"], 100),
         Part(
             "benchmarks",
             [*pytest, "benchmarks", "-k", "cuda", f"--benchmark-json={BENCHMARK_JSON}"],
-            170,
+            150,
+        ),
+        # Last: it slows whatever it watches a hundredfold, so it gets one case of each kernel.
+        Part(
+            "compute-sanitizer",
+            [
+                *("compute-sanitizer", "--error-exitcode", "9", *pytest, "-m", "gpu"),
+                *("-k", "sanitized", "tests/ops/test_cuda_kernels.py"),
+                "tests/kernels/test_on_device.py",
+            ],
+            40,
         ),
     ]
 
@@ -102,15 +114,11 @@ def environment() -> dict[str, Any]:
 
 
 def measurements() -> list[dict[str, Any]]:
-    """Return what pytest-benchmark measured: name, seconds per call and the extra facts."""
+    """Return what the benchmarks recorded, see `tables.rows`; nothing where they did not end."""
     try:
-        found = json.loads(BENCHMARK_JSON.read_text(encoding="utf-8"))["benchmarks"]
+        return rows(json.loads(BENCHMARK_JSON.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError):
         return []
-    return [
-        {"name": b["name"], "median_s": b["stats"]["median"], **b.get("extra_info", {})}
-        for b in found
-    ]
 
 
 def main() -> int:
@@ -123,13 +131,16 @@ def main() -> int:
     facts = environment()
     # The interpreter's folder is nobody's business in a file that is kept.
     steps_record = [asdict(step) | {"command": ["python", *step.command[1:]]} for step in steps]
-    text = json.dumps(facts | {"parts": steps_record, "measured": measurements()}, indent=2)
+    measured = measurements()
+    text = json.dumps(facts | {"parts": steps_record, "measured": measured}, indent=2)
     device = re.sub(r"[^a-z0-9]+", "-", str(facts["device"]).lower()).strip("-")
     # A run without a GPU measures nothing that is worth keeping.
     folder = BENCHMARK_JSON.parent if device in ("no-gpu", "unknown") else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{device}-{facts['date'][:10]}.json"
     path.write_text(text.replace(str(ROOT), ".") + "\n", encoding="utf-8")
+    summary = f"# {facts['device']}\n\n- date: {facts['date']}\n- command: make gpu\n\n"
+    path.with_suffix(".md").write_text(summary + table(measured), encoding="utf-8")
     print(f"\n{facts['device']}: {path.relative_to(ROOT)}")
     for step in steps:
         print(f"  {step.name:<20} {step.status:<12} {step.seconds:>7.1f} s  {step.last_line}")

@@ -48,18 +48,21 @@ MOST_32_BIT = 2**31 - 1
 # --- device code ----------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["c_in", "taps", "outs_per_group"])
+@triton.jit(do_not_specialize=["c_in", "outs_per_group"])
 def pack_blocks(
-    weight, mask, blocks, packed, c_in, taps, outs_per_group, SIZE: tl.constexpr
+    weight, mask, blocks, packed, c_in, outs_per_group, w_out, w_in, w_tap, m_out, m_in, m_tap,
+    SIZE: tl.constexpr,
 ):  # fmt: skip
     """Copy block `program` to packed[program, in, out], zero where the mask prunes."""
     block = tl.program_id(0)
     group = tl.load(blocks + 4 * block)
     out = tl.load(blocks + 4 * block + 1) + tl.arange(0, SIZE)[None, :]
     inside = tl.load(blocks + 4 * block + 2) + tl.arange(0, SIZE)[:, None]
-    at = (out.to(tl.int64) * c_in + inside) * taps + tl.load(blocks + 4 * block + 3)
+    tap = tl.load(blocks + 4 * block + 3)
     there = (out < (group + 1) * outs_per_group) & (inside < c_in)
+    at = out.to(tl.int64) * m_out + inside * m_in + tap * m_tap
     kept = tl.load(mask + at, there, other=0) != 0
+    at = out.to(tl.int64) * w_out + inside * w_in + tap * w_tap
     values = tl.load(weight + at, there & kept, other=0)
     place = tl.arange(0, SIZE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     tl.store(packed + block.to(tl.int64) * SIZE * SIZE + place, values)
@@ -141,15 +144,24 @@ def is_whole(index: BlockIndex) -> bool:
     return c_out // index.groups % index.size == 0 and c_in % index.size == 0
 
 
+def by_tap(weight: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """Return a weight or mask and its strides over outs, ins and taps; contiguous if need be."""
+    out, inside, row, tap = weight.stride()
+    if row != weight.shape[3] * tap:
+        weight = weight.contiguous()
+        out, inside, _, tap = weight.stride()
+    return weight, (out, inside, tap)
+
+
 def pack(weight: Tensor, mask: Tensor, index: BlockIndex) -> Tensor:
     """Return the kept weights as (blocks, in, out), zeros where the mask prunes."""
-    weight, mask = weight.contiguous(), mask.contiguous()
-    c_out, c_in, height, width = index.shape
+    (weight, w_strides), (mask, m_strides) = by_tap(weight), by_tap(mask)
     packed = weight.new_empty(len(index.host), index.size, index.size)
     if len(packed):
         pack_blocks[(len(packed),)](
-            weight, mask.view(torch.uint8), index.blocks, packed, c_in, height * width,
-            c_out // index.groups, SIZE=index.size, num_warps=WHOLE_BLOCK_WARPS[index.size],
+            weight, mask.view(torch.uint8), index.blocks, packed, index.shape[1],
+            index.shape[0] // index.groups, *w_strides, *m_strides, SIZE=index.size,
+            num_warps=WHOLE_BLOCK_WARPS[index.size],
         )  # fmt: skip
     return packed
 

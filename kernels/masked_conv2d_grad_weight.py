@@ -23,6 +23,7 @@ from .blocks import BlockIndex
 from .masked_conv2d import (
     MOST_32_BIT,
     WHOLE_BLOCK_WARPS,
+    by_tap,
     channels_last,
     is_whole,
     precision,
@@ -97,7 +98,8 @@ def sum_blocks(
 
 @triton.jit(do_not_specialize=["splits", "c_in", "taps", "outs_per_group"])
 def add_splits(
-    partial, mask, blocks, dw, splits, c_in, taps, outs_per_group, SIZE: tl.constexpr
+    partial, mask, blocks, dw, splits, c_in, taps, outs_per_group, m_out, m_in, m_tap,
+    SIZE: tl.constexpr,
 ):  # fmt: skip
     """Add block program_id(0) up and store the weights that the mask keeps."""
     block = tl.program_id(0)
@@ -109,9 +111,11 @@ def add_splits(
     group = tl.load(blocks + 4 * block)
     out = tl.load(blocks + 4 * block + 1) + lane[:, None]
     inside = tl.load(blocks + 4 * block + 2) + lane[None, :]
-    at = (out.to(tl.int64) * c_in + inside) * taps + tl.load(blocks + 4 * block + 3)
+    tap = tl.load(blocks + 4 * block + 3)
     there = (out < (group + 1) * outs_per_group) & (inside < c_in)
+    at = out.to(tl.int64) * m_out + inside * m_in + tap * m_tap
     kept = tl.load(mask + at, there, other=0) != 0
+    at = (out.to(tl.int64) * c_in + inside) * taps + tap
     tl.store(dw + at, total.to(dw.dtype.element_ty), there & kept)
 
 
@@ -139,6 +143,7 @@ def masked_conv2d_grad_weight(
     c_out, c_in, kernel_h, kernel_w = index.shape
     outs, block_k = c_out // index.groups, BLOCK_K[size]
     splits, per_split = splits_of(blocks, positions, block_k)
+    mask, m_strides = by_tap(mask)
     with guard(input.device):
         x, dy = channels_last(input), channels_last(grad_output)
         partial = torch.empty(splits, blocks, size, size, device=x.device)
@@ -151,7 +156,7 @@ def masked_conv2d_grad_weight(
             PRECISION=precision(x.dtype), SIZE=size, BLOCK_K=block_k, **OPTIONS[size],
         )  # fmt: skip
         add_splits[(blocks,)](
-            partial, mask.contiguous().view(torch.uint8), index.blocks, dw, splits, c_in,
-            kernel_h * kernel_w, outs, SIZE=size, num_warps=WHOLE_BLOCK_WARPS[size],
+            partial, mask.view(torch.uint8), index.blocks, dw, splits, c_in,
+            kernel_h * kernel_w, outs, *m_strides, SIZE=size, num_warps=WHOLE_BLOCK_WARPS[size],
         )  # fmt: skip
     return dw

@@ -120,6 +120,8 @@ def same_convolution(package, case, dtype, size, device="cpu") -> None:
     x, weight, mask, bias = (t if t is None else t.to(device) for t in case.tensors(dtype))
     wide = [t if t is None else t.double() for t in (x, weight, bias)]
     index = importlib.import_module(f"{package.__name__}.blocks").find_blocks(mask, groups, size)
+    if case.layout != "contiguous":  # of the weight and its mask too, as Module.to() makes them
+        weight, mask = (t.contiguous(memory_format=torch.channels_last) for t in (weight, mask))
     y = kernel(package, "masked_conv2d")(x, weight, mask, bias, index, *conv)
     want_y = reference.masked_conv2d(wide[0], wide[1], mask, wide[2], None, *case.conv)
     grad = torch.randn_like(y)

@@ -15,11 +15,12 @@ import agreement  # noqa: E402
 import sparselth.kernels as kernels  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from strategies import FLOATS, WEIGHTS, tensor_lists  # noqa: E402
+from strategies import FLOATS, WEIGHTS, conv_cases, tensor_lists  # noqa: E402
 
 import sparselth as sl  # noqa: E402
 from sparselth.ops import reference  # noqa: E402
 from sparselth.ops.patterns import Blocks, KernelShapes  # noqa: E402
+from sparselth.ops.plan import conv_plan  # noqa: E402
 
 SHAPES = (*agreement.SHAPES, (70001,), (300_000,))
 LISTS = agreement.lists(SHAPES, WEIGHTS, FLOATS)
@@ -140,3 +141,148 @@ def test_the_public_functions_reach_the_kernels():
     with sl.use_backend("triton"):
         mask = sl.ops.topk_mask(scores, 100)
     assert torch.equal(mask, reference.topk_mask([scores], [100], False, [])[0][0])
+
+
+CONVOLVED = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@pytest.fixture
+def precise():
+    """Multiply float32 as float32, so that it can be compared closely."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
+@given(conv_cases(), st.sampled_from(CONVOLVED), st.sampled_from([16, 32, 64]))
+@settings(max_examples=150)
+def test_convolutions_are_the_oracles(precise, case, dtype, size):
+    agreement.same_convolution(kernels, case, dtype, size, "cuda")
+
+
+def blocks_of_32(dtype, batch=32, channels=128, size=16):
+    """Return x, weight and a mask of whole blocks, all channels_last."""
+    torch.manual_seed(0)
+    x = torch.randn(batch, channels, size, size, device="cuda", dtype=dtype)
+    weight = torch.randn(channels, channels, 3, 3, device="cuda", dtype=dtype) / channels**0.5
+    mask = sl.ops.topk_mask(torch.rand(weight.shape, device="cuda"), 14, pattern="32x32")
+    return x.contiguous(memory_format=torch.channels_last), weight * mask, mask
+
+
+def three_passes(x, weight, mask, plan=None):
+    """Return y and both gradients, through autograd."""
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    y = sl.ops.masked_conv2d(x, weight, mask, padding=1, plan=plan)
+    return [y.detach(), *torch.autograd.grad(y, (x, weight), torch.ones_like(y))]
+
+
+@pytest.mark.parametrize("dtype", CONVOLVED, ids=str)
+def test_sanitized_convolutions_of_whole_blocks(precise, dtype):
+    x, weight, mask = blocks_of_32(dtype)
+    with sl.use_backend("triton"):
+        got = three_passes(x, weight, mask)
+    with sl.use_backend("reference"):
+        want = three_passes(x.double(), weight.double(), mask)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == dtype
+        assert (a.double() - b).norm() <= 4 * torch.finfo(dtype).eps * b.norm()
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_sanitized_masks_projections_and_steps():
+    scores = [torch.randn(n, device="cuda") for n in (3000, 17)]
+    agreement.same_masks(kernels, (scores, [100, 3], False, []), "cuda")
+    agreement.same_projection(kernels, (scores, [300], True, []), False, "cuda")
+    agreement.same_step(kernels, [500, 3], torch.float32, True, (0.1, 0.9, 0, 0, True, 0), "cuda")
+
+
+def test_tf32_is_used_as_cudnn_uses_it():
+    x, weight, mask = blocks_of_32(torch.float32)
+    with sl.use_backend("triton"):
+        rounded = three_passes(x, weight, mask)[0]
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            exact = three_passes(x, weight, mask)[0]
+    error = ((rounded - exact).norm() / exact.norm()).item()
+    assert 1e-5 < error < 1e-3
+
+
+def test_two_runs_of_a_convolution_give_the_same_bits():
+    x, weight, mask = blocks_of_32(torch.bfloat16)
+    with sl.use_backend("triton"):
+        runs = [three_passes(x, weight, mask) for _ in range(3)]
+    for run in runs[1:]:
+        for a, b in zip(runs[0], run, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_convolution_in_a_cuda_graph():
+    x, weight, mask = blocks_of_32(torch.bfloat16)
+    plan = conv_plan(mask)
+    with sl.use_backend("triton"):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            want = three_passes(x, weight, mask, plan)  # compiles
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = three_passes(x, weight, mask, plan)
+    for _ in range(2):
+        graph.replay()
+        for a, b in zip(got, want, strict=True):
+            assert torch.equal(a, b)
+
+
+def network(mask):
+    """Return conv, norm, ReLU, masked conv, on the GPU in channels_last."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 128, 3, padding=1), torch.nn.BatchNorm2d(128), torch.nn.ReLU(), conv
+    )
+    model = model.to("cuda", memory_format=torch.channels_last)
+    return sl.sparsify(model, {"3.weight": mask})
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_module_measures_when_its_mask_is_new(autocast):
+    x, _, mask = blocks_of_32(torch.float32)
+    model, x = network(mask), x[:, :3]
+    sl.ops.choice.clear_choices()
+    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        y = model(x)
+        (choice,) = model[3]._choices.values()
+        assert choice.by == "measured"
+        assert choice.timings is not None
+        assert all(p.sparse > 0 and p.dense > 0 for p in choice.timings.passes.values())
+        y.float().square().mean().backward()
+        with sl.use_backend("reference"):
+            want = model(x)
+    assert y.dtype == want.dtype == (torch.bfloat16 if autocast else torch.float32)
+    assert (y - want).norm() < 0.02 * want.norm()
+    grad = model[3].weight.grad
+    assert grad.dtype == torch.float32
+    assert grad[mask].any()
+    assert not grad[~mask].any()
+
+
+def test_the_choice_is_fixed_where_asked_and_for_float64():
+    x, _, mask = blocks_of_32(torch.float32)
+    model, x = network(mask), x[:, :3]
+    with sl.use_choice("fixed"):
+        model(x)
+    assert not model[3]._choices
+    model = model.double()
+    assert model(x.double()).dtype == torch.float64
+    assert not model[3]._choices
+
+
+def test_a_full_mask_and_an_empty_one():
+    x, weight, _ = blocks_of_32(torch.float32)
+    for mask in (torch.ones_like(weight, dtype=torch.bool), torch.zeros_like(weight).bool()):
+        with sl.use_backend("triton"):
+            y, dx, dw = three_passes(x, weight, mask)
+        if not mask.any():
+            assert not y.any()
+            assert not dx.any()
+            assert not dw.any()
+        assert conv_plan(mask).shape == (9 * 4 if mask.any() else 0, 4)
