@@ -230,7 +230,7 @@ def conv_timings(
     size = (rounded(x.shape[0]), *x.shape[1:])
     settings = (*map(tuple, conv[:3]), conv[3], layout)
     on = (measure_gpu if x.device.type == "cuda" else measure).measure_conv
-    work = triton_conv.block_density(plan)
+    work = triton_conv.work_density(plan)
     where = () if work is None else (x.device, round(work, 2))
     key = ("masked_conv2d", size, *settings, *_key(weight, mask), *where)
     return _cached(key, lambda: on(x.shape, weight, mask, plan, conv, layout=layout))

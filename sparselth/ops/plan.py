@@ -31,9 +31,9 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
 
 
 def density_of(mask: Tensor, plan: Tensor | None) -> float:
-    """Return the share of the weight that a kernel works on: of kept weights, or of blocks."""
-    blocks = triton_conv.block_density(plan)
-    return float(mask.sum()) / max(mask.numel(), 1) if blocks is None else blocks
+    """Return the share of the weight that a kernel multiplies: what is kept, or more on a GPU."""
+    work = triton_conv.work_density(plan)
+    return float(mask.sum()) / max(mask.numel(), 1) if work is None else work
 
 
 def pattern(mask: Tensor) -> str:

@@ -160,8 +160,14 @@ def test_the_ops_keep_the_layout_and_find_the_blocks_again(kernels, precise, lay
         dw = triton_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
         assert dw[mask].all()
         mask.logical_not_()  # noticed, though no plan was rebuilt
+    pruned = mask & (torch.arange(12) < 2).view(-1, 1, 1, 1)  # cuDNN's, by compaction
+    assert triton_conv.found_of(None, pruned, 1).compaction is not None
+    torch.testing.assert_close(
+        triton_conv.masked_conv2d(x, weight, pruned, None, None, *conv),
+        reference.masked_conv2d(x, weight, pruned, None, None, *conv),
+    )
     plan = triton_conv.block_plan(mask, 1)
-    assert triton_conv.block_density(plan) == 1.0
+    assert triton_conv.work_density(plan) == 1.0
     with pytest.raises(ValueError, match="belongs to another mask"):
         triton_conv.masked_conv2d(x, weight[:8], mask[:8], None, plan, *conv)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st  # noqa: E402
 from strategies import FLOATS, WEIGHTS, conv_cases, tensor_lists  # noqa: E402
 
 import sparselth as sl  # noqa: E402
-from sparselth.ops import reference  # noqa: E402
+from sparselth.ops import reference, triton_conv  # noqa: E402
 from sparselth.ops.patterns import Blocks, KernelShapes  # noqa: E402
 from sparselth.ops.plan import conv_plan  # noqa: E402
 
@@ -286,3 +286,19 @@ def test_a_full_mask_and_an_empty_one():
             assert not dx.any()
             assert not dw.any()
         assert conv_plan(mask).shape == (9 * 4 if mask.any() else 0, 4)
+
+
+@pytest.mark.parametrize("dtype", CONVOLVED, ids=str)
+def test_empty_filters_and_channels_are_removed(precise, dtype):
+    x, weight, _ = blocks_of_32(dtype)
+    mask = torch.zeros(weight.shape, dtype=torch.bool, device="cuda")
+    mask[::3, ::2] = True
+    assert triton_conv.found_of(None, mask, 1).compaction is not None
+    with sl.use_backend("triton"):
+        got = three_passes(x, weight, mask)
+    with sl.use_backend("reference"):
+        want = three_passes(x.double(), weight.double(), mask)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == dtype
+        assert (a.double() - b).norm() <= 4 * torch.finfo(dtype).eps * b.norm()
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
