@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -62,6 +63,13 @@ class Part:
         self.last_line = (output.strip().splitlines() or [""])[-1].strip("= ")[:200]
 
 
+def _sanitizer() -> str:
+    """Return compute-sanitizer: on the path, or where the toolkit has it."""
+    toolkit = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda")
+    beside = toolkit / "bin" / "compute-sanitizer"
+    return shutil.which("compute-sanitizer") or str(beside)
+
+
 def parts() -> list[Part]:
     """Return the steps in order. Together they are to end within 8 minutes."""
     python = sys.executable
@@ -82,7 +90,7 @@ def parts() -> list[Part]:
         Part(
             "compute-sanitizer",
             [
-                *("compute-sanitizer", "--error-exitcode", "9", *pytest, "-m", "gpu"),
+                *(_sanitizer(), "--error-exitcode", "9", *pytest, "-m", "gpu"),
                 *("-k", "sanitized", "tests/ops/test_cuda_kernels.py"),
                 "tests/kernels/test_on_device.py",
             ],

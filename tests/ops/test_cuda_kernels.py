@@ -64,6 +64,14 @@ def test_kernel_agrees_with_the_oracle(op, dtype):
             assert same or (not exact and cases.close(got, want)), f"{name}: {case.label}"
 
 
+@pytest.mark.parametrize("op", cases.OPS)
+def test_sanitized_kernels_agree_with_the_oracle(op):
+    """Few cases: `make gpu` runs these under compute-sanitizer."""
+    for case in cases.cases_of(op, torch.float32, range(2)):
+        for (name, want, _), got in zip(cases.oracle(case), outputs(case), strict=True):
+            assert cases.close(got.cpu(), want), f"{name}: {case.label}"
+
+
 @pytest.mark.parametrize("pattern", ["16x1", "32x32", "filter", "channel", "kernel", "2:4"])
 def test_a_large_weight_in_groups(pattern):
     weight = torch.randn(512, 512, 3, 3, device="cuda")
