@@ -85,14 +85,16 @@ def masked_conv2d(
         groups,
     )
     _check_not_empty(x, weight, *conv[:3])
-    if isinstance(x, BlockedTensor) and x.is_blocked() and _direct(x, weight):
+    if not torch.compiler.is_compiling() and _direct(x, weight):
         return BlockedConv2d.apply(x, weight, mask, bias, plan, *conv)
     run = implementation("masked_conv2d", x.device)
     return run(x, weight, mask, bias, plan, *conv)
 
 
 def _direct(x: Tensor, weight: Tensor) -> bool:
-    return forced() is None and accepts(x) and traceless(weight)
+    """Tell whether x is in blocks and nothing between here and the kernel needs to see the op."""
+    blocked = isinstance(x, BlockedTensor) and x.is_blocked()
+    return blocked and forced() is None and accepts(x) and traceless(weight)
 
 
 def _check_not_empty(x: Tensor, weight: Tensor, stride, padding, dilation) -> None:

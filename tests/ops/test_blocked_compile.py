@@ -28,8 +28,8 @@ def batch_norm(x, training=True):
 
 def _compile(graph, _):
     def run(*inputs):
-        # A compiled kernel reads memory, and a wrapper has none.
-        assert all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in inputs)
+        # A compiled kernel reads memory, and a wrapper has none. Sizes are inputs where dynamic.
+        assert all(type(x) in (torch.Tensor, torch.nn.Parameter, int) for x in inputs)
         return graph(*inputs)
 
     return make_boxed_func(run)
@@ -75,13 +75,15 @@ def test_torch_compile_of_a_function_of_it(backend):
 
 
 @BACKENDS
-def test_torch_compile_of_a_masked_convolution_of_it(backend):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_of_a_masked_convolution_of_it(backend, dynamic):
     weight, mask = plain(2, 4, 3, 3), torch.rand(2, 4, 3, 3) < 0.3
 
     def function(x):
         return sl.ops.masked_conv2d(x, weight, mask)
 
-    compiled = torch.compile(function, backend=backend)
+    torch.compiler.reset()
+    compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=dynamic)
     x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
     want, got = function(x), compiled(blocked(y))
     torch.testing.assert_close(got + 0, want)
