@@ -54,22 +54,25 @@ def outputs(case: cases.Case) -> list[torch.Tensor]:
     return [t for pair in zip(w, momenta, strict=True) for t in pair]
 
 
+def assert_agrees(case: cases.Case) -> None:
+    for (name, want, exact), got in zip(cases.oracle(case), outputs(case), strict=True):
+        got = got.cpu()
+        same = torch.equal(cases.bits(got), cases.bits(want)) if exact else None
+        assert same or (not exact and cases.close(got, want)), f"{name}: {case.label}"
+
+
 @pytest.mark.parametrize("op", cases.OPS)
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=lambda dtype: str(dtype).split(".")[1])
 def test_kernel_agrees_with_the_oracle(op, dtype):
     for case in cases.cases_of(op, dtype, range(32)):
-        for (name, want, exact), got in zip(cases.oracle(case), outputs(case), strict=True):
-            got = got.cpu()
-            same = torch.equal(cases.bits(got), cases.bits(want)) if exact else None
-            assert same or (not exact and cases.close(got, want)), f"{name}: {case.label}"
+        assert_agrees(case)
 
 
 @pytest.mark.parametrize("op", cases.OPS)
 def test_sanitized_kernels_agree_with_the_oracle(op):
     """Few cases: `make gpu` runs these under compute-sanitizer."""
     for case in cases.cases_of(op, torch.float32, range(2)):
-        for (name, want, _), got in zip(cases.oracle(case), outputs(case), strict=True):
-            assert cases.close(got.cpu(), want), f"{name}: {case.label}"
+        assert_agrees(case)
 
 
 @pytest.mark.parametrize("pattern", ["16x1", "32x32", "filter", "channel", "kernel", "2:4"])
