@@ -93,11 +93,11 @@ class MaskedModule(nn.Module):
         The first input of its kind is measured, see `sparselth.use_choice`; later ones are looked
         up. It depends on which gradients are wanted.
         """
-        return self._choose(*self._prepared(x))
+        return self._choose(*self._prepared(*functional.autocast(x)))
 
     def timings(self, x: Tensor) -> Timings | None:
         """Time sparse against dense for an input like `x`; None where nothing can be timed."""
-        x, conv = self._prepared(x)
+        x, conv = self._prepared(*functional.autocast(x))
         self._notice_edits()
         if not choosing.measurable(self._op, x):
             return None

@@ -23,11 +23,11 @@ class ProfileRow:
 
     kind: the module's class.  geometry: its settings and input shape.  sparsity: in [0, 1].
     pattern: "element", "filter", "channel" or "dense", see `sparselth.ops.plan.pattern`.
-    in_blocks: whether the input arrived in the layout of the sparse kernels.  by: how the choice
-    was made, "measured" or "fixed".  backend: pass -> "sparse" or "dense".
-    dense_ms: all passes dense, in a dense model.  sparse_ms: all passes in blocks, and the way in
-    and out of them where the input is not in blocks.  chosen_ms: what was chosen, here.  NaN where
-    nothing can be timed.  timings: each pass by itself.
+    in_blocks: whether the input arrived in the layout of the sparse kernels of a CPU.  by: how the
+    choice was made, "measured" or "fixed".  backend: pass -> "sparse" or "dense".
+    dense_ms: all passes dense, in a dense model.  sparse_ms: all passes sparse, and on a CPU the
+    way into blocks and out of them where the input is not in blocks.  chosen_ms: what was chosen,
+    here.  NaN where nothing can be timed.  timings: each pass by itself.
     """
 
     name: str
@@ -64,7 +64,8 @@ def profile(model: nn.Module, x: Tensor, *, backward: bool = True) -> Profile:
 
     model: made sparse by `sparsify`; runs once, in evaluation mode, and is left as it was.
     x: what the model takes.  backward: count the passes of training; False counts the forward.
-    Times are the CPU's, measured layer by layer also where the choice is fixed or forced.
+    Times are measured layer by layer, on the device of `x`, also where the choice is fixed or
+    forced.
     """
     rows: list[ProfileRow] = []
     with _observed(model, backward, rows), torch.set_grad_enabled(backward):
@@ -102,9 +103,9 @@ def _removed(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 def _row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
     made = module.choice(x)
-    in_blocks, wanted = choosing.in_blocks(x), choosing.wanted_passes(x, module.weight)
+    arrives, wanted = choosing.needs_no_conversion(x), choosing.wanted_passes(x, module.weight)
     timings = made.timings or module.timings(x)
-    totals = choosing.decide(timings, wanted, in_blocks) if timings else made
+    totals = choosing.decide(timings, wanted, arrives) if timings else made
     passes = [timings.passes[each] for each in wanted] if timings else []
     return ProfileRow(
         name=name,
@@ -112,7 +113,7 @@ def _row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
         geometry=_geometry(module, x),
         sparsity=module.sparsity,
         pattern=pattern(module.weight_mask),
-        in_blocks=in_blocks,
+        in_blocks=choosing.in_blocks(x),
         by=made.by,
         backend={each: made.serves(each) for each in wanted},
         dense_ms=sum(p.dense for p in passes) if passes else math.nan,

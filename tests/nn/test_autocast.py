@@ -51,3 +51,10 @@ def test_16_bit_networks_are_dense_on_a_cpu_unless_asked():
     if sl.ops.backends.compiled("masked_conv2d", "cpu"):
         with sl.use_backend("cpu"):
             assert conv.choice(x).sparse
+
+
+def test_what_is_said_under_autocast_is_what_runs():
+    model, x = network(), torch.randn(4, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not model[2].choice(torch.randn(4, 32, 8, 8)).sparse
+        assert {*sl.profile(model, x).rows[0].backend.values()} == {"dense"}
