@@ -78,55 +78,91 @@ struct Census {
   std::vector<Key<T>> between;
 };
 
-// A census in the making: counts lane by lane, of which none exceeds a chunk's keys per lane. Its
-// members are not vectors: containers would have to align them.
+// The censuses of several brackets in the making: counts lane by lane, of which none exceeds a
+// chunk's keys per lane. Brackets are taken a few at a time, so that one load of a key serves them.
 template <class T>
 class CensusTaker {
  public:
-  explicit CensusTaker(const Bracket<T>& bracket) : bracket_(bracket) {}
-
-  // Most vectors hold no key of the bracket. Which ones do is noted first, and looked at then: a
-  // branch for each vector would be mispredicted more often than it saves work.
-  void take(const Keys<T>& keys, int n) {
-    constexpr int kAtOnce = 64 * kN;
-    const V low = broadcast(bracket_.low), high = broadcast(bracket_.high);
-    V above = load(above_), at_high = load(at_high_), at_low = load(at_low_);
-    Key<T> found[kKeysAtOnce + kN];
-    int hits = 0;
-    for (int begin = 0; begin < n; begin += kAtOnce) {
-      const int vectors = (std::min(kAtOnce, n - begin) + kN - 1) / kN;
-      uint64_t inside = 0;
-      for (int i = 0; i < vectors; ++i) {
-        const V key = load(keys + begin + i * kN);
-        above -= key > high;  // all ones is minus one
-        inside |= uint64_t(any<Key<T>>((key >= low) & (key <= high))) << i;
-      }
-      for (; inside != 0; inside &= inside - 1) {
-        const V key = load(keys + begin + __builtin_ctzll(inside) * kN);
-        at_high -= key == high, at_low -= key == low;
-        hits += compress<Key<T>>(found + hits, key, (key > low) & (key < high));
-      }
-    }
-    store(above_, above), store(at_high_, at_high), store(at_low_, at_low);
-    between_.insert(between_.end(), found, found + hits);
+  explicit CensusTaker(std::vector<Bracket<T>> brackets) : tallies_(brackets.size()) {
+    for (size_t i = 0; i < brackets.size(); ++i) tallies_[i].bracket = brackets[i];
   }
 
-  Census<T> result() {
+  void take(const Keys<T>& keys, int n) {
+    size_t i = 0;
+    for (; i + kTogether <= tallies_.size(); i += kTogether) take<kTogether>(&tallies_[i], keys, n);
+    for (; i < tallies_.size(); ++i) take<1>(&tallies_[i], keys, n);
+  }
+
+  // What bracket i found out. Once for each.
+  Census<T> result(size_t i) {
     const auto sum = [](const Key<T>(&lanes)[kN]) {
       return std::accumulate(lanes, lanes + kN, int64_t(0));
     };
-    const bool single = bracket_.low == bracket_.high;
-    return {sum(above_), sum(at_high_), single ? 0 : sum(at_low_), std::move(between_)};
+    Tally& tally = tallies_[i];
+    const bool single = tally.bracket.low == tally.bracket.high;
+    return {sum(tally.above), sum(tally.at_high), single ? 0 : sum(tally.at_low),
+            std::move(tally.between)};
   }
 
  private:
   using V = Vec<Key<T>>;
   static constexpr int kN = kLanes<Key<T>>;
+  static constexpr size_t kTogether = 5;
   static_assert(kChunk / kN <= kLargestKey<T>);
 
-  Bracket<T> bracket_;
-  Key<T> above_[kN] = {}, at_high_[kN] = {}, at_low_[kN] = {};
-  std::vector<Key<T>> between_;
+  // Its members are not vectors: containers would have to align them.
+  struct Tally {
+    Bracket<T> bracket;
+    Key<T> above[kN] = {}, at_high[kN] = {}, at_low[kN] = {};
+    std::vector<Key<T>> between;
+  };
+
+  std::vector<Tally> tallies_;
+
+  // Keys inside any of the brackets are set aside first, without a branch, and told apart then:
+  // they are few.
+  template <size_t kCount>
+  static void take(Tally* tallies, const Keys<T>& keys, int n) {
+    V low[kCount], high[kCount], above[kCount];
+#pragma GCC unroll 8
+    for (size_t b = 0; b < kCount; ++b) {
+      low[b] = broadcast(tallies[b].bracket.low), high[b] = broadcast(tallies[b].bracket.high);
+      above[b] = load(tallies[b].above);
+    }
+    Key<T> inside[kKeysAtOnce + kN];
+    int count = 0;
+    for (int i = 0; i < n; i += kN) {
+      const V key = load(keys + i);
+      V within{};
+#pragma GCC unroll 8
+      for (size_t b = 0; b < kCount; ++b) {
+        above[b] -= key > high[b];  // all ones is minus one
+        within |= (key >= low[b]) & (key <= high[b]);
+      }
+      count += compress<Key<T>>(inside + count, key, within);
+    }
+    store(inside + count, broadcast(Key<T>(kNoKey)));
+#pragma GCC unroll 8
+    for (size_t b = 0; b < kCount; ++b) {
+      store(tallies[b].above, above[b]);
+      collect(tallies[b], inside, count);
+    }
+  }
+
+  // Counts and collects the bracket's keys. keys: up to a whole vector.
+  static void collect(Tally& tally, const Key<T>* keys, int n) {
+    const V low = broadcast(tally.bracket.low), high = broadcast(tally.bracket.high);
+    V at_high = load(tally.at_high), at_low = load(tally.at_low);
+    Key<T> found[kKeysAtOnce + kN];
+    int hits = 0;
+    for (int i = 0; i < n; i += kN) {
+      const V key = load(keys + i);
+      at_high -= key == high, at_low -= key == low;
+      hits += compress<Key<T>>(found + hits, key, (key > low) & (key < high));
+    }
+    store(tally.at_high, at_high), store(tally.at_low, at_low);
+    tally.between.insert(tally.between.end(), found, found + hits);
+  }
 };
 
 // How many of n keys are NaN or infinite.
@@ -297,17 +333,19 @@ Selection<T> select(const std::vector<Chunk>& chunks, size_t tensors, const std:
       const Chunk& chunk = chunks[c];
       const Search<T>* of_chunk = &searches[chunk.selection * asked];
       if (!first && std::none_of(of_chunk, of_chunk + asked, open)) return;
-      std::vector<std::pair<int64_t, CensusTaker<T>>> takers;
+      std::vector<int64_t> asking;
+      std::vector<Bracket<T>> brackets;
       for (int64_t q = 0; q < asked; ++q)
-        if (open(of_chunk[q])) takers.emplace_back(q, of_chunk[q].bracket);
+        if (open(of_chunk[q])) asking.push_back(q), brackets.push_back(of_chunk[q].bracket);
+      CensusTaker<T> taker(std::move(brackets));
       alignas(64) Keys<T> keys;
       for (int64_t i = chunk.begin; i < chunk.end; i += kKeysAtOnce) {
         const int n = int(std::min<int64_t>(kKeysAtOnce, chunk.end - i));
         source.fill(chunk.tensor, i, n, keys);
         if (first) nonfinite[c] += count_nonfinite<T>(keys, n);
-        for (auto& [q, taker] : takers) taker.take(keys, n);
+        taker.take(keys, n);
       }
-      for (auto& [q, taker] : takers) counts[c * asked + q] = taker.result();
+      for (size_t i = 0; i < asking.size(); ++i) counts[c * asked + asking[i]] = taker.result(i);
     });
     for_each_search(searches, threads, [&](Search<T>& search) {
       search.conclude(counts);
