@@ -63,6 +63,12 @@ def case_of(layer: Layer, dtype: torch.dtype) -> Case:
     return Case(layer, *last)
 
 
+def _has_entries() -> bool:
+    return any(
+        r.op == "masked_conv2d" and r.backend == "cuda" and r.available for r in sl.backends()
+    )
+
+
 def step(case: Case, call: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], object]:
     """Return forward and backward: y = call(x, weight), then both gradients."""
     x, weight = case.x.detach().requires_grad_(), case.weight.detach().requires_grad_()
@@ -122,6 +128,9 @@ def bench_masked_conv2d_cuda(benchmark, layer, dtype):
                     "auto": milliseconds(auto(case, mask)),
                     "dense": dense,
                 }
+                if pattern == "element" and _has_entries():
+                    with sl.use_backend("cuda"):
+                        values["single"] = milliseconds(sparse(case, mask))
                 found.append((pattern, sparsity, values))
     benchmark.extra_info["rows"] = [
         _row(f"{layer}, {dtype}, {pattern}", sparsity, values)
@@ -133,11 +142,12 @@ def bench_masked_conv2d_cuda(benchmark, layer, dtype):
 RATIOS = (
     Ratio("cuDNN, channels_last", ("dense",)),
     Ratio("cuDNN, channels_last, chosen by measuring", ("dense",), ours=("auto",)),
+    Ratio("cuDNN, channels_last, by the kernel of single weights", ("dense",), ours=("single",)),
 )
 
 
 def _row(problem: str, sparsity: float, values: dict[str, float]) -> dict[str, object]:
-    ratios = evaluate(values, RATIOS)
+    ratios = evaluate(values, [r for r in RATIOS if set(r.ours) <= set(values)])
     return {
         "op": "masked_conv2d, forward and backward",
         "device": "cuda",

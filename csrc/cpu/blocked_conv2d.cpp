@@ -25,19 +25,6 @@ namespace sparselth {
 #define SPARSELTH_ISA_FILE "cpu/blocked_conv2d.inl"
 #include "common/foreach_isa.h"
 
-int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding,
-                    int64_t dilation) {
-  return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
-}
-
-ConvGeometry conv_geometry(const Ints& x, const Ints& w, const Ints& stride, const Ints& padding,
-                           const Ints& dilation, int64_t groups) {
-  const int64_t p = output_size(x[2], w[2], stride[0], padding[0], dilation[0]);
-  const int64_t q = output_size(x[3], w[3], stride[1], padding[1], dilation[1]);
-  return {x[0], x[1],      x[2],      x[3],       w[0],       p,           q,           w[2],
-          w[3], stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1], groups};
-}
-
 namespace {
 
 Threads threads_for(const ConvGeometry& g, const Plan& plan) {

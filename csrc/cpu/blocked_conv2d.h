@@ -9,13 +9,6 @@
 
 namespace sparselth {
 
-int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding,
-                    int64_t dilation);
-
-// x_shape and w_shape: (N, C, H, W) and (C_out, C_in / groups, kH, kW).
-ConvGeometry conv_geometry(const Ints& x_shape, const Ints& w_shape, const Ints& stride,
-                           const Ints& padding, const Ints& dilation, int64_t groups);
-
 // Blocked tensors of float or double with any halo; results have none. weight and bias: dense,
 // contiguous, of the same type.
 Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, const Tensor& weight,

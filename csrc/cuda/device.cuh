@@ -211,14 +211,24 @@ __device__ inline bool last_to_arrive(uint32_t* counter, uint32_t expected) {
 
 // --- launches -----------------------------------------------------------------------------
 
+// shared_bytes: of dynamic shared memory.
 template <class... P, class... A>
-void launch(void (*kernel)(P...), uint32_t blocks, cudaStream_t stream, const A&... args) {
+void launch_shared(void (*kernel)(P...), uint32_t blocks, uint32_t shared_bytes,
+                   cudaStream_t stream, const A&... args) {
   if (blocks == 0) return;
 #ifdef SPARSELTH_EMULATION
-  emulation::run_grid(blocks, kThreads, [&] { kernel(static_cast<P>(args)...); });
+  emulation::run_grid(blocks, kThreads, [&] { kernel(static_cast<P>(args)...); }, shared_bytes);
 #else
-  kernel<<<blocks, kThreads, 0, stream>>>(static_cast<P>(args)...);
+  if (shared_bytes > 48 << 10) {  // more than that is had for the asking only
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+  }
+  kernel<<<blocks, kThreads, shared_bytes, stream>>>(static_cast<P>(args)...);
 #endif
+}
+
+template <class... P, class... A>
+void launch(void (*kernel)(P...), uint32_t blocks, cudaStream_t stream, const A&... args) {
+  launch_shared(kernel, blocks, 0, stream, args...);
 }
 
 }  // namespace sparselth::cuda

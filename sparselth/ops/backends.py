@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from ..errors import SparselthError, unknown_name
-from . import loader, reference, reference_blocked, triton_kernels
+from . import gpu_conv, loader, reference, reference_blocked, triton_kernels
 from .contract import NAMESPACE
-from .contract_blocked import ALL_SCHEMAS
+from .forcing import force, forced
+from .schemas import ALL_SCHEMAS
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
@@ -32,19 +33,18 @@ _COMPILED = frozenset(
 )
 
 # The dispatcher has one slot for CUDA tensors. The first of these that is there takes it; an op
-# that is not listed has a kernel in _C_cuda or none.
-_ON_CUDA = dict.fromkeys(triton_kernels.OPS, ("cuda", "triton"))
-
-# A plain module global, so that torch.compile can guard on it.
-_forced: str | None = None
+# that is not listed has a kernel in _C_cuda or none. Those of `gpu_conv.py` choose among both.
+_ON_CUDA = dict.fromkeys(triton_kernels.OPS, ("cuda", "triton")) | dict.fromkeys(
+    gpu_conv.OPS, ("triton",)
+)
 
 # From this density on, dense is at least as fast: where the columns of `make bench` cross 1, see
 # benchmarks/results/.
 _DENSE_FROM_DENSITY = {
     ("masked_conv2d", "cpu"): 0.3,
     ("masked_linear", "cpu"): 0.11,
-    # Of blocks. Careful, as long as no GPU has measured it.
-    ("masked_conv2d", "cuda"): 0.1,
+    # Of dense cuDNN's time, as expected. Careful, as long as no GPU has measured it.
+    ("masked_conv2d", "cuda"): 0.15,
 }
 
 
@@ -63,11 +63,6 @@ def compiled(op: str, backend: str) -> bool:
     return (op, backend) in _COMPILED
 
 
-def forced() -> str | None:
-    """Return the backend that `use_backend` asks for, or None."""
-    return _forced
-
-
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Force one backend for every op called inside the `with` block.
@@ -78,18 +73,17 @@ def use_backend(name: str) -> Iterator[None]:
 
     Raises SparselthError when the name is unknown or the backend is not there, with the reason.
     """
-    global _forced
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
     if name != "reference":
         missing = _why_missing(name)
         if missing:
             raise SparselthError(f"backend {name!r} is not available: {missing}")
-    previous, _forced = _forced, name
+    previous = force(name)
     try:
         yield
     finally:
-        _forced = previous
+        force(previous)
 
 
 def implementation(op: str, device: torch.device) -> Callable[..., Any]:
@@ -97,21 +91,26 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
 
     Raises SparselthError when the forced backend has no kernel for this op or device.
     """
-    if _forced == "reference":
+    name = forced()
+    if name == "reference":
         return getattr(reference, op, None) or getattr(reference_blocked, op)
-    on = "cuda" if _forced == "triton" else _forced
-    if _forced is not None and (device.type != on or not _has_kernel(op, _forced)):
+    on = "cuda" if name == "triton" else name
+    if name is not None and (device.type != on or not _has_kernel(op, name)):
         raise SparselthError(
-            f"use_backend({_forced!r}) is on, but it has no kernel of {op} for tensors on "
+            f"use_backend({name!r}) is on, but it has no kernel of {op} for tensors on "
             f"{device}; use_backend('reference') serves every op everywhere"
         )
-    if _forced == "triton":
+    if name == "triton" and op not in gpu_conv.OPS:
         return triton_kernels.kernel(op)
-    return getattr(torch.ops.sparselth, op)
+    return getattr(torch.ops.sparselth, op)  # differentiable
 
 
 def _has_kernel(op: str, backend: str) -> bool:
-    return op in triton_kernels.OPS if backend == "triton" else compiled(op, backend)
+    if backend == "triton":
+        return op in triton_kernels.OPS
+    if backend == "cuda" and op in gpu_conv.OPS:
+        op = op.replace("masked", "entries")
+    return compiled(op, backend)
 
 
 def _first_on_cuda(op: str) -> str:
@@ -128,11 +127,11 @@ def prefer_dense(
 ) -> bool:
     """Say whether the dense kernel with the mask applied should serve this mask.
 
-    density: share of the weight that a kernel works on, in [0, 1], see `plan.density_of`.
+    density: share of the weight that is kept, on a GPU of dense's time, see `plan.density_of`.
     dtype: of the activations.
     """
-    if _forced is not None:
-        return _forced == "reference"
+    if forced() is not None:
+        return forced() == "reference"
     if device.type == "cpu" and dtype not in (torch.float32, torch.float64):
         return True  # ours widen to float32; dense ones compute in 16 bits
     if device.type not in _LIBRARIES or not served(op, device.type):
@@ -161,6 +160,8 @@ def backends() -> list[BackendReport]:
 
 
 def _origin(op: str, backend: str) -> str:
+    if op in gpu_conv.OPS and backend != "cpu":
+        return {"cuda": "_C_cuda, for scattered masks", "triton": "Triton, for blocks"}[backend]
     if backend != "triton":
         return f"compiled in {_LIBRARIES[backend]}"
     first = _first_on_cuda(op)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown_name
-from . import backends, measure, measure_gpu, triton_conv
+from . import backends, gpu_conv, measure, measure_gpu
 from .blocked import accepts, traceless, untraced
 from .blocked_tensor import BlockedTensor
 from .contract import output_size
@@ -163,7 +163,7 @@ def measurable(op: str, x: Tensor) -> bool:
     if x.device.type == "cuda":
         return (
             op == "masked_conv2d"
-            and x.dtype in triton_conv.DTYPES
+            and x.dtype in gpu_conv.DTYPES
             and x.numel() > 0
             and untraced(x)
             and backends.served(op, "cuda")
@@ -230,7 +230,7 @@ def conv_timings(
     size = (rounded(x.shape[0]), *x.shape[1:])
     settings = (*map(tuple, conv[:3]), conv[3], layout)
     on = (measure_gpu if x.device.type == "cuda" else measure).measure_conv
-    work = triton_conv.work_density(plan)
+    work = gpu_conv.work_of(plan)
     where = () if work is None else (x.device, round(work, 2))
     key = ("masked_conv2d", size, *settings, *_key(weight, mask), *where)
     return _cached(key, lambda: on(x.shape, weight, mask, plan, conv, layout=layout))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .contract import CONV, SCHEMAS, define, fake, output_size
+from .contract import CONV, define, fake, output_size
 
 BLOCKED_SCHEMAS: dict[str, str] = {
     "to_blocked": "(Tensor input, int lanes, int halo) -> Tensor",
@@ -68,8 +68,6 @@ BLOCKED_SCHEMAS: dict[str, str] = {
         "int[2] kernel, int[2] stride, int[2] padding, int halo) -> Tensor"
     ),
 }
-
-ALL_SCHEMAS = SCHEMAS | BLOCKED_SCHEMAS
 
 define(BLOCKED_SCHEMAS)
 

@@ -2,7 +2,7 @@
 
 On the CPU the plan is one int32 vector: a header, then the kept weights by output channel, then the
 same weights by input channel for the input gradient. csrc/common/plan.h holds the exact layout. On
-a GPU it lists the blocks that keep anything, see `triton_conv.py`.
+a GPU it lists the blocks that keep anything, see `gpu_conv.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import loader, triton_conv, triton_kernels
+from . import gpu_conv, loader, triton_kernels
 
 
 def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
@@ -22,7 +22,7 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     None.
     """
     if mask.device.type == "cuda" and mask.dim() == 4 and not triton_kernels.why_missing():
-        return triton_conv.block_plan(mask, groups)
+        return gpu_conv.block_plan(mask, groups)
     host = loader.host()
     if host is None or mask.device.type != "cpu":
         return None
@@ -31,8 +31,8 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
 
 
 def density_of(mask: Tensor, plan: Tensor | None) -> float:
-    """Return the share of the weight that a kernel multiplies: what is kept, or more on a GPU."""
-    work = triton_conv.work_density(plan)
+    """Return the share of the weight that is kept; on a GPU the share of dense's time expected."""
+    work = gpu_conv.work_of(plan)
     return float(mask.sum()) / max(mask.numel(), 1) if work is None else work
 
 

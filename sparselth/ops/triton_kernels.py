@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from . import loader, reference, triton_conv
+from . import gpu_conv, loader, reference
 from .contract import NAMESPACE
 
-OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", *triton_conv.OPS)
+OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", *gpu_conv.OPS)
 
 
 @cache
@@ -61,8 +61,8 @@ def _why_no_launcher() -> str:
 @cache
 def kernel(op: str) -> Callable[..., Any]:
     """Return the launcher of an op's Triton kernel."""
-    if op in triton_conv.OPS:
-        return getattr(triton_conv, op)
+    if op in gpu_conv.OPS:
+        return getattr(gpu_conv, op)
     module = importlib.import_module(f"sparselth.kernels.{op.rstrip('_')}")
     return getattr(module, op)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -211,8 +208,12 @@ def share(kind: int, n: int, integer) -> int:
     return min(n, (0, 1, max(n - 1, 0), n, n // 10, integer(0, n))[kind])
 
 
-def encode(case: Case) -> bytes:
-    """Return the case as driver.cpp reads it."""
+def encode(cases: list[Case]) -> bytes:
+    """Return the cases as driver.cpp reads them."""
+    return struct.pack("q", len(cases)) + b"".join(map(_encode, cases))
+
+
+def _encode(case: Case) -> bytes:
     ops, dtypes = OPS.index(case.op), DTYPES.index(case.dtype)
     present = sum(1 << i for i, tensors in enumerate(case.lists) if tensors)
     head = (ops, dtypes, case.pooled, case.ordered, case.chunk_size, case.seed, present)
@@ -230,15 +231,6 @@ def encode(case: Case) -> bytes:
 
 def raw(x: Tensor) -> bytes:
     return x.flatten().view(torch.uint8).numpy().tobytes() if x.numel() else b""
-
-
-def run(program: Path, cases: list[Case]) -> tuple[bytes, str]:
-    """Run the cases in one process; return its output and, when it failed, what it said."""
-    request = struct.pack("q", len(cases)) + b"".join(map(encode, cases))
-    env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "LD_PRELOAD": ""}
-    done = subprocess.run([str(program)], input=request, capture_output=True, env=env, timeout=120)
-    complaint = done.stderr.decode(errors="replace") if done.returncode else ""
-    return done.stdout, complaint
 
 
 def mismatches(cases: list[Case], output: bytes) -> list[str]:

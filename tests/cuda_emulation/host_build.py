@@ -8,6 +8,7 @@ is the preprocessor's work.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -61,7 +62,8 @@ def build(
 ) -> Path:
     """Return the emulation program; compiled once per content of its sources."""
     files = {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
-    files["common/pattern.h"] = (ROOT / "csrc/common/pattern.h").read_text()
+    for name in ("common/pattern.h", "common/conv_geometry.h"):
+        files[name] = (ROOT / "csrc" / name).read_text()
     if mutant is not None:
         if files[mutant.file].count(mutant.old) != 1:
             raise ValueError(f"mutant {mutant.name}: its text must occur once in {mutant.file}")
@@ -81,3 +83,11 @@ def build(
         subprocess.run([*command, f"-I{folder}", str(folder / driver), "-o", str(part)], check=True)
         part.rename(program)
     return program
+
+
+def run(program: Path, request: bytes) -> tuple[bytes, str]:
+    """Run a program on encoded cases; return its output and, when it failed, what it said."""
+    env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "LD_PRELOAD": ""}
+    done = subprocess.run([str(program)], input=request, capture_output=True, env=env, timeout=120)
+    complaint = done.stderr.decode(errors="replace") if done.returncode else ""
+    return done.stdout, complaint

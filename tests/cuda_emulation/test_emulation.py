@@ -34,17 +34,17 @@ def program() -> Path:
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=lambda dtype: str(dtype).split(".")[1])
 def test_kernel_agrees_with_the_oracle(program: Path, op: str, dtype: torch.dtype) -> None:
     drawn = cases.cases_of(op, dtype, SEEDS)
-    output, complaint = cases.run(program, drawn)
+    output, complaint = host_build.run(program, cases.encode(drawn))
     assert complaint == ""
     assert cases.mismatches(drawn, output) == []
 
 
 def test_a_result_does_not_depend_on_the_order_of_blocks(program: Path) -> None:
     drawn = [cases.draw("admm_project_", torch.float32, seed) for seed in range(8)]
-    first, _ = cases.run(program, drawn)
+    first, _ = host_build.run(program, cases.encode(drawn))
     for case in drawn:
         case.seed += 1000  # the data are drawn already: only the order changes
-    second, _ = cases.run(program, drawn)
+    second, _ = host_build.run(program, cases.encode(drawn))
     assert first == second
     assert first != b""
 
@@ -227,7 +227,7 @@ def mutant_programs() -> dict[str, Path]:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_defect_is_caught(mutant_programs: dict[str, Path], mutant: host_build.Mutant) -> None:
     drawn = cases.cases_of(mutant.op, mutant.dtype, SEEDS)
-    output, complaint = cases.run(mutant_programs[mutant.name], drawn)
+    output, complaint = host_build.run(mutant_programs[mutant.name], cases.encode(drawn))
     assert complaint or cases.mismatches(drawn, output)
 
 

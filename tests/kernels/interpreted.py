@@ -25,7 +25,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies import FLOATS, ConvCase, conv_cases, patterned_lists, tensor_lists
 
-from sparselth.ops import reference, triton_conv
+from sparselth.ops import gpu_conv, reference
 from sparselth.ops.patterns import Blocks, KernelShapes
 
 
@@ -152,24 +152,24 @@ def test_the_ops_keep_the_layout_and_find_the_blocks_again(kernels, precise, lay
     weight, mask = torch.randn(12, 8, 3, 3), torch.rand(12, 8, 3, 3) < 0.3
     conv = ([1, 1], [1, 1], [1, 1], 1)
     for _ in range(2):
-        y = triton_conv.masked_conv2d(x, weight, mask, None, None, *conv)
+        y = gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)
         torch.testing.assert_close(
             y, reference.masked_conv2d(x, weight, mask, None, None, *conv), rtol=1e-4, atol=1e-4
         )
         assert y.is_contiguous(memory_format=layout)
-        dw = triton_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
+        dw = gpu_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
         assert dw[mask].all()
         mask.logical_not_()  # noticed, though no plan was rebuilt
     pruned = mask & (torch.arange(12) < 2).view(-1, 1, 1, 1)  # cuDNN's, by compaction
-    assert triton_conv.found_of(None, pruned, 1).compaction is not None
+    assert gpu_conv.found_of(None, pruned, 1).serving() == "compaction"
     torch.testing.assert_close(
-        triton_conv.masked_conv2d(x, weight, pruned, None, None, *conv),
+        gpu_conv.masked_conv2d(x, weight, pruned, None, None, *conv),
         reference.masked_conv2d(x, weight, pruned, None, None, *conv),
     )
-    plan = triton_conv.block_plan(mask, 1)
-    assert triton_conv.work_density(plan) == 1.0
+    plan = gpu_conv.block_plan(mask, 1)
+    assert gpu_conv.work_of(plan) == 1.0  # nothing to leave out: cuDNN does it
     with pytest.raises(ValueError, match="belongs to another mask"):
-        triton_conv.masked_conv2d(x, weight[:8], mask[:8], None, plan, *conv)
+        gpu_conv.masked_conv2d(x, weight[:8], mask[:8], None, plan, *conv)
 
 
 PATTERNS = (

@@ -87,11 +87,13 @@ def cuda_lines() -> list[str]:
             name = found[1]
             if filt:
                 name = subprocess.run([filt, name], capture_output=True, text=True).stdout.strip()
+                name = re.sub(r"\((bool|int)\)", "", name)  # of template arguments
             name = re.sub(r"sparselth::|\(anonymous namespace\)::|^void ", "", name.split("(")[0])
         elif "REG:" in line:
             use = dict(re.findall(r"(\w+):(\d+)", line))
             lines.append(
-                f"| `{name}` | {capability} | {use['REG']} | {use['LOCAL']} | {use['SHARED']} |"
+                f"| `{name}` | {capability} | {use['REG']} | "
+                f"{int(use['STACK']) + int(use['LOCAL'])} | {use['SHARED']} |"
             )
     return sorted(set(lines))
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import loader, reference, triton_kernels
+from sparselth.ops import gpu_conv, loader, reference, triton_kernels
 from sparselth.ops.backends import compiled, forced, implementation, prefer_dense
-from sparselth.ops.contract_blocked import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
 
 
 def loaded(library):
@@ -88,8 +88,11 @@ def test_triton_serves_its_ops_on_a_gpu_when_forced(monkeypatch):
     with sl.use_backend("triton"):
         for op in triton_kernels.OPS:
             found = implementation(op, torch.device("cuda"))
-            assert found is triton_kernels.serving(op)
-            assert found.__module__.startswith(("sparselth.kernels.", "sparselth.ops.triton_conv"))
+            if op in gpu_conv.OPS:  # which choose among Triton's, and are differentiable
+                assert found is getattr(torch.ops.sparselth, op)
+            else:
+                assert found is triton_kernels.serving(op)
+                assert found.__module__.startswith("sparselth.kernels.")
         for op, device in (("topk_mask", "cpu"), ("masked_linear", "cuda")):
             with pytest.raises(ValueError, match=rf"but it has no kernel of {op} for tensors on"):
                 implementation(op, torch.device(device))

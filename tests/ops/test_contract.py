@@ -6,7 +6,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from sparselth.ops.blocked_layout import lanes
-from sparselth.ops.contract_blocked import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.entries import find_entries
+from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
 
 ops = torch.ops.sparselth
 
@@ -59,6 +60,23 @@ def blocked_samples():
     }
 
 
+def entries_samples():
+    """Return the same for the convolutions of single kept weights."""
+    x, weight, mask, bias, conv = (
+        t if isinstance(t, tuple) else t.detach() for t in conv_arguments(torch.channels_last)
+    )
+    by_output, by_input = find_entries(mask, conv[-1])
+    y = ops.entries_conv2d(x, weight, mask, bias, by_output, *conv)
+    return {
+        "entries_conv2d": [
+            (x, weight, mask, bias, by_output, *conv),
+            (x, weight, mask, None, by_output, *conv),
+        ],
+        "entries_conv2d_grad_input": [(y, weight, mask, by_input, [4, 5], *conv)],
+        "entries_conv2d_grad_weight": [(y, x, mask, by_output, *conv)],
+    }
+
+
 def samples():
     """Return op name -> list of argument tuples."""
     x, weight, mask, bias, conv = conv_arguments()
@@ -93,6 +111,7 @@ def samples():
         "weight_overlap": [(lists[0], lists[1], [], [2, 3]), (lists[0], lists[1], masks, [2, 0])],
         "masked_sgd_": [(*lists, masks, [], [], 0.1, 0.9, 0.0, 1e-4, True, 0.0)],
         **blocked_samples(),
+        **entries_samples(),
     }
 
 

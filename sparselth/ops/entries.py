@@ -1,0 +1,90 @@
+"""Masks as lists of single kept weights: what `entries_conv2d` walks on a GPU.
+
+Rows are what a pass computes (outputs; inputs for the input gradient), columns what it sums over.
+Rows are dealt to slots, those with the most entries first, and a plan lists the entries by
+(8 slots, 32 columns, slot): what one warp meets in one stretch of shared memory.
+`csrc/cuda/entries_tile.cuh` holds the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .contract import output_size
+
+# As in entries_tile.cuh.
+_SLOTS, _ROWS, _COLUMNS, _TILE_BYTES = 8, 64, 32, 72 << 10
+_LARGEST_KERNEL = 255
+
+
+class Entries(NamedTuple):
+    """The plans of one mask, by output and by input channel: int32 (length,) on its device."""
+
+    by_output: Tensor
+    by_input: Tensor
+
+
+def find_entries(mask: Tensor, groups: int = 1) -> Entries:
+    """List the kept weights of a convolution, for its three passes.
+
+    mask: bool (C_out, C_in / groups, kH, kW), on any device.
+    """
+    return Entries(_plan(mask, groups, by_input=False), _plan(mask, groups, by_input=True))
+
+
+def _plan(mask: Tensor, groups: int, by_input: bool) -> Tensor:
+    outputs, inputs, height, width = mask.shape
+    out, channel, tap_row, tap_column = mask.nonzero().unbind(1)
+    position = ((out * inputs + channel) * height + tap_row) * width + tap_column
+    channel = channel + out // (outputs // groups) * inputs
+    row, column, rows, columns = out, channel, outputs, inputs * groups
+    if by_input:
+        row, column, rows, columns = channel, out, inputs * groups, outputs
+        # Seen from the input, the taps are turned around.
+        tap_row, tap_column = height - 1 - tap_row, width - 1 - tap_column
+
+    slots, chunks = -(-rows // _ROWS) * _ROWS, -(-columns // _COLUMNS)
+    order = torch.bincount(row, minlength=rows).argsort(descending=True, stable=True)
+    row_of_slot = row.new_full((slots,), -1)
+    row_of_slot[:rows] = order
+    slot = torch.empty_like(order).scatter_(0, order, torch.arange(rows, device=mask.device))[row]
+
+    run = (slot // _SLOTS * chunks + column // _COLUMNS) * _SLOTS + slot % _SLOTS
+    run, by_run = run.sort(stable=True)
+    ends = torch.bincount(run, minlength=slots * chunks).cumsum(0)
+    code = column % _COLUMNS | tap_row << 5 | tap_column << 13 | slot % _SLOTS << 21
+    parts = (row_of_slot, ends.new_zeros(1), ends, code[by_run], position[by_run])
+    return torch.cat(parts).to(torch.int32)
+
+
+def fits(columns: int, kernel: Sequence[int], stride: int, dilation: Sequence[int], out_w: int):
+    """Say whether a tile of one pixel per lane fits into shared memory.
+
+    columns: channels that are summed over.  stride: horizontal; 1 for an input gradient.
+    out_w: width of the pass's result.
+    """
+    if max(kernel) > _LARGEST_KERNEL:
+        return False
+    tile_w = min(32, 1 << max(out_w - 1, 0).bit_length())
+    plane_h, plane_w = (dilation[i] * (kernel[i] - 1) + 1 for i in range(2))
+    plane = plane_h * (plane_w + (tile_w - 1) * stride)
+    if tile_w < 32:
+        plane = (-(-plane // tile_w) | 1) * tile_w
+    return min(columns, _COLUMNS) * (32 // tile_w) * plane * 4 <= _TILE_BYTES
+
+
+def fits_all(shape: Sequence[int], input_hw: Sequence[int], conv) -> bool:
+    """Say whether all three passes of a convolution fit, see `fits`.
+
+    shape: (C_out, C_in / groups, kH, kW).  conv: stride, padding, dilation, groups.
+    """
+    stride, padding, dilation, groups = conv
+    kernel = shape[2:]
+    out_w = output_size(input_hw[1], kernel[1], stride[1], padding[1], dilation[1])
+    return fits(shape[1] * groups, kernel, stride[1], dilation, out_w) and fits(
+        shape[0], kernel, 1, dilation, input_hw[1]
+    )

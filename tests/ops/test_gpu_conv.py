@@ -1,0 +1,97 @@
+"""Which of the GPU's convolutions serves a mask. The kernels themselves: tests/kernels, emulation.
+
+On the host `entries_conv2d` is served by its oracle, so its way through the adapter runs here too.
+"""
+
+import importlib.util
+
+import pytest
+import torch
+
+from sparselth.ops import gpu_conv, reference
+from sparselth.ops.forcing import force
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+
+CONV = ([2, 1], [1, 1], [1, 1], 1)
+
+
+@pytest.fixture(autouse=True)
+def with_entries(monkeypatch):
+    """Let the kernel of single weights count as there."""
+    monkeypatch.setattr(gpu_conv, "_has_entries", lambda: True)
+
+
+@pytest.fixture
+def forcing():
+    previous = force(None)
+    yield force
+    force(previous)
+
+
+def scattered(share, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(64, 64, 3, 3, generator=generator) < share
+
+
+def in_blocks():
+    mask = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
+    mask[:32, 32:, 1, 1] = mask[32:, :32, 0, 2] = True
+    return mask
+
+
+def test_a_mask_is_served_by_what_should_take_least_time():
+    pruned = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
+    pruned[:8, :8] = True
+    found = {
+        "entries": scattered(0.005),
+        "blocks": in_blocks(),
+        "compaction": pruned,
+    }
+    for kernel, mask in found.items():
+        assert gpu_conv.found_of(None, mask, 1).serving() == kernel
+    plan = gpu_conv.block_plan(scattered(0.005), 1)
+    share = float(scattered(0.005).float().mean())
+    assert gpu_conv.work_of(plan) == pytest.approx(share * 450 / 12.5)
+
+
+def test_a_forced_backend_serves_any_mask(forcing):
+    scarce, blocks = scattered(0.005), in_blocks()
+    forcing("triton")
+    assert gpu_conv.found_of(None, scarce, 1).serving() != "entries"
+    forcing("cuda")
+    assert gpu_conv.found_of(None, blocks, 1).serving() == "entries"
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_single_weights_go_through_all_passes(forcing, layout, groups):
+    conv = (*CONV[:3], groups)
+    x = torch.randn(2, 64 * groups, 5, 6).contiguous(memory_format=layout)
+    weight, mask, bias = torch.randn(64, 64, 3, 3), scattered(0.005), torch.randn(64)
+    forcing("cuda")
+    y = gpu_conv.masked_conv2d(x, weight, mask, bias, None, *conv)
+    dx = gpu_conv.masked_conv2d_grad_input(y, weight, mask, None, [5, 6], *conv)
+    dw = gpu_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
+    assert y.is_contiguous(memory_format=layout)
+    assert dx.is_contiguous(memory_format=layout)
+    want = reference.masked_conv2d(x, weight, mask, bias, None, *conv)
+    torch.testing.assert_close(y, want)
+    torch.testing.assert_close(
+        dx, reference.masked_conv2d_grad_input(want, weight, mask, None, [5, 6], *conv)
+    )
+    torch.testing.assert_close(dw, reference.masked_conv2d_grad_weight(want, x, mask, None, *conv))
+
+
+def test_a_kernel_that_reaches_too_far_goes_elsewhere(forcing, monkeypatch):
+    mask, weight = scattered(0.005), torch.randn(64, 64, 3, 3)
+    x, conv = torch.randn(1, 64, 40, 40), ([1, 1], [12, 12], [12, 12], 1)
+    served = []
+    monkeypatch.setattr(gpu_conv, "_kernel", lambda op: lambda x, *rest: served.append(op) or x)
+    gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)
+    assert served == ["masked_conv2d"]
+    forcing("cuda")
+    with pytest.raises(ValueError, match=r"dilation .12, 12. reaches too far for it"):
+        gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)
