@@ -32,6 +32,8 @@ RESNET50 = (
 )
 DTYPES = {"bf16": torch.bfloat16, "tf32": torch.float32}
 PATTERNS = ("64x64", "32x32", "16x16", "16x1", "filter", "element")
+# Where `auto` is measured too: a module times every pass of every new mask, which takes a while.
+AUTO = {("32x32", 0.5), ("32x32", 0.9), ("32x32", 0.95), ("element", 0.5), ("element", 0.98)}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def milliseconds(call: Callable[[], object]) -> float:
     """Return the median of some calls with a cold L2 cache."""
     from triton.testing import do_bench
 
-    return do_bench(call, warmup=5, rep=20, return_mode="median")
+    return do_bench(call, warmup=2, rep=10, return_mode="median")
 
 
 def masks_of(weight: Tensor, pattern: str) -> Iterator[tuple[float, Tensor]]:
@@ -123,11 +125,9 @@ def bench_masked_conv2d_cuda(benchmark, layer, dtype):
         found = []
         for pattern in PATTERNS:
             for sparsity, mask in masks_of(case.weight, pattern):
-                values = {
-                    "sparse": milliseconds(sparse(case, mask)),
-                    "auto": milliseconds(auto(case, mask)),
-                    "dense": dense,
-                }
+                values = {"sparse": milliseconds(sparse(case, mask)), "dense": dense}
+                if (pattern, sparsity) in AUTO:
+                    values["auto"] = milliseconds(auto(case, mask))
                 if pattern == "element" and _has_entries():
                     with sl.use_backend("cuda"):
                         values["single"] = milliseconds(sparse(case, mask))

@@ -11,9 +11,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +25,8 @@ from tables import rows, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BENCHMARK_JSON = ROOT / "build" / "gpu-benchmarks.json"
+BUILD = ROOT / "build"
+BENCHMARKS = {"selection": 60, "convolutions": 110, "steps": 45}  # seconds
 
 
 @dataclass
@@ -41,26 +44,48 @@ class Part:
         start = time.monotonic()
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
                 env=env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=self.limit_s,
             )
-            self.status = "ok" if done.returncode == 0 else f"failed ({done.returncode})"
-            output = done.stdout
-        except subprocess.TimeoutExpired as error:
-            self.status = f"over {self.limit_s} s"
-            raw = error.stdout or b""
-            output = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
         except OSError as error:
             self.status, output = "failed to start", str(error)
+        else:
+            output = self._output_of(process)
         self.seconds = round(time.monotonic() - start, 1)
         print(output, flush=True)
         self.last_line = (output.strip().splitlines() or [""])[-1].strip("= ")[:200]
+
+    def _output_of(self, process: subprocess.Popen[str]) -> str:
+        """Wait for the end, or bring it about: first as Ctrl-C does, so that pytest still writes
+        what it has measured.
+        """
+        for limit_s, end in (
+            (self.limit_s, lambda: process.send_signal(signal.SIGINT)),
+            (10, process.kill),
+        ):
+            try:
+                output, _ = process.communicate(timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                self.status = f"over {self.limit_s} s"
+                end()
+            else:
+                code = process.returncode
+                self.status = self.status if self.status != "not run" else _ended(code)
+                return output
+        return process.communicate()[0]
+
+
+def _ended(code: int) -> str:
+    return "ok" if code == 0 else f"failed ({code})"
+
+
+def _json_of(benchmark: str) -> Path:
+    return BUILD / f"gpu-{benchmark}.json"
 
 
 def _sanitizer() -> str:
@@ -81,10 +106,17 @@ def parts() -> list[Part]:
         Part("tests", [*pytest, "-m", "gpu", "tests", "--ignore=tests/kernels"], 80),
         # Compiling is most of it: on its own, so that it takes nothing from the others.
         Part("tests of Triton", [*pytest, "-m", "gpu", "tests/kernels"], 100),
-        Part(
-            "benchmarks",
-            [*pytest, "benchmarks", "-k", "cuda", f"--benchmark-json={BENCHMARK_JSON}"],
-            150,
+        *(
+            Part(
+                f"{name}, measured",
+                [*pytest, "benchmarks", "-k", which, f"--benchmark-json={_json_of(name)}"],
+                BENCHMARKS[name],
+            )
+            for name, which in (
+                ("convolutions", "bench_masked_conv2d_cuda"),
+                ("steps", "bench_training_step_cuda"),
+                ("selection", "cuda and not conv2d and not training_step"),
+            )
         ),
         # Last: it slows whatever it watches a hundredfold, so it gets one case of each kernel.
         Part(
@@ -122,16 +154,18 @@ def environment() -> dict[str, Any]:
 
 
 def measurements() -> list[dict[str, Any]]:
-    """Return what the benchmarks recorded, see `tables.rows`; nothing where they did not end."""
-    try:
-        return rows(json.loads(BENCHMARK_JSON.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError):
-        return []
+    """Return what the benchmarks recorded, see `tables.rows`; nothing of those that wrote none."""
+    found = []
+    for name in BENCHMARKS:
+        with suppress(OSError, ValueError, KeyError):
+            found += rows(json.loads(_json_of(name).read_text(encoding="utf-8")))
+    return found
 
 
 def main() -> int:
-    BENCHMARK_JSON.parent.mkdir(exist_ok=True)
-    BENCHMARK_JSON.unlink(missing_ok=True)
+    BUILD.mkdir(exist_ok=True)
+    for name in BENCHMARKS:
+        _json_of(name).unlink(missing_ok=True)
     steps = parts()
     for step in steps:
         print(f"--- {step.name}", flush=True)
@@ -143,7 +177,7 @@ def main() -> int:
     text = json.dumps(facts | {"parts": steps_record, "measured": measured}, indent=2)
     device = re.sub(r"[^a-z0-9]+", "-", str(facts["device"]).lower()).strip("-")
     # A run without a GPU measures nothing that is worth keeping.
-    folder = BENCHMARK_JSON.parent if device in ("no-gpu", "unknown") else RESULTS
+    folder = BUILD if device in ("no-gpu", "unknown") else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{device}-{facts['date'][:10]}.json"
     path.write_text(text.replace(str(ROOT), ".") + "\n", encoding="utf-8")
@@ -151,7 +185,7 @@ def main() -> int:
     path.with_suffix(".md").write_text(summary + table(measured), encoding="utf-8")
     print(f"\n{facts['device']}: {path.relative_to(ROOT)}")
     for step in steps:
-        print(f"  {step.name:<20} {step.status:<12} {step.seconds:>7.1f} s  {step.last_line}")
+        print(f"  {step.name:<23} {step.status:<12} {step.seconds:>7.1f} s  {step.last_line}")
     return 0 if all(step.status == "ok" for step in steps) else 1
 
 

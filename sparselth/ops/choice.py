@@ -167,7 +167,6 @@ def measurable(op: str, x: Tensor) -> bool:
             and x.numel() > 0
             and untraced(x)
             and backends.served(op, "cuda")
-            and not torch.cuda.is_current_stream_capturing()
         )
     return (
         (accepts(x) if op == "masked_conv2d" else x.dim() > 0 and traceless(x))
@@ -226,6 +225,8 @@ def conv_timings(
     """
     if not (_alike(x, weight) and _fits(x.shape, weight, conv)):
         return None  # the call itself will say what is wrong
+    if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return None  # nothing runs while a graph is captured
     layout = layout_of(x)
     size = (rounded(x.shape[0]), *x.shape[1:])
     settings = (*map(tuple, conv[:3]), conv[3], layout)

@@ -7,13 +7,15 @@ the L2 cache flushed in between.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .measure import Conversions, PassTiming, Timings
+from .measure import PASSES, Conversions, PassTiming, Timings
 
 # Milliseconds that a contestant is warmed up and measured for.
 _WARM_UP, _MEASURED = 5, 20
@@ -30,7 +32,23 @@ def measure_conv(
     conv: tuple[Sequence[int], Sequence[int], Sequence[int], int],
     layout: torch.memory_format,
 ) -> Timings:
-    """Time a convolution's passes on x in `layout`; arguments as in `measure.measure_conv`."""
+    """Time a convolution's passes on x in `layout`; arguments as in `measure.measure_conv`.
+
+    Where memory does not suffice for that, sparse counts as slower: dense needs no plans.
+    """
+    try:
+        return _measure(x_shape, weight, mask, plan, conv, layout)
+    except torch.cuda.OutOfMemoryError:
+        warnings.warn(
+            "no GPU memory left to measure a masked layer in: it stays dense. Run one step with "
+            "smaller batches first, or use sparselth.use_choice('fixed')",
+            stacklevel=2,
+        )
+        unknown = PassTiming(sparse=math.inf, dense=math.nan)
+        return Timings(dict.fromkeys(PASSES, unknown), Conversions())
+
+
+def _measure(x_shape, weight, mask, plan, conv, layout) -> Timings:
     from triton.testing import do_bench  # only here: triton is slow to import
 
     weight = weight.detach()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import choice, measure
+from sparselth.ops import choice, measure, measure_gpu
 from sparselth.ops.binding import bind_dense_passes, dense_passes_of
 from sparselth.ops.blocked import blocked
 from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
@@ -352,3 +352,18 @@ def test_patterns():
     assert pattern(channels) == "channel"
     assert pattern(elements) == "element"
     assert pattern(torch.tensor([[True, False], [True, False]])) == "channel"
+
+
+def test_a_gpu_without_memory_to_measure_in_stays_dense(monkeypatch):
+    def no_memory(*_):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(measure_gpu, "_operands", no_memory)
+    weight = torch.randn(4, 3, 3, 3)
+    conv = ((1, 1), (1, 1), (1, 1), 1)
+    with pytest.warns(UserWarning, match="no GPU memory left to measure a masked layer in"):
+        timings = measure_gpu.measure_conv(
+            (2, 3, 8, 8), weight, weight > 0, None, conv, torch.contiguous_format
+        )
+    for arrives in (False, True):
+        assert not choice.decide(timings, PASSES, arrives).sparse
