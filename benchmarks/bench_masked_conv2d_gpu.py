@@ -65,7 +65,7 @@ def case_of(layer: Layer, dtype: torch.dtype) -> Case:
     return Case(layer, *last)
 
 
-def _has_entries() -> bool:
+def _has_cuda_kernels() -> bool:
     return any(
         r.op == "masked_conv2d" and r.backend == "cuda" and r.available for r in sl.backends()
     )
@@ -128,9 +128,9 @@ def bench_masked_conv2d_cuda(benchmark, layer, dtype):
                 values = {"sparse": milliseconds(sparse(case, mask)), "dense": dense}
                 if (pattern, sparsity) in AUTO:
                     values["auto"] = milliseconds(auto(case, mask))
-                if pattern == "element" and _has_entries():
+                if pattern in ("element", "16x1") and _has_cuda_kernels():
                     with sl.use_backend("cuda"):
-                        values["single"] = milliseconds(sparse(case, mask))
+                        values["scattered"] = milliseconds(sparse(case, mask))
                 found.append((pattern, sparsity, values))
     benchmark.extra_info["rows"] = [
         _row(f"{layer}, {dtype}, {pattern}", sparsity, values)
@@ -142,7 +142,9 @@ def bench_masked_conv2d_cuda(benchmark, layer, dtype):
 RATIOS = (
     Ratio("cuDNN, channels_last", ("dense",)),
     Ratio("cuDNN, channels_last, chosen by measuring", ("dense",), ours=("auto",)),
-    Ratio("cuDNN, channels_last, by the kernel of single weights", ("dense",), ours=("single",)),
+    Ratio(
+        "cuDNN, channels_last, by the kernels for scattered masks", ("dense",), ours=("scattered",)
+    ),
 )
 
 

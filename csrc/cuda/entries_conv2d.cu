@@ -116,7 +116,7 @@ Tensor entries_conv2d(const Tensor& input, const Tensor& weight, const Tensor& m
                       Ints padding, Ints dilation, int64_t groups) {
   const ConvGeometry g =
       conv_geometry(shape_of(input), shape_of(weight), stride, padding, dilation, groups);
-  const EntriesCall call("entries_conv2d", forward_tile(g), g, plan, g.c_out);
+  const EntriesCall call("entries_conv2d", forward_pass(g), plan, g.c_out);
   std::optional<Tensor> shift;
   if (bias.has_value()) shift = torch::stable::contiguous(*bias);
   return convolved("entries_conv2d", call, input, weight, shift, g.c_out);
@@ -129,7 +129,7 @@ Tensor entries_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight
   const Ints x_shape = {grad_output.size(0), weight.size(1) * groups, input_hw[0], input_hw[1]};
   const ConvGeometry g =
       conv_geometry(x_shape, shape_of(weight), stride, padding, dilation, groups);
-  const EntriesCall call(op, backward_tile(g), g, plan, g.c_in);
+  const EntriesCall call(op, backward_pass(g), plan, g.c_in);
   return convolved(op, call, grad_output, weight, std::nullopt, g.c_in);
 }
 

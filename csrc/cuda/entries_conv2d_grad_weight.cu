@@ -159,7 +159,7 @@ Tensor entries_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input
   const char* op = "entries_conv2d_grad_weight";
   const ConvGeometry geometry =
       conv_geometry(shape_of(input), shape_of(mask), stride, padding, dilation, groups);
-  const EntriesCall call(op, forward_tile(geometry), geometry, plan, geometry.c_out);
+  const EntriesCall call(op, forward_pass(geometry), plan, geometry.c_out);
   const Tensor x = torch::stable::contiguous(input), g = torch::stable::contiguous(grad_output);
   Tensor grad = torch::stable::new_zeros(input, mask.sizes());
   if (x.numel() == 0 || g.numel() == 0) return grad;

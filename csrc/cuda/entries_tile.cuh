@@ -7,9 +7,6 @@
 // every read of the tile is a conflict-free row of 32 words. The columns (the channels summed over)
 // come kColumns at a time, widened to float.
 //
-// An input gradient is the forward of a "virtual" input: grad_output with `up` - 1 zeros between
-// its pixels, the taps turned around. One kernel serves both.
-//
 // Plan, int32, built by sparselth/ops/entries.py:
 //   row of each slot           `slots` of them, rows padded to a multiple of kRows with -1;
 //                              rows with the most weights first, so that warps have equal work
@@ -20,7 +17,7 @@
 //   positions                  per entry: its flat index in the weight
 #pragma once
 
-#include "common/conv_geometry.h"
+#include "common/conv_pass.h"
 #include "device.cuh"
 
 namespace sparselth::cuda {
@@ -65,10 +62,8 @@ inline EntriesPlan read_plan(const int32_t* words, int64_t length, int64_t rows,
   return plan;
 }
 
-// A convolution as seen from its rows, and how it is cut into tiles. Sizes in pixels.
-struct EntriesTile {
-  int32_t batch, columns, in_h, in_w, out_h, out_w;
-  int32_t up_h, up_w, down_h, down_w, pad_h, pad_w, dilation_h, dilation_w;
+// A pass and how it is cut into tiles.
+struct EntriesTile : ConvPass {
   int32_t pixels;                   // kPixels of the kernel
   int32_t tile_w, images;           // tile_w * images == 32
   int32_t plane_w, plane_h, plane;  // of one image and column in shared memory; plane is padded
@@ -81,44 +76,18 @@ struct EntriesTile {
   }
 };
 
-// The forward, and the weight's gradient, which meets the same pixels.
-inline EntriesTile forward_tile(const ConvGeometry& g) {
-  EntriesTile t{};
-  t.batch = int32_t(g.batch), t.columns = int32_t(g.c_in);
-  t.in_h = int32_t(g.height), t.in_w = int32_t(g.width);
-  t.out_h = int32_t(g.out_height), t.out_w = int32_t(g.out_width);
-  t.up_h = t.up_w = 1;
-  t.down_h = int32_t(g.stride_h), t.down_w = int32_t(g.stride_w);
-  t.pad_h = int32_t(g.pad_h), t.pad_w = int32_t(g.pad_w);
-  t.dilation_h = int32_t(g.dilation_h), t.dilation_w = int32_t(g.dilation_w);
-  return t;
-}
-
-// The input gradient: a forward of grad_output, spread out by the stride, to the input's size.
-inline EntriesTile backward_tile(const ConvGeometry& g) {
-  EntriesTile t{};
-  t.batch = int32_t(g.batch), t.columns = int32_t(g.c_out);
-  t.in_h = int32_t(g.out_height), t.in_w = int32_t(g.out_width);
-  t.out_h = int32_t(g.height), t.out_w = int32_t(g.width);
-  t.up_h = int32_t(g.stride_h), t.up_w = int32_t(g.stride_w);
-  t.down_h = t.down_w = 1;
-  t.pad_h = int32_t(g.dilation_h * (g.kernel_h - 1) - g.pad_h);
-  t.pad_w = int32_t(g.dilation_w * (g.kernel_w - 1) - g.pad_w);
-  t.dilation_h = int32_t(g.dilation_h), t.dilation_w = int32_t(g.dilation_w);
-  return t;
-}
-
 // Chooses the tile: as many pixels per lane as there is shared memory for, so that one read of a
 // weight serves them all. False where not even one fits.
-inline bool cut_into_tiles(EntriesTile& t, int32_t kernel_h, int32_t kernel_w) {
+inline bool cut_into_tiles(const ConvPass& pass, EntriesTile& t) {
+  t = EntriesTile{pass};
   t.tile_w = 1;
   while (t.tile_w < 32 && t.tile_w < t.out_w) t.tile_w *= 2;
   t.images = 32 / t.tile_w;
-  t.plane_w = (t.tile_w - 1) * t.down_w + (kernel_w - 1) * t.dilation_w + 1;
+  t.plane_w = (t.tile_w - 1) * t.down_w + (t.kernel_w - 1) * t.dilation_w + 1;
   for (const int32_t pixels : {8, 4, 1}) {
     if (pixels != 1 && t.out_h <= pixels / 2) continue;
     t.pixels = pixels;
-    t.plane_h = (pixels - 1) * t.down_h + (kernel_h - 1) * t.dilation_h + 1;
+    t.plane_h = (pixels - 1) * t.down_h + (t.kernel_h - 1) * t.dilation_h + 1;
     // An odd multiple of tile_w: that leaves every image banks of its own.
     t.plane = t.plane_h * t.plane_w;
     if (t.images > 1) t.plane = ((t.plane + t.tile_w - 1) / t.tile_w | 1) * t.tile_w;

@@ -17,12 +17,10 @@ struct EntriesCall {
   EntriesTile tile;
   EntriesPlan plan;
 
-  // tile: a forward's or a backward's, not yet cut.  rows: channels of the result.
-  EntriesCall(const char* op, const EntriesTile& whole, const ConvGeometry& g, const Tensor& words,
-              int64_t rows)
-      : tile(whole) {
-    STD_TORCH_CHECK(cut_into_tiles(tile, int32_t(g.kernel_h), int32_t(g.kernel_w)),
-                    "sparselth::", op, ": the kernel reaches too far for shared memory");
+  // rows: channels of the result.
+  EntriesCall(const char* op, const ConvPass& pass, const Tensor& words, int64_t rows) {
+    STD_TORCH_CHECK(cut_into_tiles(pass, tile), "sparselth::", op,
+                    ": the kernel reaches too far for shared memory");
     STD_TORCH_CHECK(words.scalar_type() == ScalarType::Int && words.is_contiguous(),
                     "sparselth::", op, ": the plan must be contiguous and int32");
     plan = read_plan(static_cast<const int32_t*>(words.const_data_ptr()), words.numel(), rows,

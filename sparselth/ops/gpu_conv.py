@@ -1,9 +1,11 @@
 """The sparse convolutions for GPUs under the contract of the ops, by whichever kernel fits a mask.
 
-Three serve: the block-sparse kernels of `sparselth.kernels` (Triton, tensor cores); where whole
-filters and channels are gone, cuDNN on what remains (`compaction.py`); and a kernel of single
-weights (`entries_conv2d`, CUDA C++), for scattered masks at high sparsity. The one that should take
-least time is chosen from the mask; `choice.py` measures it against dense cuDNN.
+Four serve: the block-sparse kernels of `sparselth.kernels` (Triton, tensor cores); where whole
+filters and channels are gone, cuDNN on what remains (`compaction.py`); and for scattered masks at
+high sparsity, in CUDA C++, a kernel of single weights (`entries_conv2d`) and in 16 bits one of
+vectors of 16 weights on tensor cores (`vectors_conv2d`, which leaves the weight's gradient to the
+former). The one that should take least time is chosen from the mask; `choice.py` measures it
+against dense cuDNN.
 
 What was found out about a mask lives beside its plan, which is the mask's blocks: int32 (E, 4) on
 the GPU. A call without a plan, or with one that was not built here, looks at its mask anew, which
@@ -23,11 +25,12 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import SparselthError
-from . import compaction, reference
+from . import compaction, entries, reference, vectors
 from .compaction import Compaction, find_compaction
 from .contract import NAMESPACE, memory_format
-from .entries import Entries, find_entries, fits_all
+from .entries import Entries, find_entries
 from .forcing import forced
+from .vectors import Vectors, find_vectors
 
 if TYPE_CHECKING:
     from ..kernels.blocks import BlockIndex
@@ -37,9 +40,11 @@ OPS = ("masked_conv2d", "masked_conv2d_grad_input", "masked_conv2d_grad_weight")
 # float64 has no tensor cores worth a kernel: the reference serves it.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
-# Teraflops that cuDNN and the kernel of single weights are expected to reach, beside those of
-# `kernels.blocks.EXPECTED_RATE`. Estimates for an H100, nothing measured.
-_RATE_OF_CUDNN, _RATE_OF_ENTRIES = 450.0, 12.5
+# Teraflops that cuDNN and the kernels of vectors and single weights are expected to reach, beside
+# those of `kernels.blocks.EXPECTED_RATE`. Estimates for an H100, nothing measured.
+_RATE_OF_CUDNN, _RATE_OF_VECTORS, _RATE_OF_ENTRIES = 450.0, 250.0, 12.5
+
+_16_BIT = (torch.float16, torch.bfloat16)
 
 _ops = torch.ops.sparselth
 
@@ -59,13 +64,19 @@ class Found:
     compaction: Compaction | None
     work: dict[str, float]
     entries: Entries | None = None  # found when they are wanted
+    vectors: Vectors | None = None
 
-    def serving(self) -> str:
-        """Name the kernel to be used: "blocks", "compaction" or "entries"."""
-        names = {"cuda": ("entries",), "triton": ("blocks", "compaction")}.get(
-            forced() or "", tuple(self.work)
-        )
-        return min((name for name in names if name in self.work), key=self.work.__getitem__)
+    def serving(self, dtype: torch.dtype | None = None) -> str:
+        """Name the kernel to be used: "blocks", "compaction", "entries" or "vectors".
+
+        dtype: of the activations; None asks for what serves all.
+        """
+        some = {"cuda": ("entries", "vectors"), "triton": ("blocks", "compaction")}
+        names = some.get(forced() or "", tuple(self.work))
+        work = {name: self.work[name] for name in names if name in self.work}
+        if dtype not in _16_BIT:
+            work.pop("vectors", None)
+        return min(work, key=work.__getitem__)
 
     def left(self) -> Compaction:
         """Return what is left of the mask, where it serves."""
@@ -77,6 +88,12 @@ class Found:
         if self.entries is None:
             self.entries = find_entries(mask, self.index.groups)
         return self.entries
+
+    def vectors_of(self, mask: Tensor) -> Vectors:
+        """Return the vectors that cover the mask."""
+        if self.vectors is None:
+            self.vectors = find_vectors(mask)
+        return self.vectors
 
 
 @cache
@@ -98,6 +115,9 @@ def block_plan(mask: Tensor, groups: int) -> Tensor:
     if _has_entries():
         density = float(mask.sum()) / max(mask.numel(), 1)
         work["entries"] = density * _RATE_OF_CUDNN / _RATE_OF_ENTRIES
+        if groups == 1:
+            covers = sum(vectors.densities(mask)) * _RATE_OF_CUDNN / _RATE_OF_VECTORS
+            work["vectors"] = (covers + work["entries"]) / 3
     _by_plan[index.blocks] = Found(index, left, work)
     return index.blocks
 
@@ -130,10 +150,12 @@ def _kernel(op: str) -> Callable[..., Tensor]:
     return getattr(importlib.import_module(f"sparselth.kernels.{op}"), op)
 
 
-def _choose(plan: Tensor | None, mask: Tensor, input_hw, conv) -> tuple[str, Found]:
+def _choose(plan: Tensor | None, mask: Tensor, input_hw, conv, dtype) -> tuple[str, Found]:
     found = found_of(plan, mask, conv[3])
-    kernel = found.serving()
-    if kernel == "entries" and not fits_all(mask.shape, input_hw, conv):
+    kernel = found.serving(dtype)
+    if kernel == "vectors" and not vectors.fits_all(mask.shape, input_hw, conv):
+        kernel = "entries"
+    if kernel == "entries" and not entries.fits_all(mask.shape, input_hw, conv):
         if forced() == "cuda":
             raise SparselthError(
                 "use_backend('cuda') is on, but a kernel of "
@@ -141,6 +163,10 @@ def _choose(plan: Tensor | None, mask: Tensor, input_hw, conv) -> tuple[str, Fou
             )
         kernel = "blocks"
     return kernel, found
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def masked_conv2d(
@@ -153,10 +179,13 @@ def masked_conv2d(
 ) -> Tensor:
     if input.dtype not in DTYPES:
         return reference.masked_conv2d(input, weight, mask, bias, plan, *conv)
-    kernel, found = _choose(plan, mask, input.shape[2:], conv)
+    kernel, found = _choose(plan, mask, input.shape[2:], conv, input.dtype)
     if kernel == "entries":
-        entries = found.entries_of(mask).by_output
-        out = _ops.entries_conv2d(input, weight, mask, bias, entries, *conv)
+        by_output = found.entries_of(mask).by_output
+        out = _ops.entries_conv2d(input, weight, mask, bias, by_output, *conv)
+    elif kernel == "vectors":
+        by_output = found.vectors_of(mask).by_output
+        out = _ops.vectors_conv2d(_last(input), weight, mask, bias, by_output, *conv)
     elif kernel == "blocks":
         out = _kernel("masked_conv2d")(input, weight, mask, bias, found.index, *conv[:3])
     else:
@@ -169,12 +198,14 @@ def masked_conv2d_grad_input(
 ) -> Tensor:
     if grad_output.dtype not in DTYPES:
         return reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
-    kernel, found = _choose(plan, mask, input_hw, conv)
+    kernel, found = _choose(plan, mask, input_hw, conv, grad_output.dtype)
     run: Callable[..., Tensor]
     if kernel == "entries":
-        entries = found.entries_of(mask).by_input
-        run = _ops.entries_conv2d_grad_input
-        grad = run(grad_output, weight, mask, entries, input_hw, *conv)
+        run, by_input = _ops.entries_conv2d_grad_input, found.entries_of(mask).by_input
+        grad = run(grad_output, weight, mask, by_input, input_hw, *conv)
+    elif kernel == "vectors":
+        run, by_input = _ops.vectors_conv2d_grad_input, found.vectors_of(mask).by_input
+        grad = run(_last(grad_output), weight, mask, by_input, input_hw, *conv)
     elif kernel == "blocks":
         run = _kernel("masked_conv2d_grad_input")
         grad = run(grad_output, weight, mask, found.index, input_hw, *conv[:3])
@@ -189,10 +220,10 @@ def masked_conv2d_grad_weight(
 ) -> Tensor:
     if input.dtype not in DTYPES:
         return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
-    kernel, found = _choose(plan, mask, input.shape[2:], conv)
-    if kernel == "entries":
-        entries = found.entries_of(mask).by_output
-        return _ops.entries_conv2d_grad_weight(grad_output, input, mask, entries, *conv)
+    kernel, found = _choose(plan, mask, input.shape[2:], conv, input.dtype)
+    if kernel in ("entries", "vectors"):
+        by_output = found.entries_of(mask).by_output
+        return _ops.entries_conv2d_grad_weight(grad_output, input, mask, by_output, *conv)
     if kernel == "blocks":
         run = _kernel("masked_conv2d_grad_weight")
         return run(grad_output, input, mask, found.index, *conv[:3])

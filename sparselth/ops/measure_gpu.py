@@ -49,8 +49,6 @@ def measure_conv(
 
 
 def _measure(x_shape, weight, mask, plan, conv, layout) -> Timings:
-    from triton.testing import do_bench  # only here: triton is slow to import
-
     weight = weight.detach()
     x, grad = _operands(x_shape, weight, conv, layout)
     hw, masked = list(x_shape[2:]), reference.masked(weight, mask)
@@ -71,6 +69,8 @@ def _measure(x_shape, weight, mask, plan, conv, layout) -> Timings:
     }
 
     def timed(run: Callable[[], object]) -> float:
+        from triton.testing import do_bench  # only here: triton is slow to import
+
         return do_bench(run, warmup=_WARM_UP, rep=_MEASURED, return_mode="median")
 
     with torch.cuda.device(weight.device):

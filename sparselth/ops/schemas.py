@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .contract import SCHEMAS
 from .contract_blocked import BLOCKED_SCHEMAS
-from .contract_entries import ENTRIES_SCHEMAS
+from .contract_gpu import GPU_SCHEMAS
 
-ALL_SCHEMAS = SCHEMAS | BLOCKED_SCHEMAS | ENTRIES_SCHEMAS
+ALL_SCHEMAS = SCHEMAS | BLOCKED_SCHEMAS | GPU_SCHEMAS

@@ -38,6 +38,12 @@
 
 using cudaStream_t = void*;
 
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
 struct Index3 {
   uint32_t x = 0, y = 0, z = 0;
 };

@@ -25,7 +25,7 @@ FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-con
 
 @dataclass(frozen=True)
 class Mutant:
-    """A defect: `old` occurs once in csrc/cuda/`file` and is replaced by `new`.
+    """A defect: `old` occurs once in `file` of csrc/cuda (or csrc) and is replaced by `new`.
 
     op, dtype: what it is run with.
     """
@@ -62,14 +62,14 @@ def build(
 ) -> Path:
     """Return the emulation program; compiled once per content of its sources."""
     files = {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
-    for name in ("common/pattern.h", "common/conv_geometry.h"):
+    for name in ("common/pattern.h", "common/conv_geometry.h", "common/conv_pass.h"):
         files[name] = (ROOT / "csrc" / name).read_text()
     if mutant is not None:
         if files[mutant.file].count(mutant.old) != 1:
             raise ValueError(f"mutant {mutant.name}: its text must occur once in {mutant.file}")
         files[mutant.file] = files[mutant.file].replace(mutant.old, mutant.new)
     files = {name: for_the_host(text) for name, text in files.items()}
-    for name in (driver, "emulation.h", "fiber.h"):
+    for name in (driver, "emulation.h", "fiber.h", "reading.h", "tensor_core.h"):
         files[name] = for_the_host((HERE / name).read_text())
     command = [str(compiler()), *FLAGS, *flags]
     key = hashlib.sha256(repr((files, command)).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 // The emulation itself: what it must compute, and what it must refuse. argv[1] names the case.
 #include <string>
 
-#include "emulation.h"
+#include "tensor_core.h"
 
 namespace {
 
@@ -52,6 +52,33 @@ __global__ void left_over() {
   if (threadIdx.x == 0) number = 7;
 }
 
+// D = A B with A[i][k] = 16 i + k and B[k][j] = k == j, in the layouts that the PTX ISA documents.
+// B comes through ldmatrix, from rows in reverse order.
+__global__ void matrices() {
+  __shared__ uint4 rows[32];
+  const uint32_t lane = threadIdx.x % 32;
+  if (threadIdx.x < 32) {
+    uint16_t values[8];
+    for (uint32_t j = 0; j < 8; ++j) values[j] = __float2half_rn(lane % 16 == j ? 1 : 0).bits;
+    std::memcpy(&rows[31 - lane], values, 16);
+  }
+  __syncthreads();
+  const auto a = [&](uint32_t row, uint32_t column) {
+    const uint32_t low = __float2half_rn(float(16 * row + column)).bits;
+    return low | uint32_t(__float2half_rn(float(16 * row + column + 1)).bits) << 16;
+  };
+  const uint32_t row = lane / 4, column = lane % 4 * 2;
+  const uint4 left{a(row, column), a(row + 8, column), a(row, column + 8), a(row + 8, column + 8)};
+  uint32_t right[4];
+  emulation::load_matrices_transposed(&rows[31 - lane], right);
+  float d[4] = {1, 2, 3, 4};
+  emulation::multiply_add<__half>(d, left, right[0], right[1]);
+  const auto at = [&](uint32_t i, uint32_t j) { return float(16 * i + j); };
+  results[threadIdx.x] = d[0] == 1 + at(row, column) && d[1] == 2 + at(row, column + 1) &&
+                         d[2] == 3 + at(row + 8, column) && d[3] == 4 + at(row + 8, column + 1) &&
+                         right[2] == right[0] && right[3] == right[1];
+}
+
 void expect(bool condition) {
   if (!condition) emulation::fail("a wrong result");
 }
@@ -69,6 +96,9 @@ int main(int, char** argv) {
   } else if (name == "collectives") {
     run(collectives);
     for (uint32_t i = 0; i < kThreads; ++i) expect(results[i] == 496 + 16000 + 7);
+  } else if (name == "matrices") {
+    run(matrices);
+    for (uint32_t i = 0; i < kThreads; ++i) expect(results[i] == 1);
   } else if (name == "left_over") {
     run(left_over, 8);
     expect(results[0] != 7);  // whatever block ran before, nothing of it is left

@@ -236,6 +236,7 @@ def test_defect_is_caught(mutant_programs: dict[str, Path], mutant: host_build.M
     [
         ("reverse", ""),
         ("collectives", ""),
+        ("matrices", ""),
         ("left_over", ""),
         ("early_return", "not all threads reach the barrier"),
         ("divided_warp", "a warp's collectives differ"),

@@ -8,6 +8,7 @@ from torch.library import opcheck
 from sparselth.ops.blocked_layout import lanes
 from sparselth.ops.entries import find_entries
 from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.vectors import find_vectors
 
 ops = torch.ops.sparselth
 
@@ -60,8 +61,8 @@ def blocked_samples():
     }
 
 
-def entries_samples():
-    """Return the same for the convolutions of single kept weights."""
+def gpu_samples():
+    """Return the same for the convolutions behind `masked_conv2d` on a GPU."""
     x, weight, mask, bias, conv = (
         t if isinstance(t, tuple) else t.detach() for t in conv_arguments(torch.channels_last)
     )
@@ -74,6 +75,20 @@ def entries_samples():
         ],
         "entries_conv2d_grad_input": [(y, weight, mask, by_input, [4, 5], *conv)],
         "entries_conv2d_grad_weight": [(y, x, mask, by_output, *conv)],
+        **vectors_samples(),
+    }
+
+
+def vectors_samples():
+    x, weight, mask, bias, conv = (
+        t if isinstance(t, tuple) else t.detach().half() if t.is_floating_point() else t
+        for t in conv_arguments(torch.channels_last, groups=1)
+    )
+    by_output, by_input = find_vectors(mask)
+    y = ops.vectors_conv2d(x, weight, mask, bias, by_output, *conv)
+    return {
+        "vectors_conv2d": [(x, weight, mask, bias, by_output, *conv)],
+        "vectors_conv2d_grad_input": [(y, weight, mask, by_input, [4, 5], *conv)],
     }
 
 
@@ -111,7 +126,7 @@ def samples():
         "weight_overlap": [(lists[0], lists[1], [], [2, 3]), (lists[0], lists[1], masks, [2, 0])],
         "masked_sgd_": [(*lists, masks, [], [], 0.1, 0.9, 0.0, 1e-4, True, 0.0)],
         **blocked_samples(),
-        **entries_samples(),
+        **gpu_samples(),
     }
 
 

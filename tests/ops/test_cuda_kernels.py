@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import cases
-import entries_cases
+import conv_cases
 import pytest
 import torch
 
+import sparselth as sl
 from sparselth.ops import reference
-from sparselth.ops.entries import find_entries
 from sparselth.ops.patterns import NOfM, find_pattern
 
 pytestmark = [
@@ -77,50 +77,52 @@ def test_sanitized_kernels_agree_with_the_oracle(op):
         assert_agrees(case)
 
 
-def assert_entries_agree(case: entries_cases.Case) -> None:
+CONVOLUTIONS = [
+    *((op, dtype) for op in conv_cases.ENTRIES for dtype in conv_cases.DTYPES),
+    *((op, dtype) for op in conv_cases.VECTORS for dtype in conv_cases.HALVES),
+]
+
+
+def assert_convolution_agrees(case: conv_cases.Case) -> None:
     moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in case.arguments]
     got = getattr(ops, case.op)(*moved).cpu()
     assert got.dtype == case.dtype
-    assert entries_cases.close(got, case.oracle()), case.label
+    assert conv_cases.close(got, case.oracle()), case.label
 
 
-@pytest.mark.parametrize("op", entries_cases.OPS)
-@pytest.mark.parametrize("dtype", entries_cases.DTYPES, ids=str)
-def test_convolution_of_single_weights_agrees_with_the_oracle(op, dtype):
-    for case in entries_cases.cases_of(op, dtype, range(64)):
-        assert_entries_agree(case)
+@pytest.mark.parametrize(("op", "dtype"), CONVOLUTIONS, ids=str)
+def test_convolution_agrees_with_the_oracle(op, dtype):
+    for case in conv_cases.cases_of(op, dtype, range(64)):
+        assert_convolution_agrees(case)
 
 
-@pytest.mark.parametrize("op", entries_cases.OPS)
-def test_sanitized_convolution_of_single_weights(op):
-    for case in entries_cases.cases_of(op, torch.float32, range(8)):
-        assert_entries_agree(case)
+@pytest.mark.parametrize("op", [*conv_cases.ENTRIES, *conv_cases.VECTORS])
+def test_sanitized_convolution(op):
+    for case in conv_cases.cases_of(op, torch.float16, range(8)):
+        assert_convolution_agrees(case)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layer", [(64, 32), (256, 8), (512, 4)], ids=str)
-def test_a_large_convolution_of_single_weights(layer):
+def test_a_large_convolution_by_the_forced_backend(layer, dtype):
+    """Through autograd: single weights in float32, vectors of them in bfloat16."""
     channels, size = layer
-    x = torch.randn(33, channels, size, size, device="cuda")
-    weight = torch.randn(channels, channels, 3, 3, device="cuda")
-    mask = torch.rand_like(weight) < 0.02
-    plans, conv = find_entries(mask), ([1, 1], [1, 1], [1, 1], 1)
+    x = torch.randn(33, channels, size, size, device="cuda", dtype=dtype, requires_grad=True)
+    shape = (channels, channels, 3, 3)
+    weight = torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True)
+    mask = torch.rand(shape, device="cuda") < 0.02
 
-    def passes():
-        y = ops.entries_conv2d(x, weight, mask, None, plans.by_output, *conv)
-        back = (y, weight, mask, plans.by_input, list(x.shape[2:]), *conv)
-        dw = ops.entries_conv2d_grad_weight(y, x, mask, plans.by_output, *conv)
-        return y, ops.entries_conv2d_grad_input(*back), dw
+    def passes(x, weight):
+        y = sl.ops.masked_conv2d(x, weight, mask, padding=1)
+        return y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y))
 
-    got = passes()
-    wide, y = weight.double(), got[0].double()
-    want = (
-        reference.masked_conv2d(x.double(), wide, mask, None, None, *conv),
-        reference.masked_conv2d_grad_input(y, wide, mask, None, x.shape[2:], *conv),
-        reference.masked_conv2d_grad_weight(y, x.double(), mask, None, *conv),
-    )
-    for a, b, again in zip(got, want, passes(), strict=True):
-        assert (a.double() - b).norm() < 1e-6 * b.norm()
-        assert torch.equal(a, again)
+    with sl.use_backend("cuda"):
+        got, again = passes(x, weight), passes(x, weight)
+    with sl.use_backend("reference"):
+        want = passes(*(t.detach().double().requires_grad_() for t in (x, weight)))
+    for a, b, c in zip(got, want, again, strict=True):
+        assert (a.double() - b).norm() < max(4 * torch.finfo(dtype).eps, 1e-5) * b.norm()
+        assert torch.equal(a, c)
 
 
 @pytest.mark.parametrize("pattern", ["16x1", "32x32", "filter", "channel", "kernel", "2:4"])

@@ -63,26 +63,38 @@ def test_a_forced_backend_serves_any_mask(forcing):
     assert gpu_conv.found_of(None, scarce, 1).serving() != "entries"
     forcing("cuda")
     assert gpu_conv.found_of(None, blocks, 1).serving() == "entries"
+    assert gpu_conv.found_of(None, blocks, 1).serving(torch.bfloat16) == "vectors"
+
+
+def test_vectors_serve_16_bits_without_groups():
+    mask = scattered(0.02)
+    found = gpu_conv.found_of(None, mask, 1)
+    assert found.serving(torch.bfloat16) == found.serving(torch.float16) == "vectors"
+    assert found.serving(torch.float32) == found.serving() == "entries"
+    assert "vectors" not in gpu_conv.found_of(None, mask, 2).work
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_single_weights_go_through_all_passes(forcing, layout, groups):
+def test_scattered_weights_go_through_all_passes(forcing, layout, groups, dtype):
     conv = (*CONV[:3], groups)
-    x = torch.randn(2, 64 * groups, 5, 6).contiguous(memory_format=layout)
-    weight, mask, bias = torch.randn(64, 64, 3, 3), scattered(0.005), torch.randn(64)
+    x = torch.randn(2, 64 * groups, 5, 6, dtype=dtype).contiguous(memory_format=layout)
+    weight, bias = torch.randn(64, 64, 3, 3, dtype=dtype), torch.randn(64, dtype=dtype)
+    mask, hw = scattered(0.005), [5, 6]
     forcing("cuda")
+    kernel = "vectors" if dtype == torch.bfloat16 and groups == 1 else "entries"
+    assert gpu_conv.found_of(None, mask, groups).serving(dtype) == kernel
     y = gpu_conv.masked_conv2d(x, weight, mask, bias, None, *conv)
-    dx = gpu_conv.masked_conv2d_grad_input(y, weight, mask, None, [5, 6], *conv)
+    dx = gpu_conv.masked_conv2d_grad_input(y, weight, mask, None, hw, *conv)
     dw = gpu_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
     assert y.is_contiguous(memory_format=layout)
     assert dx.is_contiguous(memory_format=layout)
-    want = reference.masked_conv2d(x, weight, mask, bias, None, *conv)
-    torch.testing.assert_close(y, want)
+    torch.testing.assert_close(y, reference.masked_conv2d(x, weight, mask, bias, None, *conv))
     torch.testing.assert_close(
-        dx, reference.masked_conv2d_grad_input(want, weight, mask, None, [5, 6], *conv)
+        dx, reference.masked_conv2d_grad_input(y, weight, mask, None, hw, *conv)
     )
-    torch.testing.assert_close(dw, reference.masked_conv2d_grad_weight(want, x, mask, None, *conv))
+    torch.testing.assert_close(dw, reference.masked_conv2d_grad_weight(y, x, mask, None, *conv))
 
 
 def test_a_kernel_that_reaches_too_far_goes_elsewhere(forcing, monkeypatch):

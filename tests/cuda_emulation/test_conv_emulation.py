@@ -1,4 +1,4 @@
-"""The CUDA kernels of single kept weights on the host, against the oracle; and mutants of them."""
+"""The CUDA convolutions on the host, against the oracle; and mutants of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import entries_cases
+import conv_cases
 import host_build
 import pytest
 import torch
@@ -19,31 +19,40 @@ pytestmark = [
 ]
 
 SEEDS = range(64)
-DRIVER = "entries_driver.cpp"
-FORWARD, GRAD_INPUT, GRAD_WEIGHT = entries_cases.OPS
+FORWARD, GRAD_INPUT, GRAD_WEIGHT = conv_cases.ENTRIES
+BY_VECTORS, VECTORS_BACK = conv_cases.VECTORS
+OPS = (*conv_cases.ENTRIES, *conv_cases.VECTORS)
+CALLS = [
+    *((op, dtype) for op in conv_cases.ENTRIES for dtype in conv_cases.DTYPES),
+    *((op, dtype) for op in conv_cases.VECTORS for dtype in conv_cases.HALVES),
+]
+
+
+def driver_of(op: str) -> str:
+    return f"{op.split('_')[0]}_driver.cpp"
 
 
 @pytest.fixture(scope="module")
-def program() -> Path:
-    return host_build.build(DRIVER)
+def programs() -> dict[str, Path]:
+    return {driver: host_build.build(driver) for driver in sorted({driver_of(op) for op in OPS})}
 
 
-@pytest.mark.parametrize("op", entries_cases.OPS)
-@pytest.mark.parametrize("dtype", entries_cases.DTYPES, ids=str)
-def test_kernel_agrees_with_the_oracle(program: Path, op: str, dtype: torch.dtype) -> None:
-    drawn = entries_cases.cases_of(op, dtype, SEEDS)
-    output, complaint = host_build.run(program, entries_cases.encode(drawn))
+@pytest.mark.parametrize(("op", "dtype"), CALLS, ids=str)
+def test_kernel_agrees_with_the_oracle(programs, op: str, dtype: torch.dtype) -> None:
+    drawn = conv_cases.cases_of(op, dtype, SEEDS)
+    output, complaint = host_build.run(programs[driver_of(op)], conv_cases.encode(drawn))
     assert complaint == ""
-    assert entries_cases.mismatches(drawn, output) == []
+    assert conv_cases.mismatches(drawn, output) == []
 
 
-@pytest.mark.parametrize("op", entries_cases.OPS)
-def test_a_result_does_not_depend_on_the_order_of_blocks(program: Path, op: str) -> None:
-    drawn = entries_cases.cases_of(op, torch.float32, range(16))
-    first, _ = host_build.run(program, entries_cases.encode(drawn))
+@pytest.mark.parametrize("op", OPS)
+def test_a_result_does_not_depend_on_the_order_of_blocks(programs, op: str) -> None:
+    drawn = conv_cases.cases_of(op, torch.float16, range(16))
+    program = programs[driver_of(op)]
+    first, _ = host_build.run(program, conv_cases.encode(drawn))
     for case in drawn:
         case.seed += 1000  # the data are drawn already: only the order changes
-    second, _ = host_build.run(program, entries_cases.encode(drawn))
+    second, _ = host_build.run(program, conv_cases.encode(drawn))
     assert first == second
     assert first != b""
 
@@ -80,9 +89,9 @@ MUTANTS = [
     ),
     Mutant(
         "the input gradient is padded as the forward",
-        "entries_tile.cuh",
-        "t.pad_h = int32_t(g.dilation_h * (g.kernel_h - 1) - g.pad_h);",
-        "t.pad_h = int32_t(g.pad_h);",
+        "common/conv_pass.h",
+        "p.pad_h = int32_t(g.dilation_h * (g.kernel_h - 1) - g.pad_h);",
+        "p.pad_h = int32_t(g.pad_h);",
         GRAD_INPUT,
     ),
     Mutant(
@@ -169,13 +178,90 @@ MUTANTS = [
         "grad_weight[entry]",
         GRAD_WEIGHT,
     ),
+    Mutant(
+        "columns past the last are read",
+        "vectors_conv2d.cu",
+        "bool there = first < t.columns && ",
+        "bool there = ",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "images past the batch are read by the quad",
+        "vectors_conv2d.cu",
+        "if (there && image + n < t.batch) {",
+        "if (there) {",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "an odd number of channels is loaded by the quad",
+        "vectors_conv2d.cu",
+        "const bool whole = t.columns % 4 == 0 && aligned_to<uint2>(input);",
+        "const bool whole = true;",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "two images change places",
+        "vectors_conv2d.cu",
+        "{both(0), both(2), both(4), both(6)}",
+        "{both(2), both(0), both(4), both(6)}",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "both pixels of a pair are the first",
+        "vectors_conv2d.cu",
+        "first_pixel + 2 * pair + lane / 16",
+        "first_pixel + 2 * pair",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "the mask is not applied within a vector",
+        "vectors_conv2d.cu",
+        "mask[at] ? bits_of(weight[at]) : 0",
+        "bits_of(weight[at])",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "rows past the last are packed",
+        "vectors_conv2d.cu",
+        "if (base < 0 || first_row + row >= rows) return 0;",
+        "if (base < 0) return 0;",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "a block looks at its first group for work",
+        "vectors_conv2d.cu",
+        "s < first_slot + kGroups; ++s",
+        "s < first_slot + 1; ++s",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "the vectors' tile is overwritten while it is read",
+        "vectors_conv2d.cu",
+        "__syncthreads();  // the tile before has been read",
+        "",
+        VECTORS_BACK,
+    ),
+    Mutant(
+        "rows of the lower half are written to the upper",
+        "vectors_conv2d.cu",
+        "lane / 4 + j / 2 * 8",
+        "lane / 4 + j % 2 * 8",
+        VECTORS_BACK,
+    ),
+    Mutant(
+        "groups without rows are written",
+        "vectors_conv2d.cu",
+        "if (group < 0) return;",
+        "",
+        VECTORS_BACK,
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
 def mutant_programs() -> dict[str, Path]:
     def built(mutant: Mutant) -> Path:
-        return host_build.build(DRIVER, mutant, ("-DEMULATE_DTYPES=1", "-O0"))
+        return host_build.build(driver_of(mutant.op), mutant, ("-DEMULATE_DTYPES=2", "-O0"))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip([m.name for m in MUTANTS], pool.map(built, MUTANTS), strict=True))
@@ -183,7 +269,7 @@ def mutant_programs() -> dict[str, Path]:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_defect_is_caught(mutant_programs: dict[str, Path], mutant: Mutant) -> None:
-    drawn = entries_cases.cases_of(mutant.op, torch.float32, SEEDS)
-    request = entries_cases.encode(drawn)
+    drawn = conv_cases.cases_of(mutant.op, torch.float16, SEEDS)
+    request = conv_cases.encode(drawn)
     output, complaint = host_build.run(mutant_programs[mutant.name], request)
-    assert complaint or entries_cases.mismatches(drawn, output)
+    assert complaint or conv_cases.mismatches(drawn, output)

@@ -1,4 +1,6 @@
-"""Random convolutions for the emulated kernels of single kept weights, and the oracle's answers."""
+"""Random convolutions for the emulated kernels of single weights and of vectors, and the oracle's
+answers.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparselth.ops import reference_entries
-from sparselth.ops.entries import find_entries, fits_all
+from sparselth.ops import entries, reference_gpu, vectors
 
-OPS = ("entries_conv2d", "entries_conv2d_grad_input", "entries_conv2d_grad_weight")
+ENTRIES = ("entries_conv2d", "entries_conv2d_grad_input", "entries_conv2d_grad_weight")
+VECTORS = ("vectors_conv2d", "vectors_conv2d_grad_input")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+HALVES = DTYPES[1:]
 
 
 @dataclass
@@ -32,14 +35,15 @@ class Case:
     label: str
 
     def encode(self) -> bytes:
-        head = (OPS.index(self.op), DTYPES.index(self.dtype), self.seed, self.has_bias)
+        place = (ENTRIES if self.op in ENTRIES else VECTORS).index(self.op)
+        head = (place, DTYPES.index(self.dtype), self.seed, self.has_bias)
         plan, *arrays = self.arrays
         parts = [struct.pack("20q", *head, *self.shapes, plan.numel()), _raw(plan)]
         return b"".join(parts + [_raw(a) for a in arrays])
 
     def oracle(self) -> Tensor:
         wide = [a.float() if _is_data(a) else a for a in self.arguments]
-        return getattr(reference_entries, self.op)(*wide)
+        return getattr(reference_gpu, self.op)(*wide)
 
 
 def _is_data(value: Any) -> bool:
@@ -47,6 +51,9 @@ def _is_data(value: Any) -> bool:
 
 
 def _raw(x: Tensor) -> bytes:
+    """Return the bytes in the order of memory."""
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        x = x.permute(0, 2, 3, 1)
     return x.contiguous().flatten().view(torch.uint8).numpy().tobytes() if x.numel() else b""
 
 
@@ -55,19 +62,23 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
 
     Every eighth has planes so large that a lane holds eight pixels, every eighth more columns than
     are in shared memory at a time, every eighth more rows than a block has, every eighth both.
+    Vectors have no groups, and half of the time whole quads of channels.
     """
     g = torch.Generator().manual_seed(seed)
+    by_vectors = op in VECTORS
 
     def integer(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (1,), generator=g))
 
     while True:
-        groups = (1, 1, 1, 2, 3)[integer(0, 4)]
+        groups = 1 if by_vectors else (1, 1, 1, 2, 3)[integer(0, 4)]
         outs, ins = integer(1, 5), integer(1, 5)
         if seed % 8 in (2, 5):
             ins = integer(30, 70)
         if seed % 8 in (4, 5):
             outs = integer(60, 70)
+        if by_vectors and integer(0, 1):
+            outs, ins = -(-outs // 4) * 4, -(-ins // 4) * 4
         kernel = (integer(1, 3), integer(1, 3))
         height, width = integer(1, 7), integer(1, 9)
         if seed % 8 == 6:
@@ -78,29 +89,40 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         there = height + 2 * padding[0] >= reach[0] and width + 2 * padding[1] >= reach[1]
         conv = (stride, padding, dilation, groups)
         shape = (outs * groups, ins, *kernel)
+        fits_all = vectors.fits_all if by_vectors else entries.fits_all
         if there and fits_all(shape, (height, width), conv):
             break
     batch = integer(1, 5) if seed % 8 != 6 else 1
+    batch += 8 * (by_vectors and seed % 8 == 1)
+    layout = torch.channels_last if by_vectors else torch.contiguous_format
     x = torch.randn(batch, ins * groups, height, width, generator=g).to(dtype)
+    x = x.contiguous(memory_format=layout)
     weight = torch.randn(shape, generator=g).to(dtype)
-    mask = torch.rand(weight.shape, generator=g) < (0.02, 0.1, 0.5, 1.0, 0.0)[integer(0, 4)]
+    density = (0.02, 0.1, 0.5, 1.0, 0.0)[integer(0, 4)]
+    mask = torch.rand(weight.shape, generator=g) < density
+    if seed % 8 == 5:  # not every group has something in every stretch of columns
+        for first in range(0, len(mask), 16):
+            pruned = 32 * integer(0, 1)
+            mask[first : first + 16, pruned : pruned + 32] = False
     bias = torch.randn(outs * groups, generator=g).to(dtype) if integer(0, 1) else None
-    y = reference_entries.entries_conv2d(x.float(), weight.float(), mask, None, None, *conv)
-    grad = torch.randn(y.shape, generator=g).to(dtype)
+    y = reference_gpu.entries_conv2d(x.float(), weight.float(), mask, None, None, *conv)
+    grad = torch.randn(y.shape, generator=g).to(dtype).contiguous(memory_format=layout)
     weight.masked_fill_(~mask, torch.nan)  # a pruned weight does not multiply
-    plans = find_entries(mask, groups)
-    plan = plans.by_input if op == OPS[1] else plans.by_output
+    plans = vectors.find_vectors(mask) if by_vectors else entries.find_entries(mask, groups)
+    plan = plans.by_input if op.endswith("grad_input") else plans.by_output
+    weights = [weight, mask] if by_vectors else [weight]
     arguments: tuple[Any, ...]
-    if op == OPS[0]:
-        arguments = (x, weight, mask, bias, plan, *conv)
-        arrays = [x, weight, *([] if bias is None else [bias])]
-    elif op == OPS[1]:
-        arguments, arrays = (grad, weight, mask, plan, [height, width], *conv), [grad, weight]
-    else:
+    if op.endswith("grad_weight"):
         arguments, arrays = (grad, x, mask, plan, *conv), [grad, x]
+    elif op.endswith("grad_input"):
+        arguments = (grad, weight, mask, plan, [height, width], *conv)
+        arrays = [grad, *weights]
+    else:
+        arguments = (x, weight, mask, bias, plan, *conv)
+        arrays = [x, *weights, *([] if bias is None else [bias])]
     shapes = (*x.shape, *weight.shape, *stride, *padding, *dilation, groups)
     label = f"seed {seed}: {op} {dtype}, x, w, stride, padding, dilation, groups {shapes}"
-    has_bias = op == OPS[0] and bias is not None
+    has_bias = op.endswith("conv2d") and bias is not None
     return Case(op, dtype, seed, shapes, arguments, [plan, *arrays], has_bias, label)
 
 
@@ -109,7 +131,7 @@ def cases_of(op: str, dtype: torch.dtype, seeds: Iterable[int]) -> list[Case]:
 
 
 def encode(cases: list[Case]) -> bytes:
-    """Return the cases as entries_driver.cpp reads them."""
+    """Return the cases as the drivers read them."""
     return struct.pack("q", len(cases)) + b"".join(case.encode() for case in cases)
 
 
@@ -125,6 +147,8 @@ def mismatches(cases: list[Case], output: bytes) -> list[str]:
     wrong, position = [], 0
     for case in cases:
         want = case.oracle()
+        if case.op in VECTORS:
+            want = want.permute(0, 2, 3, 1)  # as it lies in memory
         size = want.numel() * case.dtype.itemsize
         chunk = bytearray(output[position : position + size])
         position += size

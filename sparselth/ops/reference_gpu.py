@@ -1,4 +1,4 @@
-"""The oracle of the convolutions of single kept weights: those of `reference.py`, plans unread."""
+"""The oracle of the convolutions of `contract_gpu.py`: that of `reference.py`, plans unread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from . import reference
 from .contract import NAMESPACE
-from .contract_entries import ENTRIES_SCHEMAS
+from .contract_gpu import GPU_SCHEMAS
 
 
 def entries_conv2d(input, weight, mask, bias, plan, *conv):
@@ -22,5 +22,15 @@ def entries_conv2d_grad_weight(grad_output, input, mask, plan, *conv):
     return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
 
 
-for _name in ENTRIES_SCHEMAS:
+def vectors_conv2d(input, weight, mask, bias, plan, *conv):
+    out = reference.masked_conv2d(input, weight, mask, bias, plan, *conv)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def vectors_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv):
+    grad = reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
+    return grad.contiguous(memory_format=torch.channels_last)
+
+
+for _name in GPU_SCHEMAS:
     torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, globals()[_name])

@@ -1,0 +1,352 @@
+// vectors_conv2d: a convolution by vectors of kVector weights, and its input gradient, on tensor
+// cores.
+//
+//   y[n, r, p] = sum over the vectors (i, tap) of r's group of  w[r, i, tap] * x[n, i, p + tap]
+//
+// kVector neighbouring rows (the outputs of a forward, the inputs of an input gradient) make a
+// group; a vector is one column (channel and tap) in which some row of the group keeps its weight.
+// A mask of 16 x 1 vectors is multiplied at no loss in the forward; any other one is covered by
+// vectors, zero where it prunes: at 98 % of scattered weights 28 % of the columns are left.
+//
+// Groups of columns are gathered by ldmatrix: it takes an address for each row of eight 16-bit
+// values, so a tile of x lies in shared memory as [column][pixel][8 images], and the rows of a
+// k-step's 16 columns may lie anywhere. No other instruction is spent on the gather. The plan deals
+// the columns of a k-step to different banks, as far as it can.
+//
+// x, y: channels_last, float16 or bfloat16, sums in float32, in the plan's order: the same results
+// in every run. A block computes 4 groups for 32 pixels of 8 images; a warp one group for 16 of the
+// pixels. Per k-step and warp: 16 bytes of packed weights per lane, 8 ldmatrix.x4, 16 mma.
+//
+// Plan, int32, built by sparselth/ops/vectors.py:
+//   group of each slot    its first row / kVector, or -1; `slots` of them, a multiple of 4, those
+//                         with the most vectors first
+//   starts                slots * chunks + 1: where the k-steps of (slot, chunk of columns) begin
+//   codes                 16 per k-step: column % kColumns, tap row << 5, tap column << 13
+//   bases                 16 per k-step: the flat index in the weight of the vector's first row; -1
+//                         for one that fills up the k-step
+//
+// Reference: the operand layout of vectors follows Li et al., "Efficient Quantized Sparse Matrix
+// Operations on Tensor Cores", SC 2022 (Magicube).
+#include "common/conv_pass.h"
+#include "tensor_core.cuh"
+
+namespace sparselth::cuda {
+
+// --- launch table -------------------------------------------------------------------------
+
+constexpr int kVector = 16;   // rows of a group, columns of a k-step
+constexpr int kGroups = 4;    // of a block
+constexpr int kImages = 8;    // of a tile: what one row of ldmatrix holds
+constexpr int kPixels = 32;   // of a tile
+constexpr int kColumns = 32;  // in shared memory at a time
+constexpr int kWarpPixels = kPixels * kGroups / kWarps;
+constexpr uint32_t kTileBytes = 96 << 10;
+
+struct VectorsPlan {
+  const int32_t* groups;
+  const int32_t* starts;
+  const int32_t* codes;
+  const int32_t* bases;
+  int32_t slots, chunks, steps;
+};
+
+// The plan of `rows` rows in `length` words; its steps are negative where the length is wrong.
+inline VectorsPlan read_vectors_plan(const int32_t* words, int64_t length, int64_t rows,
+                                     int64_t columns) {
+  VectorsPlan plan{};
+  constexpr int kBlockRows = kVector * kGroups;
+  plan.slots = int32_t((rows + kBlockRows - 1) / kBlockRows * kGroups);
+  plan.chunks = int32_t((columns + kColumns - 1) / kColumns);
+  const int64_t head = int64_t(plan.slots) * (1 + plan.chunks) + 1, rest = length - head;
+  plan.steps = rest < 0 || rest % (2 * kVector) != 0 ? -1 : int32_t(rest / (2 * kVector));
+  plan.groups = words, plan.starts = plan.groups + plan.slots;
+  plan.codes = plan.groups + head, plan.bases = plan.codes + int64_t(plan.steps) * kVector;
+  return plan;
+}
+
+struct VectorsTile : ConvPass {
+  int32_t tile_w, tile_h;           // pixels; tile_w * tile_h == kPixels
+  int32_t plane_w, plane_h, plane;  // of one column in shared memory, in rows of 8 images
+  int32_t tiles_x, tiles_y, tiles_n;
+  Divisor by_pixels, by_plane_w, by_up_h, by_up_w;
+
+  int32_t tiles() const { return tiles_x * tiles_y * tiles_n; }
+  __host__ __device__ int32_t quads() const {  // of columns, in shared memory at a time
+    return ((columns < kColumns ? columns : kColumns) + 3) / 4;
+  }
+  uint32_t shared_bytes() const { return uint32_t(quads()) * 4 * plane * 16; }
+};
+
+// False where the tile does not fit into shared memory.
+inline bool cut_into_vector_tiles(const ConvPass& pass, VectorsTile& t) {
+  t = VectorsTile{pass};
+  t.tile_w = 1;
+  while (t.tile_w < 8 && t.tile_w < t.out_w) t.tile_w *= 2;
+  t.tile_h = kPixels / t.tile_w;
+  t.plane_w = (t.tile_w - 1) * t.down_w + (t.kernel_w - 1) * t.dilation_w + 1;
+  t.plane_h = (t.tile_h - 1) * t.down_h + (t.kernel_h - 1) * t.dilation_h + 1;
+  t.plane = t.plane_h * t.plane_w | 1;  // odd: columns begin in different banks
+  t.tiles_x = (t.out_w + t.tile_w - 1) / t.tile_w;
+  t.tiles_y = (t.out_h + t.tile_h - 1) / t.tile_h;
+  t.tiles_n = (t.batch + kImages - 1) / kImages;
+  t.by_pixels = Divisor(t.plane_h * t.plane_w), t.by_plane_w = Divisor(t.plane_w);
+  t.by_up_h = Divisor(t.up_h), t.by_up_w = Divisor(t.up_w);
+  return t.shared_bytes() <= kTileBytes;
+}
+
+// --- device code --------------------------------------------------------------------------
+
+template <class T>
+__device__ uint32_t bits_of(T value) {
+  uint16_t bits;
+  std::memcpy(&bits, &value, 2);
+  return bits;
+}
+
+// Packs the weights as multiply_add takes them: packed[step][lane]. row_stride: between the rows of
+// a vector in the weight.
+template <class T>
+__global__ void pack_vectors(const __grid_constant__ VectorsPlan plan, const T* weight,
+                             const bool* mask, int32_t rows, int32_t row_stride, uint4* packed) {
+  const int32_t lane = threadIdx.x % 32;
+  const int32_t step = blockIdx.x * kWarps + threadIdx.x / 32;
+  if (step >= plan.steps) return;
+  // The slot whose run holds the step: the last that does not begin after it.
+  int32_t run = 0;
+  for (int32_t end = plan.slots * plan.chunks; end - run > 1;) {
+    const int32_t middle = (run + end) / 2;
+    (plan.starts[middle] <= step ? run : end) = middle;
+  }
+  const int32_t first_row = plan.groups[run / plan.chunks] * kVector;
+  const auto half = [&](int32_t row, int32_t column) -> uint32_t {
+    const int32_t base = plan.bases[step * kVector + column];
+    if (base < 0 || first_row + row >= rows) return 0;
+    const int32_t at = base + row * row_stride;
+    return mask[at] ? bits_of(weight[at]) : 0;
+  };
+  const auto pair = [&](int32_t row, int32_t column) {
+    return half(row, column) | half(row, column + 1) << 16;
+  };
+  const int32_t row = lane / 4, column = lane % 4 * 2;
+  packed[step * 32 + lane] = {pair(row, column), pair(row + 8, column), pair(row, column + 8),
+                              pair(row + 8, column + 8)};
+}
+
+// Copies the tile's pixels of one chunk of columns to shared memory, zero where there are none: a
+// thread takes four columns of a pixel for all images and turns them around.
+template <class T>
+__device__ void load_vector_tile(const VectorsTile& t, int32_t image, int32_t y, int32_t x,
+                                 int32_t chunk, const T* input, uint4* tile) {
+  const uint32_t pixels = t.plane_h * t.plane_w, count = t.quads() * pixels;
+  const bool whole = t.columns % 4 == 0 && aligned_to<uint2>(input);
+  for (uint32_t i = threadIdx.x; i < count; i += kThreads) {
+    const uint32_t quad = t.by_pixels.quotient(i), pixel = i - quad * pixels;
+    const uint32_t line = t.by_plane_w.quotient(pixel);
+    const int32_t virtual_y = y * t.down_h - t.pad_h + int32_t(line);
+    const int32_t virtual_x = x * t.down_w - t.pad_w + int32_t(pixel - line * t.plane_w);
+    const int32_t first = chunk * kColumns + int32_t(quad) * 4;
+    bool there = first < t.columns && virtual_y >= 0 && virtual_x >= 0;
+    int32_t from_y = 0, from_x = 0;
+    if (there) {
+      from_y = int32_t(t.by_up_h.quotient(virtual_y));
+      from_x = int32_t(t.by_up_w.quotient(virtual_x));
+      there = from_y < t.in_h && from_x < t.in_w && from_y * t.up_h == virtual_y &&
+              from_x * t.up_w == virtual_x;
+    }
+    uint32_t pairs[kImages][2];  // of columns
+    const int64_t image_stride = int64_t(t.in_h) * t.in_w * t.columns;
+    const T* from = input + image * image_stride + (from_y * t.in_w + from_x) * t.columns + first;
+#pragma unroll
+    for (int n = 0; n < kImages; ++n, from += image_stride) {
+      uint2 values{0, 0};
+      if (there && image + n < t.batch) {
+        if (whole) {
+          values = *reinterpret_cast<const uint2*>(from);
+        } else {
+          const auto half = [&](int32_t c) { return first + c < t.columns ? bits_of(from[c]) : 0; };
+          values = {half(0) | half(1) << 16, half(2) | half(3) << 16};
+        }
+      }
+      pairs[n][0] = values.x, pairs[n][1] = values.y;
+    }
+#pragma unroll
+    for (int column = 0; column < 4; ++column) {
+      const auto both = [&](int n) {  // images n and n + 1 of the column
+        const int shift = column % 2 * 16;
+        const uint32_t low = pairs[n][column / 2] >> shift & 0xffff;
+        return low | (pairs[n + 1][column / 2] >> shift & 0xffff) << 16;
+      };
+      tile[(quad * 4 + column) * t.plane + pixel] = {both(0), both(2), both(4), both(6)};
+    }
+  }
+}
+
+// input: (batch, columns, in_h, in_w).  output: (batch, rows, out_h, out_w); both channels_last.
+// bias: per row, or null.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while one multiplies
+    convolve_vectors(const __grid_constant__ VectorsTile t,
+                     const __grid_constant__ VectorsPlan plan, const T* input, const uint4* packed,
+                     const T* bias, int32_t rows, T* output) {
+  extern __shared__ uint4 tile[];
+  const int32_t row_blocks = plan.slots / kGroups, lane = threadIdx.x % 32;
+  const int32_t first_slot = blockIdx.x % row_blocks * kGroups, at = blockIdx.x / row_blocks;
+  const int32_t x = at % t.tiles_x * t.tile_w, y = at / t.tiles_x % t.tiles_y * t.tile_h;
+  const int32_t image = at / t.tiles_x / t.tiles_y * kImages;
+  const int32_t warp = threadIdx.x / 32, slot = first_slot + warp % kGroups;
+  const int32_t first_pixel = warp / kGroups * kWarpPixels;
+  // Lane l gives ldmatrix the rows of column l % 16, for the even pixels of a pair below lane 16.
+  int32_t offsets[kWarpPixels / 2];
+#pragma unroll
+  for (int pair = 0; pair < kWarpPixels / 2; ++pair) {
+    const int32_t pixel = first_pixel + 2 * pair + lane / 16;
+    offsets[pair] = pixel / t.tile_w * t.down_h * t.plane_w + pixel % t.tile_w * t.down_w;
+  }
+  float sums[kWarpPixels][4] = {};
+  for (int32_t chunk = 0; chunk < plan.chunks; ++chunk) {
+    bool any = false;
+    for (int32_t s = first_slot; s < first_slot + kGroups; ++s) {
+      const int32_t* run = plan.starts + s * plan.chunks + chunk;
+      any = any || run[0] != run[1];
+    }
+    if (!any) continue;
+    __syncthreads();  // the tile before has been read
+    load_vector_tile(t, image, y, x, chunk, input, tile);
+    __syncthreads();
+    const int32_t* run = plan.starts + slot * plan.chunks + chunk;
+    for (int32_t step = run[0]; step < run[1]; ++step) {
+      const uint4 weights = packed[step * 32 + lane];
+      const int32_t code = plan.codes[step * kVector + lane % kVector];
+      const int32_t column = code & 31, tap_row = code >> 5 & 255, tap_column = code >> 13 & 255;
+      const uint4* from =
+          tile + column * t.plane + tap_row * t.dilation_h * t.plane_w + tap_column * t.dilation_w;
+#pragma unroll
+      for (int pair = 0; pair < kWarpPixels / 2; ++pair) {
+        uint32_t pixels[4];
+        load_matrices_transposed(from + offsets[pair], pixels);
+        multiply_add<T>(sums[2 * pair], weights, pixels[0], pixels[1]);
+        multiply_add<T>(sums[2 * pair + 1], weights, pixels[2], pixels[3]);
+      }
+    }
+  }
+  const int32_t group = plan.groups[slot];
+  if (group < 0) return;
+#pragma unroll
+  for (int i = 0; i < kWarpPixels; ++i) {
+    const int32_t pixel = first_pixel + i;
+    const int32_t out_y = y + pixel / t.tile_w, out_x = x + pixel % t.tile_w;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int32_t row = group * kVector + lane / 4 + j / 2 * 8;
+      const int32_t n = image + lane % 4 * 2 + j % 2;
+      if (row < rows && n < t.batch && out_y < t.out_h && out_x < t.out_w) {
+        const float shift = bias == nullptr ? 0.0f : Number<T>::widen(bias[row]);
+        const int64_t line = int64_t(n) * t.out_h + out_y;
+        output[(line * t.out_w + out_x) * rows + row] = Number<T>::narrow(sums[i][j] + shift);
+      }
+    }
+  }
+}
+
+// --- launcher -----------------------------------------------------------------------------
+
+// packed: 512 bytes per k-step.
+template <class T>
+void queue_convolve_vectors(const VectorsTile& t, const VectorsPlan& plan, const void* input,
+                            const void* weight, const void* mask, int32_t row_stride,
+                            const void* bias, int32_t rows, void* packed, void* output,
+                            cudaStream_t stream) {
+  launch(pack_vectors<T>, uint32_t((plan.steps + kWarps - 1) / kWarps), stream, plan,
+         static_cast<const T*>(weight), static_cast<const bool*>(mask), rows, row_stride,
+         static_cast<uint4*>(packed));
+  launch_shared(convolve_vectors<T>, uint32_t(t.tiles() * (plan.slots / kGroups)), t.shared_bytes(),
+                stream, t, plan, static_cast<const T*>(input), static_cast<const uint4*>(packed),
+                static_cast<const T*>(bias), rows, static_cast<T*>(output));
+}
+
+}  // namespace sparselth::cuda
+
+#ifndef SPARSELTH_EMULATION
+#include <torch/headeronly/core/MemoryFormat.h>
+
+#include <optional>
+
+#include "common/layout.h"
+#include "launch.cuh"
+
+namespace sparselth::cuda {
+
+using Ints = std::vector<int64_t>;
+
+inline Ints shape_of(const Tensor& t) { return Ints(t.sizes().begin(), t.sizes().end()); }
+
+// rows: channels of the result; row_stride: between them in the weight.
+Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, const Tensor& weight,
+                 const Tensor& mask, const std::optional<Tensor>& bias, const Tensor& words,
+                 int64_t rows, int64_t row_stride, int64_t groups) {
+  STD_TORCH_CHECK(groups == 1, "sparselth::", op, ": no groups");
+  STD_TORCH_CHECK(is_channels_last(input), "sparselth::", op, ": activations in channels_last");
+  VectorsTile t;
+  STD_TORCH_CHECK(cut_into_vector_tiles(pass, t), "sparselth::", op,
+                  ": the kernel reaches too far for shared memory");
+  STD_TORCH_CHECK(words.scalar_type() == ScalarType::Int && words.is_contiguous(),
+                  "sparselth::", op, ": the plan must be contiguous and int32");
+  const VectorsPlan plan = read_vectors_plan(static_cast<const int32_t*>(words.const_data_ptr()),
+                                             words.numel(), rows, t.columns);
+  STD_TORCH_CHECK(plan.steps >= 0, "sparselth::", op,
+                  ": the plan belongs to another mask; rebuild it");
+  STD_TORCH_CHECK(int64_t(t.tiles()) * (plan.slots / kGroups) < (int64_t(1) << 31),
+                  "sparselth::", op, ": too many tiles for one launch");
+  const Ints shape = {t.batch, rows, t.out_h, t.out_w};
+  Tensor y = torch::stable::empty(shape, input.scalar_type(), std::nullopt, input.device(),
+                                  std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
+  if (y.numel() == 0) return y;
+  const DeviceGuard guard(input.get_device_index());
+  const Tensor w = torch::stable::contiguous(weight), m = torch::stable::contiguous(mask);
+  std::optional<Tensor> b;
+  if (bias.has_value()) b = torch::stable::contiguous(*bias);
+  const int64_t bytes = int64_t(plan.steps) * 512;
+  const Tensor packed = torch::stable::new_empty(input, {bytes}, ScalarType::Byte);
+  dispatch_float(input.scalar_type(), op, [&]<class T>(T*) {
+    if constexpr (sizeof(T) == 2) {
+      queue_convolve_vectors<T>(t, plan, input.const_data_ptr(), w.const_data_ptr(),
+                                m.const_data_ptr(), int32_t(row_stride),
+                                b.has_value() ? b->const_data_ptr() : nullptr, int32_t(rows),
+                                packed.mutable_data_ptr(), y.mutable_data_ptr(),
+                                current_stream(input.get_device_index()));
+    } else {
+      STD_TORCH_CHECK(false, "sparselth::", op, ": float16 or bfloat16 only");
+    }
+  });
+  check_launch(op);
+  return y;
+}
+
+Tensor vectors_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
+                      const std::optional<Tensor>& bias, const Tensor& plan, Ints stride,
+                      Ints padding, Ints dilation, int64_t groups) {
+  const ConvGeometry g =
+      conv_geometry(shape_of(input), shape_of(weight), stride, padding, dilation, groups);
+  return convolved("vectors_conv2d", forward_pass(g), input, weight, mask, bias, plan, g.c_out,
+                   g.c_in * g.taps(), groups);
+}
+
+Tensor vectors_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
+                                 const Tensor& mask, const Tensor& plan, Ints input_hw, Ints stride,
+                                 Ints padding, Ints dilation, int64_t groups) {
+  const Ints x_shape = {grad_output.size(0), weight.size(1), input_hw[0], input_hw[1]};
+  const ConvGeometry g =
+      conv_geometry(x_shape, shape_of(weight), stride, padding, dilation, groups);
+  return convolved("vectors_conv2d_grad_input", backward_pass(g), grad_output, weight, mask,
+                   std::nullopt, plan, g.c_in, g.taps(), groups);
+}
+
+}  // namespace sparselth::cuda
+
+// --- registration -------------------------------------------------------------------------
+
+STABLE_TORCH_LIBRARY_IMPL(sparselth, CUDA, m) {
+  m.impl("vectors_conv2d", TORCH_BOX(&sparselth::cuda::vectors_conv2d));
+  m.impl("vectors_conv2d_grad_input", TORCH_BOX(&sparselth::cuda::vectors_conv2d_grad_input));
+}
+#endif

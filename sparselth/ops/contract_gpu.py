@@ -1,0 +1,63 @@
+"""The contract of the convolutions behind `masked_conv2d` on a GPU: schemas and fake kernels.
+
+They compute what the ops of `contract.py` do, for CUDA tensors, with a plan of their own: by output
+channel, for the input gradient by input channel. They run below autograd, chosen by `gpu_conv.py`,
+so they have no formulas of their own.
+    entries_*   by single weights; plans of `entries.py`; results are contiguous.
+    vectors_*   by vectors of 16 weights, without groups; plans of `vectors.py`; activations are
+                float16 or bfloat16 in channels_last, and so are results.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .contract import CONV, define, fake, output_size
+
+_FORWARD = (
+    f"(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor plan, {CONV}) -> Tensor"
+)
+_GRAD_INPUT = (
+    "(Tensor grad_output, Tensor weight, Tensor mask, Tensor plan, int[2] input_hw, "
+    f"{CONV}) -> Tensor"
+)
+_GRAD_WEIGHT = f"(Tensor grad_output, Tensor input, Tensor mask, Tensor plan, {CONV}) -> Tensor"
+
+GPU_SCHEMAS: dict[str, str] = {
+    "entries_conv2d": _FORWARD,
+    "entries_conv2d_grad_input": _GRAD_INPUT,
+    "entries_conv2d_grad_weight": _GRAD_WEIGHT,
+    "vectors_conv2d": _FORWARD,
+    "vectors_conv2d_grad_input": _GRAD_INPUT,
+}
+
+define(GPU_SCHEMAS)
+
+
+@fake("entries_conv2d")
+def _forward(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+    height, width = (
+        output_size(input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i])
+        for i in range(2)
+    )
+    return input.new_empty((input.shape[0], weight.shape[0], height, width))
+
+
+@fake("entries_conv2d_grad_input")
+def _grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
+    return grad_output.new_empty((grad_output.shape[0], weight.shape[1] * groups, *input_hw))
+
+
+@fake("entries_conv2d_grad_weight")
+def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    return input.new_empty(mask.shape)
+
+
+@fake("vectors_conv2d")
+def _(*arguments):
+    return _forward(*arguments).contiguous(memory_format=torch.channels_last)
+
+
+@fake("vectors_conv2d_grad_input")
+def _(*arguments):
+    return _grad_input(*arguments).contiguous(memory_format=torch.channels_last)

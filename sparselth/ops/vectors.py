@@ -1,0 +1,145 @@
+"""Masks covered by vectors of 16 rows: what `vectors_conv2d` walks on a GPU's tensor cores.
+
+Rows are what a pass computes (outputs; inputs for the input gradient), in groups of 16 neighbours.
+A vector is one column (a channel that is summed over, and a tap) in which some row of the group
+keeps its weight. Groups are dealt to slots, those with the most vectors first, and a plan lists the
+vectors by (slot, 32 channels), filled up to whole k-steps of 16. `csrc/cuda/vectors_conv2d.cu`
+holds the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .contract import output_size
+
+# As in vectors_conv2d.cu.
+_VECTOR, _GROUPS, _COLUMNS, _PIXELS, _TILE_BYTES = 16, 4, 32, 32, 96 << 10
+_LARGEST_KERNEL = 255
+
+
+class Vectors(NamedTuple):
+    """The plans of one mask, by output and by input channel: int32 (length,) on its device."""
+
+    by_output: Tensor
+    by_input: Tensor
+
+
+def find_vectors(mask: Tensor) -> Vectors:
+    """Cover the kept weights of a convolution without groups by vectors, for two of its passes.
+
+    mask: bool (C_out, C_in, kH, kW), on any device.
+    """
+    return Vectors(_plan(mask, by_input=False), _plan(mask.transpose(0, 1), by_input=True))
+
+
+def densities(mask: Tensor) -> tuple[float, float]:
+    """Return the shares of the weight that the forward and the input gradient multiply.
+
+    mask: bool (C_out, C_in, kH, kW), on any device.
+    """
+    forward, backward = (float(_covered(m).float().mean()) for m in (mask, mask.transpose(0, 1)))
+    return forward, backward
+
+
+def _covered(rows_first: Tensor) -> Tensor:
+    """Return where vectors are: bool (groups, columns, kH, kW)."""
+    missing = -len(rows_first) % _VECTOR
+    whole = F.pad(rows_first, (0, 0, 0, 0, 0, 0, 0, missing))
+    return whole.unflatten(0, (-1, _VECTOR)).any(1)
+
+
+def _plan(rows_first: Tensor, by_input: bool) -> Tensor:
+    rows, columns, height, width = rows_first.shape
+    block = _VECTOR * _GROUPS
+    slots, chunks = -(-rows // block) * _GROUPS, -(-columns // _COLUMNS)
+    group, column, tap_row, tap_column = _covered(rows_first).nonzero().unbind(1)
+    # Of the vector's first row, in the weight (C_out, C_in, kH, kW).
+    first = group * _VECTOR
+    out, channel = (column, first) if by_input else (first, column)
+    inputs = rows if by_input else columns
+    base = ((out * inputs + channel) * height + tap_row) * width + tap_column
+    if by_input:  # seen from the input, the taps are turned around
+        tap_row, tap_column = height - 1 - tap_row, width - 1 - tap_column
+
+    order = torch.bincount(group, minlength=slots).argsort(descending=True, stable=True)
+    group_of_slot = torch.where(order * _VECTOR < rows, order, -1)
+    slot = torch.empty_like(order).scatter_(0, order, torch.arange(slots, device=order.device))
+    run = slot[group] * chunks + column // _COLUMNS
+    run, base, code = _dealt(
+        run,
+        base,
+        column % _COLUMNS | tap_row << 5 | tap_column << 13,
+        _bank(column % _COLUMNS, tap_row, tap_column, height, width),
+    )
+
+    counts = torch.bincount(run, minlength=slots * chunks)
+    steps = -(-counts // _VECTOR)
+    ends = steps.cumsum(0)
+    # Where each vector goes; what fills a k-step up repeats the run's last column, times zero.
+    starts = ends - steps
+    rank = torch.arange(len(run), device=run.device) - (counts.cumsum(0) - counts)[run]
+    length = int(ends[-1]) * _VECTOR
+    codes, bases = base.new_zeros(length), base.new_full((length,), -1)
+    at = starts[run] * _VECTOR + rank
+    codes[at], bases[at] = code, base
+    filled = torch.repeat_interleave(steps * _VECTOR - counts)
+    last = (counts.cumsum(0) - 1)[filled]
+    codes[bases < 0] = code[last]
+    parts = (group_of_slot, ends.new_zeros(1), ends, codes, bases)
+    return torch.cat(parts).to(torch.int32)
+
+
+def _bank(column: Tensor, tap_row: Tensor, tap_column: Tensor, height: int, width: int) -> Tensor:
+    """Return which eighth of the banks a column's row begins in, in a tile of 4 x 8 pixels."""
+    plane_w = 8 + width - 1
+    plane = (4 + height - 1) * plane_w | 1
+    return (column * plane + tap_row * plane_w + tap_column) % 8
+
+
+def _dealt(run: Tensor, base: Tensor, code: Tensor, bank: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort vectors by run, those of one run so that neighbours are of different banks."""
+    by_bank = (run * 8 + bank).argsort(stable=True)
+    key = (run * 8 + bank)[by_bank]
+    rank = torch.arange(len(key), device=key.device) - torch.searchsorted(key, key)
+    by_rank = rank.argsort(stable=True)
+    order = by_bank[by_rank]
+    order = order[run[order].argsort(stable=True)]
+    return run[order], base[order], code[order]
+
+
+def fits(
+    columns: int, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], out_w
+):
+    """Say whether a tile fits into shared memory.
+
+    columns: channels that are summed over.  stride: 1 for an input gradient.
+    out_w: width of the pass's result.
+    """
+    if max(kernel) > _LARGEST_KERNEL:
+        return False
+    tile_w = min(8, 1 << max(out_w - 1, 0).bit_length())
+    tile = (_PIXELS // tile_w, tile_w)
+    plane_h, plane_w = (
+        (tile[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 for i in range(2)
+    )
+    rows = -(-min(columns, _COLUMNS) // 4) * 4
+    return rows * (plane_h * plane_w | 1) * 16 <= _TILE_BYTES
+
+
+def fits_all(shape: Sequence[int], input_hw: Sequence[int], conv) -> bool:
+    """Say whether the forward and the input gradient of a convolution fit, see `fits`.
+
+    shape: (C_out, C_in, kH, kW).  conv: stride, padding, dilation, groups.
+    """
+    stride, padding, dilation, _ = conv
+    kernel = shape[2:]
+    out_w = output_size(input_hw[1], kernel[1], stride[1], padding[1], dilation[1])
+    return fits(shape[1], kernel, stride, dilation, out_w) and fits(
+        shape[0], kernel, (1, 1), dilation, input_hw[1]
+    )

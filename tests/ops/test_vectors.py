@@ -1,0 +1,79 @@
+"""Masks covered by vectors: the plan holds every kept weight, where a warp looks for it."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from strategies import conv_cases
+
+from sparselth.ops.vectors import densities, find_vectors, fits_all
+
+
+def listed(plan, mask, by_input):
+    """Walk a plan as the kernel does; yield (first row, column, taps, base, run) of each vector,
+    base -1 of those that fill a k-step up.
+    """
+    outs, ins, height, width = mask.shape
+    rows, columns = (ins, outs) if by_input else (outs, ins)
+    slots, chunks = -(-rows // 64) * 4, -(-columns // 32)
+    groups = plan[:slots].tolist()
+    starts = plan[slots : slots + slots * chunks + 1].tolist()
+    codes, bases = plan[slots + slots * chunks + 1 :].view(2, -1).tolist()
+    assert starts[0] == 0
+    assert starts[-1] * 16 == len(codes)
+    for run, (first, end) in enumerate(itertools.pairwise(starts)):
+        for at in range(16 * first, 16 * end):
+            column = run % chunks * 32 + (codes[at] & 31)
+            taps = (codes[at] >> 5 & 255, codes[at] >> 13 & 255)
+            if by_input:
+                taps = (height - 1 - taps[0], width - 1 - taps[1])
+            yield groups[run // chunks] * 16, column, *taps, bases[at], run
+
+
+@given(conv_cases())
+@settings(max_examples=60)
+def test_every_kept_weight_is_covered_once(case):
+    _, _, mask, _ = case.tensors()
+    flat = torch.arange(mask.numel()).view(mask.shape)
+    for by_input, plan in enumerate(find_vectors(mask)):
+        rows = mask.transpose(0, 1) if by_input else mask
+        positions = flat.transpose(0, 1) if by_input else flat
+        covered = torch.zeros_like(rows)
+        known = {}
+        for row, column, tap_row, tap_column, base, run in listed(plan, mask, bool(by_input)):
+            vector = (slice(row, row + 16), column, tap_row, tap_column)
+            if base < 0:  # reads what the group keeps anyway, times zero
+                assert (column, tap_row, tap_column) in known[run]
+                continue
+            known.setdefault(run, set()).add((column, tap_row, tap_column))
+            assert rows[vector].any()
+            assert not covered[vector].any()
+            covered[vector] = True
+            assert positions[row, column, tap_row, tap_column] == base
+        assert not (rows & ~covered).any()
+
+
+def test_groups_with_the_most_vectors_come_first():
+    mask = torch.zeros(40, 3, 1, 1, dtype=torch.bool)
+    mask[20, :2] = mask[35, 0] = True
+    plan = find_vectors(mask).by_output
+    assert plan[:4].tolist() == [1, 2, 0, -1]
+    assert densities(mask) == (pytest.approx(3 / 9), pytest.approx(2 / 40))
+
+
+def test_neighbours_in_a_k_step_are_of_different_banks():
+    plan = find_vectors(torch.ones(16, 32, 3, 3, dtype=torch.bool)).by_output
+    codes = plan[9:].view(2, -1)[0].view(-1, 8)
+    rows = (codes & 31) * 61 + (codes >> 5 & 255) * 10 + (codes >> 13 & 255)  # of a 6 x 10 plane
+    distinct = [len(set(eight)) for eight in (rows % 8).tolist()]
+    assert sum(distinct) > 7.5 * len(distinct)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "there"),
+    [(3, 1, 1, True), (7, 1, 1, True), (3, 2, 1, True), (7, 2, 1, False), (3, 1, 8, False)],
+)
+def test_what_fits_into_shared_memory(kernel, stride, dilation, there):
+    conv = ([stride] * 2, [kernel // 2 * dilation] * 2, [dilation] * 2, 1)
+    assert fits_all((64, 64, kernel, kernel), (56, 56), conv) == there
