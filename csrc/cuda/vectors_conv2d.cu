@@ -155,7 +155,8 @@ __device__ void load_vector_tile(const VectorsTile& t, int32_t image, int32_t y,
     }
     uint32_t pairs[kImages][2];  // of columns
     const int64_t image_stride = int64_t(t.in_h) * t.in_w * t.columns;
-    const T* from = input + image * image_stride + (from_y * t.in_w + from_x) * t.columns + first;
+    const int64_t pixel_at = int64_t(from_y) * t.in_w + from_x;
+    const T* from = input + image * image_stride + pixel_at * t.columns + first;
 #pragma unroll
     for (int n = 0; n < kImages; ++n, from += image_stride) {
       uint2 values{0, 0};

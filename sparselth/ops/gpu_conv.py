@@ -97,7 +97,8 @@ class Found:
 
 
 @cache
-def _has_entries() -> bool:
+def _has_cuda_kernels() -> bool:
+    """Say whether the convolutions of _C_cuda are there."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::entries_conv2d", "CUDA")
 
 
@@ -112,7 +113,7 @@ def block_plan(mask: Tensor, groups: int) -> Tensor:
     left = find_compaction(mask) if groups == 1 else None
     if left is not None:
         work["compaction"] = left.density
-    if _has_entries():
+    if _has_cuda_kernels():
         density = float(mask.sum()) / max(mask.numel(), 1)
         work["entries"] = density * _RATE_OF_CUDNN / _RATE_OF_ENTRIES
         if groups == 1:

@@ -20,8 +20,8 @@ CONV = ([2, 1], [1, 1], [1, 1], 1)
 
 @pytest.fixture(autouse=True)
 def with_entries(monkeypatch):
-    """Let the kernel of single weights count as there."""
-    monkeypatch.setattr(gpu_conv, "_has_entries", lambda: True)
+    """Let the kernels of _C_cuda count as there."""
+    monkeypatch.setattr(gpu_conv, "_has_cuda_kernels", lambda: True)
 
 
 @pytest.fixture
