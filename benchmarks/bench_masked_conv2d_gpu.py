@@ -2,7 +2,8 @@
 
 Times are medians of CUDA events with the L2 cache flushed before each call. Dense is cuDNN with
 `benchmark=True` and the mask multiplied into the weight beforehand, so that its cost is not counted
-against dense; float32 multiplies in TF32 on both sides, as torch's default has it. `auto` is
+against dense; float32 multiplies in TF32 on both sides, as torch's default has it. A second ratio
+takes the fastest of cuDNN's types, whatever the sparse one's. `auto` is
 MaskedConv2d, which measures when a mask is new. The column where a line crosses 1 is the sparsity
 from which sparse wins.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -84,6 +86,14 @@ def milliseconds(call: Callable[[], object]) -> float:
     return do_bench(call, warmup=2, rep=10, return_mode="median")
 
 
+@cache
+def dense_milliseconds(layer: Layer, dtype: str) -> float:
+    """Time cuDNN's forward and backward of a layer. dtype: of DTYPES, or "fp32" without TF32."""
+    case = case_of(layer, DTYPES.get(dtype, torch.float32))
+    with torch.backends.cudnn.flags(benchmark=True, allow_tf32=dtype != "fp32"):
+        return milliseconds(step(case, lambda x, w: F.conv2d(x, w, **case.conv)))
+
+
 def masks_of(weight: Tensor, pattern: str) -> Iterator[tuple[float, Tensor]]:
     """Draw a mask for each sparsity that leaves something."""
     groups = find_pattern(pattern).groups(weight.shape)
@@ -120,12 +130,13 @@ def auto(case: Case, mask: Tensor) -> Callable[[], object]:
 def bench_masked_conv2d_cuda(benchmark, layer, dtype):
     """Measure every pattern and sparsity of a layer: one entry each among the results."""
     case = case_of(layer, DTYPES[dtype])
+    dense = {name: dense_milliseconds(layer, name) for name in (*DTYPES, "fp32")}
     with torch.backends.cudnn.flags(benchmark=True, allow_tf32=True):
-        dense = milliseconds(step(case, lambda x, w: F.conv2d(x, w, **case.conv)))
         found = []
         for pattern in PATTERNS:
             for sparsity, mask in masks_of(case.weight, pattern):
-                values = {"sparse": milliseconds(sparse(case, mask)), "dense": dense}
+                values = {"sparse": milliseconds(sparse(case, mask)), "dense": dense[dtype]}
+                values |= {f"dense {name}": ms for name, ms in dense.items()}
                 if (pattern, sparsity) in AUTO:
                     values["auto"] = milliseconds(auto(case, mask))
                 if pattern in ("element", "16x1") and _has_cuda_kernels():
@@ -141,6 +152,7 @@ def bench_masked_conv2d_cuda(benchmark, layer, dtype):
 
 RATIOS = (
     Ratio("cuDNN, channels_last", ("dense",)),
+    Ratio("the fastest cuDNN of bf16, tf32, fp32", tuple(f"dense {n}" for n in (*DTYPES, "fp32"))),
     Ratio("cuDNN, channels_last, chosen by measuring", ("dense",), ours=("auto",)),
     Ratio(
         "cuDNN, channels_last, by the kernels for scattered masks", ("dense",), ours=("scattered",)
