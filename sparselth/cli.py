@@ -14,6 +14,9 @@ from rich.console import Console
 from . import __version__
 from .errors import SparselthError
 from .memory import keep_freed_memory
+from .models import names
+
+_MODELS = f"One of {', '.join(names())}."
 
 app = typer.Typer(
     help="Train sparse networks fast, and compare the ways to get them.",
@@ -64,7 +67,7 @@ def info() -> None:
 
 @app.command()
 def profile(
-    model: Annotated[str, typer.Argument(help="resnet20 or vgg11.")],
+    model: Annotated[str, typer.Argument(help=_MODELS)],
     sparsity: Annotated[float, typer.Option(help="Of magnitude masks, per layer.")] = 0.95,
     batch: Annotated[int, typer.Option(help="Images per step.")] = 128,
     image: Annotated[int, typer.Option(help="Height and width.")] = 32,
@@ -108,7 +111,7 @@ def study(
     out: Annotated[
         Path | None, typer.Option(help="Run folder; the same one again goes on.")
     ] = None,
-    model: Annotated[_Text, typer.Option(help="resnet20 or vgg11.")] = None,
+    model: Annotated[_Text, typer.Option(help=_MODELS)] = None,
     width: Annotated[_Number, typer.Option(help="Multiplies the channels of the model.")] = None,
     data: Annotated[_Text, typer.Option(help="mnist5k, mnist, cifar10 or cifar100.")] = None,
     data_root: Annotated[_Text, typer.Option(help="Folder with the data set's files.")] = None,

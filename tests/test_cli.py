@@ -57,7 +57,7 @@ def test_profile_shows_every_layer():
     assert lines[0].startswith("layer")
     assert lines[-1].startswith("total")
     assert sum(line.startswith("stages.") and " % " in line for line in lines) == 20
-    _check_sentence(_run("profile", "lenet"), "known: resnet20, vgg11")
+    _check_sentence(_run("profile", "lenet"), "known: conv4, mobilenetv2, resnet18, resnet20")
     _check_sentence(_run("profile", "vgg11", "--batch", "0"), "--batch 0")
 
 
@@ -73,7 +73,7 @@ def _check_sentence(result, text):
     ("arguments", "says"),
     [
         (["--preset", "tiny"], "demo, paper, smoke"),
-        (["--model", "lenet"], "resnet20, vgg11"),
+        (["--model", "lenet"], "resnet56, vgg11, vgg16"),
         (["--data", "cifar10"], "--data-root"),
         (["--data", "cifar10", "--data-root", "."], "cifar-10-batches-bin"),
         (["--config", "missing.yaml"], "missing.yaml cannot be read"),

@@ -1,4 +1,4 @@
-"""The paper's networks for 32 x 32 images, by name, with scalable width."""
+"""The networks of the paper and its kin for 32 x 32 images, by name, with scalable width."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from collections.abc import Callable
 from torch import nn
 
 from ..errors import SparselthError, unknown_name
-from .resnet import ResNet, resnet20
-from .vgg import VGG, vgg11
+from .conv4 import Conv4, conv4
+from .mobilenet import MobileNetV2, mobilenetv2
+from .resnet import ResNet, resnet18, resnet20, resnet32, resnet56
+from .vgg import VGG, vgg11, vgg16
 
 REGISTRY: dict[str, Callable[[int, int, float], nn.Module]] = {
+    "conv4": conv4,
+    "mobilenetv2": mobilenetv2,
+    "resnet18": resnet18,
     "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet56": resnet56,
     "vgg11": vgg11,
+    "vgg16": vgg16,
 }
 
 
@@ -39,4 +47,20 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, width: float =
     return REGISTRY[name](num_classes, in_channels, width)
 
 
-__all__ = ["REGISTRY", "VGG", "ResNet", "build", "names", "resnet20", "vgg11"]
+__all__ = [
+    "REGISTRY",
+    "VGG",
+    "Conv4",
+    "MobileNetV2",
+    "ResNet",
+    "build",
+    "conv4",
+    "mobilenetv2",
+    "names",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet56",
+    "vgg11",
+    "vgg16",
+]

@@ -34,19 +34,27 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of basic blocks, 16-32-64 channels at width 1: (N, C, 32, 32) -> (N, classes).
+    """Stages of basic blocks, each after the first halving the image: (N, C, H, W) -> (N, classes).
 
-    With 3 input channels and 3 blocks a stage (ResNet-20), 269,824 weights are prunable: every
-    convolution but the stem.
+    stages: channels of each stage at width 1.  blocks: in each stage.
+    With 3 input channels, stages of 16-32-64 channels and 3 blocks (ResNet-20), 269,824 weights are
+    prunable: every convolution but the stem.
     """
 
-    def __init__(self, blocks: int, num_classes: int, in_channels: int, width: float) -> None:
+    def __init__(
+        self,
+        stages: tuple[int, ...],
+        blocks: int,
+        num_classes: int,
+        in_channels: int,
+        width: float,
+    ) -> None:
         super().__init__()
-        channels = [scaled(c, width) for c in (16, 32, 64)]
+        channels = [scaled(c, width) for c in stages]
         self.stem = conv(in_channels, channels[0])
         self.bn = nn.BatchNorm2d(channels[0])
         self.relu = nn.ReLU(inplace=True)
-        stages = []
+        built = []
         previous = channels[0]
         for index, out_channels in enumerate(channels):
             stage = []
@@ -54,8 +62,8 @@ class ResNet(nn.Module):
                 stride = 2 if index > 0 and block == 0 else 1
                 stage.append(BasicBlock(previous, out_channels, stride))
                 previous = out_channels
-            stages.append(nn.Sequential(*stage))
-        self.stages = nn.Sequential(*stages)
+            built.append(nn.Sequential(*stage))
+        self.stages = nn.Sequential(*built)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(previous, num_classes)
@@ -67,6 +75,24 @@ class ResNet(nn.Module):
         return self.classifier(self.flatten(x))
 
 
+_CIFAR = (16, 32, 64)
+
+
 def resnet20(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
     """Build ResNet-20: three blocks a stage."""
-    return ResNet(3, num_classes, in_channels, width)
+    return ResNet(_CIFAR, 3, num_classes, in_channels, width)
+
+
+def resnet32(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
+    """Build ResNet-32: five blocks a stage."""
+    return ResNet(_CIFAR, 5, num_classes, in_channels, width)
+
+
+def resnet56(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
+    """Build ResNet-56: nine blocks a stage."""
+    return ResNet(_CIFAR, 9, num_classes, in_channels, width)
+
+
+def resnet18(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
+    """Build ResNet-18 with the stem for 32 x 32 images: 3 x 3, stride 1, no pooling."""
+    return ResNet((64, 128, 256, 512), 2, num_classes, in_channels, width)

@@ -1,7 +1,8 @@
 """VGG with batch norm for 32 x 32 images, one linear layer on top.
 
 Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", 2015, configuration A; without its three large linear layers, as is usual for 32 x 32.
+Recognition", 2015, configurations A and D; without their three large linear layers, as is usual for
+32 x 32.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from .layers import conv, initialise, scaled
 
 # Channels of each convolution; 0 halves the image.
 _VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512)
+_VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 
 
 class VGG(nn.Module):
@@ -49,3 +51,8 @@ class VGG(nn.Module):
 def vgg11(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> VGG:
     """Build VGG-11: eight convolutions and one linear layer."""
     return VGG(_VGG11, num_classes, in_channels, width)
+
+
+def vgg16(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> VGG:
+    """Build VGG-16: thirteen convolutions and one linear layer."""
+    return VGG(_VGG16, num_classes, in_channels, width)

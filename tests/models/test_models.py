@@ -6,9 +6,20 @@ import torch
 from sparselth import SparselthError, models
 from sparselth.pruning import prunable_parameters
 
+PRUNABLE = {
+    "conv4": 2_420_736,
+    "mobilenetv2": 2_188_896,
+    "resnet18": 11_157_504,
+    "resnet20": 269_824,  # as the paper has it, like VGG-11
+    "resnet32": 463_360,
+    "resnet56": 850_432,
+    "vgg11": 9_216_000,
+    "vgg16": 14_708_736,
+}
 
-@pytest.mark.parametrize(("name", "prunable"), [("resnet20", 269_824), ("vgg11", 9_216_000)])
-def test_prunable_weights_are_those_of_the_paper(name, prunable):
+
+@pytest.mark.parametrize(("name", "prunable"), PRUNABLE.items())
+def test_prunable_weights(name, prunable):
     parameters = prunable_parameters(models.build(name, num_classes=10, in_channels=3))
     assert sum(p.numel() for p in parameters.values()) == prunable
 
@@ -30,6 +41,14 @@ def test_any_width_runs_and_learns(name, width):
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_sizes_are_those_that_torchvision_and_the_papers_have():
+    sizes = {n: sum(p.numel() for p in models.build(n).parameters()) for n in models.names()}
+    assert sizes["mobilenetv2"] == 2_236_682  # torchvision's, for ten classes
+    assert sizes["conv4"] == 2_425_930  # Frankle and Carbin: 2.4 M
+    assert round(sizes["resnet18"] / 1e6, 2) == 11.17
+    assert {n for n in models.names() if n not in PRUNABLE} == set()
+
+
 def test_seed_decides_the_weights():
     draws = []
     for seed in (1, 1, 2):
@@ -46,7 +65,7 @@ def test_convolutions_have_kaiming_fan_out_spread():
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(SparselthError, match="resnet20, vgg11"):
+    with pytest.raises(SparselthError, match="resnet20, resnet32, resnet56, vgg11"):
         models.build("resnet2000")
 
 

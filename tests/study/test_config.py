@@ -70,7 +70,7 @@ def test_yaml_that_is_none(tmp_path, text):
         ({"sparsities": [1.0]}, "below 1"),
         ({"sparsities": [0.0]}, "above 0"),
         ({"learning_rates": [-0.1]}, "above 0"),
-        ({"model": "lenet"}, "resnet20, vgg11"),
+        ({"model": "lenet"}, "resnet20, resnet32"),
         ({"data": "svhn"}, "mnist5k"),
         ({"generators": ["imp"]}, "admm, magnitude"),
         ({"protocols": ["rewind"]}, "finetune, reinit, ticket"),
