@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> blocked_batch_norm(
 
 std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward(
     const Tensor& grad, int64_t grad_halo, const std::optional<Tensor>& gate, int64_t gate_halo,
-    const std::optional<Tensor>& gate_scale, const std::optional<Tensor>& gate_shift,
+    const std::optional<Tensor>& gate_scale, const std::optional<Tensor>& gate_shift, double upper,
     const Tensor& blocked, int64_t batch, int64_t blocked_halo, const Tensor& mean,
     const Tensor& invstd, const std::optional<Tensor>& weight, bool training, int64_t halo) {
   const char* op = "blocked_batch_norm_backward";
@@ -77,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward(
     const Tensor dw = torch::stable::new_empty(grad, {in.channels});
     const Tensor db = torch::stable::new_empty(grad, {in.channels});
     SPARSELTH_CALL_ISA(batch_norm_backward<T>, dy.view(), g.view(), in, batch,
-                       {m.data(), s.data(), w.data(), gs.data(), gh.data(), training},
+                       {m.data(), s.data(), w.data(), gs.data(), gh.data(), T(upper), training},
                        blocked_view<T>(dx, halo, in.lanes, op), data<T>(dw), data<T>(db),
                        torch_threads(dx.numel() * (gate ? 4 : 3)));
     result = {dx, dw, db};

@@ -140,15 +140,15 @@ struct GateOfX {
 template <class T, Gate kGate>
 struct AddGradients {
   const T *grad, *x, *gate;
-  Vec<T> mean;
+  Vec<T> mean, upper;
   GateOfX<T> of_x;
 
   SPARSELTH_INLINE void operator()(int64_t pixel, Vec<T>& sum, Vec<T>& products) const {
     const int64_t at = pixel * kLanes<T>;
     const Vec<T> value = load(x + at);
     Vec<T> g = load(grad + at);
-    if constexpr (kGate == Gate::given) g = gated<T>(g, load(gate + at));
-    if constexpr (kGate == Gate::of_x) g = gated<T>(g, of_x(value));
+    if constexpr (kGate == Gate::given) g = gated<T>(g, load(gate + at), upper);
+    if constexpr (kGate == Gate::of_x) g = gated<T>(g, of_x(value), upper);
     sum += g;
     products += g * (value - mean);
   }
@@ -157,24 +157,26 @@ struct AddGradients {
 // dx of one channel. kTraining: through the batch's own mean and invstd.
 template <class T, Gate kGate, bool kTraining>
 struct BatchNormBackwardRule {
-  Vec<T> scale, mean, slope, shift;
+  Vec<T> scale, mean, slope, shift, upper;
   GateOfX<T> of_x;
 
   // in: the gradient, then the gate if it is given, then x if it is read.
   SPARSELTH_INLINE Vec<T> operator()(const Vec<T>* in) const {
     constexpr int kX = kGate == Gate::given ? 2 : 1;
     Vec<T> g = in[0];
-    if constexpr (kGate == Gate::given) g = gated<T>(g, in[1]);
-    if constexpr (kGate == Gate::of_x) g = gated<T>(g, of_x(in[kX]));
+    if constexpr (kGate == Gate::given) g = gated<T>(g, in[1], upper);
+    if constexpr (kGate == Gate::of_x) g = gated<T>(g, of_x(in[kX]), upper);
     if constexpr (!kTraining) return g * scale;
     return g * scale + ((in[kX] - mean) * slope + shift);
   }
 };
 
 // Per channel. weight: nullptr is ones; gate_scale and gate_shift: nullptr unless the gate is of x.
+// upper: the gate's limit, or NaN.
 template <class T>
 struct BatchNorm {
   const T *mean, *invstd, *weight, *gate_scale, *gate_shift;
+  T upper;
   bool training;
 
   GateOfX<T> gate_of_x(int64_t channel) const {
@@ -191,8 +193,11 @@ Sums channel_sums(const Blocked<const T>& grad, const Blocked<const T>& gate,
   Sums total;
   for (int64_t plane = channel; plane < x.planes(); plane += x.channels) {
     const Sums sums = plane_sums<T>(x.height, x.width, [&](int64_t y) {
-      return AddGradients<T, kGate>{grad.row(plane, y), x.row(plane, y),
-                                    kGate == Gate::given ? gate.row(plane, y) : nullptr, mean,
+      return AddGradients<T, kGate>{grad.row(plane, y),
+                                    x.row(plane, y),
+                                    kGate == Gate::given ? gate.row(plane, y) : nullptr,
+                                    mean,
+                                    broadcast(norm.upper),
                                     of_x};
     });
     total.first += sums.first;
@@ -210,9 +215,12 @@ void batch_norm_backward_channel(const Blocked<const T> (&in)[kInputs], int64_t 
   const double invstd = norm.invstd[channel];
   const double scale = norm.weight ? norm.weight[channel] * invstd : invstd;
   const BatchNormBackwardRule<T, kGate, kTraining> rule{
-      broadcast(T(scale)), broadcast(norm.mean[channel]),
+      broadcast(T(scale)),
+      broadcast(norm.mean[channel]),
       broadcast(T(-scale * invstd * invstd * sums.second / count)),
-      broadcast(T(-scale * sums.first / count)), norm.gate_of_x(channel)};
+      broadcast(T(-scale * sums.first / count)),
+      broadcast(norm.upper),
+      norm.gate_of_x(channel)};
   for (int64_t plane = channel; plane < dx.planes(); plane += dx.channels)
     pointwise_plane<T, kInputs>(in, batch, dx, plane, rule);
 }

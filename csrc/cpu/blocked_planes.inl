@@ -24,10 +24,12 @@ SPARSELTH_INLINE Vec<T> keep(Vec<T> value, Integers<T> mask) {
   return (Vec<T>)((Integers<T>)value & mask);
 }
 
-// The operand's gradient through a ReLU whose result was `gate`.
+// The operand's gradient through a ReLU whose result was `gate`; through one that cuts at `upper`
+// too, unless that is NaN.
 template <class T>
-SPARSELTH_INLINE Vec<T> gated(Vec<T> grad, Vec<T> gate) {
-  return gate <= 0 ? Vec<T>{} : grad;  // NaN is not below zero and passes, as in torch
+SPARSELTH_INLINE Vec<T> gated(Vec<T> grad, Vec<T> gate, Vec<T> upper) {
+  // A NaN gate is neither and passes, as in torch.
+  return (gate <= 0) | (gate >= upper) ? Vec<T>{} : grad;
 }
 
 // Zeroes pixels [to, to + count).

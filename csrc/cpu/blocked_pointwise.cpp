@@ -23,7 +23,8 @@ Tensor blocked_scale_add_relu(const Tensor& a, int64_t batch, int64_t a_halo,
                               const std::optional<Tensor>& a_scale,
                               const std::optional<Tensor>& a_shift, const std::optional<Tensor>& b,
                               int64_t b_halo, const std::optional<Tensor>& b_scale,
-                              const std::optional<Tensor>& b_shift, bool relu, int64_t halo) {
+                              const std::optional<Tensor>& b_shift, bool relu, double upper,
+                              int64_t halo) {
   const char* op = "blocked_scale_add_relu";
   std::optional<Tensor> result;
   with_blocked_type(a.scalar_type(), op, [&](auto type) {
@@ -35,7 +36,7 @@ Tensor blocked_scale_add_relu(const Tensor& a, int64_t batch, int64_t a_halo,
     const PerChannel<T> bs(b_scale, in.channels, op), bh(b_shift, in.channels, op);
     result = empty_planes(a, in.height, in.width, halo);
     SPARSELTH_CALL_ISA(scale_add_relu<T>, in, right.view(), batch,
-                       {as.data(), ah.data(), bs.data(), bh.data()}, relu,
+                       {as.data(), ah.data(), bs.data(), bh.data(), T(upper)}, relu,
                        blocked_view<T>(*result, halo, in.lanes, op),
                        torch_threads(result->numel() * (b ? 3 : 2)));
   });
@@ -43,7 +44,7 @@ Tensor blocked_scale_add_relu(const Tensor& a, int64_t batch, int64_t a_halo,
 }
 
 Tensor blocked_relu_backward_add(const Tensor& grad, int64_t grad_halo,
-                                 const std::optional<Tensor>& gate, int64_t gate_halo,
+                                 const std::optional<Tensor>& gate, int64_t gate_halo, double upper,
                                  const std::optional<Tensor>& other, int64_t other_halo,
                                  int64_t halo) {
   const char* op = "blocked_relu_backward_add";
@@ -54,7 +55,7 @@ Tensor blocked_relu_backward_add(const Tensor& grad, int64_t grad_halo,
     const BlockedOperand<T> g(gate, gate_halo, dy, op), o(other, other_halo, dy, op);
     const Blocked<const T>& in = dy.view();
     result = empty_planes(grad, in.height, in.width, halo);
-    SPARSELTH_CALL_ISA(relu_backward_add<T>, in, g.view(), o.view(),
+    SPARSELTH_CALL_ISA(relu_backward_add<T>, in, g.view(), o.view(), T(upper),
                        blocked_view<T>(*result, halo, in.lanes, op),
                        torch_threads(result->numel() * (2 + gate.has_value() + other.has_value())));
   });

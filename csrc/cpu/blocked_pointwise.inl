@@ -1,7 +1,9 @@
 // Pointwise maps of blocked activations, compiled per instruction set.
 //
 //   scale_add_relu     y  = relu?(a_scale a + a_shift + b_scale b + b_shift), per channel
-//   relu_backward_add  dx = (0 where gate <= 0 else dy) + other
+//   relu_backward_add  dx = (0 where gate <= 0 or gate >= upper else dy) + other
+//
+// A ReLU may cut at an upper limit as well (ReLU6); NaN is none.
 //
 // A batch norm, the shortcut's batch norm, their sum and its ReLU are one such pass. Cost: each
 // operand is read once and the result written once; nothing else touches memory.
@@ -12,31 +14,38 @@
 template <class T>
 struct ScalesAndShifts {
   const T *a_scale, *a_shift, *b_scale, *b_shift;
+  T upper;
 };
 
 template <class T, bool kAdd, bool kRelu>
 struct ScaleAddRule {
-  Vec<T> a_scale, b_scale, shift;
+  Vec<T> a_scale, b_scale, shift, upper;
 
   ScaleAddRule(const ScalesAndShifts<T>& s, int64_t c)
       : a_scale(broadcast(s.a_scale ? s.a_scale[c] : T(1))),
         b_scale(broadcast(s.b_scale ? s.b_scale[c] : T(1))),
         shift(broadcast((s.a_shift ? s.a_shift[c] : T(0)) +
-                        (kAdd && s.b_shift ? s.b_shift[c] : T(0)))) {}
+                        (kAdd && s.b_shift ? s.b_shift[c] : T(0)))),
+        upper(broadcast(s.upper)) {}
 
   SPARSELTH_INLINE Vec<T> operator()(const Vec<T>* in) const {
     Vec<T> y = in[0] * a_scale + shift;
     if constexpr (kAdd) y += in[1] * b_scale;
-    if constexpr (kRelu) y = y < 0 ? Vec<T>{} : y;  // NaN is not below zero and stays, as in torch
+    if constexpr (kRelu) {
+      y = y < 0 ? Vec<T>{} : y;  // NaN is not below zero and stays, as in torch
+      y = y > upper ? upper : y;
+    }
     return y;
   }
 };
 
 template <class T, bool kGate, bool kOther>
 struct ReluBackwardRule {
+  Vec<T> upper;
+
   SPARSELTH_INLINE Vec<T> operator()(const Vec<T>* in) const {
     Vec<T> grad = in[0];
-    if constexpr (kGate) grad = gated<T>(grad, in[1]);
+    if constexpr (kGate) grad = gated<T>(grad, in[1], upper);
     if constexpr (kOther) grad += in[kGate ? 2 : 1];
     return grad;
   }
@@ -58,12 +67,14 @@ void scale_add_relu(const Blocked<const T>& a, const Blocked<const T>& b, int64_
 
 template <class T>
 void relu_backward_add(const Blocked<const T>& grad, const Blocked<const T>& gate,
-                       const Blocked<const T>& other, const Blocked<T>& out,
+                       const Blocked<const T>& other, T upper, const Blocked<T>& out,
                        const Threads& threads) {
   // Every lane counts as an image: zeros beyond the batch stay zeros.
   const int64_t lanes = grad.blocks * kLanes<T>;
   with_flags(gate.data != nullptr, other.data != nullptr, [&]<bool kGate, bool kOther>() {
-    const auto rule_of = [](int64_t) { return ReluBackwardRule<T, kGate, kOther>(); };
+    const auto rule_of = [&](int64_t) {
+      return ReluBackwardRule<T, kGate, kOther>{broadcast(upper)};
+    };
     if constexpr (kGate && kOther) {
       pointwise<T, 3>({grad, gate, other}, lanes, out, threads, rule_of);
     } else if constexpr (kGate || kOther) {

@@ -11,6 +11,7 @@ may share blocks freely. A plain tensor in a cell is written to, by in-place ops
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import NamedTuple
 
@@ -56,11 +57,16 @@ class Sum(NamedTuple):
     second: Term | None = None
 
 
+# The limit of a ReLU that has none: what ReLU6 has at 6.
+NO_LIMIT = math.nan
+
+
 class Gated(NamedTuple):
-    """A gradient before the ReLU whose result was `gate`: 0 where gate <= 0, else grad."""
+    """A gradient before the ReLU whose result was `gate`: 0 where gate <= 0 or >= upper."""
 
     grad: Block
     gate: Block
+    upper: float
 
 
 class Positions(NamedTuple):
@@ -82,8 +88,8 @@ class Positions(NamedTuple):
         return rows * self.input_hw[1] + columns
 
 
-def evaluate(total: Sum, batch: int, relu: bool) -> Block:
-    """Compute a sum, and the ReLU after it, in one pass."""
+def evaluate(total: Sum, batch: int, relu: bool, upper: float = NO_LIMIT) -> Block:
+    """Compute a sum, and the ReLU after it, up to `upper`, in one pass."""
     (a, a_scale, a_shift), second = total
     if second is None:
         b, b_scale, b_shift = None, None, None
@@ -91,7 +97,7 @@ def evaluate(total: Sum, batch: int, relu: bool) -> Block:
         b, b_scale, b_shift = second
     data, halo = (None, 0) if b is None else b[:2]
     out = _scale_add_relu(
-        a.data, batch, a.halo, a_scale, a_shift, data, halo, b_scale, b_shift, relu, HALO
+        a.data, batch, a.halo, a_scale, a_shift, data, halo, b_scale, b_shift, relu, upper, HALO
     )
     if not relu or b is not None or a_scale is None or a_shift is None:
         return Block(out, HALO)
@@ -100,9 +106,9 @@ def evaluate(total: Sum, batch: int, relu: bool) -> Block:
 
 def add_gated(gated: Gated, other: Block | None) -> Block:
     """Compute a gated gradient, and the sum with another one, in one pass."""
-    grad, gate = gated
+    grad, gate, upper = gated
     data, halo = (None, 0) if other is None else other[:2]
-    out = _relu_backward_add(grad.data, grad.halo, gate.data, gate.halo, data, halo, HALO)
+    out = _relu_backward_add(grad.data, grad.halo, gate.data, gate.halo, upper, data, halo, HALO)
     return Block(out, HALO)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocked_cell import Block, Gated, State, Sum, Term, add_gated, evaluate
+from .blocked_cell import NO_LIMIT, Block, Gated, State, Sum, Term, add_gated, evaluate
 from .blocked_layout import HALO, lanes
 from .blocked_tensor import HANDLERS, BlockedTensor
 
@@ -120,12 +120,13 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
         return NotImplemented
     if not training:
         mean, invstd = running_mean, _invstd(running_var, eps)
-    grad, gate = _split(grad_out)
+    grad, gate, upper = _split(grad_out)
     block = blocks_of(input)
     outs = _ops.blocked_batch_norm_backward.default(
         grad.data,
         grad.halo,
         *_gate_arguments(gate, block),
+        upper,
         block.data,
         input.shape[0],
         block.halo,
@@ -149,14 +150,14 @@ def _gate_arguments(gate: Block | None, x: Block) -> tuple[Tensor | None, int, A
     return gate.data, gate.halo, None, None
 
 
-def _split(grad: Tensor) -> tuple[Block, Block | None]:
-    """Return a gradient and the gate that is still to be applied to it."""
+def _split(grad: Tensor) -> tuple[Block, Block | None, float]:
+    """Return a gradient, the gate that is still to be applied to it, and the gate's limit."""
     if isinstance(grad, BlockedTensor) and isinstance(grad._cell.state, Gated):
         return grad._cell.state
-    return blocks_of(grad), None
+    return blocks_of(grad), None, NO_LIMIT
 
 
-# --- ReLU and addition ------------------------------------------------------------------------
+# --- ReLU, ReLU6 and addition -----------------------------------------------------------------
 
 
 def _sum_of(x: Tensor) -> Sum:
@@ -184,7 +185,35 @@ def _(x):
 def _(grad_output, result, threshold):
     if threshold != 0 or not is_blocked(result) or not _fits(grad_output, result):
         return NotImplemented
-    return result.like(Gated(blocks_of(grad_output), blocks_of(result)))
+    return result.like(Gated(blocks_of(grad_output), blocks_of(result), NO_LIMIT))
+
+
+def _is_relu(lower: float, upper: float) -> bool:
+    """Say whether hardtanh is a ReLU that cuts at `upper`, as ReLU6 is."""
+    return lower == 0 and upper > 0
+
+
+@handles(_aten.hardtanh.default)
+def _(x, min_val=-1, max_val=1):
+    if not x.is_blocked() or not _is_relu(min_val, max_val):
+        return NotImplemented
+    return x.like(evaluate(_sum_of(x), x._cell.batch, True, max_val))
+
+
+@handles(_aten.hardtanh_.default)
+def _(x, min_val=-1, max_val=1):
+    if not x.is_blocked() or not _is_relu(min_val, max_val):
+        return NotImplemented
+    x._cell.state = evaluate(_sum_of(x), x._cell.batch, True, max_val)
+    return x
+
+
+@handles(_aten.hardtanh_backward.default)
+def _(grad_output, x, min_val, max_val):
+    # x is what came in or, of the op in place, what went out: the same gate.
+    if not is_blocked(x) or not _is_relu(min_val, max_val) or not _fits(grad_output, x):
+        return NotImplemented
+    return x.like(Gated(blocks_of(grad_output), blocks_of(x), max_val))
 
 
 def _added(a: Tensor, b: Tensor) -> State:

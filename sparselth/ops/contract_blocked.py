@@ -39,23 +39,25 @@ BLOCKED_SCHEMAS: dict[str, str] = {
         "Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, float eps) "
         "-> (Tensor, Tensor, Tensor, Tensor)"
     ),
-    # relu?(a * a_scale + a_shift + b * b_scale + b_shift), scales and shifts per channel.
+    # relu?(a * a_scale + a_shift + b * b_scale + b_shift), scales and shifts per channel. A ReLU
+    # also cuts at `upper`, there and below, unless that is NaN: ReLU6.
     "blocked_scale_add_relu": (
         "(Tensor a, int batch, int a_halo, Tensor? a_scale, Tensor? a_shift, Tensor? b, "
-        "int b_halo, Tensor? b_scale, Tensor? b_shift, bool relu, int halo) -> Tensor"
+        "int b_halo, Tensor? b_scale, Tensor? b_shift, bool relu, float upper, int halo) -> Tensor"
     ),
-    # (0 where gate <= 0 else grad) + other: the backward of a ReLU whose result was `gate`.
+    # (0 where gate <= 0 or gate >= upper else grad) + other: the backward of a ReLU whose result
+    # was `gate`.
     "blocked_relu_backward_add": (
-        "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, Tensor? other, int other_halo, "
-        "int halo) -> Tensor"
+        "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, float upper, Tensor? other, "
+        "int other_halo, int halo) -> Tensor"
     ),
     # Gradients of batch norm's input, weight and bias; `gate` as above, for a ReLU after it, or
     # gate = blocked * gate_scale + gate_shift, per channel, which saves reading it.
     # training: mean and invstd are the batch's own, and the gradient goes through them.
     "blocked_batch_norm_backward": (
         "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, Tensor? gate_scale, "
-        "Tensor? gate_shift, Tensor blocked, int batch, int blocked_halo, Tensor mean, "
-        "Tensor invstd, Tensor? weight, bool training, int halo) "
+        "Tensor? gate_shift, float upper, Tensor blocked, int batch, int blocked_halo, "
+        "Tensor mean, Tensor invstd, Tensor? weight, bool training, int halo) "
         "-> (Tensor, Tensor, Tensor)"
     ),
     # The maximum and, as uint8 without halo, its position in the window.
@@ -164,12 +166,12 @@ def _(blocked, batch, blocked_halo, weight, bias, running_mean, running_var, mom
 
 
 @fake("blocked_scale_add_relu")
-def _(a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, halo):
+def _(a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, upper, halo):
     return _with_halo(a, a_halo, halo)
 
 
 @fake("blocked_relu_backward_add")
-def _(grad, grad_halo, gate, gate_halo, other, other_halo, halo):
+def _(grad, grad_halo, gate, gate_halo, upper, other, other_halo, halo):
     return _with_halo(grad, grad_halo, halo)
 
 
@@ -181,6 +183,7 @@ def _(
     gate_halo,
     gate_scale,
     gate_shift,
+    upper,
     blocked,
     batch,
     blocked_halo,

@@ -5,6 +5,8 @@ Registered as their default kernels and compared with the compiled ones, as in `
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -108,19 +110,22 @@ def blocked_batch_norm(
 
 
 def blocked_scale_add_relu(
-    a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, halo
+    a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, upper, halo
 ):
     out = from_blocked(a, batch, a_halo) * _per_channel(a_scale, 1.0) + _per_channel(a_shift, 0.0)
     if b is not None:
         images = from_blocked(b, batch, b_halo)
         out = out + images * _per_channel(b_scale, 1.0) + _per_channel(b_shift, 0.0)
-    return to_blocked(F.relu(out) if relu else out, a.shape[-1], halo)
+    if relu:
+        out = F.relu(out) if math.isnan(upper) else F.hardtanh(out, 0.0, upper)
+    return to_blocked(out, a.shape[-1], halo)
 
 
-def blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, other, other_halo, halo):
+def blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, other, other_halo, halo):
     inner = interior(grad, grad_halo)
     if gate is not None:
-        inner = torch.where(interior(gate, gate_halo) <= 0, torch.zeros_like(inner), inner)
+        gates = interior(gate, gate_halo)
+        inner = torch.where((gates <= 0) | (gates >= upper), torch.zeros_like(inner), inner)
     if other is not None:
         inner = inner + interior(other, other_halo)
     return F.pad(inner, (0, 0, halo, halo, halo, halo))
@@ -133,6 +138,7 @@ def blocked_batch_norm_backward(
     gate_halo,
     gate_scale,
     gate_shift,
+    upper,
     blocked,
     batch,
     blocked_halo,
@@ -145,7 +151,7 @@ def blocked_batch_norm_backward(
     if gate_scale is not None:
         scale, shift = gate_scale.view(-1, 1, 1, 1), gate_shift.view(-1, 1, 1, 1)
         gate, gate_halo = blocked * scale + shift, blocked_halo
-    gated = blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, None, 0, 0)
+    gated = blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, None, 0, 0)
     images = from_blocked(blocked, batch, blocked_halo)
     grads = from_blocked(gated, batch, 0)
     normalised = (images - mean.view(1, -1, 1, 1)) * invstd.view(1, -1, 1, 1)

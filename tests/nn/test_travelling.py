@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import sparselth as sl
+from sparselth.models import build
 from sparselth.ops import blocked_handlers
 from sparselth.ops.blocked import BlockedTensor
 
@@ -191,6 +192,25 @@ def test_a_residual_network_converts_at_its_ends_alone():
     # branches of the downsampling block meet without a gate.
     assert calls["blocked_relu_backward_add"] == 1
     assert calls["blocked_scale_add_relu"] == 1
+
+
+def test_mobilenet_stays_in_blocks_between_its_ends():
+    model = build("mobilenetv2", width=0.25).double()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.9))
+    out = None
+
+    def forward():
+        nonlocal out
+        out = model(images(3))
+
+    calls = record(forward)
+    assert (calls["to_blocked"], calls["from_blocked"]) == (1, 1)
+    # A norm and its ReLU6 are one pass, a norm and the addition after it another, and a norm that
+    # has neither a third: 52 norms.
+    assert calls["blocked_scale_add_relu"] == 52
+    calls = record(lambda: out.sum().backward())
+    assert (calls["to_blocked"], calls["from_blocked"]) == (1, 1)
+    assert "blocked_relu_backward_add" not in calls  # gates go with the norms before them
 
 
 @pytest.mark.parametrize("between", [nn.Identity, lambda: nn.MaxPool2d(2)])

@@ -45,6 +45,11 @@ STATES = {
 OPS = {
     "relu": F.relu,
     "relu_": lambda x: x.clone().relu_(),
+    "relu6": lambda x: F.relu6(9 * x),
+    "relu6_": lambda x: F.relu6(9 * x, inplace=True),
+    "hardtanh from zero": lambda x: F.hardtanh(x, 0.0, 0.5),
+    "hardtanh_ from zero": lambda x: F.hardtanh(x.clone(), 0.0, 0.5, inplace=True),
+    "hardtanh": F.hardtanh,
     "add": lambda x: x + x,
     "add scaled": lambda x: torch.add(x, x, alpha=2),
     "add plain": lambda x: x + OTHER,
@@ -303,6 +308,9 @@ def test_what_is_lazy_and_what_computes():
     assert state(grad + x) is Block
     assert state(x + grad) is Block
     assert state(x.add_(grad)) is Block
+    out = F.relu6(norm)
+    assert state(out) is Block
+    assert state(torch.ops.aten.hardtanh_backward(blocked(OTHER), out, 0, 6)) is Gated
 
 
 def test_running_statistics():
@@ -341,6 +349,8 @@ def test_an_activation_is_converted_once():
         lambda x: blocked(x),
         lambda x: blocked(x).dense(),
         lambda x: F.relu(batch_norm(blocked(x)) + blocked(x)),
+        lambda x: F.hardtanh(batch_norm(blocked(x)) + blocked(x), 0.0, 0.5),
+        lambda x: F.hardtanh(batch_norm(blocked(x)), 0.0, 0.5, inplace=True),
         lambda x: batch_norm(blocked(x), training=False) / 3,
         lambda x: F.max_pool2d(blocked(x), 2),
     ],

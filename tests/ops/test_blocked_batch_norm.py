@@ -21,6 +21,11 @@ def tolerance(dtype, count=1):
     return 16 * torch.finfo(dtype).eps * max(1, count) ** 0.5
 
 
+# Of a ReLU: none, or one that values reach.
+NONE = float("nan")
+UPPER = st.sampled_from([NONE, 0.75])
+
+
 def moments(x, batch, halo):
     """Return mean and biased variance."""
     mean, invstd, *_ = ops.blocked_batch_norm(x, batch, halo, None, None, None, None, 0.0, 0.0)
@@ -54,10 +59,11 @@ def test_batch_norm_matches_the_oracle(case, affine, running):
     case=blocked_cases(),
     given_=st.tuples(*[st.booleans()] * 5),
     relu=st.booleans(),
+    upper=UPPER,
     halo=st.integers(0, 2),
 )
 @settings(max_examples=200)
-def test_scale_add_relu_matches_the_oracle(case, given_, relu, halo):
+def test_scale_add_relu_matches_the_oracle(case, given_, relu, upper, halo):
     a, b = case.operands(2)
     c = case.per_channel()
     a_scale, a_shift, b, b_scale, b_shift = (
@@ -65,19 +71,24 @@ def test_scale_add_relu_matches_the_oracle(case, given_, relu, halo):
         for value, is_given in zip((c, c + 1, b, c - 1, 2 * c), given_, strict=True)
     )
     arguments = (a, case.batch, case.halos[0], a_scale, a_shift, b, case.halos[1])
-    arguments += (b_scale, b_shift, relu, halo)
+    arguments += (b_scale, b_shift, relu, upper, halo)
     got, want = ops.blocked_scale_add_relu(*arguments), oracle.blocked_scale_add_relu(*arguments)
     eps = tolerance(case.dtype)
     assert_blocked(got, want, case.batch, halo, rtol=eps, atol=eps)
 
 
-@given(case=blocked_cases(), gate=st.booleans(), other=st.booleans(), halo=st.integers(0, 2))
+@given(
+    case=blocked_cases(),
+    gate=st.booleans(),
+    upper=UPPER,
+    other=st.booleans(),
+    halo=st.integers(0, 2),
+)
 @settings(max_examples=100)
-def test_relu_backward_add_matches_the_oracle(case, gate, other, halo):
-    tensors = case.operands(3)
-    arguments = [tensors[0], case.halos[0]]
-    for is_given, i in ((gate, 1), (other, 2)):
-        arguments += [tensors[i] if is_given else None, case.halos[i]]
+def test_relu_backward_add_matches_the_oracle(case, gate, upper, other, halo):
+    grad, gates, others = case.operands(3)
+    arguments = [grad, case.halos[0], gates if gate else None, case.halos[1], upper]
+    arguments += [others if other else None, case.halos[2]]
     got = ops.blocked_relu_backward_add(*arguments, halo)
     want = oracle.blocked_relu_backward_add(*arguments, halo)
     assert_blocked(got, want, case.batch, halo)
@@ -86,12 +97,13 @@ def test_relu_backward_add_matches_the_oracle(case, gate, other, halo):
 @given(
     case=blocked_cases(),
     gate=st.sampled_from([None, "given", "of x"]),
+    upper=UPPER,
     weight=st.booleans(),
     training=st.booleans(),
     halo=st.integers(0, 2),
 )
 @settings(max_examples=200)
-def test_batch_norm_backward_matches_the_oracle(case, gate, weight, training, halo):
+def test_batch_norm_backward_matches_the_oracle(case, gate, upper, weight, training, halo):
     grad, x, gates = case.operands(3)
     c = case.per_channel()
 
@@ -103,6 +115,7 @@ def test_batch_norm_backward_matches_the_oracle(case, gate, weight, training, ha
             case.halos[2],
             of(c + 0.25) if gate == "of x" else None,
             of(c - 0.5) if gate == "of x" else None,
+            upper,
             of(x),
             case.batch,
             case.halos[1],
@@ -124,17 +137,17 @@ def test_batch_norm_backward_matches_the_oracle(case, gate, weight, training, ha
 
 
 @pytest.mark.parametrize("training", [True, False])
-@given(case=blocked_cases())
+@given(case=blocked_cases(), upper=UPPER)
 @settings(max_examples=50)
-def test_the_gate_of_a_relu_after_the_norm_is_the_same_unread(case, training):
+def test_the_gate_of_a_relu_after_the_norm_is_the_same_unread(case, training, upper):
     grad, x = case.operands(2)
     c = case.per_channel()
     y = ops.blocked_scale_add_relu(
-        x, case.batch, case.halos[1], c, 0.5 * c, None, 0, None, None, True, 1
+        x, case.batch, case.halos[1], c, 0.5 * c, None, 0, None, None, True, upper, 1
     )
 
     def backward(*gate):
-        rest = (x, case.batch, case.halos[1], c, c.abs() + 0.5, None, training, 1)
+        rest = (upper, x, case.batch, case.halos[1], c, c.abs() + 0.5, None, training, 1)
         return ops.blocked_batch_norm_backward(grad, case.halos[0], *gate, *rest)
 
     for read, unread in zip(backward(y, 1, None, None), backward(None, 0, c, 0.5 * c), strict=True):
@@ -170,11 +183,11 @@ def test_nan_and_infinity_stay_in_their_channel(value):
     x = to_blocked(images, lanes(dtype), 1)
     mean, variance = moments(x, n, 1)
     assert mean.isfinite().tolist() == variance.isfinite().tolist() == [True, False, True]
-    y = ops.blocked_scale_add_relu(x, n, 1, None, None, None, 0, None, None, True, 1)
+    y = ops.blocked_scale_add_relu(x, n, 1, None, None, None, 0, None, None, True, NONE, 1)
     assert_blocked(y, to_blocked(images.relu(), lanes(dtype), 1), n, 1)
     ones = torch.ones(3)
     for gate in (x, None):
-        arguments = (x, 1, gate, 1, None, None, x, n, 1, ones, ones, None, False, 1)
+        arguments = (x, 1, gate, 1, None, None, NONE, x, n, 1, ones, ones, None, False, 1)
         got = ops.blocked_batch_norm_backward(*arguments)
         want = oracle.blocked_batch_norm_backward(*arguments)
         assert_blocked(got[0], want[0], n, 1)
@@ -187,9 +200,14 @@ def test_a_gate_opens_as_in_torch():
     for value in (float("nan"), float("inf"), 1.0, 0.0, -0.0, -1.0):
         gate = torch.full((1, 1, 1, 1), value)
         out = ops.blocked_relu_backward_add(
-            grad, 0, to_blocked(gate, grad.shape[-1], 0), 0, None, 0, 1
+            grad, 0, to_blocked(gate, grad.shape[-1], 0), 0, NONE, None, 0, 1
         )
         want = torch.ops.aten.threshold_backward(torch.ones(1, 1, 1, 1), gate, 0)
+        assert torch.equal(from_blocked(out, 1, 1), want)
+        out = ops.blocked_relu_backward_add(
+            grad, 0, to_blocked(gate, grad.shape[-1], 0), 0, 1.0, None, 0, 1
+        )
+        want = torch.ops.aten.hardtanh_backward(torch.ones(1, 1, 1, 1), gate, 0, 1)
         assert torch.equal(from_blocked(out, 1, 1), want)
 
 
@@ -197,11 +215,11 @@ def test_infinite_constants_leave_halo_and_absent_lanes_zero():
     n, dtype = lanes(torch.float32) + 1, torch.float32
     x = to_blocked(torch.randn(n, 2, 3, 3), lanes(dtype), 1)
     inf = torch.full((2,), float("inf"))
-    arguments = (x, n, 1, inf, inf, x, 1, -inf, inf, False, 2)
+    arguments = (x, n, 1, inf, inf, x, 1, -inf, inf, False, NONE, 2)
     got = ops.blocked_scale_add_relu(*arguments)
     assert_blocked(got, oracle.blocked_scale_add_relu(*arguments), n, 2)
     dx, *_ = ops.blocked_batch_norm_backward(
-        x, 1, None, 0, None, None, x, n, 1, inf, inf, inf, True, 1
+        x, 1, None, 0, None, None, NONE, x, n, 1, inf, inf, inf, True, 1
     )
     assert from_blocked(dx, n, 1).isnan().all()
     assert_blocked(dx, dx, n, 1)
@@ -215,9 +233,11 @@ def test_equal_bits_in_every_run_and_on_any_number_of_threads():
     def run():
         return (
             *moments(x, n, 1),
-            ops.blocked_scale_add_relu(x, n, 1, c, c, grad, 1, c, c, True, 1),
-            ops.blocked_relu_backward_add(grad, 1, x, 1, x, 1, 1),
-            *ops.blocked_batch_norm_backward(grad, 1, x, 1, None, None, x, n, 1, c, c, c, True, 1),
+            ops.blocked_scale_add_relu(x, n, 1, c, c, grad, 1, c, c, True, 6.0, 1),
+            ops.blocked_relu_backward_add(grad, 1, x, 1, 6.0, x, 1, 1),
+            *ops.blocked_batch_norm_backward(
+                grad, 1, x, 1, None, None, 6.0, x, n, 1, c, c, c, True, 1
+            ),
         )
 
     threads = torch.get_num_threads()
@@ -241,16 +261,19 @@ X = to_blocked(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
         (lambda: moments(X[..., 1:], 3, 1), "takes blocks of .* images with .* reg"),
         (lambda: moments(X, 300, 1), "300 images do not fill 1 blocks"),
         (lambda: moments(X, 3, 4), "a halo that fits"),
-        (lambda: ops.blocked_relu_backward_add(X, 1, X, 0, None, 0, 0), "one shape without their"),
+        (
+            lambda: ops.blocked_relu_backward_add(X, 1, X, 0, NONE, None, 0, 0),
+            "one shape without their",
+        ),
         (
             lambda: ops.blocked_scale_add_relu(
-                X, 3, 1, torch.ones(3), None, None, 0, None, None, True, 1
+                X, 3, 1, torch.ones(3), None, None, 0, None, None, True, NONE, 1
             ),
             "takes 2 values, one per channel",
         ),
         (
             lambda: ops.blocked_scale_add_relu(
-                X, 3, 1, torch.ones(2).double(), None, None, 0, None, None, True, 1
+                X, 3, 1, torch.ones(2).double(), None, None, 0, None, None, True, NONE, 1
             ),
             "takes tensors of one dtype",
         ),

@@ -48,13 +48,16 @@ def blocked_samples():
             (x, n, 1, None, None, None, None, 0.0, 1e-5),
         ],
         "blocked_scale_add_relu": [
-            (x, n, 1, c, c, x, 1, c, None, True, 0),
-            (x, n, 1, None, None, None, 0, None, None, False, 1),
+            (x, n, 1, c, c, x, 1, c, None, True, 6.0, 0),
+            (x, n, 1, None, None, None, 0, None, None, False, float("nan"), 1),
         ],
-        "blocked_relu_backward_add": [(x, 1, x, 1, x, 1, 0), (x, 1, None, 0, None, 0, 1)],
+        "blocked_relu_backward_add": [
+            (x, 1, x, 1, 6.0, x, 1, 0),
+            (x, 1, None, 0, float("nan"), None, 0, 1),
+        ],
         "blocked_batch_norm_backward": [
-            (x, 1, x, 1, None, None, x, n, 1, c, c, c, True, 1),
-            (x, 1, None, 0, c, c, x, n, 1, c, c, None, False, 1),
+            (x, 1, x, 1, None, None, 6.0, x, n, 1, c, c, c, True, 1),
+            (x, 1, None, 0, c, c, float("nan"), x, n, 1, c, c, None, False, 1),
         ],
         "blocked_max_pool2d": [(x, n, 1, *window, 1)],
         "blocked_max_pool2d_backward": [(pooled, n, 1, position, [4, 5], *window, 1)],
