@@ -13,12 +13,14 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import sparselth as sl
 from sparselth.models import build
 
 BATCH = 128
 MODELS = ("resnet20", "vgg11")
+LARGER_MODELS = ("mobilenetv2", "resnet18")
 SGD_OPTIONS = {"lr": 1e-3, "momentum": 0.9}
 
 Step = Callable[[], None]
@@ -83,6 +85,15 @@ def reference(name: str, sparsity: float, layout: torch.memory_format) -> Step:
     return forced
 
 
+def pruned(name: str, sparsity: float, layout: torch.memory_format) -> Step:
+    """Train the plain model with the masks of `torch.nn.utils.prune`."""
+    model, masks = _model_and_masks(name, sparsity)
+    for key, mask in masks.items():
+        module = model.get_submodule(key.rpartition(".")[0])
+        prune.custom_from_mask(module, "weight", mask.to(torch.float32))
+    return _step(model, torch.optim.SGD(model.parameters(), **SGD_OPTIONS), layout)
+
+
 _bf16 = partial(dense, around=partial(torch.autocast, "cpu", torch.bfloat16))
 
 # By the name of a candidate: (network, sparsity) -> step.
@@ -94,4 +105,6 @@ CONTESTANTS: dict[str, Callable[[str, float], Step]] = {
     "reference": partial(reference, layout=torch.contiguous_format),
     "reference channels_last": partial(reference, layout=torch.channels_last),
     "dense bf16 channels_last": partial(_bf16, layout=torch.channels_last),
+    "prune": partial(pruned, layout=torch.contiguous_format),
+    "prune channels_last": partial(pruned, layout=torch.channels_last),
 }

@@ -62,10 +62,13 @@ NO_LIMIT = math.nan
 
 
 class Gated(NamedTuple):
-    """A gradient before the ReLU whose result was `gate`: 0 where gate <= 0 or >= upper."""
+    """A gradient before the ReLU whose result was `gate`: 0 where gate <= 0 or >= upper.
+
+    gate: or what went into the ReLU, which opens it as well, and may not be computed.
+    """
 
     grad: Block
-    gate: Block
+    gate: Block | Sum
     upper: float
 
 
@@ -104,9 +107,11 @@ def evaluate(total: Sum, batch: int, relu: bool, upper: float = NO_LIMIT) -> Blo
     return Block(out, HALO, ReluOf(weakref.ref(a.data), a_scale, a_shift))
 
 
-def add_gated(gated: Gated, other: Block | None) -> Block:
+def add_gated(gated: Gated, other: Block | None, batch: int) -> Block:
     """Compute a gated gradient, and the sum with another one, in one pass."""
     grad, gate, upper = gated
+    if isinstance(gate, Sum):
+        gate = evaluate(gate, batch, relu=False)
     data, halo = (None, 0) if other is None else other[:2]
     out = _relu_backward_add(grad.data, grad.halo, gate.data, gate.halo, upper, data, halo, HALO)
     return Block(out, HALO)
@@ -130,7 +135,7 @@ class Cell:
         if isinstance(state, Sum):
             state = self.state = evaluate(state, self.batch, relu=False)
         elif isinstance(state, Gated):
-            state = self.state = add_gated(state, None)
+            state = self.state = add_gated(state, None, self.batch)
         return state if isinstance(state, Block) else None
 
     def read(self) -> Tensor:

@@ -125,7 +125,7 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
     outs = _ops.blocked_batch_norm_backward.default(
         grad.data,
         grad.halo,
-        *_gate_arguments(gate, block),
+        *_gate_arguments(gate, block, input.shape[0]),
         upper,
         block.data,
         input.shape[0],
@@ -140,17 +140,25 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
     return tuple(g if want else None for g, want in zip(grads, wanted, strict=True))
 
 
-def _gate_arguments(gate: Block | None, x: Block) -> tuple[Tensor | None, int, Any, Any]:
+def _gate_arguments(
+    gate: Block | Sum | None, x: Block, batch: int
+) -> tuple[Tensor | None, int, Any, Any]:
     """Return a gate as batch norm's backward takes it, which reads `x` anyway."""
     if gate is None:
         return None, 0, None, None
+    if isinstance(gate, Sum):
+        (block, scale, shift), second = gate
+        known = scale is not None and shift is not None
+        if second is None and block.data is x.data and known:
+            return None, 0, scale, shift
+        gate = evaluate(gate, batch, relu=False)
     source = gate.source
     if source is not None and source.x() is x.data:
         return None, 0, source.scale, source.shift
     return gate.data, gate.halo, None, None
 
 
-def _split(grad: Tensor) -> tuple[Block, Block | None, float]:
+def _split(grad: Tensor) -> tuple[Block, Block | Sum | None, float]:
     """Return a gradient, the gate that is still to be applied to it, and the gate's limit."""
     if isinstance(grad, BlockedTensor) and isinstance(grad._cell.state, Gated):
         return grad._cell.state
@@ -210,16 +218,16 @@ def _(x, min_val=-1, max_val=1):
 
 @handles(_aten.hardtanh_backward.default)
 def _(grad_output, x, min_val, max_val):
-    # x is what came in or, of the op in place, what went out: the same gate.
     if not is_blocked(x) or not _is_relu(min_val, max_val) or not _fits(grad_output, x):
         return NotImplemented
-    return x.like(Gated(blocks_of(grad_output), blocks_of(x), max_val))
+    gate = x._cell.state if isinstance(x._cell.state, Sum) else blocks_of(x)
+    return x.like(Gated(blocks_of(grad_output), gate, max_val))
 
 
 def _added(a: Tensor, b: Tensor) -> State:
     for gradient, other in ((a, b), (b, a)):
         if isinstance(gradient, BlockedTensor) and isinstance(gradient._cell.state, Gated):
-            return add_gated(gradient._cell.state, blocks_of(other))
+            return add_gated(gradient._cell.state, blocks_of(other), gradient._cell.batch)
     first, second = _sum_of(a), _sum_of(b)
     if first.second is not None:
         first = Sum(Term(blocks_of(a)))

@@ -210,15 +210,17 @@ def test_mobilenet_stays_in_blocks_between_its_ends():
     assert calls["blocked_scale_add_relu"] == 52
     calls = record(lambda: out.sum().backward())
     assert (calls["to_blocked"], calls["from_blocked"]) == (1, 1)
-    assert "blocked_relu_backward_add" not in calls  # gates go with the norms before them
+    # Gates go with the norms before them, unread; gradients of branches are added.
+    assert "blocked_relu_backward_add" not in calls
+    assert calls["blocked_scale_add_relu"] == 10
 
 
 @pytest.mark.parametrize("between", [nn.Identity, lambda: nn.MaxPool2d(2)])
 def test_a_relu_after_a_batch_norm_is_not_read_again(between, monkeypatch):
     gates = []
 
-    def noted(gate, x):
-        gates.append(arguments(gate, x))
+    def noted(*given):
+        gates.append(arguments(*given))
         return gates[-1]
 
     arguments = blocked_handlers._gate_arguments
