@@ -87,7 +87,7 @@ def cuda_lines() -> list[str]:
             name = found[1]
             if filt:
                 name = subprocess.run([filt, name], capture_output=True, text=True).stdout.strip()
-                name = re.sub(r"\((bool|int)\)", "", name)  # of template arguments
+                name = re.sub(r"\([\w: ]+\)(?=\d)", "", name)  # casts of template arguments
             name = re.sub(r"sparselth::|\(anonymous namespace\)::|^void ", "", name.split("(")[0])
         elif "REG:" in line:
             use = dict(re.findall(r"(\w+):(\d+)", line))
