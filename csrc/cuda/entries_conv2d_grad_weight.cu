@@ -100,8 +100,11 @@ __global__ void correlate_entries(const __grid_constant__ EntriesTile t,
                 grads[i] = inside >> i & 1 ? Number<T>::widen(line[i * t.out_w]) : 0.0f;
               }
             }
+            // Not zero times what lies outside: that may be infinite.
 #pragma unroll
-            for (int i = 0; i < kPixels; ++i) sums[turn] += grads[i] * pixel[i * pixel_step];
+            for (int i = 0; i < kPixels; ++i) {
+              if (inside >> i & 1) sums[turn] += grads[i] * pixel[i * pixel_step];
+            }
           }
         }
         const float total = transposed_sum<16>(sums);

@@ -58,7 +58,8 @@ def _raw(x: Tensor) -> bytes:
 
 
 def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
-    """Return the case of a seed: geometry, groups, sparsity, bias vary; NaN where nothing is kept.
+    """Return the case of a seed: geometry, groups, sparsity, bias vary; NaN where nothing is kept,
+    and infinities in the input of a third of the weight gradients.
 
     Every eighth has planes so large that a lane holds eight pixels, every eighth more columns than
     are in shared memory at a time, every eighth more rows than a block has, every eighth both.
@@ -113,6 +114,7 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     weights = [weight, mask] if by_vectors else [weight]
     arguments: tuple[Any, ...]
     if op.endswith("grad_weight"):
+        x.masked_fill_(torch.rand(x.shape, generator=g) < 0.004 * (seed % 3 == 0), torch.inf)
         arguments, arrays = (grad, x, mask, plan, *conv), [grad, x]
     elif op.endswith("grad_input"):
         arguments = (grad, weight, mask, plan, [height, width], *conv)
@@ -139,7 +141,8 @@ def close(got: Tensor, want: Tensor) -> bool:
     """Compare a result with the oracle's in float32."""
     eps = torch.finfo(got.dtype).eps
     # Sums of at most thousands of products of about one, in float32, rounded once.
-    return torch.allclose(got.float(), want, rtol=2 * eps, atol=max(2e-5, 1e-3 * eps))
+    close = {"rtol": 2 * eps, "atol": max(2e-5, 1e-3 * eps), "equal_nan": True}
+    return torch.allclose(got.float(), want, **close)
 
 
 def mismatches(cases: list[Case], output: bytes) -> list[str]:

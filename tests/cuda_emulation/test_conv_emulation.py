@@ -179,6 +179,13 @@ MUTANTS = [
         GRAD_WEIGHT,
     ),
     Mutant(
+        "pixels outside the result multiply a zero",
+        "entries_conv2d_grad_weight.cu",
+        "if (inside >> i & 1) sums[turn]",
+        "sums[turn]",
+        GRAD_WEIGHT,
+    ),
+    Mutant(
         "columns past the last are read",
         "vectors_conv2d.cu",
         "bool there = first < t.columns && ",
