@@ -17,8 +17,7 @@
 //   positions                  per entry: its flat index in the weight
 #pragma once
 
-#include "common/conv_pass.h"
-#include "device.cuh"
+#include "virtual_input.cuh"
 
 namespace sparselth::cuda {
 
@@ -63,12 +62,12 @@ inline EntriesPlan read_plan(const int32_t* words, int64_t length, int64_t rows,
 }
 
 // A pass and how it is cut into tiles.
-struct EntriesTile : ConvPass {
+struct EntriesTile : VirtualInput {
   int32_t pixels;                   // kPixels of the kernel
   int32_t tile_w, images;           // tile_w * images == 32
   int32_t plane_w, plane_h, plane;  // of one image and column in shared memory; plane is padded
   int32_t tiles_x, tiles_y, tiles_n;
-  Divisor by_plane_w, by_plane_h, by_images, by_up_h, by_up_w;
+  Divisor by_plane_w, by_plane_h, by_images;
 
   __host__ __device__ int32_t tiles() const { return tiles_x * tiles_y * tiles_n; }
   __host__ __device__ uint32_t shared_bytes() const {
@@ -79,7 +78,7 @@ struct EntriesTile : ConvPass {
 // Chooses the tile: as many pixels per lane as there is shared memory for, so that one read of a
 // weight serves them all. False where not even one fits.
 inline bool cut_into_tiles(const ConvPass& pass, EntriesTile& t) {
-  t = EntriesTile{pass};
+  t = EntriesTile{{pass}};
   t.tile_w = 1;
   while (t.tile_w < 32 && t.tile_w < t.out_w) t.tile_w *= 2;
   t.images = 32 / t.tile_w;
@@ -97,7 +96,6 @@ inline bool cut_into_tiles(const ConvPass& pass, EntriesTile& t) {
     t.tiles_n = (t.batch + t.images - 1) / t.images;
     t.by_plane_w = Divisor(t.plane_w), t.by_plane_h = Divisor(t.plane_h);
     t.by_images = Divisor(t.images);
-    t.by_up_h = Divisor(t.up_h), t.by_up_w = Divisor(t.up_w);
     return true;
   }
   return false;
@@ -158,17 +156,11 @@ __device__ void load_tile(const EntriesTile& t, const Place& place, int32_t chun
     const uint32_t line = t.by_plane_w.quotient(i), x = i - line * t.plane_w;
     const uint32_t plane = t.by_plane_h.quotient(line), y = line - plane * t.plane_h;
     const uint32_t column = t.by_images.quotient(plane), image = plane - column * t.images;
-    const int32_t virtual_y = place.y * t.down_h - t.pad_h + int32_t(y);
-    const int32_t virtual_x = place.x * t.down_w - t.pad_w + int32_t(x);
+    const int64_t pixel = t.pixel_of(place.y, place.x, int32_t(y), int32_t(x));
     float value = 0;
-    if (virtual_y >= 0 && virtual_x >= 0 && place.image + int32_t(image) < t.batch) {
-      const int32_t from_y = int32_t(t.by_up_h.quotient(virtual_y));
-      const int32_t from_x = int32_t(t.by_up_w.quotient(virtual_x));
-      if (from_y < t.in_h && from_x < t.in_w && from_y * t.up_h == virtual_y &&
-          from_x * t.up_w == virtual_x) {
-        const int64_t at = int64_t(place.image + image) * t.columns + first + column;
-        value = Number<T>::widen(input[(at * t.in_h + from_y) * t.in_w + from_x]);
-      }
+    if (pixel >= 0 && place.image + int32_t(image) < t.batch) {
+      const int64_t at = int64_t(place.image + image) * t.columns + first + column;
+      value = Number<T>::widen(input[at * t.in_h * t.in_w + pixel]);
     }
     shared[plane * t.plane + y * t.plane_w + x] = value;
   }

@@ -27,8 +27,8 @@
 //
 // Reference: the operand layout of vectors follows Li et al., "Efficient Quantized Sparse Matrix
 // Operations on Tensor Cores", SC 2022 (Magicube).
-#include "common/conv_pass.h"
 #include "tensor_core.cuh"
+#include "virtual_input.cuh"
 
 namespace sparselth::cuda {
 
@@ -64,11 +64,11 @@ inline VectorsPlan read_vectors_plan(const int32_t* words, int64_t length, int64
   return plan;
 }
 
-struct VectorsTile : ConvPass {
+struct VectorsTile : VirtualInput {
   int32_t tile_w, tile_h;           // pixels; tile_w * tile_h == kPixels
   int32_t plane_w, plane_h, plane;  // of one column in shared memory, in rows of 8 images
   int32_t tiles_x, tiles_y, tiles_n;
-  Divisor by_pixels, by_plane_w, by_up_h, by_up_w;
+  Divisor by_pixels, by_plane_w;
 
   int32_t tiles() const { return tiles_x * tiles_y * tiles_n; }
   __host__ __device__ int32_t quads() const {  // of columns, in shared memory at a time
@@ -79,7 +79,7 @@ struct VectorsTile : ConvPass {
 
 // False where the tile does not fit into shared memory.
 inline bool cut_into_vector_tiles(const ConvPass& pass, VectorsTile& t) {
-  t = VectorsTile{pass};
+  t = VectorsTile{{pass}};
   t.tile_w = 1;
   while (t.tile_w < 8 && t.tile_w < t.out_w) t.tile_w *= 2;
   t.tile_h = kPixels / t.tile_w;
@@ -90,7 +90,6 @@ inline bool cut_into_vector_tiles(const ConvPass& pass, VectorsTile& t) {
   t.tiles_y = (t.out_h + t.tile_h - 1) / t.tile_h;
   t.tiles_n = (t.batch + kImages - 1) / kImages;
   t.by_pixels = Divisor(t.plane_h * t.plane_w), t.by_plane_w = Divisor(t.plane_w);
-  t.by_up_h = Divisor(t.up_h), t.by_up_w = Divisor(t.up_w);
   return t.shared_bytes() <= kTileBytes;
 }
 
@@ -142,21 +141,12 @@ __device__ void load_vector_tile(const VectorsTile& t, int32_t image, int32_t y,
   for (uint32_t i = threadIdx.x; i < count; i += kThreads) {
     const uint32_t quad = t.by_pixels.quotient(i), pixel = i - quad * pixels;
     const uint32_t line = t.by_plane_w.quotient(pixel);
-    const int32_t virtual_y = y * t.down_h - t.pad_h + int32_t(line);
-    const int32_t virtual_x = x * t.down_w - t.pad_w + int32_t(pixel - line * t.plane_w);
     const int32_t first = chunk * kColumns + int32_t(quad) * 4;
-    bool there = first < t.columns && virtual_y >= 0 && virtual_x >= 0;
-    int32_t from_y = 0, from_x = 0;
-    if (there) {
-      from_y = int32_t(t.by_up_h.quotient(virtual_y));
-      from_x = int32_t(t.by_up_w.quotient(virtual_x));
-      there = from_y < t.in_h && from_x < t.in_w && from_y * t.up_h == virtual_y &&
-              from_x * t.up_w == virtual_x;
-    }
+    const int64_t from_pixel = t.pixel_of(y, x, int32_t(line), int32_t(pixel - line * t.plane_w));
+    const bool there = first < t.columns && from_pixel >= 0;
     uint32_t pairs[kImages][2];  // of columns
     const int64_t image_stride = int64_t(t.in_h) * t.in_w * t.columns;
-    const int64_t pixel_at = int64_t(from_y) * t.in_w + from_x;
-    const T* from = input + image * image_stride + pixel_at * t.columns + first;
+    const T* from = input + image * image_stride + from_pixel * t.columns + first;
 #pragma unroll
     for (int n = 0; n < kImages; ++n, from += image_stride) {
       uint2 values{0, 0};
@@ -270,16 +260,10 @@ void queue_convolve_vectors(const VectorsTile& t, const VectorsPlan& plan, const
 #ifndef SPARSELTH_EMULATION
 #include <torch/headeronly/core/MemoryFormat.h>
 
-#include <optional>
-
 #include "common/layout.h"
-#include "launch.cuh"
+#include "launch_conv.cuh"
 
 namespace sparselth::cuda {
-
-using Ints = std::vector<int64_t>;
-
-inline Ints shape_of(const Tensor& t) { return Ints(t.sizes().begin(), t.sizes().end()); }
 
 // rows: channels of the result; row_stride: between them in the weight.
 Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, const Tensor& weight,
@@ -288,16 +272,9 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
   STD_TORCH_CHECK(groups == 1, "sparselth::", op, ": no groups");
   STD_TORCH_CHECK(is_channels_last(input), "sparselth::", op, ": activations in channels_last");
   VectorsTile t;
-  STD_TORCH_CHECK(cut_into_vector_tiles(pass, t), "sparselth::", op,
-                  ": the kernel reaches too far for shared memory");
-  STD_TORCH_CHECK(words.scalar_type() == ScalarType::Int && words.is_contiguous(),
-                  "sparselth::", op, ": the plan must be contiguous and int32");
-  const VectorsPlan plan = read_vectors_plan(static_cast<const int32_t*>(words.const_data_ptr()),
-                                             words.numel(), rows, t.columns);
-  STD_TORCH_CHECK(plan.steps >= 0, "sparselth::", op,
-                  ": the plan belongs to another mask; rebuild it");
-  STD_TORCH_CHECK(int64_t(t.tiles()) * (plan.slots / kGroups) < (int64_t(1) << 31),
-                  "sparselth::", op, ": too many tiles for one launch");
+  const bool fits = cut_into_vector_tiles(pass, t);
+  const VectorsPlan plan = read_vectors_plan(plan_words(op, words), words.numel(), rows, t.columns);
+  check_conv(op, fits, plan.steps >= 0, int64_t(t.tiles()) * (plan.slots / kGroups));
   const Ints shape = {t.batch, rows, t.out_h, t.out_w};
   Tensor y = torch::stable::empty(shape, input.scalar_type(), std::nullopt, input.device(),
                                   std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);

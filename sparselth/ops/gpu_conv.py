@@ -46,6 +46,12 @@ _RATE_OF_CUDNN, _RATE_OF_VECTORS, _RATE_OF_ENTRIES = 450.0, 250.0, 12.5
 
 _16_BIT = (torch.float16, torch.bfloat16)
 
+# A forced backend -> its kernels.
+_OF_BACKEND: dict[str | None, tuple[str, ...]] = {
+    "cuda": ("entries", "vectors"),
+    "triton": ("blocks", "compaction"),
+}
+
 _ops = torch.ops.sparselth
 
 _by_plan = WeakIdKeyDictionary()
@@ -71,12 +77,9 @@ class Found:
 
         dtype: of the activations; None asks for what serves all.
         """
-        some = {"cuda": ("entries", "vectors"), "triton": ("blocks", "compaction")}
-        names = some.get(forced() or "", tuple(self.work))
-        work = {name: self.work[name] for name in names if name in self.work}
-        if dtype not in _16_BIT:
-            work.pop("vectors", None)
-        return min(work, key=work.__getitem__)
+        names = _OF_BACKEND.get(forced(), self.work)
+        possible = (n for n in names if n in self.work and (n != "vectors" or dtype in _16_BIT))
+        return min(possible, key=self.work.__getitem__)
 
     def left(self) -> Compaction:
         """Return what is left of the mask, where it serves."""

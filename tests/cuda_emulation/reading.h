@@ -45,6 +45,16 @@ struct Head {
   int64_t op, dtype;
   bool has_bias;
   sparselth::ConvGeometry geometry;
+
+  int64_t inputs() const {
+    return geometry.batch * geometry.c_in * geometry.height * geometry.width;
+  }
+  int64_t outputs() const {
+    return geometry.batch * geometry.c_out * geometry.out_height * geometry.out_width;
+  }
+  int64_t weights() const {
+    return geometry.c_out * (geometry.c_in / geometry.groups) * geometry.taps();
+  }
 };
 
 inline Head read_head() {

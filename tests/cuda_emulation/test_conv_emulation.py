@@ -82,9 +82,9 @@ MUTANTS = [
     ),
     Mutant(
         "a gradient is repeated between its pixels",
-        "entries_tile.cuh",
-        "from_x * t.up_w == virtual_x",
-        "true",
+        "virtual_input.cuh",
+        "|| from_x * up_w != x",
+        "",
         GRAD_INPUT,
     ),
     Mutant(
@@ -188,8 +188,8 @@ MUTANTS = [
     Mutant(
         "columns past the last are read",
         "vectors_conv2d.cu",
-        "bool there = first < t.columns && ",
-        "bool there = ",
+        "there = first < t.columns && from_pixel",
+        "there = from_pixel",
         BY_VECTORS,
     ),
     Mutant(

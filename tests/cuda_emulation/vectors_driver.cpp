@@ -15,9 +15,7 @@ enum Op { kForward, kGradInput };
 template <class T>
 void run(const Head& head) {
   const auto& [op, dtype, has_bias, g] = head;
-  const int64_t inputs = g.batch * g.c_in * g.height * g.width;
-  const int64_t outputs = g.batch * g.c_out * g.out_height * g.out_width;
-  const int64_t weights = g.c_out * g.c_in * g.taps();
+  const int64_t inputs = head.inputs(), outputs = head.outputs(), weights = head.weights();
   const int64_t rows = op == kForward ? g.c_out : g.c_in;
   VectorsTile tile;
   if (!cut_into_vector_tiles(op == kForward ? forward_pass(g) : backward_pass(g), tile))

@@ -165,6 +165,12 @@ def record(function):
     return {event.key.removeprefix("sparselth::"): event.count for event in recorder.key_averages()}
 
 
+def record_forward(model):
+    """Return what the forward of three images ran, and its result."""
+    results = []
+    return record(lambda: results.append(model(images(3)))), results[0]
+
+
 def test_a_residual_network_converts_at_its_ends_alone():
     model = nn.Sequential(
         conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), Residual(8, 8), Residual(8, 12, 2), *head(12)
@@ -172,13 +178,7 @@ def test_a_residual_network_converts_at_its_ends_alone():
     masks = masks_for(model)
     del masks["0.weight"]  # as is usual, the first convolution stays dense
     sl.sparsify(model, masks)
-    out = None
-
-    def forward():
-        nonlocal out
-        out = model(images(3))
-
-    calls = record(forward)
+    calls, out = record_forward(model)
     assert calls["to_blocked"] == 1
     assert calls["from_blocked"] == 1
     assert calls["blocked_conv2d"] == 5
@@ -197,13 +197,7 @@ def test_a_residual_network_converts_at_its_ends_alone():
 def test_mobilenet_stays_in_blocks_between_its_ends():
     model = build("mobilenetv2", width=0.25).double()
     sl.sparsify(model, sl.find_masks(model, sparsity=0.9))
-    out = None
-
-    def forward():
-        nonlocal out
-        out = model(images(3))
-
-    calls = record(forward)
+    calls, out = record_forward(model)
     assert (calls["to_blocked"], calls["from_blocked"]) == (1, 1)
     # A norm and its ReLU6 are one pass, a norm and the addition after it another, and a norm that
     # has neither a third: 52 norms.
@@ -236,13 +230,7 @@ def test_a_relu_after_a_batch_norm_is_not_read_again(between, monkeypatch):
 
 def test_pooling_stays_in_blocks():
     model = sparse(NETS["pooling"]())
-    out = None
-
-    def forward():
-        nonlocal out
-        out = model(images(3))
-
-    calls = record(forward)
+    calls, out = record_forward(model)
     assert (calls["to_blocked"], calls["from_blocked"]) == (1, 1)
     assert (calls["blocked_max_pool2d"], calls["blocked_scale_add_relu"]) == (2, 3)
     calls = record(lambda: out.sum().backward())

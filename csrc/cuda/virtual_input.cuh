@@ -1,0 +1,29 @@
+// Where a tile's pixels come from: the input of a pass, spread out by `up` (common/conv_pass.h).
+#pragma once
+
+#include "common/conv_pass.h"
+#include "device.cuh"
+
+namespace sparselth::cuda {
+
+struct VirtualInput : ConvPass {
+  Divisor by_up_h, by_up_w;
+
+  VirtualInput() = default;
+  VirtualInput(const ConvPass& pass)
+      : ConvPass(pass), by_up_h(uint32_t(pass.up_h)), by_up_w(uint32_t(pass.up_w)) {}
+
+  // The input's pixel, row by row, that lies (y, x) into the tile that computes from pixel
+  // (out_y, out_x) of the result on; -1 in the padding and between pixels.
+  __device__ int64_t pixel_of(int32_t out_y, int32_t out_x, int32_t y, int32_t x) const {
+    y += out_y * down_h - pad_h, x += out_x * down_w - pad_w;
+    if (y < 0 || x < 0) return -1;
+    const int32_t from_y = int32_t(by_up_h.quotient(uint32_t(y)));
+    const int32_t from_x = int32_t(by_up_w.quotient(uint32_t(x)));
+    if (from_y >= in_h || from_x >= in_w) return -1;
+    if (from_y * up_h != y || from_x * up_w != x) return -1;
+    return int64_t(from_y) * in_w + from_x;
+  }
+};
+
+}  // namespace sparselth::cuda
