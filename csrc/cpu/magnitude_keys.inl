@@ -87,6 +87,14 @@ struct MaskedValuesOf {
   }
 };
 
+// An empty list with room for so many keys, and for filling up the last vector.
+template <class T>
+std::vector<Key<T>> room_for(int64_t keys) {
+  std::vector<Key<T>> room;
+  room.reserve(size_t(keys + kLanes<Key<T>>));
+  return room;
+}
+
 // How many of n keys are above `limit`. n: whole vectors.
 template <class T>
 int64_t count_above(const Key<T>* keys, int64_t n, Key<T> limit) {
@@ -122,18 +130,25 @@ int64_t keep_side(Key<T>* keys, int64_t n, Key<T> limit, bool above) {
   return end;
 }
 
-// The k-th largest of some keys, and how many of those equal to it are among the k largest.
+// Where the k-th largest of some keys is: it has the bits of `prefix` above the `open` lowest ones,
+// and is the k-th largest of the first n keys, which are whole vectors.
 template <class T>
-struct Ranked {
-  Key<T> key;
-  int64_t ties;
+struct Narrowed {
+  Key<T> prefix;
+  int open;
+  int64_t n, k;
+
+  Key<T> lowest() const { return prefix; }
+  Key<T> highest() const {
+    return Key<T>(prefix | Key<T>((std::make_unsigned_t<Key<T>>(1) << open) - 1));
+  }
 };
 
-// The k-th largest of the keys, which lies in [low, high]: bit by bit, in whole vectors and without
-// branches on values, where a partial sort mispredicts them. What a bit rules out is dropped, so
-// that all bits together cost a few passes.
+// Looks for the k-th largest of the keys, which lies in [low, high], until no more than `enough`
+// keys are left: bit by bit, in whole vectors and without branches on values, where a partial sort
+// mispredicts them. What a bit rules out is dropped, so that all bits together cost a few passes.
 template <class T>
-Ranked<T> kth_largest(std::vector<Key<T>> keys, int64_t k, Key<T> low, Key<T> high) {
+Narrowed<T> narrow(std::vector<Key<T>>& keys, int64_t k, Key<T> low, Key<T> high, int64_t enough) {
   using Unsigned = std::make_unsigned_t<Key<T>>;
   constexpr int64_t kN = kLanes<Key<T>>;
   int64_t n = (int64_t(keys.size()) + kN - 1) / kN * kN;
@@ -141,7 +156,8 @@ Ranked<T> kth_largest(std::vector<Key<T>> keys, int64_t k, Key<T> low, Key<T> hi
   int bit = int(8 * sizeof(Key<T>)) - 1;
   while (bit > 0 && !(Unsigned(low ^ high) >> (bit - 1) & 1)) --bit;  // the bits they share
   Key<T> found = Key<T>(Unsigned(low) >> bit << bit);
-  while (bit-- > 0) {
+  while (bit > 0 && n > enough) {
+    --bit;
     const Key<T> below = Key<T>((found | Key<T>(Unsigned(1) << bit)) - 1);
     const int64_t above = count_above<T>(keys.data(), n, below);
     const bool is_above = above >= k;
@@ -150,5 +166,18 @@ Ranked<T> kth_largest(std::vector<Key<T>> keys, int64_t k, Key<T> low, Key<T> hi
     if (!is_above) k -= above;
     n = keep_side<T>(keys.data(), n, below, is_above);
   }
-  return {found, k - count_above<T>(keys.data(), n, found)};
+  return {found, bit, n, k};
+}
+
+// The k-th largest of some keys, and how many of those equal to it are among the k largest.
+template <class T>
+struct Ranked {
+  Key<T> key;
+  int64_t ties;
+};
+
+template <class T>
+Ranked<T> kth_largest(std::vector<Key<T>>& keys, int64_t k, Key<T> low, Key<T> high) {
+  const Narrowed<T> at = narrow<T>(keys, k, low, high, 0);
+  return {at.prefix, at.k - count_above<T>(keys.data(), at.n, at.prefix)};
 }

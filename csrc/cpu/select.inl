@@ -174,12 +174,70 @@ int count_nonfinite(const Keys<T>& keys, int n) {
   return int(reduce<Key<T>>(count));
 }
 
-// One k of one selection: which of its chunks hold what, and what follows.
+// The keys drawn from every part of the selections, chunk after chunk: runs at regular steps, as
+// neighbours are often alike.
+template <class T>
+class Samples {
+ public:
+  // needed: per chunk, whether its selection has to be sampled. values: per chunk, in its
+  // selection.
+  Samples(const std::vector<Chunk>& chunks, const std::vector<char>& needed,
+          const std::vector<int64_t>& values)
+      : first_(chunks.size() + 1, 0), step_(chunks.size(), 0) {
+    for (size_t c = 0; c < chunks.size(); ++c) {
+      // The chunks of a selection are neighbours.
+      const bool as_before = c > 0 && chunks[c].selection == chunks[c - 1].selection;
+      step_[c] = as_before ? step_[c - 1] : needed[c] ? step_for(values[c]) : 0;
+      const int64_t size = chunks[c].end - chunks[c].begin;
+      first_[c + 1] = first_[c] + (step_[c] > 0 ? drawn_from(size, step_[c]) : 0);
+    }
+    keys_.resize(size_t(first_.back()));
+  }
+
+  template <class Source>
+  void draw(int64_t c, const Chunk& chunk, const Source& source) {
+    if (step_[c] == 0) return;
+    Key<T>* to = keys_.data() + first_[c];
+    int64_t i = chunk.begin;
+    for (; i + kRun <= chunk.end; i += step_[c], to += kRun)
+      for (int64_t j = 0; j < kRun; ++j) to[j] = source.key_at(chunk.tensor, i + j);
+    for (; i < chunk.end; ++i) *to++ = source.key_at(chunk.tensor, i);
+  }
+
+  int64_t count(int64_t begin, int64_t end) const { return first_[end] - first_[begin]; }
+
+  // What was drawn from the chunks in [begin, end).
+  std::vector<Key<T>> of(int64_t begin, int64_t end) const {
+    std::vector<Key<T>> drawn = room_for<T>(count(begin, end));
+    drawn.assign(keys_.begin() + first_[begin], keys_.begin() + first_[end]);
+    return drawn;
+  }
+
+ private:
+  static constexpr int64_t kRun = 8;
+
+  std::vector<int64_t> first_, step_;
+  std::vector<Key<T>> keys_;
+
+  // About (2.4 n)^(2/3) of n values, which makes sampling cost what collecting costs.
+  static int64_t step_for(int64_t values) {
+    const double wanted = std::pow(2.4 * double(values), 2.0 / 3.0);
+    return std::max<int64_t>(kRun, int64_t(kRun * double(values) / wanted));
+  }
+
+  static int64_t drawn_from(int64_t size, int64_t step) {
+    if (size == 0) return 0;
+    const int64_t last = (size - 1) / step;
+    return last * kRun + std::min(kRun, size - last * step);
+  }
+};
+
+// One k of one selection: which chunks hold what, and what follows.
 template <class T>
 struct Search {
-  std::vector<int64_t> census;  // of its chunks, in order
+  int64_t begin = 0, end = 0;    // its chunks
+  int64_t which = 0, asked = 1;  // of the k of its selection
   int64_t size = 0, k = 0;
-  std::vector<Key<T>> sample;
   double margin = 0;  // ranks of the sample on either side of the one expected
   Bracket<T> bracket;
   bool found = false;
@@ -188,39 +246,39 @@ struct Search {
 
   bool needs_sample() const { return k > 0 && k < size; }
 
-  // samples: per chunk, each of which has `asked` censuses.
-  void take(const std::vector<std::vector<Key<T>>>& samples, int64_t asked) {
-    if (!needs_sample()) return;
-    for (int64_t i : census) {
-      const std::vector<Key<T>>& drawn = samples[i / asked];
-      sample.insert(sample.end(), drawn.begin(), drawn.end());
-    }
-    // Four standard deviations of a rank in an independent sample.
+  int64_t census(int64_t chunk) const { return chunk * asked + which; }
+
+  // Four standard deviations of a rank in an independent sample.
+  void start(const Samples<T>& samples) {
     const double share = double(k) / double(size);
-    margin = 4 * std::sqrt(double(sample.size()) * share * (1 - share)) + 4;
+    margin = 4 * std::sqrt(double(samples.count(begin, end)) * share * (1 - share)) + 4;
   }
 
-  // Chooses the bracket around the k-th key, as far as the sample tells.
-  void aim() {
+  // Chooses the bracket around the k-th key, as far as the sample tells. Its ends need not be
+  // ranked exactly.
+  void aim(const Samples<T>& samples) {
     bracket = {};
     if (k == 0) return void(bracket.low = kLargestKey<T>);
     if (k == size) return void(bracket.high = 0);
-    const int64_t count = int64_t(sample.size());
+    const int64_t count = samples.count(begin, end);
     const double expected = double(k) / double(size) * double(count);
     const int64_t first = int64_t(expected - margin), last = int64_t(expected + margin) + 1;
-    const auto ranked = [&](int64_t rank) {
-      return kth_largest<T>(sample, rank + 1, Key<T>(0), bracket.high).key;
+    const auto near = [&](int64_t rank) {
+      const int64_t enough = std::max<int64_t>(kLanes<Key<T>>, int64_t(margin) / 8);
+      std::vector<Key<T>> sample = samples.of(begin, end);
+      return narrow<T>(sample, rank + 1, Key<T>(0), bracket.high, enough);
     };
-    if (first > 0 && first < count) bracket.high = ranked(first);
-    if (last < count) bracket.low = ranked(last);
+    if (first > 0 && first < count) bracket.high = near(first).highest();
+    if (last < count) bracket.low = near(last).lowest();
   }
 
   // Finds the k-th key among what was collected, or widens the margin. counts: all of them.
   void conclude(const std::vector<Census<T>>& counts) {
     int64_t above = 0, at_high = 0, at_low = 0, between = 0;
-    for (int64_t i : census) {
-      above += counts[i].above, at_high += counts[i].at_high, at_low += counts[i].at_low;
-      between += int64_t(counts[i].between.size());
+    for (int64_t c = begin; c < end; ++c) {
+      const Census<T>& of_chunk = counts[census(c)];
+      above += of_chunk.above, at_high += of_chunk.at_high, at_low += of_chunk.at_low;
+      between += int64_t(of_chunk.between.size());
     }
     int64_t wanted = k - above;
     found = k == 0 || k == size || (wanted > 0 && wanted <= at_high + between + at_low);
@@ -235,11 +293,12 @@ struct Search {
       threshold = bracket.low, ties = wanted - between;
       return;
     }
-    std::vector<Key<T>> keys;
-    keys.reserve(size_t(between));
-    for (int64_t i : census)
-      keys.insert(keys.end(), counts[i].between.begin(), counts[i].between.end());
-    const auto ranked = kth_largest<T>(std::move(keys), wanted, bracket.low, bracket.high);
+    std::vector<Key<T>> keys = room_for<T>(between);
+    for (int64_t c = begin; c < end; ++c) {
+      const std::vector<Key<T>>& collected = counts[census(c)].between;
+      keys.insert(keys.end(), collected.begin(), collected.end());
+    }
+    const Ranked<T> ranked = kth_largest<T>(keys, wanted, bracket.low, bracket.high);
     threshold = ranked.key, ties = ranked.ties;
   }
 
@@ -259,21 +318,6 @@ struct Selection {
     return std::all_of(nonfinite.begin(), nonfinite.end(), [](int64_t n) { return n == 0; });
   }
 };
-
-// About (2.4 n)^(2/3) values, which makes sampling cost what collecting costs, from every part of
-// the selection: runs at regular steps, as neighbours are often alike.
-template <class T, class Source>
-std::vector<Key<T>> draw_sample(const Chunk& chunk, const Source& source, int64_t selection_size) {
-  constexpr int64_t kRun = 8;
-  const double wanted = std::pow(2.4 * double(selection_size), 2.0 / 3.0);
-  const int64_t step = std::max<int64_t>(kRun, int64_t(kRun * double(selection_size) / wanted));
-  std::vector<Key<T>> sample;
-  sample.reserve(size_t(kRun * ((chunk.end - chunk.begin) / step + 1)));
-  for (int64_t begin = chunk.begin; begin < chunk.end; begin += step)
-    for (int64_t i = begin; i < std::min(begin + kRun, chunk.end); ++i)
-      sample.push_back(source.key_at(chunk.tensor, i));
-  return sample;
-}
 
 // Calls f(search) for all that are not found yet, each thread for about as much work as another.
 template <class T, class F>
@@ -299,29 +343,44 @@ void for_each_search(std::vector<Search<T>>& searches, const Threads& threads, c
   });
 }
 
+// A search for each of the k, k[s * asked + q] being of selection s.
+template <class T>
+std::vector<Search<T>> searches_for(const std::vector<Chunk>& chunks, const std::vector<int64_t>& k,
+                                    int64_t asked) {
+  std::vector<Search<T>> searches(k.size());
+  for (size_t i = 0; i < k.size(); ++i) {
+    searches[i].k = k[i];
+    searches[i].which = int64_t(i) % asked, searches[i].asked = asked;
+  }
+  for (size_t c = 0; c < chunks.size(); ++c)
+    for (int64_t q = 0; q < asked; ++q) {
+      Search<T>& search = searches[chunks[c].selection * asked + q];
+      if (search.end == 0) search.begin = int64_t(c);
+      search.end = int64_t(c) + 1;
+      search.size += chunks[c].end - chunks[c].begin;
+    }
+  return searches;
+}
+
 // The k[s * asked + q] largest keys of selection s among the source's values, for every s and for q
 // below `asked`.
 template <class T, class Source>
 Selection<T> select(const std::vector<Chunk>& chunks, size_t tensors, const std::vector<int64_t>& k,
                     const Source& source, const Threads& threads, int64_t asked = 1) {
-  std::vector<Search<T>> searches(k.size());
-  for (size_t s = 0; s < k.size(); ++s) searches[s].k = k[s];
-  for (size_t c = 0; c < chunks.size(); ++c)
-    for (int64_t q = 0; q < asked; ++q) {
-      Search<T>& search = searches[chunks[c].selection * asked + q];
-      search.census.push_back(int64_t(c) * asked + q);
-      search.size += chunks[c].end - chunks[c].begin;
-    }
-  std::vector<std::vector<Key<T>>> samples(chunks.size());
-  for_each_chunk(chunks, threads, [&](int64_t c) {
-    const Search<T>* of_chunk = &searches[chunks[c].selection * asked];
-    if (std::any_of(of_chunk, of_chunk + asked,
-                    [](const Search<T>& s) { return s.needs_sample(); }))
-      samples[c] = draw_sample<T>(chunks[c], source, of_chunk->size);
-  });
+  std::vector<Search<T>> searches = searches_for<T>(chunks, k, asked);
+  std::vector<char> needed;
+  std::vector<int64_t> values;
+  for (const Chunk& chunk : chunks) {
+    const Search<T>* of_chunk = &searches[chunk.selection * asked];
+    needed.push_back(std::any_of(of_chunk, of_chunk + asked,
+                                 [](const Search<T>& s) { return s.needs_sample(); }));
+    values.push_back(of_chunk->size);
+  }
+  Samples<T> samples(chunks, needed, values);
+  for_each_chunk(chunks, threads, [&](int64_t c) { samples.draw(c, chunks[c], source); });
   for_each_search(searches, threads, [&](Search<T>& search) {
-    search.take(samples, asked);
-    search.aim();
+    search.start(samples);
+    search.aim(samples);
   });
 
   std::vector<Census<T>> counts(chunks.size() * asked);
@@ -349,14 +408,15 @@ Selection<T> select(const std::vector<Chunk>& chunks, size_t tensors, const std:
     });
     for_each_search(searches, threads, [&](Search<T>& search) {
       search.conclude(counts);
-      if (!search.found) search.aim();
+      if (!search.found) search.aim(samples);
     });
   }
 
   Selection<T> selection{std::vector<Cut<T>>(counts.size()), std::vector<int64_t>(tensors, 0)};
   for (const Search<T>& search : searches) {
     int64_t ties = search.ties;
-    for (int64_t i : search.census) {
+    for (int64_t c = search.begin; c < search.end; ++c) {
+      const int64_t i = search.census(c);
       const int64_t here = search.ties_in(counts[i]), kept = std::min(here, ties);
       selection.cuts[i] = {search.threshold, kept, here};
       ties -= kept;

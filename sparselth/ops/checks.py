@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -80,7 +82,7 @@ def check_lists(**lists: Sequence[Tensor]) -> None:
 
 
 def _kinds(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype, torch.device]]:
-    return [(t.shape, t.dtype, t.device) for t in tensors]
+    return list(map(attrgetter("shape", "dtype", "device"), tensors))
 
 
 def named(name: str, count: int, names: Sequence[str] | None) -> Sequence[str]:
@@ -118,7 +120,7 @@ def check_sparsity(sparsity: float) -> float:
 
 def check_list(tensors: Sequence[Tensor]) -> None:
     """Require one dtype and device."""
-    if len({(t.dtype, t.device) for t in tensors}) > 1:
+    if len(set(map(attrgetter("dtype", "device"), tensors))) > 1:
         kinds = sorted({f"{t.dtype} on {t.device}" for t in tensors})
         raise SparselthError(f"a list needs tensors of one dtype and device, got {kinds}")
 
@@ -146,19 +148,17 @@ def kept_counts(
                 "leave sparsity and k out"
             )
         return [], pooled
-    shapes = [t.shape for t in tensors]
-    selections = [shapes] if pooled else [[shape] for shape in shapes]
-    groups = [sum(map(pattern.groups, of_one)) for of_one in selections]
+    shapes = tuple(t.shape for t in tensors)
     if k is None and sparsity is None and isinstance(pattern, KernelShapes):
-        return groups, pooled
+        return _groups(pattern, shapes, pooled), pooled
     if (sparsity is None) == (k is None):
         raise SparselthError("give either sparsity or k, not both and not neither")
     if sparsity is not None:
         if allocation == "given":
             raise SparselthError('allocation="given" takes k, one count per tensor')
-        check_sparsity(sparsity)
-        return [kept(pattern, of_one, sparsity) for of_one in selections], pooled
+        return list(_shares(pattern, shapes, pooled, check_sparsity(sparsity))), pooled
     assert k is not None
+    groups = _groups(pattern, shapes, pooled)
     if allocation == "given" and isinstance(k, int):
         raise SparselthError(f'allocation="given" takes one count per tensor, got k={k}')
     counts = [k] * len(groups) if isinstance(k, int) else list(k)
@@ -169,6 +169,21 @@ def kept_counts(
             what = "the tensor's size" if pattern == ELEMENT else "the number of groups"
             raise SparselthError(f"k[{i}] = {count} is outside [0, {n}], {what}")
     return counts, pooled
+
+
+def _selections(shapes: Sequence[Shape], pooled: bool) -> list[Sequence[Shape]]:
+    return [shapes] if pooled else [[shape] for shape in shapes]
+
+
+def _groups(pattern: Blocks | KernelShapes, shapes: Sequence[Shape], pooled: bool) -> list[int]:
+    return [sum(map(pattern.groups, of_one)) for of_one in _selections(shapes, pooled)]
+
+
+@lru_cache(maxsize=256)  # asked for the same weights again and again, up to once a step
+def _shares(
+    pattern: Blocks | KernelShapes, shapes: tuple[Shape, ...], pooled: bool, sparsity: float
+) -> tuple[int, ...]:
+    return tuple(kept(pattern, of_one, sparsity) for of_one in _selections(shapes, pooled))
 
 
 def kept(pattern: Blocks | KernelShapes, shapes: Sequence[Shape], sparsity: float) -> int:
