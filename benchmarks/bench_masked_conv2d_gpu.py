@@ -33,7 +33,7 @@ RESNET50 = (
     *(Layer(64, 256, 56, kernel=1), Layer(128, 1024, 14, kernel=1)),
 )
 DTYPES = {"bf16": torch.bfloat16, "tf32": torch.float32}
-PATTERNS = ("64x64", "32x32", "16x16", "16x1", "filter", "element")
+PATTERNS = ("64x64", "32x32", "16x16", "16x1", "8x1", "filter", "element")
 # Where `auto` is measured too: a module times every pass of every new mask, which takes a while.
 AUTO = {("32x32", 0.5), ("32x32", 0.9), ("32x32", 0.95), ("element", 0.5), ("element", 0.98)}
 
@@ -139,7 +139,7 @@ def bench_masked_conv2d_cuda(benchmark, layer, dtype):
                 values |= {f"dense {name}": ms for name, ms in dense.items()}
                 if (pattern, sparsity) in AUTO:
                     values["auto"] = milliseconds(auto(case, mask))
-                if pattern in ("element", "16x1") and _has_cuda_kernels():
+                if pattern in ("element", "16x1", "8x1") and _has_cuda_kernels():
                     with sl.use_backend("cuda"):
                         values["scattered"] = milliseconds(sparse(case, mask))
                 found.append((pattern, sparsity, values))

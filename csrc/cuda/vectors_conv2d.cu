@@ -3,23 +3,29 @@
 //
 //   y[n, r, p] = sum over the vectors (i, tap) of r's group of  w[r, i, tap] * x[n, i, p + tap]
 //
-// kVector neighbouring rows (the outputs of a forward, the inputs of an input gradient) make a
+// 16 or 8 neighbouring rows (the outputs of a forward, the inputs of an input gradient) make a
 // group; a vector is one column (channel and tap) in which some row of the group keeps its weight.
-// A mask of 16 x 1 vectors is multiplied at no loss in the forward; any other one is covered by
-// vectors, zero where it prunes: at 98 % of scattered weights 28 % of the columns are left.
+// A mask of 16 x 1 or 8 x 1 vectors is multiplied at no loss in the forward; any other one is
+// covered by vectors, zero where it prunes: at 98 % of scattered weights 28 % of the columns are
+// left to groups of 16, 15 % to those of 8.
 //
 // Groups of columns are gathered by ldmatrix: it takes an address for each row of eight 16-bit
 // values, so a tile of x lies in shared memory as [column][pixel][8 images], and the rows of a
 // k-step's 16 columns may lie anywhere. No other instruction is spent on the gather. The plan deals
 // the columns of a k-step to different banks, as far as it can.
 //
+// Vectors of 16 are the left operand of an mma, and 8 images of a pixel the right one. Vectors of 8
+// are the right operand, and 8 images of two pixels the left one: what ldmatrix loads has the
+// layout of both.
+//
 // x, y: channels_last, float16 or bfloat16, sums in float32, in the plan's order: the same results
-// in every run. A block computes 4 groups for 32 pixels of 8 images; a warp one group for 16 of the
-// pixels. Per k-step and warp: 16 bytes of packed weights per lane, 8 ldmatrix.x4, 16 mma.
+// in every run. A block computes 64 rows for 32 pixels of 8 images; a warp one group, for half of
+// the pixels with vectors of 16. Per k-step and warp: 16 mma, and 8 ldmatrix.x4 with vectors of 16,
+// 16 with those of 8, which shared memory then bounds: an expected half of the rate.
 //
 // Plan, int32, built by sparselth/ops/vectors.py:
-//   group of each slot    its first row / kVector, or -1; `slots` of them, a multiple of 4, those
-//                         with the most vectors first
+//   group of each slot    its first row / V for vectors of V, or -1; `slots` of them, a multiple of
+//                         64 / V, those with the most vectors first
 //   starts                slots * chunks + 1: where the k-steps of (slot, chunk of columns) begin
 //   codes                 16 per k-step: column % kColumns, tap row << 5, tap column << 13
 //   bases                 16 per k-step: the flat index in the weight of the vector's first row; -1
@@ -34,13 +40,22 @@ namespace sparselth::cuda {
 
 // --- launch table -------------------------------------------------------------------------
 
-constexpr int kVector = 16;   // rows of a group, columns of a k-step
-constexpr int kGroups = 4;    // of a block
+constexpr int kStep = 16;     // columns of a k-step
+constexpr int kRows = 64;     // of a block
 constexpr int kImages = 8;    // of a tile: what one row of ldmatrix holds
 constexpr int kPixels = 32;   // of a tile
 constexpr int kColumns = 32;  // in shared memory at a time
-constexpr int kWarpPixels = kPixels * kGroups / kWarps;
+constexpr int kSums = kRows * kPixels * kImages / kThreads / 4;  // results of mma, per thread
 constexpr uint32_t kTileBytes = 96 << 10;
+
+// How vectors of 16 or 8 rows are dealt to warps.
+template <int kVector>
+struct Split {
+  static_assert(kVector == 16 || kVector == 8);
+  static constexpr int kGroups = kRows / kVector;  // of a block, each with as many warps
+  static constexpr int kPairs = kPixels * kGroups / kWarps / 2;     // of pixels, of a warp
+  using Weights = std::conditional_t<kVector == 16, uint4, uint2>;  // of a k-step, per lane
+};
 
 struct VectorsPlan {
   const int32_t* groups;
@@ -50,17 +65,17 @@ struct VectorsPlan {
   int32_t slots, chunks, steps;
 };
 
-// The plan of `rows` rows in `length` words; its steps are negative where the length is wrong.
+// The plan of `rows` rows in `length` words, by vectors of `vector` of them; its steps are negative
+// where the length is wrong.
 inline VectorsPlan read_vectors_plan(const int32_t* words, int64_t length, int64_t rows,
-                                     int64_t columns) {
+                                     int64_t columns, int64_t vector) {
   VectorsPlan plan{};
-  constexpr int kBlockRows = kVector * kGroups;
-  plan.slots = int32_t((rows + kBlockRows - 1) / kBlockRows * kGroups);
+  plan.slots = int32_t((rows + kRows - 1) / kRows * (kRows / vector));
   plan.chunks = int32_t((columns + kColumns - 1) / kColumns);
   const int64_t head = int64_t(plan.slots) * (1 + plan.chunks) + 1, rest = length - head;
-  plan.steps = rest < 0 || rest % (2 * kVector) != 0 ? -1 : int32_t(rest / (2 * kVector));
+  plan.steps = rest < 0 || rest % (2 * kStep) != 0 ? -1 : int32_t(rest / (2 * kStep));
   plan.groups = words, plan.starts = plan.groups + plan.slots;
-  plan.codes = plan.groups + head, plan.bases = plan.codes + int64_t(plan.steps) * kVector;
+  plan.codes = plan.groups + head, plan.bases = plan.codes + int64_t(plan.steps) * kStep;
   return plan;
 }
 
@@ -104,9 +119,10 @@ __device__ uint32_t bits_of(T value) {
 
 // Packs the weights as multiply_add takes them: packed[step][lane]. row_stride: between the rows of
 // a vector in the weight.
-template <class T>
+template <class T, int kVector>
 __global__ void pack_vectors(const __grid_constant__ VectorsPlan plan, const T* weight,
-                             const bool* mask, int32_t rows, int32_t row_stride, uint4* packed) {
+                             const bool* mask, int32_t rows, int32_t row_stride,
+                             typename Split<kVector>::Weights* packed) {
   const int32_t lane = threadIdx.x % 32;
   const int32_t step = blockIdx.x * kWarps + threadIdx.x / 32;
   if (step >= plan.steps) return;
@@ -118,7 +134,7 @@ __global__ void pack_vectors(const __grid_constant__ VectorsPlan plan, const T* 
   }
   const int32_t first_row = plan.groups[run / plan.chunks] * kVector;
   const auto half = [&](int32_t row, int32_t column) -> uint32_t {
-    const int32_t base = plan.bases[step * kVector + column];
+    const int32_t base = plan.bases[step * kStep + column];
     if (base < 0 || first_row + row >= rows) return 0;
     const int32_t at = base + row * row_stride;
     return mask[at] ? bits_of(weight[at]) : 0;
@@ -127,8 +143,12 @@ __global__ void pack_vectors(const __grid_constant__ VectorsPlan plan, const T* 
     return half(row, column) | half(row, column + 1) << 16;
   };
   const int32_t row = lane / 4, column = lane % 4 * 2;
-  packed[step * 32 + lane] = {pair(row, column), pair(row + 8, column), pair(row, column + 8),
-                              pair(row + 8, column + 8)};
+  if constexpr (kVector == 16) {
+    packed[step * 32 + lane] = {pair(row, column), pair(row + 8, column), pair(row, column + 8),
+                                pair(row + 8, column + 8)};
+  } else {
+    packed[step * 32 + lane] = {pair(row, column), pair(row, column + 8)};
+  }
 }
 
 // Copies the tile's pixels of one chunk of columns to shared memory, zero where there are none: a
@@ -174,26 +194,28 @@ __device__ void load_vector_tile(const VectorsTile& t, int32_t image, int32_t y,
 
 // input: (batch, columns, in_h, in_w).  output: (batch, rows, out_h, out_w); both channels_last.
 // bias: per row, or null.
-template <class T>
+template <class T, int kVector>
 __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while one multiplies
     convolve_vectors(const __grid_constant__ VectorsTile t,
-                     const __grid_constant__ VectorsPlan plan, const T* input, const uint4* packed,
-                     const T* bias, int32_t rows, T* output) {
+                     const __grid_constant__ VectorsPlan plan, const T* input,
+                     const typename Split<kVector>::Weights* packed, const T* bias, int32_t rows,
+                     T* output) {
+  constexpr int kGroups = Split<kVector>::kGroups, kPairs = Split<kVector>::kPairs;
   extern __shared__ uint4 tile[];
   const int32_t row_blocks = plan.slots / kGroups, lane = threadIdx.x % 32;
   const int32_t first_slot = blockIdx.x % row_blocks * kGroups, at = blockIdx.x / row_blocks;
   const int32_t x = at % t.tiles_x * t.tile_w, y = at / t.tiles_x % t.tiles_y * t.tile_h;
   const int32_t image = at / t.tiles_x / t.tiles_y * kImages;
   const int32_t warp = threadIdx.x / 32, slot = first_slot + warp % kGroups;
-  const int32_t first_pixel = warp / kGroups * kWarpPixels;
+  const int32_t first_pixel = warp / kGroups * 2 * kPairs;
   // Lane l gives ldmatrix the rows of column l % 16, for the even pixels of a pair below lane 16.
-  int32_t offsets[kWarpPixels / 2];
+  int32_t offsets[kPairs];
 #pragma unroll
-  for (int pair = 0; pair < kWarpPixels / 2; ++pair) {
+  for (int pair = 0; pair < kPairs; ++pair) {
     const int32_t pixel = first_pixel + 2 * pair + lane / 16;
     offsets[pair] = pixel / t.tile_w * t.down_h * t.plane_w + pixel % t.tile_w * t.down_w;
   }
-  float sums[kWarpPixels][4] = {};
+  float sums[kSums][4] = {};
   for (int32_t chunk = 0; chunk < plan.chunks; ++chunk) {
     bool any = false;
     for (int32_t s = first_slot; s < first_slot + kGroups; ++s) {
@@ -206,30 +228,36 @@ __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while o
     __syncthreads();
     const int32_t* run = plan.starts + slot * plan.chunks + chunk;
     for (int32_t step = run[0]; step < run[1]; ++step) {
-      const uint4 weights = packed[step * 32 + lane];
-      const int32_t code = plan.codes[step * kVector + lane % kVector];
+      const auto weights = packed[step * 32 + lane];
+      const int32_t code = plan.codes[step * kStep + lane % kStep];
       const int32_t column = code & 31, tap_row = code >> 5 & 255, tap_column = code >> 13 & 255;
       const uint4* from =
           tile + column * t.plane + tap_row * t.dilation_h * t.plane_w + tap_column * t.dilation_w;
 #pragma unroll
-      for (int pair = 0; pair < kWarpPixels / 2; ++pair) {
-        uint32_t pixels[4];
+      for (int pair = 0; pair < kPairs; ++pair) {
+        uint32_t pixels[4];  // columns 0 to 7 and 8 to 15 of the even one, then of the odd one
         load_matrices_transposed(from + offsets[pair], pixels);
-        multiply_add<T>(sums[2 * pair], weights, pixels[0], pixels[1]);
-        multiply_add<T>(sums[2 * pair + 1], weights, pixels[2], pixels[3]);
+        if constexpr (kVector == 16) {
+          multiply_add<T>(sums[2 * pair], weights, pixels[0], pixels[1]);
+          multiply_add<T>(sums[2 * pair + 1], weights, pixels[2], pixels[3]);
+        } else {
+          const uint4 images{pixels[0], pixels[2], pixels[1], pixels[3]};
+          multiply_add<T>(sums[pair], images, weights.x, weights.y);
+        }
       }
     }
   }
   const int32_t group = plan.groups[slot];
   if (group < 0) return;
 #pragma unroll
-  for (int i = 0; i < kWarpPixels; ++i) {
-    const int32_t pixel = first_pixel + i;
-    const int32_t out_y = y + pixel / t.tile_w, out_x = x + pixel % t.tile_w;
+  for (int i = 0; i < kSums; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const int32_t row = group * kVector + lane / 4 + j / 2 * 8;
-      const int32_t n = image + lane % 4 * 2 + j % 2;
+      const int32_t far = lane / 4, near = lane % 4 * 2 + j % 2, half = j / 2;  // in the result
+      const int32_t pixel = first_pixel + (kVector == 16 ? i : 2 * i + half);
+      const int32_t row = group * kVector + (kVector == 16 ? far + 8 * half : near);
+      const int32_t n = image + (kVector == 16 ? near : far);
+      const int32_t out_y = y + pixel / t.tile_w, out_x = x + pixel % t.tile_w;
       if (row < rows && n < t.batch && out_y < t.out_h && out_x < t.out_w) {
         const float shift = bias == nullptr ? 0.0f : Number<T>::widen(bias[row]);
         const int64_t line = int64_t(n) * t.out_h + out_y;
@@ -241,18 +269,22 @@ __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while o
 
 // --- launcher -----------------------------------------------------------------------------
 
-// packed: 512 bytes per k-step.
-template <class T>
+// packed: bytes per k-step.
+template <int kVector>
+constexpr int64_t kPackedBytes = 32 * sizeof(typename Split<kVector>::Weights);
+
+template <class T, int kVector>
 void queue_convolve_vectors(const VectorsTile& t, const VectorsPlan& plan, const void* input,
                             const void* weight, const void* mask, int32_t row_stride,
                             const void* bias, int32_t rows, void* packed, void* output,
                             cudaStream_t stream) {
-  launch(pack_vectors<T>, uint32_t((plan.steps + kWarps - 1) / kWarps), stream, plan,
-         static_cast<const T*>(weight), static_cast<const bool*>(mask), rows, row_stride,
-         static_cast<uint4*>(packed));
-  launch_shared(convolve_vectors<T>, uint32_t(t.tiles() * (plan.slots / kGroups)), t.shared_bytes(),
-                stream, t, plan, static_cast<const T*>(input), static_cast<const uint4*>(packed),
-                static_cast<const T*>(bias), rows, static_cast<T*>(output));
+  auto* weights = static_cast<typename Split<kVector>::Weights*>(packed);
+  launch(pack_vectors<T, kVector>, uint32_t((plan.steps + kWarps - 1) / kWarps), stream, plan,
+         static_cast<const T*>(weight), static_cast<const bool*>(mask), rows, row_stride, weights);
+  const int32_t row_blocks = plan.slots / Split<kVector>::kGroups;
+  launch_shared(convolve_vectors<T, kVector>, uint32_t(t.tiles() * row_blocks), t.shared_bytes(),
+                stream, t, plan, static_cast<const T*>(input), weights, static_cast<const T*>(bias),
+                rows, static_cast<T*>(output));
 }
 
 }  // namespace sparselth::cuda
@@ -266,6 +298,7 @@ void queue_convolve_vectors(const VectorsTile& t, const VectorsPlan& plan, const
 namespace sparselth::cuda {
 
 // rows: channels of the result; row_stride: between them in the weight.
+template <int kVector>
 Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, const Tensor& weight,
                  const Tensor& mask, const std::optional<Tensor>& bias, const Tensor& words,
                  int64_t rows, int64_t row_stride, int64_t groups) {
@@ -273,8 +306,10 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
   STD_TORCH_CHECK(is_channels_last(input), "sparselth::", op, ": activations in channels_last");
   VectorsTile t;
   const bool fits = cut_into_vector_tiles(pass, t);
-  const VectorsPlan plan = read_vectors_plan(plan_words(op, words), words.numel(), rows, t.columns);
-  check_conv(op, fits, plan.steps >= 0, int64_t(t.tiles()) * (plan.slots / kGroups));
+  const VectorsPlan plan =
+      read_vectors_plan(plan_words(op, words), words.numel(), rows, t.columns, kVector);
+  check_conv(op, fits, plan.steps >= 0,
+             int64_t(t.tiles()) * (plan.slots / Split<kVector>::kGroups));
   const Ints shape = {t.batch, rows, t.out_h, t.out_w};
   Tensor y = torch::stable::empty(shape, input.scalar_type(), std::nullopt, input.device(),
                                   std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
@@ -283,15 +318,15 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
   const Tensor w = torch::stable::contiguous(weight), m = torch::stable::contiguous(mask);
   std::optional<Tensor> b;
   if (bias.has_value()) b = torch::stable::contiguous(*bias);
-  const int64_t bytes = int64_t(plan.steps) * 512;
+  const int64_t bytes = plan.steps * kPackedBytes<kVector>;
   const Tensor packed = torch::stable::new_empty(input, {bytes}, ScalarType::Byte);
   dispatch_float(input.scalar_type(), op, [&]<class T>(T*) {
     if constexpr (sizeof(T) == 2) {
-      queue_convolve_vectors<T>(t, plan, input.const_data_ptr(), w.const_data_ptr(),
-                                m.const_data_ptr(), int32_t(row_stride),
-                                b.has_value() ? b->const_data_ptr() : nullptr, int32_t(rows),
-                                packed.mutable_data_ptr(), y.mutable_data_ptr(),
-                                current_stream(input.get_device_index()));
+      queue_convolve_vectors<T, kVector>(
+          t, plan, input.const_data_ptr(), w.const_data_ptr(), m.const_data_ptr(),
+          int32_t(row_stride), b.has_value() ? b->const_data_ptr() : nullptr, int32_t(rows),
+          packed.mutable_data_ptr(), y.mutable_data_ptr(),
+          current_stream(input.get_device_index()));
     } else {
       STD_TORCH_CHECK(false, "sparselth::", op, ": float16 or bfloat16 only");
     }
@@ -300,23 +335,31 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
   return y;
 }
 
+template <class... Args>
+Tensor convolved_by(int64_t vector, const char* op, const Args&... args) {
+  if (vector == 16) return convolved<16>(op, args...);
+  STD_TORCH_CHECK(vector == 8, "sparselth::", op, ": vectors of 16 or 8 weights, got ", vector);
+  return convolved<8>(op, args...);
+}
+
 Tensor vectors_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
-                      const std::optional<Tensor>& bias, const Tensor& plan, Ints stride,
-                      Ints padding, Ints dilation, int64_t groups) {
+                      const std::optional<Tensor>& bias, const Tensor& plan, int64_t vector,
+                      Ints stride, Ints padding, Ints dilation, int64_t groups) {
   const ConvGeometry g =
       conv_geometry(shape_of(input), shape_of(weight), stride, padding, dilation, groups);
-  return convolved("vectors_conv2d", forward_pass(g), input, weight, mask, bias, plan, g.c_out,
-                   g.c_in * g.taps(), groups);
+  return convolved_by(vector, "vectors_conv2d", forward_pass(g), input, weight, mask, bias, plan,
+                      g.c_out, g.c_in * g.taps(), groups);
 }
 
 Tensor vectors_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
-                                 const Tensor& mask, const Tensor& plan, Ints input_hw, Ints stride,
-                                 Ints padding, Ints dilation, int64_t groups) {
+                                 const Tensor& mask, const Tensor& plan, int64_t vector,
+                                 Ints input_hw, Ints stride, Ints padding, Ints dilation,
+                                 int64_t groups) {
   const Ints x_shape = {grad_output.size(0), weight.size(1), input_hw[0], input_hw[1]};
   const ConvGeometry g =
       conv_geometry(x_shape, shape_of(weight), stride, padding, dilation, groups);
-  return convolved("vectors_conv2d_grad_input", backward_pass(g), grad_output, weight, mask,
-                   std::nullopt, plan, g.c_in, g.taps(), groups);
+  return convolved_by(vector, "vectors_conv2d_grad_input", backward_pass(g), grad_output, weight,
+                      mask, std::optional<Tensor>(), plan, g.c_in, g.taps(), groups);
 }
 
 }  // namespace sparselth::cuda

@@ -4,8 +4,8 @@ They compute what the ops of `contract.py` do, for CUDA tensors, with a plan of 
 channel, for the input gradient by input channel. They run below autograd, chosen by `gpu_conv.py`,
 so they have no formulas of their own.
     entries_*   by single weights; plans of `entries.py`; results are contiguous.
-    vectors_*   by vectors of 16 weights, without groups; plans of `vectors.py`; activations are
-                float16 or bfloat16 in channels_last, and so are results.
+    vectors_*   by vectors of `vector` weights, 16 or 8, without groups; plans of `vectors.py`;
+                activations are float16 or bfloat16 in channels_last, and so are results.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ GPU_SCHEMAS: dict[str, str] = {
     "entries_conv2d": _FORWARD,
     "entries_conv2d_grad_input": _GRAD_INPUT,
     "entries_conv2d_grad_weight": _GRAD_WEIGHT,
-    "vectors_conv2d": _FORWARD,
-    "vectors_conv2d_grad_input": _GRAD_INPUT,
+    "vectors_conv2d": _FORWARD.replace("Tensor plan,", "Tensor plan, int vector,"),
+    "vectors_conv2d_grad_input": _GRAD_INPUT.replace("Tensor plan,", "Tensor plan, int vector,"),
 }
 
 define(GPU_SCHEMAS)
@@ -54,10 +54,12 @@ def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
 
 
 @fake("vectors_conv2d")
-def _(*arguments):
-    return _forward(*arguments).contiguous(memory_format=torch.channels_last)
+def _(input, weight, mask, bias, plan, vector, *conv):
+    out = _forward(input, weight, mask, bias, plan, *conv)
+    return out.contiguous(memory_format=torch.channels_last)
 
 
 @fake("vectors_conv2d_grad_input")
-def _(*arguments):
-    return _grad_input(*arguments).contiguous(memory_format=torch.channels_last)
+def _(grad_output, weight, mask, plan, vector, input_hw, *conv):
+    grad = _grad_input(grad_output, weight, mask, plan, input_hw, *conv)
+    return grad.contiguous(memory_format=torch.channels_last)

@@ -3,8 +3,8 @@
 Four serve: the block-sparse kernels of `sparselth.kernels` (Triton, tensor cores); where whole
 filters and channels are gone, cuDNN on what remains (`compaction.py`); and for scattered masks at
 high sparsity, in CUDA C++, a kernel of single weights (`entries_conv2d`) and in 16 bits one of
-vectors of 16 weights on tensor cores (`vectors_conv2d`, which leaves the weight's gradient to the
-former). The one that should take least time is chosen from the mask; `choice.py` measures it
+vectors of 16 or 8 weights on tensor cores (`vectors_conv2d`, which leaves the weight's gradient to
+the former). The one that should take least time is chosen from the mask; `choice.py` measures it
 against dense cuDNN.
 
 What was found out about a mask lives beside its plan, which is the mask's blocks: int32 (E, 4) on
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +42,16 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 # Teraflops that cuDNN and the kernels of vectors and single weights are expected to reach, beside
 # those of `kernels.blocks.EXPECTED_RATE`. Estimates for an H100, nothing measured.
-_RATE_OF_CUDNN, _RATE_OF_VECTORS, _RATE_OF_ENTRIES = 450.0, 250.0, 12.5
+_RATE_OF_CUDNN, _RATE_OF_ENTRIES = 450.0, 12.5
+
+# Kernel -> length of its vectors, and its rate; what shared memory can feed is 474 and 237.
+_BY_VECTORS = {"vectors16": (16, 250.0), "vectors8": (8, 150.0)}
 
 _16_BIT = (torch.float16, torch.bfloat16)
 
 # A forced backend -> its kernels.
 _OF_BACKEND: dict[str | None, tuple[str, ...]] = {
-    "cuda": ("entries", "vectors"),
+    "cuda": ("entries", *_BY_VECTORS),
     "triton": ("blocks", "compaction"),
 }
 
@@ -70,16 +73,17 @@ class Found:
     compaction: Compaction | None
     work: dict[str, float]
     entries: Entries | None = None  # found when they are wanted
-    vectors: Vectors | None = None
+    vectors: dict[int, Vectors] = field(default_factory=dict)  # by length
 
     def serving(self, dtype: torch.dtype | None = None) -> str:
-        """Name the kernel to be used: "blocks", "compaction", "entries" or "vectors".
+        """Name the kernel to be used: "blocks", "compaction", "entries", "vectors16", "vectors8".
 
         dtype: of the activations; None asks for what serves all.
         """
-        names = _OF_BACKEND.get(forced(), self.work)
-        possible = (n for n in names if n in self.work and (n != "vectors" or dtype in _16_BIT))
-        return min(possible, key=self.work.__getitem__)
+        names = [n for n in _OF_BACKEND.get(forced(), self.work) if n in self.work]
+        if dtype not in _16_BIT:
+            names = [name for name in names if name not in _BY_VECTORS]
+        return min(names, key=self.work.__getitem__)
 
     def left(self) -> Compaction:
         """Return what is left of the mask, where it serves."""
@@ -92,11 +96,11 @@ class Found:
             self.entries = find_entries(mask, self.index.groups)
         return self.entries
 
-    def vectors_of(self, mask: Tensor) -> Vectors:
+    def vectors_of(self, mask: Tensor, length: int) -> Vectors:
         """Return the vectors that cover the mask."""
-        if self.vectors is None:
-            self.vectors = find_vectors(mask)
-        return self.vectors
+        if length not in self.vectors:
+            self.vectors[length] = find_vectors(mask, length)
+        return self.vectors[length]
 
 
 @cache
@@ -120,8 +124,9 @@ def block_plan(mask: Tensor, groups: int) -> Tensor:
         density = float(mask.sum()) / max(mask.numel(), 1)
         work["entries"] = density * _RATE_OF_CUDNN / _RATE_OF_ENTRIES
         if groups == 1:
-            covers = sum(vectors.densities(mask)) * _RATE_OF_CUDNN / _RATE_OF_VECTORS
-            work["vectors"] = (covers + work["entries"]) / 3
+            for kernel, (length, rate) in _BY_VECTORS.items():
+                covers = sum(vectors.densities(mask, length)) * _RATE_OF_CUDNN / rate
+                work[kernel] = (covers + work["entries"]) / 3
     _by_plan[index.blocks] = Found(index, left, work)
     return index.blocks
 
@@ -157,7 +162,7 @@ def _kernel(op: str) -> Callable[..., Tensor]:
 def _choose(plan: Tensor | None, mask: Tensor, input_hw, conv, dtype) -> tuple[str, Found]:
     found = found_of(plan, mask, conv[3])
     kernel = found.serving(dtype)
-    if kernel == "vectors" and not vectors.fits_all(mask.shape, input_hw, conv):
+    if kernel in _BY_VECTORS and not vectors.fits_all(mask.shape, input_hw, conv):
         kernel = "entries"
     if kernel == "entries" and not entries.fits_all(mask.shape, input_hw, conv):
         if forced() == "cuda":
@@ -187,9 +192,10 @@ def masked_conv2d(
     if kernel == "entries":
         by_output = found.entries_of(mask).by_output
         out = _ops.entries_conv2d(input, weight, mask, bias, by_output, *conv)
-    elif kernel == "vectors":
-        by_output = found.vectors_of(mask).by_output
-        out = _ops.vectors_conv2d(_last(input), weight, mask, bias, by_output, *conv)
+    elif kernel in _BY_VECTORS:
+        length, _ = _BY_VECTORS[kernel]
+        by_output = found.vectors_of(mask, length).by_output
+        out = _ops.vectors_conv2d(_last(input), weight, mask, bias, by_output, length, *conv)
     elif kernel == "blocks":
         out = _kernel("masked_conv2d")(input, weight, mask, bias, found.index, *conv[:3])
     else:
@@ -207,9 +213,10 @@ def masked_conv2d_grad_input(
     if kernel == "entries":
         run, by_input = _ops.entries_conv2d_grad_input, found.entries_of(mask).by_input
         grad = run(grad_output, weight, mask, by_input, input_hw, *conv)
-    elif kernel == "vectors":
-        run, by_input = _ops.vectors_conv2d_grad_input, found.vectors_of(mask).by_input
-        grad = run(_last(grad_output), weight, mask, by_input, input_hw, *conv)
+    elif kernel in _BY_VECTORS:
+        length, _ = _BY_VECTORS[kernel]
+        run, by_input = _ops.vectors_conv2d_grad_input, found.vectors_of(mask, length).by_input
+        grad = run(_last(grad_output), weight, mask, by_input, length, input_hw, *conv)
     elif kernel == "blocks":
         run = _kernel("masked_conv2d_grad_input")
         grad = run(grad_output, weight, mask, found.index, input_hw, *conv[:3])
@@ -225,7 +232,7 @@ def masked_conv2d_grad_weight(
     if input.dtype not in DTYPES:
         return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
     kernel, found = _choose(plan, mask, input.shape[2:], conv, input.dtype)
-    if kernel in ("entries", "vectors"):
+    if kernel == "entries" or kernel in _BY_VECTORS:
         by_output = found.entries_of(mask).by_output
         return _ops.entries_conv2d_grad_weight(grad_output, input, mask, by_output, *conv)
     if kernel == "blocks":

@@ -22,12 +22,12 @@ def entries_conv2d_grad_weight(grad_output, input, mask, plan, *conv):
     return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
 
 
-def vectors_conv2d(input, weight, mask, bias, plan, *conv):
+def vectors_conv2d(input, weight, mask, bias, plan, vector, *conv):
     out = reference.masked_conv2d(input, weight, mask, bias, plan, *conv)
     return out.contiguous(memory_format=torch.channels_last)
 
 
-def vectors_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv):
+def vectors_conv2d_grad_input(grad_output, weight, mask, plan, vector, input_hw, *conv):
     grad = reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     return grad.contiguous(memory_format=torch.channels_last)
 

@@ -1,6 +1,7 @@
-"""Masks covered by vectors of 16 rows: what `vectors_conv2d` walks on a GPU's tensor cores.
+"""Masks covered by vectors of rows: what `vectors_conv2d` walks on a GPU's tensor cores.
 
-Rows are what a pass computes (outputs; inputs for the input gradient), in groups of 16 neighbours.
+Rows are what a pass computes (outputs; inputs for the input gradient), in groups of 16 or 8
+neighbours.
 A vector is one column (a channel that is summed over, and a tap) in which some row of the group
 keeps its weight. Groups are dealt to slots, those with the most vectors first, and a plan lists the
 vectors by (slot, 32 channels), filled up to whole k-steps of 16. `csrc/cuda/vectors_conv2d.cu`
@@ -19,8 +20,12 @@ from torch import Tensor
 from .contract import output_size
 
 # As in vectors_conv2d.cu.
-_VECTOR, _GROUPS, _COLUMNS, _PIXELS, _TILE_BYTES = 16, 4, 32, 32, 96 << 10
+_ROWS, _STEP, _COLUMNS, _PIXELS, _TILE_BYTES = 64, 16, 32, 32, 96 << 10
 _LARGEST_KERNEL = 255
+
+
+# Rows of a vector.
+LENGTHS = (16, 8)
 
 
 class Vectors(NamedTuple):
@@ -30,37 +35,39 @@ class Vectors(NamedTuple):
     by_input: Tensor
 
 
-def find_vectors(mask: Tensor) -> Vectors:
+def find_vectors(mask: Tensor, length: int) -> Vectors:
     """Cover the kept weights of a convolution without groups by vectors, for two of its passes.
 
-    mask: bool (C_out, C_in, kH, kW), on any device.
+    mask: bool (C_out, C_in, kH, kW), on any device.  length: of a vector, one of `LENGTHS`.
     """
-    return Vectors(_plan(mask, by_input=False), _plan(mask.transpose(0, 1), by_input=True))
+    by_output = _plan(mask, length, by_input=False)
+    return Vectors(by_output, _plan(mask.transpose(0, 1), length, by_input=True))
 
 
-def densities(mask: Tensor) -> tuple[float, float]:
+def densities(mask: Tensor, length: int) -> tuple[float, float]:
     """Return the shares of the weight that the forward and the input gradient multiply.
 
-    mask: bool (C_out, C_in, kH, kW), on any device.
+    mask: bool (C_out, C_in, kH, kW), on any device.  length: of a vector.
     """
-    forward, backward = (float(_covered(m).float().mean()) for m in (mask, mask.transpose(0, 1)))
+    forward, backward = (
+        float(_covered(m, length).float().mean()) for m in (mask, mask.transpose(0, 1))
+    )
     return forward, backward
 
 
-def _covered(rows_first: Tensor) -> Tensor:
+def _covered(rows_first: Tensor, length: int) -> Tensor:
     """Return where vectors are: bool (groups, columns, kH, kW)."""
-    missing = -len(rows_first) % _VECTOR
+    missing = -len(rows_first) % length
     whole = F.pad(rows_first, (0, 0, 0, 0, 0, 0, 0, missing))
-    return whole.unflatten(0, (-1, _VECTOR)).any(1)
+    return whole.unflatten(0, (-1, length)).any(1)
 
 
-def _plan(rows_first: Tensor, by_input: bool) -> Tensor:
+def _plan(rows_first: Tensor, length: int, by_input: bool) -> Tensor:
     rows, columns, height, width = rows_first.shape
-    block = _VECTOR * _GROUPS
-    slots, chunks = -(-rows // block) * _GROUPS, -(-columns // _COLUMNS)
-    group, column, tap_row, tap_column = _covered(rows_first).nonzero().unbind(1)
+    slots, chunks = -(-rows // _ROWS) * (_ROWS // length), -(-columns // _COLUMNS)
+    group, column, tap_row, tap_column = _covered(rows_first, length).nonzero().unbind(1)
     # Of the vector's first row, in the weight (C_out, C_in, kH, kW).
-    first = group * _VECTOR
+    first = group * length
     out, channel = (column, first) if by_input else (first, column)
     inputs = rows if by_input else columns
     base = ((out * inputs + channel) * height + tap_row) * width + tap_column
@@ -68,7 +75,7 @@ def _plan(rows_first: Tensor, by_input: bool) -> Tensor:
         tap_row, tap_column = height - 1 - tap_row, width - 1 - tap_column
 
     order = torch.bincount(group, minlength=slots).argsort(descending=True, stable=True)
-    group_of_slot = torch.where(order * _VECTOR < rows, order, -1)
+    group_of_slot = torch.where(order * length < rows, order, -1)
     slot = torch.empty_like(order).scatter_(0, order, torch.arange(slots, device=order.device))
     run = slot[group] * chunks + column // _COLUMNS
     run, base, code = _dealt(
@@ -79,16 +86,16 @@ def _plan(rows_first: Tensor, by_input: bool) -> Tensor:
     )
 
     counts = torch.bincount(run, minlength=slots * chunks)
-    steps = -(-counts // _VECTOR)
+    steps = -(-counts // _STEP)
     ends = steps.cumsum(0)
     # Where each vector goes; what fills a k-step up repeats the run's last column, times zero.
     starts = ends - steps
     rank = torch.arange(len(run), device=run.device) - (counts.cumsum(0) - counts)[run]
-    length = int(ends[-1]) * _VECTOR
-    codes, bases = base.new_zeros(length), base.new_full((length,), -1)
-    at = starts[run] * _VECTOR + rank
+    places = int(ends[-1]) * _STEP
+    codes, bases = base.new_zeros(places), base.new_full((places,), -1)
+    at = starts[run] * _STEP + rank
     codes[at], bases[at] = code, base
-    filled = torch.repeat_interleave(steps * _VECTOR - counts)
+    filled = torch.repeat_interleave(steps * _STEP - counts)
     last = (counts.cumsum(0) - 1)[filled]
     codes[bases < 0] = code[last]
     parts = (group_of_slot, ends.new_zeros(1), ends, codes, bases)

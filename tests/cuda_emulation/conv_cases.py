@@ -35,11 +35,15 @@ class Case:
     label: str
 
     def encode(self) -> bytes:
-        place = (ENTRIES if self.op in ENTRIES else VECTORS).index(self.op)
+        place = ENTRIES.index(self.op) if self.op in ENTRIES else self._place_by_vectors()
         head = (place, DTYPES.index(self.dtype), self.seed, self.has_bias)
         plan, *arrays = self.arrays
         parts = [struct.pack("20q", *head, *self.shapes, plan.numel()), _raw(plan)]
         return b"".join(parts + [_raw(a) for a in arrays])
+
+    def _place_by_vectors(self) -> int:
+        length = self.arguments[4 if self.op == "vectors_conv2d_grad_input" else 5]
+        return 2 * VECTORS.index(self.op) + vectors.LENGTHS.index(length)
 
     def oracle(self) -> Tensor:
         wide = [a.float() if _is_data(a) else a for a in self.arguments]
@@ -63,7 +67,8 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
 
     Every eighth has planes so large that a lane holds eight pixels, every eighth more columns than
     are in shared memory at a time, every eighth more rows than a block has, every eighth both.
-    Vectors have no groups, and half of the time whole quads of channels.
+    Vectors have no groups, and half of the time whole quads of channels; eight cases have those of
+    16 weights, eight those of 8, and so on.
     """
     g = torch.Generator().manual_seed(seed)
     by_vectors = op in VECTORS
@@ -109,7 +114,11 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     y = reference_gpu.entries_conv2d(x.float(), weight.float(), mask, None, None, *conv)
     grad = torch.randn(y.shape, generator=g).to(dtype).contiguous(memory_format=layout)
     weight.masked_fill_(~mask, torch.nan)  # a pruned weight does not multiply
-    plans = vectors.find_vectors(mask) if by_vectors else entries.find_entries(mask, groups)
+    length = [vectors.LENGTHS[seed // 8 % 2]] if by_vectors else []
+    if by_vectors:
+        plans = vectors.find_vectors(mask, *length)
+    else:
+        plans = entries.find_entries(mask, groups)
     plan = plans.by_input if op.endswith("grad_input") else plans.by_output
     weights = [weight, mask] if by_vectors else [weight]
     arguments: tuple[Any, ...]
@@ -117,13 +126,14 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         x.masked_fill_(torch.rand(x.shape, generator=g) < 0.004 * (seed % 3 == 0), torch.inf)
         arguments, arrays = (grad, x, mask, plan, *conv), [grad, x]
     elif op.endswith("grad_input"):
-        arguments = (grad, weight, mask, plan, [height, width], *conv)
+        arguments = (grad, weight, mask, plan, *length, [height, width], *conv)
         arrays = [grad, *weights]
     else:
-        arguments = (x, weight, mask, bias, plan, *conv)
+        arguments = (x, weight, mask, bias, plan, *length, *conv)
         arrays = [x, *weights, *([] if bias is None else [bias])]
     shapes = (*x.shape, *weight.shape, *stride, *padding, *dilation, groups)
     label = f"seed {seed}: {op} {dtype}, x, w, stride, padding, dilation, groups {shapes}"
+    label += f", vectors of {length}"
     has_bias = op.endswith("conv2d") and bias is not None
     return Case(op, dtype, seed, shapes, arguments, [plan, *arrays], has_bias, label)
 

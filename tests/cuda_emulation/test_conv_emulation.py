@@ -207,6 +207,27 @@ MUTANTS = [
         BY_VECTORS,
     ),
     Mutant(
+        "two pixels change places under vectors of 8",
+        "vectors_conv2d.cu",
+        "images{pixels[0], pixels[2], pixels[1], pixels[3]}",
+        "images{pixels[0], pixels[1], pixels[2], pixels[3]}",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "vectors of 8 lack half of a k-step's weights",
+        "vectors_conv2d.cu",
+        "= {pair(row, column), pair(row, column + 8)};",
+        "= {pair(row, column), pair(row, column)};",
+        VECTORS_BACK,
+    ),
+    Mutant(
+        "results of vectors of 8 lie as those of 16",
+        "vectors_conv2d.cu",
+        "(kVector == 16 ? near : far)",
+        "near",
+        BY_VECTORS,
+    ),
+    Mutant(
         "two images change places",
         "vectors_conv2d.cu",
         "{both(0), both(2), both(4), both(6)}",
@@ -216,8 +237,8 @@ MUTANTS = [
     Mutant(
         "both pixels of a pair are the first",
         "vectors_conv2d.cu",
-        "first_pixel + 2 * pair + lane / 16",
-        "first_pixel + 2 * pair",
+        "first_pixel + 2 * pair + lane / 16;",
+        "first_pixel + 2 * pair;",
         BY_VECTORS,
     ),
     Mutant(
@@ -251,8 +272,8 @@ MUTANTS = [
     Mutant(
         "rows of the lower half are written to the upper",
         "vectors_conv2d.cu",
-        "lane / 4 + j / 2 * 8",
-        "lane / 4 + j % 2 * 8",
+        "far + 8 * half",
+        "far",
         VECTORS_BACK,
     ),
     Mutant(

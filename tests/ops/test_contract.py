@@ -87,11 +87,11 @@ def vectors_samples():
         t if isinstance(t, tuple) else t.detach().half() if t.is_floating_point() else t
         for t in conv_arguments(torch.channels_last, groups=1)
     )
-    by_output, by_input = find_vectors(mask)
-    y = ops.vectors_conv2d(x, weight, mask, bias, by_output, *conv)
+    by_output, by_input = find_vectors(mask, 8)
+    y = ops.vectors_conv2d(x, weight, mask, bias, by_output, 8, *conv)
     return {
-        "vectors_conv2d": [(x, weight, mask, bias, by_output, *conv)],
-        "vectors_conv2d_grad_input": [(y, weight, mask, by_input, [4, 5], *conv)],
+        "vectors_conv2d": [(x, weight, mask, bias, by_output, 8, *conv)],
+        "vectors_conv2d_grad_input": [(y, weight, mask, by_input, 8, [4, 5], *conv)],
     }
 
 

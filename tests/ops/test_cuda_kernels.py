@@ -98,7 +98,7 @@ def test_convolution_agrees_with_the_oracle(op, dtype):
 
 @pytest.mark.parametrize("op", [*conv_cases.ENTRIES, *conv_cases.VECTORS])
 def test_sanitized_convolution(op):
-    for case in conv_cases.cases_of(op, torch.float16, range(8)):
+    for case in conv_cases.cases_of(op, torch.float16, range(4, 12)):
         assert_convolution_agrees(case)
 
 

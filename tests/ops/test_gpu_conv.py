@@ -63,15 +63,23 @@ def test_a_forced_backend_serves_any_mask(forcing):
     assert gpu_conv.found_of(None, scarce, 1).serving() != "entries"
     forcing("cuda")
     assert gpu_conv.found_of(None, blocks, 1).serving() == "entries"
-    assert gpu_conv.found_of(None, blocks, 1).serving(torch.bfloat16) == "vectors"
+    assert gpu_conv.found_of(None, blocks, 1).serving(torch.bfloat16) == "vectors16"
 
 
 def test_vectors_serve_16_bits_without_groups():
     mask = scattered(0.02)
     found = gpu_conv.found_of(None, mask, 1)
-    assert found.serving(torch.bfloat16) == found.serving(torch.float16) == "vectors"
+    assert found.serving(torch.bfloat16) == found.serving(torch.float16) == "vectors8"
     assert found.serving(torch.float32) == found.serving() == "entries"
-    assert "vectors" not in gpu_conv.found_of(None, mask, 2).work
+    assert not {"vectors16", "vectors8"} & gpu_conv.found_of(None, mask, 2).work.keys()
+
+
+def test_vectors_are_as_long_as_the_masks(forcing):
+    forcing("cuda")
+    for length in (16, 8):
+        chosen = torch.rand(64 // length, 64, 3, 3) < 0.05
+        mask = chosen.repeat_interleave(length, 0)
+        assert gpu_conv.found_of(None, mask, 1).serving(torch.float16) == f"vectors{length}"
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -83,7 +91,7 @@ def test_scattered_weights_go_through_all_passes(forcing, layout, groups, dtype)
     weight, bias = torch.randn(64, 64, 3, 3, dtype=dtype), torch.randn(64, dtype=dtype)
     mask, hw = scattered(0.005), [5, 6]
     forcing("cuda")
-    kernel = "vectors" if dtype == torch.bfloat16 and groups == 1 else "entries"
+    kernel = "vectors8" if dtype == torch.bfloat16 and groups == 1 else "entries"
     assert gpu_conv.found_of(None, mask, groups).serving(dtype) == kernel
     y = gpu_conv.masked_conv2d(x, weight, mask, bias, None, *conv)
     dx = gpu_conv.masked_conv2d_grad_input(y, weight, mask, None, hw, *conv)

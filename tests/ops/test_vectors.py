@@ -7,16 +7,16 @@ import torch
 from hypothesis import given, settings
 from strategies import conv_cases
 
-from sparselth.ops.vectors import densities, find_vectors, fits_all
+from sparselth.ops.vectors import LENGTHS, densities, find_vectors, fits_all
 
 
-def listed(plan, mask, by_input):
+def listed(plan, mask, length, by_input):
     """Walk a plan as the kernel does; yield (first row, column, taps, base, run) of each vector,
     base -1 of those that fill a k-step up.
     """
     outs, ins, height, width = mask.shape
     rows, columns = (ins, outs) if by_input else (outs, ins)
-    slots, chunks = -(-rows // 64) * 4, -(-columns // 32)
+    slots, chunks = -(-rows // 64) * (64 // length), -(-columns // 32)
     groups = plan[:slots].tolist()
     starts = plan[slots : slots + slots * chunks + 1].tolist()
     codes, bases = plan[slots + slots * chunks + 1 :].view(2, -1).tolist()
@@ -28,21 +28,23 @@ def listed(plan, mask, by_input):
             taps = (codes[at] >> 5 & 255, codes[at] >> 13 & 255)
             if by_input:
                 taps = (height - 1 - taps[0], width - 1 - taps[1])
-            yield groups[run // chunks] * 16, column, *taps, bases[at], run
+            yield groups[run // chunks] * length, column, *taps, bases[at], run
 
 
-@given(conv_cases())
-@settings(max_examples=60)
-def test_every_kept_weight_is_covered_once(case):
+@pytest.mark.parametrize("length", LENGTHS)
+@given(case=conv_cases())
+@settings(max_examples=40)
+def test_every_kept_weight_is_covered_once(length, case):
     _, _, mask, _ = case.tensors()
     flat = torch.arange(mask.numel()).view(mask.shape)
-    for by_input, plan in enumerate(find_vectors(mask)):
+    for by_input, plan in enumerate(find_vectors(mask, length)):
         rows = mask.transpose(0, 1) if by_input else mask
         positions = flat.transpose(0, 1) if by_input else flat
         covered = torch.zeros_like(rows)
         known = {}
-        for row, column, tap_row, tap_column, base, run in listed(plan, mask, bool(by_input)):
-            vector = (slice(row, row + 16), column, tap_row, tap_column)
+        vectors = listed(plan, mask, length, bool(by_input))
+        for row, column, tap_row, tap_column, base, run in vectors:
+            vector = (slice(row, row + length), column, tap_row, tap_column)
             if base < 0:  # reads what the group keeps anyway, times zero
                 assert (column, tap_row, tap_column) in known[run]
                 continue
@@ -57,13 +59,14 @@ def test_every_kept_weight_is_covered_once(case):
 def test_groups_with_the_most_vectors_come_first():
     mask = torch.zeros(40, 3, 1, 1, dtype=torch.bool)
     mask[20, :2] = mask[35, 0] = True
-    plan = find_vectors(mask).by_output
-    assert plan[:4].tolist() == [1, 2, 0, -1]
-    assert densities(mask) == (pytest.approx(3 / 9), pytest.approx(2 / 40))
+    assert find_vectors(mask, 16).by_output[:4].tolist() == [1, 2, 0, -1]
+    assert densities(mask, 16) == (pytest.approx(3 / 9), pytest.approx(2 / 40))
+    assert find_vectors(mask, 8).by_output[:8].tolist() == [2, 4, 0, 1, 3, -1, -1, -1]
+    assert densities(mask, 8) == (pytest.approx(3 / 15), pytest.approx(2 / 40))
 
 
 def test_neighbours_in_a_k_step_are_of_different_banks():
-    plan = find_vectors(torch.ones(16, 32, 3, 3, dtype=torch.bool)).by_output
+    plan = find_vectors(torch.ones(16, 32, 3, 3, dtype=torch.bool), 16).by_output
     codes = plan[9:].view(2, -1)[0].view(-1, 8)
     rows = (codes & 31) * 61 + (codes >> 5 & 255) * 10 + (codes >> 13 & 255)  # of a 6 x 10 plane
     distinct = [len(set(eight)) for eight in (rows % 8).tolist()]
