@@ -77,8 +77,8 @@ def correlate(
     x, packed, bias, y, rows, entries, row_count, positions,
     height, width, x_image, x_row, x_column, in_step_h, in_step_w,
     out_height, out_width, y_image, y_row, y_column,
-    HAS_BIAS: tl.constexpr, TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
-    PRECISION: tl.constexpr, SIZE: tl.constexpr, BLOCK_M: tl.constexpr,
+    HAS_BIAS: tl.constexpr, RELU: tl.constexpr, TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr,
+    WIDE: tl.constexpr, PRECISION: tl.constexpr, SIZE: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """Compute one tile. TRANSPOSED: packed blocks are read as [out, in]. WHOLE: see `is_whole`."""
     row = rows + tl.program_id(0) % row_count * 5
@@ -122,6 +122,8 @@ def correlate(
     out = first_out + lane
     if HAS_BIAS:
         total += tl.load(bias + out, out < out_end, other=0).to(tl.float32)[None, :]
+    if RELU:
+        total = tl.where(total < 0, 0, total)  # NaN stays, as in torch
     to = y + image * y_image + p * y_row + q * y_column
     stored = real[:, None]
     if not WHOLE:
@@ -168,7 +170,7 @@ def pack(weight: Tensor, mask: Tensor, index: BlockIndex) -> Tensor:
 
 def run_walks(
     x: Tensor, packed: Tensor, bias: Tensor | None, y: Tensor, walks: Sequence[Walk],
-    index: BlockIndex, *, transposed: bool,
+    index: BlockIndex, *, transposed: bool, relu: bool = False,
 ) -> None:  # fmt: skip
     """Fill y from x; both channels_last, every position of y in one of the walks."""
     size = index.size
@@ -184,7 +186,7 @@ def run_walks(
             x, packed, bias, first, walk.rows, walk.entries, len(walk.rows), positions,
             *x.shape[2:], x_image, x_row, x_column, *walk.in_step,
             *walk.size, y_image, y_row * walk.step[0], y_column * walk.step[1],
-            HAS_BIAS=bias is not None, TRANSPOSED=transposed, WHOLE=is_whole(index),
+            HAS_BIAS=bias is not None, RELU=relu, TRANSPOSED=transposed, WHOLE=is_whole(index),
             WIDE=max(x.numel(), y.numel()) > MOST_32_BIT, PRECISION=precision(x.dtype),
             SIZE=size, BLOCK_M=BLOCK_M[size], **OPTIONS[size],
         )  # fmt: skip
@@ -206,9 +208,9 @@ def serves(dtype: torch.dtype) -> bool:
 
 def masked_conv2d(
     input: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, index: BlockIndex,
-    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], *, relu: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Return y, channels_last. index: the mask's blocks."""
+    """Return y, or max(y, 0), channels_last. index: the mask's blocks."""
     batch, _, height, width = input.shape
     kernel = index.shape[2:]
     p, q = (
@@ -222,5 +224,5 @@ def masked_conv2d(
     walk = forward_walk(index, (p, q), *(tuple(pair) for pair in (stride, padding, dilation)))
     with guard(input.device):
         x, packed = channels_last(input), pack(weight, mask, index)
-        run_walks(x, packed, bias, y, walk, index, transposed=False)
+        run_walks(x, packed, bias, y, walk, index, transposed=False, relu=relu)
     return y

@@ -47,6 +47,10 @@ SCHEMAS: dict[str, str] = {
     "masked_conv2d": (
         f"(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor? plan, {CONV}) -> Tensor"
     ),
+    # max(y, 0) of the same, for kernels that have it at no cost.
+    "masked_conv2d_relu": (
+        f"(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor? plan, {CONV}) -> Tensor"
+    ),
     "masked_conv2d_grad_input": (
         "(Tensor grad_output, Tensor weight, Tensor mask, Tensor? plan, int[2] input_hw, "
         f"{CONV}) -> Tensor"
@@ -123,6 +127,7 @@ def fake(name: str):
 
 
 @fake("masked_conv2d")
+@fake("masked_conv2d_relu")
 def _(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     height, width = (
         output_size(input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i])
@@ -219,7 +224,7 @@ def conv_setup(ctx, inputs, output):
 
 def conv_backward(ctx, grad):
     """Differentiate `masked_conv2d` with respect to input, weight and bias."""
-    input, weight, mask, plan = ctx.saved_tensors
+    input, weight, mask, plan, *_ = ctx.saved_tensors
     need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
     grad_input = grad_weight = grad_bias = None
     if need_input and need_weight and not ctx.dense_passes:
@@ -234,6 +239,17 @@ def conv_backward(ctx, grad):
     if ctx.has_bias and need_bias:
         grad_bias = grad.sum((0, 2, 3))
     return grad_input, grad_weight, None, grad_bias, None, None, None, None, None
+
+
+def _conv_relu_setup(ctx, inputs, output):
+    conv_setup(ctx, inputs, output)
+    input, weight, mask, _, plan, *_ = inputs
+    ctx.save_for_backward(input, weight, mask, plan, output)
+
+
+def _conv_relu_backward(ctx, grad):
+    *_, output = ctx.saved_tensors
+    return conv_backward(ctx, torch.ops.aten.threshold_backward(grad, output, 0))
 
 
 def _conv_grad_input_setup(ctx, inputs, output):
@@ -270,6 +286,7 @@ def _conv_grad_weight_backward(ctx, grad):
 
 
 _register_autograd("masked_conv2d", conv_setup, conv_backward)
+_register_autograd("masked_conv2d_relu", _conv_relu_setup, _conv_relu_backward)
 _register_autograd("masked_conv2d_grad_input", _conv_grad_input_setup, _conv_grad_input_backward)
 _register_autograd("masked_conv2d_grad_weight", _conv_grad_weight_setup, _conv_grad_weight_backward)
 

@@ -45,14 +45,17 @@ def masked_conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     *,
+    relu: bool = False,
     plan: Tensor | None = None,
 ) -> Tensor:
     """Convolve with the weights that the mask keeps: y = conv2d(x, weight * mask) + bias.
 
     x: (N, C_in, H, W), contiguous or channels_last; the result has the same layout.
     weight: (C_out, C_in / groups, kH, kW).  mask: bool, the weight's shape.
-    bias: (C_out,) or None.  plan: `sparselth.ops.plan.conv_plan(mask, groups)`, built anew when
-    None. float16 and bfloat16 accumulate in float32.
+    bias: (C_out,) or None.  relu: return max(y, 0); a GPU's kernel of blocks does that before it
+    stores y, all others in a pass of their own.
+    plan: `sparselth.ops.plan.conv_plan(mask, groups)`, built anew when None.
+    float16 and bfloat16 accumulate in float32.
     Differentiable twice; the weight gradient is exactly zero where the mask is False.
     A pruned weight does not multiply: NaN and Inf in x spread through the kept weights only,
     those that happen to be zero included. `conv2d(x, weight * mask)` spreads them through all, and
@@ -86,9 +89,12 @@ def masked_conv2d(
     )
     _check_not_empty(x, weight, *conv[:3])
     if not torch.compiler.is_compiling() and _direct(x, weight):
-        return BlockedConv2d.apply(x, weight, mask, bias, plan, *conv)
-    run = implementation("masked_conv2d", x.device)
-    return run(x, weight, mask, bias, plan, *conv)
+        y = BlockedConv2d.apply(x, weight, mask, bias, plan, *conv)
+    elif relu and x.device.type == "cuda":
+        return implementation("masked_conv2d_relu", x.device)(x, weight, mask, bias, plan, *conv)
+    else:
+        y = implementation("masked_conv2d", x.device)(x, weight, mask, bias, plan, *conv)
+    return y.relu() if relu else y
 
 
 def _direct(x: Tensor, weight: Tensor) -> bool:

@@ -35,7 +35,12 @@ from .vectors import Vectors, find_vectors
 if TYPE_CHECKING:
     from ..kernels.blocks import BlockIndex
 
-OPS = ("masked_conv2d", "masked_conv2d_grad_input", "masked_conv2d_grad_weight")
+OPS = (
+    "masked_conv2d",
+    "masked_conv2d_relu",
+    "masked_conv2d_grad_input",
+    "masked_conv2d_grad_weight",
+)
 
 # float64 has no tensor cores worth a kernel: the reference serves it.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -185,9 +190,11 @@ def masked_conv2d(
     bias: Tensor | None,
     plan: Tensor | None,
     *conv: Any,
+    relu: bool = False,
 ) -> Tensor:
     if input.dtype not in DTYPES:
-        return reference.masked_conv2d(input, weight, mask, bias, plan, *conv)
+        run = reference.masked_conv2d_relu if relu else reference.masked_conv2d
+        return run(input, weight, mask, bias, plan, *conv)
     kernel, found = _choose(plan, mask, input.shape[2:], conv, input.dtype)
     if kernel == "entries":
         by_output = found.entries_of(mask).by_output
@@ -197,10 +204,17 @@ def masked_conv2d(
         by_output = found.vectors_of(mask, length).by_output
         out = _ops.vectors_conv2d(_last(input), weight, mask, bias, by_output, length, *conv)
     elif kernel == "blocks":
-        out = _kernel("masked_conv2d")(input, weight, mask, bias, found.index, *conv[:3])
+        run = _kernel("masked_conv2d")
+        out = run(input, weight, mask, bias, found.index, *conv[:3], relu=relu)
     else:
         out = compaction.masked_conv2d(input, weight, mask, bias, found.left(), *conv[:3])
+    if relu and kernel != "blocks":
+        out = out.relu_()
     return out.contiguous(memory_format=memory_format(input))
+
+
+def masked_conv2d_relu(*arguments: Any) -> Tensor:
+    return masked_conv2d(*arguments, relu=True)
 
 
 def masked_conv2d_grad_input(

@@ -30,6 +30,10 @@ def masked_conv2d(input, weight, mask, bias, plan, stride, padding, dilation, gr
     return out.contiguous(memory_format=memory_format(input))
 
 
+def masked_conv2d_relu(*arguments):
+    return masked_conv2d(*arguments).relu()
+
+
 def convolution_backward(grad_output, input, weight, conv, wanted):
     """Return the gradients of a dense convolution: input, weight and bias, those `wanted`."""
     stride, padding, dilation, groups = conv

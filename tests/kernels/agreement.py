@@ -124,6 +124,8 @@ def same_convolution(package, case, dtype, size, device="cpu") -> None:
         weight, mask = (t.contiguous(memory_format=torch.channels_last) for t in (weight, mask))
     y = kernel(package, "masked_conv2d")(x, weight, mask, bias, index, *conv)
     want_y = reference.masked_conv2d(wide[0], wide[1], mask, wide[2], None, *case.conv)
+    positive = kernel(package, "masked_conv2d")(x, weight, mask, bias, index, *conv, relu=True)
+    assert torch.equal(positive, y.relu())
     grad = torch.randn_like(y)
     dx = kernel(package, "masked_conv2d_grad_input")(grad, weight, mask, index, case.size, *conv)
     want_dx = reference.masked_conv2d_grad_input(

@@ -96,7 +96,8 @@ def launch_convolutions(dtype, size, channels=128, batch=8, extent=16) -> None:
     x = torch.empty(batch, channels, extent, extent, dtype=dtype)
     x, conv = x.contiguous(memory_format=torch.channels_last), ((1, 1), (1, 1), (1, 1))
     call = {op: agreement.kernel(sparselth.kernels, op) for op in agreement.CONVOLUTIONS}
-    y = call["masked_conv2d"](x, weight, mask, None, index, *conv)
+    bias = torch.empty(channels, dtype=dtype)
+    y = call["masked_conv2d"](x, weight, mask, bias, index, *conv, relu=True)
     call["masked_conv2d_grad_input"](y, weight, mask, index, (extent, extent), *conv)
     call["masked_conv2d_grad_weight"](y, x, mask, index, *conv)
 

@@ -157,6 +157,8 @@ def test_the_ops_keep_the_layout_and_find_the_blocks_again(kernels, precise, lay
             y, reference.masked_conv2d(x, weight, mask, None, None, *conv), rtol=1e-4, atol=1e-4
         )
         assert y.is_contiguous(memory_format=layout)
+        positive = gpu_conv.masked_conv2d_relu(x, weight, mask, None, None, *conv)
+        assert torch.equal(positive, y.relu())
         dw = gpu_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
         assert dw[mask].all()
         mask.logical_not_()  # noticed, though no plan was rebuilt
@@ -283,6 +285,10 @@ DEFECTS = {
     "blocks not turned round": (
         *("convolutions", "masked_conv2d.py"),
         *("place = lane[None, :] * SIZE + lane[:, None]", "place = lane[:, None] * SIZE + lane"),
+    ),
+    "negative results stored": (
+        *("convolutions", "masked_conv2d.py"),
+        *("tl.where(total < 0, 0, total)", "total"),
     ),
     "a row without its last block": (
         *("convolutions", "masked_conv2d.py"),

@@ -111,6 +111,10 @@ def samples():
             (last, weight, mask, None, None, *conv),
             (empty, weight, mask, bias, None, *conv),
         ],
+        "masked_conv2d_relu": [
+            (x, weight, mask, bias, None, *conv),
+            (last, weight, mask, None, None, *conv),
+        ],
         "masked_conv2d_grad_input": [(y, weight, mask, None, [4, 5], *conv)],
         "masked_conv2d_grad_weight": [(y, x, mask, None, *conv)],
         "masked_linear": [(a, w, m, b, None), (a, w, m, None, None)],

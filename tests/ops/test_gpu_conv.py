@@ -94,6 +94,8 @@ def test_scattered_weights_go_through_all_passes(forcing, layout, groups, dtype)
     kernel = "vectors8" if dtype == torch.bfloat16 and groups == 1 else "entries"
     assert gpu_conv.found_of(None, mask, groups).serving(dtype) == kernel
     y = gpu_conv.masked_conv2d(x, weight, mask, bias, None, *conv)
+    positive = gpu_conv.masked_conv2d_relu(x, weight, mask, bias, None, *conv)
+    assert torch.equal(positive, y.relu())
     dx = gpu_conv.masked_conv2d_grad_input(y, weight, mask, None, hw, *conv)
     dw = gpu_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
     assert y.is_contiguous(memory_format=layout)
@@ -109,7 +111,9 @@ def test_a_kernel_that_reaches_too_far_goes_elsewhere(forcing, monkeypatch):
     mask, weight = scattered(0.005), torch.randn(64, 64, 3, 3)
     x, conv = torch.randn(1, 64, 40, 40), ([1, 1], [12, 12], [12, 12], 1)
     served = []
-    monkeypatch.setattr(gpu_conv, "_kernel", lambda op: lambda x, *rest: served.append(op) or x)
+    monkeypatch.setattr(
+        gpu_conv, "_kernel", lambda op: lambda x, *rest, **options: served.append(op) or x
+    )
     gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)
     assert served == ["masked_conv2d"]
     forcing("cuda")

@@ -53,6 +53,21 @@ def test_float32_matches_the_oracle(case):
     compare(case, torch.float32, rtol=2e-5, atol=2e-4)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_relu_is_that_of_the_result(layout):
+    x = torch.randn(3, 4, 6, 5).contiguous(memory_format=layout).requires_grad_()
+    weight, mask = torch.randn(8, 4, 3, 3, requires_grad=True), torch.rand(8, 4, 3, 3) < 0.4
+    bias = torch.randn(8, requires_grad=True)
+    y = masked_conv2d(x, weight, mask, bias, padding=1)
+    want = torch.autograd.grad(y.relu().square().sum(), (x, weight, bias))
+    fused = ops.masked_conv2d_relu(x, weight, mask, bias, None, [1, 1], [1, 1], [1, 1], 1)
+    for positive in (masked_conv2d(x, weight, mask, bias, padding=1, relu=True), fused):
+        torch.testing.assert_close(positive, y.relu())
+        got = torch.autograd.grad(positive.square().sum(), (x, weight, bias))
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @given(case=conv_cases())
 @settings(max_examples=40)
