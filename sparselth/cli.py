@@ -15,6 +15,7 @@ from . import __version__
 from .errors import SparselthError
 from .memory import keep_freed_memory
 from .models import names
+from .settings import read_yaml
 
 _MODELS = f"One of {', '.join(names())}."
 
@@ -136,7 +137,6 @@ def study(
     # Imported here, so that `sparselth info` does not wait for matplotlib.
     from .study import preset as find_preset
     from .study import run
-    from .study.config import read_yaml
     from .study.progress import for_console
     from .study.report import print_report
 

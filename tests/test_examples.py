@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sparselth.settings import read_yaml
 from sparselth.study import preset
-from sparselth.study.config import read_yaml
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -3,8 +3,8 @@
 import pytest
 
 from sparselth import SparselthError
+from sparselth.settings import read_yaml
 from sparselth.study import PRESETS, StudyConfig, preset
-from sparselth.study.config import read_yaml
 
 
 def test_the_paper_preset_has_the_papers_settings():

@@ -1,0 +1,74 @@
+"""Settings as frozen dataclasses: read from YAML, changed by name from text, numbers or lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from .errors import SparselthError
+
+_Settings = TypeVar("_Settings")
+
+
+def changed(settings: _Settings, values: Mapping[str, Any], owner: str) -> _Settings:
+    """Return a copy of a dataclass with some fields set, as flags and YAML give them.
+
+    owner: what errors call it, such as "a study".
+
+    Raises `SparselthError` for a field that does not exist, naming the nearest one, or a value
+    of the wrong kind.
+    """
+    fields = {field.name: field.default for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    unknown = [name for name in values if name not in fields]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), fields, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(fields)}"
+        raise SparselthError(f"{owner} has no setting '{unknown[0]}'; {hint}")
+    converted = {name: _coerce(name, v, fields[name]) for name, v in values.items()}
+    return dataclasses.replace(settings, **converted)  # type: ignore[type-var]
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read settings from a YAML file.
+
+    Raises `SparselthError` when it is not there or not a list of `setting: value` lines.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SparselthError(f"the configuration {path} cannot be read: {reason}") from error
+    if not isinstance(content, dict):
+        raise SparselthError(
+            f"the configuration {path} is not a list of 'setting: value' lines, such as "
+            "'epochs: 10'"
+        )
+    return content
+
+
+def _coerce(name: str, value: Any, default: Any) -> Any:
+    """Convert `value` to the type of the field's default."""
+    if isinstance(default, tuple):
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_coerce(name, part, default[0]) for part in parts)
+    wanted = type(default)
+    try:
+        if wanted is bool and not isinstance(value, bool):
+            return {"true": True, "false": False}[str(value).lower()]
+        converted = wanted(value)
+        # int(2.5) would pass silently, and so would str of a list.
+        if isinstance(value, (int, float)) and converted != value:
+            raise ValueError
+        if isinstance(value, (list, dict)) or (wanted is not bool and isinstance(value, bool)):
+            raise ValueError
+    except (ValueError, TypeError, KeyError):
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        raise SparselthError(f"{name} got {value!r}, expected {kind[wanted]}") from None
+    return converted
