@@ -15,7 +15,7 @@ from .nn import MaskedConv2d, MaskedLinear, Profile, densify, masks_of, profile,
 from .ops import use_backend, use_choice
 from .ops.backends import backends
 from .pruning import ADMM, find_masks, sparsity, weight_overlap
-from .training import Recipe, train
+from .training import Recipe, find_ticket, prune_and_finetune, train
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "data",
     "densify",
     "find_masks",
+    "find_ticket",
     "keep_freed_memory",
     "masks_of",
     "models",
@@ -45,6 +46,7 @@ __all__ = [
     "ops",
     "optim",
     "profile",
+    "prune_and_finetune",
     "pruning",
     "sparsify",
     "sparsity",

@@ -22,12 +22,22 @@ class Batches:
 
     Yields `(x, labels)`: x float32 (N, C, H, W), normalised to mean 0 and std 1 of the training
     pixels; labels int64 (N,).
+
+    shard: (rank, size) of a process among several, which gets every size-th image of each batch;
+    a last batch that has not one for each is left out.
     """
 
     def __init__(
-        self, data: ImageSet, batch_size: int, seed: int, augment: bool, device: torch.device
+        self,
+        data: ImageSet,
+        batch_size: int,
+        seed: int,
+        augment: bool,
+        device: torch.device,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         self.batch_size = batch_size
+        self.rank, self.processes = shard
         self.seed = seed
         self.augment = augment
         self.flip = data.flip
@@ -42,18 +52,27 @@ class Batches:
     @property
     def steps(self) -> int:
         """The number of training batches in an epoch; the last may be smaller."""
-        return -(-len(self.train_labels) // self.batch_size)
+        whole, rest = divmod(len(self.train_labels), self.batch_size)
+        return whole + (rest >= self.processes)
 
-    def train(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every training image once, in the order and with the crops of this epoch."""
+    def images_in(self, step: int) -> int:
+        """Return how many images a training batch has in all processes."""
+        return min(self.batch_size, len(self.train_labels) - step * self.batch_size)
+
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every training image once, in the order and with the crops of this epoch.
+
+        first_step: where to begin, in batches.
+        """
         rng = generator(self.seed, "batches", epoch)
         count = len(self.train_labels)
         order = torch.randperm(count, generator=rng)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=rng)
         mirrored = torch.rand(count, generator=rng) < 0.5
         order, shifts, mirrored = (t.to(self.device) for t in (order, shifts, mirrored))
-        for start in range(0, count, self.batch_size):
-            part = slice(start, start + self.batch_size)
+        for step in range(first_step, self.steps):
+            start = step * self.batch_size
+            part = slice(start + self.rank, start + self.batch_size, self.processes)
             images = self.train_images[order[part]]
             if self.augment:
                 images = crop(images, shifts[0, part], shifts[1, part])
@@ -62,9 +81,9 @@ class Batches:
             yield self._normalise(images), self.train_labels[order[part]]
 
     def test(self, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every test image once, in order, as it is."""
+        """Yield every test image once, in order, as it is; each process its share."""
         for start in range(0, len(self.test_labels), batch_size):
-            part = slice(start, start + batch_size)
+            part = slice(start + self.rank, start + batch_size, self.processes)
             yield self._normalise(self.test_images[part]), self.test_labels[part]
 
     def _normalise(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..optim import SGD
 from ..pruning import ADMM
+from .distributed import World
 
 
 class AdmmSchedule:
@@ -30,6 +31,8 @@ class AdmmSchedule:
         """Project, when the epoch, counted from 1, closes a round."""
         if epoch % self.every == 0:
             self.residuals.append(self.admm.update().relative)
+            projected = dict(zip(self.admm.parameters, self.admm.z, strict=True))
+            World.current().check_same("ADMM's projection", projected)
 
     def state_dict(self) -> dict[str, Any]:
         return {"admm": self.admm.state_dict(), "residuals": self.residuals}

@@ -24,7 +24,10 @@ from ..errors import SparselthError
 from ..files import write_atomically
 
 FORMAT = 1
-_NAME = re.compile(r"epoch-(\d+)\.json")
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.json")
+
+# Epochs that are complete, and steps of the next.
+Position = tuple[int, int]
 
 
 class CheckpointError(SparselthError):
@@ -32,48 +35,56 @@ class CheckpointError(SparselthError):
 
 
 class CheckpointFolder:
-    """The checkpoints of one training run."""
+    """The checkpoints of one training run: after epochs, and after steps within them."""
 
     def __init__(self, path: str | Path, keep: int = 2) -> None:
         self.path = Path(path)
         self.keep = keep
 
-    def epochs(self) -> list[int]:
-        """List the epochs after which a checkpoint was completed, newest first."""
+    def positions(self) -> list[Position]:
+        """List where a checkpoint was completed, newest first."""
         if not self.path.is_dir():
             return []
         matches = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
-        return sorted((int(match[1]) for match in matches if match), reverse=True)
+        found = ((int(match[1]), int(match[2] or 0)) for match in matches if match)
+        return sorted(found, reverse=True)
 
-    def save(self, epoch: int, state: Any) -> None:
-        """Write `state`, made of dicts, lists, tensors, numbers, texts and None, atomically."""
+    def epochs(self) -> list[int]:
+        """List how many epochs were complete at each checkpoint, newest first."""
+        return [epoch for epoch, _ in self.positions()]
+
+    def save(self, epoch: int, state: Any, step: int = 0) -> None:
+        """Write `state`, made of dicts, lists, tensors, numbers, texts and None, atomically.
+
+        epoch: how many are complete.  step: how many of the next one's are.
+        """
         tensors: dict[str, Tensor] = {}
         skeleton = _pack(state, "", tensors)
         payload = tensors_to_bytes(tensors)
         body = {"format": FORMAT, "tensors": _sha256(payload), "state": skeleton}
         document = {"sha256": _sha256(_canonical(body)), **body}
-        write_atomically(self._file(epoch, "safetensors"), payload)
-        write_atomically(self._file(epoch, "json"), json.dumps(document))
+        write_atomically(self._file((epoch, step), "safetensors"), payload)
+        write_atomically(self._file((epoch, step), "json"), json.dumps(document))
         self._prune()
 
     def load(self) -> tuple[int, Any] | None:
-        """Return (epoch, state) of the newest intact checkpoint, or None when there is none yet.
+        """Return (epochs, state) of the newest intact checkpoint, or None when there is none yet.
 
         Warns when a damaged one had to be passed over; raises `CheckpointError` when no intact
         one is left.
         """
         damage = []
-        for epoch in self.epochs():
+        for position in self.positions():
             try:
-                state = self._read(epoch)
+                state = self._read(position)
             except CheckpointError as error:
                 damage.append(str(error))
                 continue
             if damage:
                 warnings.warn(
-                    f"{damage[0]}; going on from the one before, epoch {epoch}", stacklevel=2
+                    f"{damage[0]}; going on from the one before, {_place(position)}", stacklevel=2
                 )
-            return epoch, state
+            return position[0], state
         if damage:
             raise CheckpointError(
                 f"{damage[0]}, and no intact one is left; delete the folder {self.path} to train "
@@ -81,9 +92,9 @@ class CheckpointFolder:
             )
         return None
 
-    def _read(self, epoch: int) -> Any:
-        file = self._file(epoch, "json")
-        tensor_file = self._file(epoch, "safetensors")
+    def _read(self, position: Position) -> Any:
+        file = self._file(position, "json")
+        tensor_file = self._file(position, "safetensors")
         try:
             document = json.loads(file.read_bytes())
             recorded = document.pop("sha256")
@@ -102,16 +113,26 @@ class CheckpointFolder:
             raise CheckpointError(f"the checkpoint {tensor_file} is missing, truncated or altered")
         return _unpack(document["state"], tensors_from_bytes(payload))
 
-    def _file(self, epoch: int, suffix: str) -> Path:
-        return self.path / f"epoch-{epoch:04d}.{suffix}"
+    def _file(self, position: Position, suffix: str) -> Path:
+        return self.path / f"{_stem(position)}.{suffix}"
 
     def _prune(self) -> None:
         """Delete all but the newest checkpoints, and what a kill left half done."""
-        kept = {f"epoch-{epoch:04d}" for epoch in self.epochs()[: self.keep]}
+        kept = {_stem(position) for position in self.positions()[: self.keep]}
         entries = [*self.path.glob("epoch-*"), *self.path.glob(".epoch-*.tmp")]
         for entry in sorted(entries):  # .json sorts before .safetensors: never a JSON alone
             if entry.stem not in kept:
                 entry.unlink()
+
+
+def _stem(position: Position) -> str:
+    epoch, step = position
+    return f"epoch-{epoch:04d}" + (f"-step-{step:06d}" if step else "")
+
+
+def _place(position: Position) -> str:
+    epoch, step = position
+    return f"epoch {epoch}" + (f" and {step} steps" if step else "")
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

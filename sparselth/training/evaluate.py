@@ -6,15 +6,21 @@ import torch
 from torch import nn
 
 from ..data import Batches
+from .distributed import World
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches) -> float:
-    """Return the test accuracy in percent; the model is left in the mode it was in."""
+def evaluate(model: nn.Module, batches: Batches, world: World | None = None) -> float:
+    """Return the test accuracy in percent; the model is left in the mode it was in.
+
+    world: the processes among which the batches are dealt, when there are several.
+    """
     training = model.training
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=batches.device)
     for x, labels in batches.test():
         correct += (model(x).argmax(1) == labels).sum()
     model.train(training)
+    if world is not None:
+        world.sum_(correct)
     return 100.0 * correct.item() / len(batches.test_labels)

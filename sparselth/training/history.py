@@ -13,7 +13,8 @@ class EpochRecord:
     """One epoch, counted from 1. Accuracies are in percent.
 
     `train_loss` and `train_accuracy` are means over the epoch as it went, with augmentation;
-    `seconds` is training alone, without evaluation and checkpoints.
+    `test_accuracy` is NaN where the recipe left the evaluation out. `seconds` is training alone,
+    without evaluation and checkpoints.
     """
 
     epoch: int

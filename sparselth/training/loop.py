@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +17,19 @@ from ..nn import sparsify
 from ..ops import use_choice
 from ..optim import SGD
 from ..seeds import derive
+from .callbacks import Callback
 from .checkpoint import CheckpointFolder
+from .distributed import World
 from .evaluate import evaluate
 from .history import EpochRecord, History
+from .interrupt import Interrupt, interruptible
 from .recipe import Recipe
-from .resume import restore, snapshot
+from .resume import Parts, restore, snapshot
+from .step import TrainingStep
+from .tally import Tally
+
+# As a shell reports a process that SIGTERM ended.
+TERMINATED = 143
 
 
 class Regulariser(Protocol):
@@ -44,104 +52,182 @@ def train(
     masks: dict[str, Tensor] | None = None,
     regulariser: Regulariser | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
     device: str | torch.device | None = None,
     on_epoch_end: Callable[[EpochRecord], None] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train `model` in place on `data` and return what happened in each epoch.
 
     With `masks` the model is first made sparse, and pruned weights stay exactly zero. `regulariser`
-    acts in the optimizer's step, so that the losses reported are the data's alone. With
-    `checkpoint`, a folder, the run is saved there after every epoch; a run that was stopped goes on
-    from there and ends exactly as if it had not been (unless the recipe's `choice` is "measured"),
-    and one that was complete is only loaded. `device` is where the model moves; by default it
-    stays.
+    acts in the optimizer's step, so that the losses reported are the data's alone.
 
-    Raises `SparselthError` when a loss is not finite, with the epoch and the step; the checkpoint
-    of the epoch before stays. Raises `CheckpointError` when `checkpoint` belongs to another run or
-    is damaged beyond use.
+    With `checkpoint`, a folder, the run is saved there after every epoch, and within epochs every
+    `checkpoint_every` steps; a run that was stopped goes on from there and ends exactly as if it
+    had not been (unless the recipe's `choice` is "measured"), and one that was complete is only
+    loaded. SIGTERM then saves after the step in progress and raises SystemExit(143).
+
+    `device` is where the model moves, on a GPU to channels_last; by default it stays.
+    `on_epoch_end` and `callbacks` see each epoch once its checkpoint is written.
+
+    In a process group of `torch.distributed` all processes train one model, each on its share of
+    every batch; with the same global batch the losses are those of one process within rounding,
+    but for batch norm, whose statistics are each process's own (convert the model by
+    `nn.SyncBatchNorm.convert_sync_batchnorm` on GPUs). The folder must be one that all of them
+    see; the first writes. They agree on SIGTERM where a checkpoint is due.
+
+    Raises `SparselthError` when a loss is not finite, with the epoch and the step; earlier
+    checkpoints stay. Raises it in a process group whose masks differ. Raises `CheckpointError` when
+    `checkpoint` belongs to another run or is damaged beyond use.
     """
     device = torch.device(device) if device is not None else _device_of(model)
     model.to(device)
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
+    world = World.current()
     if masks is not None:
+        world.check_same("the mask", masks)
         sparsify(model, masks)
-    batches = Batches(data, recipe.batch_size, recipe.seed, recipe.augment, device)
-    optimizer = SGD(
+    run = _Run(model, data, recipe, regulariser, device, world)
+    run.folder = CheckpointFolder(checkpoint) if checkpoint is not None else None
+    run.checkpoint_every = checkpoint_every
+    if on_epoch_end is not None:
+        callbacks = [*callbacks, _Function(on_epoch_end)]
+    with interruptible(run.folder is not None) as run.interrupt:
+        return run.train([c for c in callbacks if world.writes or c.everywhere])
+
+
+class _Function(Callback):
+    def __init__(self, function: Callable[[EpochRecord], None]) -> None:
+        self.function = function
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        self.function(history.records[-1])
+
+
+class _Run:
+    """A training in progress."""
+
+    folder: CheckpointFolder | None
+    checkpoint_every: int | None
+    interrupt: Interrupt
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageSet,
+        recipe: Recipe,
+        regulariser: Regulariser | None,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self.recipe, self.device, self.world = recipe, device, world
+        shard = (world.rank, world.size)
+        self.batches = Batches(data, recipe.batch_size, recipe.seed, recipe.augment, device, shard)
+        optimizer = optimizer_for(model, recipe)
+        if regulariser is not None:
+            regulariser.attach(optimizer)
+        step = TrainingStep(world.wrapped(model, device), optimizer, recipe, device, world.size)
+        self.parts = Parts(model, optimizer, step, regulariser, recipe, History())
+
+    def train(self, callbacks: Sequence[Callback]) -> History:
+        parts = self.parts
+        in_progress = restore(self.folder, parts) if self.folder else None
+        history = parts.history
+        started: list[Callback] = []
+        try:
+            for callback in callbacks:
+                started.append(callback)
+                callback.train_begin(parts.model, self.recipe, history)
+            for epoch in range(len(history), self.recipe.epochs):
+                with use_choice(self.recipe.choice):
+                    history.records.append(self._epoch(epoch, in_progress))
+                in_progress = None
+                if self.folder:
+                    self._save()
+                for callback in callbacks:
+                    callback.epoch_end(parts.model, history)
+                self._leave_if_asked()
+        finally:
+            for callback in reversed(started):
+                callback.train_end()
+        return history
+
+    def _epoch(self, epoch: int, in_progress: dict[str, Any] | None) -> EpochRecord:
+        """Train for one epoch, or for what is left of it, and evaluate.
+
+        Losses stay on the device until the end: reading one in every step would stall a GPU.
+        """
+        parts, recipe = self.parts, self.recipe
+        learning_rate = recipe.learning_rate_at(epoch)
+        for group in parts.optimizer.param_groups:
+            group["lr"] = learning_rate
+        tally = parts.tally = Tally(self.batches.steps, self.device)
+        parts.model.train()
+        if in_progress is not None:
+            tally.load_state_dict(in_progress)
+        # Dropout and the like draw from torch's global state, which is set for each step. The
+        # caller's is left as it was.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            self._steps(epoch, tally)
+        tally.check_finite(epoch, self.world)
+        parts.tally = None
+        if parts.regulariser is not None:
+            parts.regulariser.end_epoch(epoch + 1)
+        record = tally.record(epoch, learning_rate, self.world)
+        if recipe.evaluates(epoch):
+            accuracy = evaluate(parts.model, self.batches, self.world)
+            record = dataclasses.replace(record, test_accuracy=accuracy)
+        return record
+
+    def _steps(self, epoch: int, tally: Tally) -> None:
+        begun = time.perf_counter() - tally.seconds
+        for x, labels in self.batches.train(epoch, tally.step):
+            torch.manual_seed(derive(self.recipe.seed, "step", epoch, tally.step, self.world.rank))
+            loss, correct = self.parts.step(x, labels, self.batches.images_in(tally.step))
+            tally.add(loss, correct, len(labels))
+            if self._due(tally):
+                tally.seconds = time.perf_counter() - begun
+                self._save_within(epoch, tally)
+                begun = time.perf_counter() - tally.seconds
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        tally.seconds = time.perf_counter() - begun
+
+    def _due(self, tally: Tally) -> bool:
+        """Say whether a checkpoint follows this step; the epoch's own follows the last one."""
+        if self.folder is None or tally.step == self.batches.steps:
+            return False
+        every = self.checkpoint_every
+        planned = every is not None and tally.step % every == 0
+        return planned or (self.interrupt.asked and self.world.size == 1)
+
+    def _save_within(self, epoch: int, tally: Tally) -> None:
+        tally.check_finite(epoch, self.world)  # a state that is lost is not worth keeping
+        self._save()
+        self._leave_if_asked()
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        step = self.parts.tally.step if self.parts.tally is not None else 0
+        if self.world.writes:
+            self.folder.save(len(self.parts.history), snapshot(self.parts), step)
+        self.world.barrier()
+
+    def _leave_if_asked(self) -> None:
+        if self.folder is not None and self.world.any(self.interrupt.asked, self.device):
+            raise SystemExit(TERMINATED)
+
+
+def optimizer_for(model: nn.Module, recipe: Recipe) -> SGD:
+    """Return the optimizer of a recipe, on the model's masks."""
+    return SGD(
         model.parameters(),
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
     )
-    if regulariser is not None:
-        regulariser.attach(optimizer)
-    folder = CheckpointFolder(checkpoint) if checkpoint is not None else None
-    parts = (model, optimizer, regulariser, recipe)
-    history = restore(folder, *parts) if folder else History()
-    for epoch in range(len(history), recipe.epochs):
-        with use_choice(recipe.choice):
-            record = _epoch(model, optimizer, batches, recipe, epoch)
-            if regulariser is not None:
-                regulariser.end_epoch(epoch + 1)
-            record = dataclasses.replace(record, test_accuracy=evaluate(model, batches))
-        history.records.append(record)
-        if folder:
-            folder.save(epoch + 1, snapshot(*parts, history))
-        if on_epoch_end is not None:
-            on_epoch_end(record)
-    return history
-
-
-def _epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    recipe: Recipe,
-    epoch: int,
-) -> EpochRecord:
-    """Train for one epoch; the record's test accuracy is left open.
-
-    Losses stay on the device until the end: reading one in every step would stall a GPU.
-    """
-    learning_rate = recipe.learning_rate_at(epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    model.train()
-    losses = torch.zeros(batches.steps, device=batches.device)
-    sizes = torch.zeros(batches.steps, device=batches.device)
-    correct = torch.zeros((), dtype=torch.int64, device=batches.device)
-    cuda = [batches.device] if batches.device.type == "cuda" else []
-    start = time.perf_counter()
-    # Dropout and the like draw from torch's global state. It is set for this epoch alone, and the
-    # caller's is left as it was.
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(derive(recipe.seed, "epoch", epoch))
-        for step, (x, labels) in enumerate(batches.train(epoch)):
-            optimizer.zero_grad(set_to_none=True)
-            logits = model(x)
-            loss = nn.functional.cross_entropy(logits, labels)
-            loss.backward()
-            optimizer.step()
-            losses[step] = loss.detach()
-            sizes[step] = len(labels)
-            correct += (logits.detach().argmax(1) == labels).sum()
-    _check_finite(losses.tolist(), epoch)
-    return EpochRecord(
-        epoch=epoch + 1,
-        learning_rate=learning_rate,
-        train_loss=((losses * sizes).sum() / sizes.sum()).item(),
-        train_accuracy=100.0 * correct.item() / len(batches.train_labels),
-        test_accuracy=float("nan"),
-        seconds=time.perf_counter() - start,
-    )
-
-
-def _check_finite(losses: list[float], epoch: int) -> None:
-    for step, loss in enumerate(losses):
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            raise SparselthError(
-                f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}; lower the learning "
-                "rate, or look for NaN in the data (checkpoints of earlier epochs are kept)"
-            )
 
 
 def _device_of(model: nn.Module) -> torch.device:

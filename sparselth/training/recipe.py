@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from ..errors import SparselthError
+from ..errors import SparselthError, unknown_name
 from ..ops.choice import checked_mode
+from ..settings import changed, read_yaml
+
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("fp32", "bf16", "fp16")
+STEPS = ("eager", "compile", "graph")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stochastic gradient descent with a step schedule, the paper's by default.
+    """SGD or AdamW with a step schedule; the paper's SGD by default.
 
     `milestones` are fractions of `epochs` after which the learning rate is multiplied by `gamma`;
     80/150 and 120/150 are the paper's epochs 80 and 120 of 150, scaled to any length. `augment`
@@ -19,6 +28,15 @@ class Recipe:
     the images, the crops, and whatever else is drawn while training. `choice` is how sparse and
     dense kernels are chosen between: "fixed" trains to the same numbers in every run, bit for bit,
     also when stopped and resumed; "measured" is faster and rounds as the measurements fall out.
+    `momentum` and `nesterov` are SGD's.
+
+    `batch_size` is what one update sees, on all processes together; `accumulate` computes it in
+    that many parts, which takes less memory and differs in batch norm's statistics only.
+    `precision` is what the forward computes in, by autocast: "fp16" scales the loss, and leaves
+    out updates whose gradients overflow. `step` is how a step runs: "eager"; "compile", its forward
+    and backward by `torch.compile`; "graph", the whole as one CUDA graph, for small networks that
+    an eager GPU waits on. `evaluate_every` is how many epochs pass between evaluations; after the
+    last there is always one.
 
     Reference: Liu et al., 2021, appendix, training setup.
     """
@@ -34,13 +52,31 @@ class Recipe:
     augment: bool = True
     seed: int = 0
     choice: str = "fixed"
+    optimizer: str = "sgd"
+    precision: str = "fp32"
+    step: str = "eager"
+    accumulate: int = 1
+    evaluate_every: int = 1
 
     def __post_init__(self) -> None:
         checked_mode(self.choice)
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size}
-        for name, count in positive.items():
-            if count < 1:
+        for name, known in _NAMES.items():
+            if getattr(self, name) not in known:
+                raise unknown_name(name, getattr(self, name), known)
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_every"):
+            if (count := getattr(self, name)) < 1:
                 raise SparselthError(f"a recipe got {name}={count}; it must be at least 1")
+        if self.accumulate > self.batch_size:
+            raise SparselthError(
+                f"a recipe got accumulate={self.accumulate} parts of a batch of {self.batch_size}; "
+                "each part needs an image"
+            )
+        if self.step == "graph" and (self.precision == "fp16" or self.optimizer != "sgd"):
+            raise SparselthError(
+                f'a recipe got step="graph" with precision={self.precision!r} and '
+                f"optimizer={self.optimizer!r}; a graph holds SGD in fp32 or bf16, as the others "
+                "decide on the host in every step"
+            )
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise SparselthError(
                 f"a recipe got learning_rate={self.learning_rate}; it must be above 0 and finite"
@@ -56,7 +92,35 @@ class Recipe:
                 "above 0 and at most 1"
             )
 
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Recipe:
+        """Read a recipe from a YAML file; what it leaves out has its default.
+
+        Raises `SparselthError` as `changed` does, or when the file cannot be read.
+        """
+        return cls().changed(read_yaml(path))
+
+    def changed(self, values: Mapping[str, Any]) -> Recipe:
+        """Return a copy with some fields set from text, numbers or lists, as flags and YAML give.
+
+        Raises `SparselthError` for a field that does not exist, naming the nearest one, or a value
+        of the wrong kind.
+        """
+        return changed(self, values, "a recipe")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to what JSON gives back: lists instead of tuples."""
+        values = dataclasses.asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    def evaluates(self, epoch: int) -> bool:
+        """Say whether the model is evaluated after an epoch, counted from 0."""
+        return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
+
     def learning_rate_at(self, epoch: int) -> float:
         """Compute the learning rate of an epoch, counted from 0."""
         passed = sum(epoch >= round(milestone * self.epochs) for milestone in self.milestones)
         return self.learning_rate * self.gamma**passed
+
+
+_NAMES = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "step": STEPS}

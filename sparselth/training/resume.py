@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,51 +12,62 @@ from ..nn import masks_of
 from .checkpoint import CheckpointError, CheckpointFolder, same_tensors
 from .history import History
 from .recipe import Recipe
+from .step import TrainingStep
+from .tally import Tally
 
 
-def snapshot(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    regulariser: Any,
-    recipe: Recipe,
-    history: History,
-) -> dict[str, Any]:
+@dataclass
+class Parts:
+    """What a training changes, and what a checkpoint therefore holds.
+
+    tally: the epoch in progress, or None between epochs.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: TrainingStep
+    regulariser: Any
+    recipe: Recipe
+    history: History
+    tally: Tally | None = None
+
+
+def snapshot(parts: Parts) -> dict[str, Any]:
     """Gather everything from which the run goes on exactly.
 
-    No random state: every draw follows from the recipe's seed and the epoch. The masks stand apart
-    from the model's weights, so that a plain dense model can load those.
+    No random state: every draw follows from the recipe's seed, the epoch and the step. The masks
+    stand apart from the model's weights, so that a plain dense model can load those.
     """
+    regulariser, tally = parts.regulariser, parts.tally
     return {
-        "model": _weights(model),
-        "masks": masks_of(model),
-        "optimizer": optimizer.state_dict(),
+        "model": plain_weights(parts.model),
+        "masks": masks_of(parts.model),
+        "optimizer": parts.optimizer.state_dict(),
+        "scaling": parts.step.state_dict(),
         "regulariser": None if regulariser is None else regulariser.state_dict(),
-        "recipe": _plain(recipe),
-        "history": history.to_rows(),
+        "recipe": parts.recipe.to_dict(),
+        "history": parts.history.to_rows(),
+        "tally": None if tally is None else tally.state_dict(),
     }
 
 
-def restore(
-    folder: CheckpointFolder,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    regulariser: Any,
-    recipe: Recipe,
-) -> History:
-    """Load the newest checkpoint of `folder`, if any, and return the history so far.
+def restore(folder: CheckpointFolder, parts: Parts) -> dict[str, Any] | None:
+    """Load the newest checkpoint of `folder`, if any; return the state of an epoch in progress.
 
     Nothing is loaded, and `CheckpointError` raised, when the checkpoint is of another run.
     """
     found = folder.load()
     if found is None:
-        return History()
+        return None
     _, state = found
-    _check_same_run(folder, state, model, recipe)
-    model.load_state_dict(state["model"])  # masked modules keep the masks just compared
-    optimizer.load_state_dict(state["optimizer"])
-    if regulariser is not None:
-        regulariser.load_state_dict(state["regulariser"])
-    return History.from_rows(state["history"])
+    _check_same_run(folder, state, parts.model, parts.recipe)
+    parts.model.load_state_dict(state["model"])  # masked modules keep the masks just compared
+    parts.optimizer.load_state_dict(state["optimizer"])
+    parts.step.load_state_dict(state.get("scaling", {}))  # older ones have none
+    if parts.regulariser is not None:
+        parts.regulariser.load_state_dict(state["regulariser"])
+    parts.history = History.from_rows(state["history"])
+    return state.get("tally")
 
 
 def load_weights(folder: CheckpointFolder) -> dict[str, Tensor]:
@@ -75,26 +86,22 @@ def _check_same_run(
     recipe: Recipe,
 ) -> None:
     advice = "name another folder, or delete this one to start anew"
-    recorded = {"choice": "fixed", **state["recipe"]}  # what there was before one could ask
-    for name, value in _plain(recipe).items():
+    # An older one lacks what could not be asked for then, and was the default.
+    recorded = {**Recipe().to_dict(), **state["recipe"]}
+    for name, value in recipe.to_dict().items():
         if recorded.get(name) != value:
             raise CheckpointError(
                 f"the checkpoint in {folder.path} was trained with {name}="
                 f"{recorded.get(name)}, this run has {name}={value}; {advice}"
             )
-    shapes = {name: tensor.shape for name, tensor in _weights(model).items()}
+    shapes = {name: tensor.shape for name, tensor in plain_weights(model).items()}
     if shapes != {name: tensor.shape for name, tensor in state["model"].items()}:
         raise CheckpointError(f"the checkpoint in {folder.path} is of another model; {advice}")
     if not same_tensors(masks_of(model), state["masks"]):
         raise CheckpointError(f"the checkpoint in {folder.path} has other masks; {advice}")
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
+def plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict that a dense model has: without the masks."""
     masks = {f"{name}_mask" for name in masks_of(model)}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in masks}
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """Convert to what JSON gives back: lists instead of tuples."""
-    values = dataclasses.asdict(recipe)
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

@@ -1,0 +1,149 @@
+"""What may happen beside a training: show it, write it down, keep the best."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from ..errors import SparselthError
+from ..files import write_atomically
+from ..nn import masks_of
+from .checkpoint import CheckpointFolder
+from .history import History
+from .recipe import Recipe
+from .resume import plain_weights
+
+
+class Callback:
+    """Does nothing; subclasses override what they need."""
+
+    everywhere = False
+    """Whether every one of several processes calls it, and not only the first."""
+
+    def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        """Begin. history: the epochs done before, when a run goes on."""
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        """Follow an epoch, the last of `history`; its checkpoint is written."""
+
+    def train_end(self) -> None:
+        """End, also after an error."""
+
+
+class ProgressBar(Callback):
+    """A live line: epochs, time left, loss and accuracies."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} epochs"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = self.bar.add_task("training", total=None)
+
+    def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        self.bar.update(self.task, total=recipe.epochs, completed=len(history))
+        self.bar.start()
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        record = history.records[-1]
+        text = f"loss {record.train_loss:.3f}, train {record.train_accuracy:.1f} %"
+        if not math.isnan(record.test_accuracy):
+            text += f", test {record.test_accuracy:.1f} %"
+        self.bar.update(self.task, description=text, completed=record.epoch)
+
+    def train_end(self) -> None:
+        self.bar.stop()
+
+
+class HistoryFile(Callback):
+    """The history as a file, replaced as a whole after each epoch.
+
+    path: ends in .csv, or .jsonl for an object per line. What was not evaluated is left empty.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in (".csv", ".jsonl"):
+            raise SparselthError(f"a history goes to a .csv or a .jsonl file, got {self.path}")
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        rows = [
+            {name: None if v != v else v for name, v in row.items()} for row in history.to_rows()
+        ]
+        if self.path.suffix == ".jsonl":
+            text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        else:
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            text = buffer.getvalue()
+        write_atomically(self.path, text)
+
+
+class TensorBoard(Callback):
+    """Scalars for TensorBoard: losses, accuracies, learning rate, seconds.
+
+    Raises SparselthError when the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise SparselthError(
+                "TensorBoard needs the package tensorboard; run: pip install tensorboard"
+            ) from error
+        self._open = lambda step: SummaryWriter(str(folder), purge_step=step)
+        self.writer: Any = None
+
+    def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        # What a killed run wrote after its last checkpoint is hidden.
+        self.writer = self._open(len(history) + 1)
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        row = history.to_rows()[-1]
+        epoch = row.pop("epoch")
+        for name, value in row.items():
+            if not math.isnan(value):
+                self.writer.add_scalar(name, value, epoch)
+
+    def train_end(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class KeepBest(Callback):
+    """The weights and masks of the epoch of the highest test accuracy, as a checkpoint.
+
+    For use, not for comparing protocols: choosing by the test set flatters. `load` reads it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = CheckpointFolder(folder, keep=1)
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        record = history.records[-1]
+        if math.isnan(record.test_accuracy):
+            return
+        best = self.load()
+        if best is None or record.test_accuracy > best["test_accuracy"]:
+            state = {"model": plain_weights(model), "masks": masks_of(model)}
+            self.folder.save(record.epoch, {**state, "test_accuracy": record.test_accuracy})
+
+    def load(self) -> dict[str, Any] | None:
+        """Return {"model", "masks", "test_accuracy"}, or None when there is nothing yet."""
+        found = self.folder.load()
+        return None if found is None else found[1]

@@ -1,0 +1,196 @@
+"""The two ways to a sparse network that the paper compares, each in one call.
+
+Reference: Frankle & Carbin 2019, arXiv:1803.03635 (tickets); Frankle et al. 2020, arXiv:1912.05671
+(rewinding); Han et al. 2015, arXiv:1506.02626 (pruning & fine-tuning); Liu et al. 2021,
+arXiv:2102.11068, which compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import ImageSet
+from ..errors import SparselthError
+from ..nn import sparsify
+from ..ops.checks import check_sparsity
+from ..ops.patterns import Pattern
+from ..pruning import find_masks
+from .callbacks import Callback
+from .checkpoint import CheckpointFolder
+from .distributed import World
+from .history import History
+from .loop import train
+from .recipe import Recipe
+from .resume import plain_weights
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A mask, and the weights it is to be trained from.
+
+    masks: parameter name -> bool tensor.  start: the state dict of the dense network, initial or
+    rewound.  trained: that of the dense network after its training.  histories: of each round.
+    """
+
+    masks: Weights
+    start: Weights
+    trained: Weights
+    histories: list[History]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A mask, and how the networks before and after it were trained.
+
+    pretraining: None where the network came trained.
+    """
+
+    masks: Weights
+    pretraining: History | None
+    history: History
+
+
+def find_ticket(
+    model: nn.Module,
+    data: ImageSet,
+    recipe: Recipe,
+    sparsity: float,
+    *,
+    rounds: int = 1,
+    rewind_to: int = 0,
+    score: str = "magnitude",
+    allocation: str = "uniform",
+    pattern: str | Pattern = "element",
+    exclude: Collection[str] | None = None,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Ticket:
+    """Train, prune, and put the weights back: what is left is a lottery ticket, or is not.
+
+    The model ends sparse, at the weights the ticket starts from; `train(model, data, recipe)` then
+    trains it.
+
+    rounds: how often it is trained and pruned, each time by the same share of what is left; 1 is
+    one-shot. `recipe` is that of every round.  rewind_to: the epoch of the first training whose
+    weights the ticket starts from; 0 is the initialisation.
+    score, allocation, pattern, exclude: as in `find_masks`.
+    checkpoint, device, callbacks: as in `train`; with a checkpoint folder a search that was
+    stopped goes on, from the initialisation it began with.
+
+    Raises SparselthError as `train` and `find_masks` do, and for a `rewind_to` outside the recipe.
+    """
+    if rounds < 1 or not 0 <= rewind_to < recipe.epochs:
+        raise SparselthError(
+            f"a ticket takes rounds >= 1 and rewind_to in [0, {recipe.epochs}), the recipe's "
+            f"epochs; got rounds={rounds} and rewind_to={rewind_to}"
+        )
+    kept = 1 - check_sparsity(sparsity)
+    start = _Start(model, rewind_to, _below(checkpoint, "start"))
+    histories, masks, trained = [], None, None
+    for done in range(rounds):
+        if masks is not None:
+            model.load_state_dict(start.weights)
+        history = train(
+            model,
+            data,
+            recipe,
+            masks=masks,
+            checkpoint=_below(checkpoint, f"round-{done + 1}"),
+            device=device,
+            callbacks=[*callbacks, *([start] if masks is None else [])],
+        )
+        histories.append(history)
+        trained = _copied(model) if trained is None else trained
+        share = 1 - kept ** ((done + 1) / rounds)
+        masks = find_masks(model, score, share, allocation, pattern, exclude)
+    assert masks is not None
+    assert trained is not None
+    model.load_state_dict(start.weights)
+    sparsify(model, masks)
+    return Ticket(masks, start.weights, trained, histories)
+
+
+def prune_and_finetune(
+    model: nn.Module,
+    data: ImageSet,
+    recipe: Recipe,
+    sparsity: float,
+    *,
+    pretrain: Recipe | None = None,
+    score: str = "magnitude",
+    allocation: str = "uniform",
+    pattern: str | Pattern = "element",
+    exclude: Collection[str] | None = None,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> FineTuned:
+    """Train dense, prune once, and train what is left, from the weights it has.
+
+    recipe: of the training on the mask.  pretrain: of the dense training before; None where the
+    model comes trained.  The rest as in `find_ticket`.
+
+    Raises SparselthError as `train` and `find_masks` do.
+    """
+    options: dict[str, Any] = {"device": device, "callbacks": callbacks}
+    pretraining = None
+    if pretrain is not None:
+        folder = _below(checkpoint, "pretrain")
+        pretraining = train(model, data, pretrain, checkpoint=folder, **options)
+    masks = find_masks(model, score, sparsity, allocation, pattern, exclude)
+    folder = _below(checkpoint, "finetune")
+    history = train(model, data, recipe, masks=masks, checkpoint=folder, **options)
+    return FineTuned(masks, pretraining, history)
+
+
+class _Start(Callback):
+    """The weights a ticket starts from: kept in the epoch they are of, in a folder if there is one,
+    so that a search goes on from the initialisation it began with.
+    """
+
+    everywhere = True
+
+    def __init__(self, model: nn.Module, epoch: int, folder: Path | None) -> None:
+        self.epoch = epoch
+        self.folder = CheckpointFolder(folder) if folder is not None else None
+        self.world = World.current()
+        found = self.folder.load() if self.folder else None
+        if found is not None:
+            at, state = found
+            model.load_state_dict(state["model"])
+            self.weights: Weights = _copied(model)
+            self.known = at == epoch
+        else:
+            self.weights = _copied(model)
+            self.known = epoch == 0
+            self._save(0)
+
+    def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        # A kill may have come between this epoch's checkpoint and what follows it.
+        self.epoch_end(model, history)
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        if len(history) == self.epoch and not self.known:
+            self.weights, self.known = _copied(model), True
+            self._save(self.epoch)
+
+    def _save(self, epoch: int) -> None:
+        if self.folder and self.world.writes:
+            self.folder.save(epoch, {"model": self.weights})
+
+
+def _copied(model: nn.Module) -> Weights:
+    return {name: tensor.detach().clone() for name, tensor in plain_weights(model).items()}
+
+
+def _below(folder: str | Path | None, name: str) -> Path | None:
+    return None if folder is None else Path(folder) / name

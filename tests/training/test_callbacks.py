@@ -1,0 +1,104 @@
+"""What happens beside a training."""
+
+import csv
+import dataclasses
+import importlib.util
+import io
+import json
+import math
+
+import pytest
+import torch
+from rich.console import Console
+
+from sparselth import SparselthError
+from sparselth.training import Callback, HistoryFile, KeepBest, ProgressBar, TensorBoard, train
+
+
+class Seen(Callback):
+    def __init__(self):
+        self.calls = []
+
+    def train_begin(self, model, recipe, history):
+        self.calls.append(("begin", len(history)))
+
+    def epoch_end(self, model, history):
+        self.calls.append(("epoch", len(history)))
+        if len(history) == 2 and ("stop",) in self.calls:
+            raise InterruptedError
+
+    def train_end(self):
+        self.calls.append(("end",))
+
+
+def test_callbacks_see_begin_epochs_and_end_also_of_what_fails(
+    tmp_path, make_model, digits, recipe
+):
+    seen = Seen()
+    seen.calls.append(("stop",))
+    with pytest.raises(InterruptedError):
+        train(make_model(), digits, recipe, checkpoint=tmp_path, callbacks=[seen])
+    assert seen.calls[1:] == [("begin", 0), ("epoch", 1), ("epoch", 2), ("end",)]
+    seen = Seen()
+    train(make_model(), digits, recipe, checkpoint=tmp_path, callbacks=[seen])
+    assert seen.calls == [("begin", 2), ("epoch", 3), ("epoch", 4), ("end",)]
+
+
+def test_the_history_as_a_file(tmp_path, make_model, digits, recipe):
+    recipe = dataclasses.replace(recipe, evaluate_every=3)
+    files = [HistoryFile(tmp_path / name) for name in ("h.csv", "h.jsonl")]
+    history = train(make_model(), digits, recipe, callbacks=files)
+    rows = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [row["test_accuracy"] is None for row in rows] == [True, True, False, False]
+    assert [math.isnan(r.test_accuracy) for r in history.records] == [True, True, False, False]
+    read = list(csv.DictReader((tmp_path / "h.csv").open()))
+    assert float(read[3]["train_loss"]) == history.records[3].train_loss
+    assert read[0]["test_accuracy"] == ""
+    with pytest.raises(SparselthError, match=r"\.csv or a \.jsonl file, got .*history\.txt"):
+        HistoryFile("history.txt")
+
+
+def test_the_best_epoch_is_kept(tmp_path, make_model, digits, recipe):
+    best, weights = KeepBest(tmp_path), []
+
+    class Copies(Callback):
+        def epoch_end(self, model, history):
+            weights.append({k: v.clone() for k, v in model.state_dict().items()})
+
+    history = train(make_model(), digits, recipe, callbacks=[best, Copies()])
+    accuracies = [record.test_accuracy for record in history.records]
+    kept = KeepBest(tmp_path).load()
+    assert kept["test_accuracy"] == max(accuracies)
+    wanted = weights[accuracies.index(max(accuracies))]
+    assert kept["model"].keys() == wanted.keys()
+    assert all(torch.equal(kept["model"][k], v) for k, v in wanted.items())
+
+
+def test_progress_is_shown(make_model, digits, recipe):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    history = train(make_model(), digits, recipe, callbacks=[ProgressBar(console)])
+    assert f"test {history.test_accuracy:.1f} %" in screen.getvalue()
+    assert "4/4 epochs" in screen.getvalue()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed"
+)
+def test_tensorboard_is_asked_for_where_it_is_missing(tmp_path):
+    with pytest.raises(SparselthError, match="pip install tensorboard"):
+        TensorBoard(tmp_path)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
+)
+def test_tensorboard_gets_scalars(tmp_path, make_model, digits, recipe):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = train(make_model(), digits, recipe, callbacks=[TensorBoard(tmp_path)])
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    values = [event.value for event in events.Scalars("train_loss")]
+    assert values == pytest.approx([r.train_loss for r in history.records])
