@@ -26,7 +26,7 @@ from tables import rows, table
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BUILD = ROOT / "build"
-BENCHMARKS = {"selection": 60, "convolutions": 110, "steps": 45}  # seconds
+BENCHMARKS = {"selection": 60, "convolutions": 110, "steps": 45, "epochs": 35}  # seconds
 
 
 @dataclass
@@ -115,7 +115,8 @@ def parts() -> list[Part]:
             for name, which in (
                 ("convolutions", "bench_masked_conv2d_cuda"),
                 ("steps", "bench_training_step_cuda"),
-                ("selection", "cuda and not conv2d and not training_step"),
+                ("epochs", "bench_training_epoch and cuda"),
+                ("selection", "cuda and not conv2d and not training"),
             )
         ),
         # Last: it slows whatever it watches a hundredfold, so it gets one case of each kernel.
