@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..data import Batches
+from ..data import BatchSource
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches) -> float:
+def evaluate(model: nn.Module, batches: BatchSource) -> float:
     """Return the test accuracy in percent; the model is left in the mode it was in."""
     training = model.training
     model.eval()
@@ -17,4 +17,4 @@ def evaluate(model: nn.Module, batches: Batches) -> float:
     for x, labels in batches.test():
         correct += (model(x).argmax(1) == labels).sum()
     model.train(training)
-    return 100.0 * correct.item() / len(batches.test_labels)
+    return 100.0 * correct.item() / batches.test_count

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..data import Batches, ImageSet
+from ..data import BatchSource, ImageFolder, ImageSet, batches_of
 from ..errors import SparselthError
 from ..nn import sparsify
 from ..ops import use_choice
@@ -38,7 +38,7 @@ class Regulariser(Protocol):
 
 def train(
     model: nn.Module,
-    data: ImageSet,
+    data: ImageSet | ImageFolder,
     recipe: Recipe,
     *,
     masks: dict[str, Tensor] | None = None,
@@ -64,7 +64,7 @@ def train(
     model.to(device)
     if masks is not None:
         sparsify(model, masks)
-    batches = Batches(data, recipe.batch_size, recipe.seed, recipe.augment, device)
+    batches = batches_of(data, recipe.batch_size, recipe.seed, recipe.augment, device)
     optimizer = SGD(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -94,7 +94,7 @@ def train(
 def _epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Batches,
+    batches: BatchSource,
     recipe: Recipe,
     epoch: int,
 ) -> EpochRecord:
@@ -129,7 +129,7 @@ def _epoch(
         epoch=epoch + 1,
         learning_rate=learning_rate,
         train_loss=((losses * sizes).sum() / sizes.sum()).item(),
-        train_accuracy=100.0 * correct.item() / len(batches.train_labels),
+        train_accuracy=100.0 * correct.item() / batches.train_count,
         test_accuracy=float("nan"),
         seconds=time.perf_counter() - start,
     )
