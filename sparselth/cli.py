@@ -12,12 +12,14 @@ import typer
 from rich.console import Console
 
 from . import __version__
+from .data import names as data_names
 from .errors import SparselthError
 from .memory import keep_freed_memory
 from .models import names
 from .settings import read_yaml
 
 _MODELS = f"One of {', '.join(names())}."
+_DATA = f"One of {', '.join(data_names())}."
 
 app = typer.Typer(
     help="Train sparse networks fast, and compare the ways to get them.",
@@ -114,7 +116,7 @@ def study(
     ] = None,
     model: Annotated[_Text, typer.Option(help=_MODELS)] = None,
     width: Annotated[_Number, typer.Option(help="Multiplies the channels of the model.")] = None,
-    data: Annotated[_Text, typer.Option(help="mnist5k, mnist, cifar10 or cifar100.")] = None,
+    data: Annotated[_Text, typer.Option(help=_DATA)] = None,
     data_root: Annotated[_Text, typer.Option(help="Folder with the data set's files.")] = None,
     train_limit: Annotated[_Whole, typer.Option(help="Training images to use; 0 for all.")] = None,
     learning_rates: Annotated[_Text, typer.Option(help="Such as 0.01,0.1.")] = None,

@@ -31,6 +31,12 @@ def test_help_names_the_commands():
     assert "info" in result.output
 
 
+def test_study_help_names_the_data_sets():
+    result = CliRunner().invoke(app, ["study", "--help"], env={"COLUMNS": "200"})
+    for name in sparselth.data.names():
+        assert name in result.output
+
+
 def test_info_says_what_was_built():
     result = CliRunner().invoke(app, ["info"])
     assert result.exit_code == 0

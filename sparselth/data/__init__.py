@@ -1,7 +1,18 @@
-"""Image sets, held whole in memory and served as augmented batches on the device."""
+"""Image sets: held whole in memory and augmented on the device, or streamed from folders."""
 
 from .batches import Batches
+from .image_folder import ImageFolder
 from .image_set import ImageSet
 from .sets import REGISTRY, load, names
+from .source import BatchSource, batches_of
 
-__all__ = ["REGISTRY", "Batches", "ImageSet", "load", "names"]
+__all__ = [
+    "REGISTRY",
+    "BatchSource",
+    "Batches",
+    "ImageFolder",
+    "ImageSet",
+    "batches_of",
+    "load",
+    "names",
+]

@@ -12,19 +12,17 @@ import torch
 from torch import Tensor
 
 from ..seeds import generator
+from .dealt import Dealt
 from .image_set import ImageSet
 
 CROP_PADDING = 4
 
 
-class Batches:
+class Batches(Dealt):
     """The batches of one image set on one device.
 
     Yields `(x, labels)`: x float32 (N, C, H, W), normalised to mean 0 and std 1 of the training
     pixels; labels int64 (N,).
-
-    shard: (rank, size) of a process among several, which gets every size-th image of each batch;
-    a last batch that has not one for each is left out.
     """
 
     def __init__(
@@ -36,8 +34,7 @@ class Batches:
         device: torch.device,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
-        self.batch_size = batch_size
-        self.rank, self.processes = shard
+        super().__init__(len(data.train_labels), batch_size, shard)
         self.seed = seed
         self.augment = augment
         self.flip = data.flip
@@ -46,18 +43,9 @@ class Batches:
         self.train_labels = data.train_labels.to(device)
         self.test_images = data.test_images.to(device)
         self.test_labels = data.test_labels.to(device)
-        self.mean = torch.tensor(data.mean, device=device).view(-1, 1, 1) * 255
-        self.scale = 1 / (torch.tensor(data.std, device=device).view(-1, 1, 1) * 255)
-
-    @property
-    def steps(self) -> int:
-        """The number of training batches in an epoch; the last may be smaller."""
-        whole, rest = divmod(len(self.train_labels), self.batch_size)
-        return whole + (rest >= self.processes)
-
-    def images_in(self, step: int) -> int:
-        """Return how many images a training batch has in all processes."""
-        return min(self.batch_size, len(self.train_labels) - step * self.batch_size)
+        self.test_count = len(data.test_labels)
+        self.mean = torch.tensor(data.mean, device=device).view(-1, 1, 1)
+        self.std = torch.tensor(data.std, device=device).view(-1, 1, 1)
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every training image once, in the order and with the crops of this epoch.
@@ -65,38 +53,59 @@ class Batches:
         first_step: where to begin, in batches.
         """
         rng = generator(self.seed, "batches", epoch)
-        count = len(self.train_labels)
+        count = self.train_count
         order = torch.randperm(count, generator=rng)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=rng)
         mirrored = torch.rand(count, generator=rng) < 0.5
         order, shifts, mirrored = (t.to(self.device) for t in (order, shifts, mirrored))
         for step in range(first_step, self.steps):
-            start = step * self.batch_size
-            part = slice(start + self.rank, start + self.batch_size, self.processes)
+            part = self.part(step)
             images = self.train_images[order[part]]
             if self.augment:
-                images = crop(images, shifts[0, part], shifts[1, part])
-                if self.flip:
-                    images = torch.where(mirrored[part, None, None, None], images.flip(-1), images)
-            yield self._normalise(images), self.train_labels[order[part]]
+                flips = mirrored[part] if self.flip else None
+                images = crop(images, shifts[0, part], shifts[1, part], flips)
+            yield normalise(images, self.mean, self.std), self.train_labels[order[part]]
 
     def test(self, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every test image once, in order, as it is; each process its share."""
-        for start in range(0, len(self.test_labels), batch_size):
-            part = slice(start + self.rank, start + batch_size, self.processes)
-            yield self._normalise(self.test_images[part]), self.test_labels[part]
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        return (images.float() - self.mean) * self.scale
+        for step in range(-(-self.test_count // batch_size)):
+            part = self.part(step, batch_size)
+            images = normalise(self.test_images[part], self.mean, self.std)
+            yield images, self.test_labels[part]
 
 
-def crop(images: Tensor, down: Tensor, right: Tensor, padding: int = CROP_PADDING) -> Tensor:
-    """Pad with black and cut each image out at its own place, as torchvision's RandomCrop does.
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Convert uint8 images (N, C, H, W) to float32, less `mean` and over `std`, both (C, 1, 1).
 
-    `images` (N, C, H, W); `down` and `right` (N,) int64 in [0, 2 * padding]: each cut's corner.
+    Equal to torchvision's `to_dtype(scale=True)` and `normalize`, bit for bit: it takes the same
+    steps, each in place.
     """
-    height, width = images.shape[-2:]
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    rows = torch.arange(len(images), device=images.device)
-    return windows[rows, :, down, right]
+    return images.to(torch.float32, copy=True).mul_(1 / 255).sub_(mean).div_(std)
+
+
+def crop(
+    images: Tensor,
+    down: Tensor,
+    right: Tensor,
+    mirrored: Tensor | None = None,
+    padding: int = CROP_PADDING,
+    fill: int = 0,
+) -> Tensor:
+    """Pad and cut each image out at its own place, as torchvision's RandomCrop does; then mirror.
+
+    `images` (N, C, H, W); `down` and `right` (N,) int64 in [0, 2 * padding]: each cut's corner;
+    `mirrored` (N,) bool: which of the cuts are flipped, none by default. `fill` is the value of the
+    padding, black by default.
+    """
+    count, channels, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (padding,) * 4, value=fill)
+    rows = down[:, None] + torch.arange(height, device=images.device)
+    across = torch.arange(width, device=images.device)
+    if mirrored is not None:
+        across = torch.where(mirrored[:, None], across.flip(0), across)
+    columns = right[:, None] + across
+    # One gather for both, its places shared by all channels: 1.2 to 1.9 times as fast as indexing
+    # into unfolded windows and choosing between two copies (AMD EPYC, 2 threads, November 2026).
+    places = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
+    places = places.view(count, 1, -1).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, places).view(images.shape)

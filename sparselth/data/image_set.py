@@ -90,11 +90,14 @@ def from_arrays(
 
 
 def _tensor(images: np.ndarray) -> Tensor:
-    """Copy to a tensor with the strides torch itself would choose.
+    """Convert to a tensor with the strides torch itself would choose, copied where need be.
 
     numpy may give an axis of length 1 any stride, and calls the array contiguous. With one input
     channel, torch 2.15's convolution then corrupts memory (seen on an AMD EPYC, November 2026).
     """
+    usual = torch.empty(images.shape, device="meta").stride()
+    if images.flags.writeable and tuple(images.strides) == usual:  # a byte per pixel
+        return torch.from_numpy(images)
     tensor = torch.empty(images.shape, dtype=torch.uint8)
     tensor.numpy()[...] = images
     return tensor
@@ -105,7 +108,10 @@ def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
     levels = np.arange(256) / 255.0
     means, stds = [], []
     for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].ravel(), minlength=256)
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(images), 4096):  # bincount makes 8 bytes of every pixel
+            part = images[start : start + 4096, channel]
+            counts += np.bincount(part.ravel(), minlength=256)
         mean = float(counts @ levels / counts.sum())
         variance = float(counts @ (levels - mean) ** 2 / counts.sum())
         means.append(mean)

@@ -12,6 +12,8 @@ from ..errors import SparselthError, unknown_name
 from .formats import read_cifar_binary, read_cifar_pickle, read_idx
 from .image_set import ImageSet, from_arrays
 from .mnist5k import read_mnist5k
+from .tiny_imagenet import FOLDER as TINY_IMAGENET
+from .tiny_imagenet import read_tiny_imagenet
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -60,19 +62,34 @@ def load_mnist5k(_: Path | None) -> ImageSet:
 
 def load_mnist(root: Path) -> ImageSet:
     """Load MNIST from its four idx files, gzipped or not, 28 x 28 in a black frame of 2."""
+    return _from_idx("mnist", root, "MNIST/raw", flip=False)
+
+
+def load_fashion_mnist(root: Path) -> ImageSet:
+    """Load Fashion-MNIST from its four idx files, gzipped or not, 28 x 28 in a black frame of 2.
+
+    Training images are mirrored, as is usual: clothes keep their class in a mirror (shoes only
+    change sides), unlike digits.
+
+    Reference: Xiao et al., 2017; Zhong et al., 2020, "Random Erasing", augmentation.
+    """
+    return _from_idx("fashion-mnist", root, "FashionMNIST/raw", flip=True)
+
+
+def _from_idx(name: str, root: Path, below: str, flip: bool) -> ImageSet:
     parts = []
     for part in ("train", "t10k"):
         images, labels = (
-            read_idx(_find(root, "MNIST/raw", f"{part}-{kind}", "mnist"))
+            read_idx(_find(root, below, f"{part}-{kind}", name))
             for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
         )
         if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.ndim != 1:
             raise SparselthError(
-                f"the MNIST {part} files in {root} hold images of shape {images.shape} and labels "
+                f"the {name} {part} files in {root} hold images of shape {images.shape} and labels "
                 f"of shape {labels.shape}, expected (N, 28, 28) and (N,); fetch them again"
             )
         parts.append((np.pad(images, ((0, 0), (2, 2), (2, 2)))[:, None], labels))
-    return from_arrays("mnist", parts[0], parts[1], num_classes=10, flip=False)
+    return from_arrays(name, parts[0], parts[1], num_classes=10, flip=flip)
 
 
 def load_cifar10(root: Path) -> ImageSet:
@@ -110,17 +127,35 @@ def load_cifar100(root: Path) -> ImageSet:
     return from_arrays("cifar100", train, test, num_classes=100, flip=True)
 
 
+def load_tiny_imagenet(root: Path) -> ImageSet:
+    """Load Tiny ImageNet, 64 x 64, from the folders of its zip; see `read_tiny_imagenet`.
+
+    Decoding 110,000 files takes less than a minute; the images then stay in memory, 1.4 GB.
+    """
+    folder = _folder(root, TINY_IMAGENET, "wnids.txt")
+    if folder is None:
+        raise _missing("tiny-imagenet", root, TINY_IMAGENET)
+    train, test = read_tiny_imagenet(folder)
+    return from_arrays("tiny-imagenet", train, test, num_classes=200, flip=True)
+
+
 REGISTRY: dict[str, Callable[[Path], ImageSet]] = {
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
+    "fashion-mnist": load_fashion_mnist,
     "mnist": load_mnist,
     "mnist5k": load_mnist5k,
+    "tiny-imagenet": load_tiny_imagenet,
 }
 
 _SOURCES = {
     "cifar10": "cifar-10-binary.tar.gz or cifar-10-python.tar.gz, from the CIFAR home page",
     "cifar100": "cifar-100-binary.tar.gz or cifar-100-python.tar.gz, from the CIFAR home page",
+    "fashion-mnist": (
+        "the four idx files of Fashion-MNIST, which torchvision.datasets.FashionMNIST can download"
+    ),
     "mnist": "the four idx files of MNIST, which torchvision.datasets.MNIST can download",
+    "tiny-imagenet": "tiny-imagenet-200.zip, from the Stanford CS231n course",
 }
 
 

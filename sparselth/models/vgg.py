@@ -17,7 +17,7 @@ _VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 
 
 
 class VGG(nn.Module):
-    """Convolutions in a row: (N, C, 32, 32) -> (N, classes).
+    """Convolutions in a row: (N, C, 32, 32), or larger, -> (N, classes).
 
     VGG-11 with 3 input channels has 9,216,000 prunable weights: every convolution but the first.
     """
@@ -37,7 +37,7 @@ class VGG(nn.Module):
             layers.append(nn.ReLU(inplace=True))
             previous = out_channels
         self.features = nn.Sequential(*layers)
-        self.pool = nn.AvgPool2d(2)
+        self.pool = nn.AdaptiveAvgPool2d(1)  # images may be larger
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(previous, num_classes)
         initialise(self)

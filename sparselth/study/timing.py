@@ -7,6 +7,7 @@ turns, round by round, so that a machine that slows down slows all of them.
 from __future__ import annotations
 
 import copy
+import itertools
 import statistics
 import time
 from typing import Any
@@ -93,8 +94,8 @@ def measure(
     device = next(model.parameters()).device
     source = Batches(data, config.batch_size, 0, config.augment, device)
     # Full batches only, the first ones of an epoch; around again where an epoch is too short.
-    full = [batch for batch in source.train(0) if len(batch[1]) == config.batch_size]
-    full = full or list(source.train(0))
+    first = list(itertools.islice(source.train(0), config.timing_steps))
+    full = [batch for batch in first if len(batch[1]) == config.batch_size] or first
     batches = [full[step % len(full)] for step in range(config.timing_steps)]
     contestants = {
         "sparse": _Sparse(config, model, masks),

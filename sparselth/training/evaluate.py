@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..data import Batches
+from ..data import BatchSource
 from .distributed import World
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, world: World | None = None) -> float:
+def evaluate(model: nn.Module, batches: BatchSource, world: World | None = None) -> float:
     """Return the test accuracy in percent; the model is left in the mode it was in.
 
     world: the processes among which the batches are dealt, when there are several.
@@ -23,4 +23,4 @@ def evaluate(model: nn.Module, batches: Batches, world: World | None = None) -> 
     model.train(training)
     if world is not None:
         world.sum_(correct)
-    return 100.0 * correct.item() / len(batches.test_labels)
+    return 100.0 * correct.item() / batches.test_count

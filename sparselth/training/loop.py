@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..data import Batches, ImageSet
+from ..data import ImageFolder, ImageSet, batches_of
 from ..errors import SparselthError
 from ..nn import sparsify
 from ..ops import use_choice
@@ -46,7 +46,7 @@ class Regulariser(Protocol):
 
 def train(
     model: nn.Module,
-    data: ImageSet,
+    data: ImageSet | ImageFolder,
     recipe: Recipe,
     *,
     masks: dict[str, Tensor] | None = None,
@@ -115,7 +115,7 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        data: ImageSet,
+        data: ImageSet | ImageFolder,
         recipe: Recipe,
         regulariser: Regulariser | None,
         device: torch.device,
@@ -123,7 +123,9 @@ class _Run:
     ) -> None:
         self.recipe, self.device, self.world = recipe, device, world
         shard = (world.rank, world.size)
-        self.batches = Batches(data, recipe.batch_size, recipe.seed, recipe.augment, device, shard)
+        self.batches = batches_of(
+            data, recipe.batch_size, recipe.seed, recipe.augment, device, shard
+        )
         optimizer = optimizer_for(model, recipe)
         if regulariser is not None:
             regulariser.attach(optimizer)

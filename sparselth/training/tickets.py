@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageSet
+from ..data import ImageFolder, ImageSet
 from ..errors import SparselthError
 from ..nn import sparsify
 from ..ops.checks import check_sparsity
@@ -60,7 +60,7 @@ class FineTuned:
 
 def find_ticket(
     model: nn.Module,
-    data: ImageSet,
+    data: ImageSet | ImageFolder,
     recipe: Recipe,
     sparsity: float,
     *,
@@ -121,7 +121,7 @@ def find_ticket(
 
 def prune_and_finetune(
     model: nn.Module,
-    data: ImageSet,
+    data: ImageSet | ImageFolder,
     recipe: Recipe,
     sparsity: float,
     *,

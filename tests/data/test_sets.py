@@ -92,31 +92,51 @@ def test_mnist5k_damaged_is_an_error():
         _parse(b"1,2,3\n", "file")
 
 
-@pytest.mark.parametrize("below", ["", "MNIST/raw"])
+@pytest.mark.parametrize(
+    ("name", "below", "flip"),
+    [
+        ("mnist", "", False),
+        ("mnist", "MNIST/raw", False),
+        ("fashion-mnist", "", True),
+        ("fashion-mnist", "FashionMNIST/raw", True),
+    ],
+)
 @pytest.mark.parametrize("zipped", [False, True])
-def test_mnist_from_idx_files(tmp_path, rng, below, zipped):
+def test_mnist_from_idx_files(tmp_path, rng, name, below, flip, zipped):
     arrays = _write_mnist(tmp_path / "x" / below, rng, zipped)
-    loaded = data.load("mnist", tmp_path / "x")
+    loaded = data.load(name, tmp_path / "x")
     assert np.array_equal(loaded.train_images[:, 0, 2:-2, 2:-2], arrays["train"][0])
     assert np.array_equal(loaded.test_labels, arrays["t10k"][1])
-    assert not loaded.flip
+    assert (loaded.name, loaded.flip, loaded.num_classes) == (name, flip, 10)
 
 
-def test_mnist_agrees_with_torchvision(tmp_path, rng):
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
+)
+def test_mnist_agrees_with_torchvision(tmp_path, rng, name, theirs):
     torchvision = pytest.importorskip("torchvision")
-    _write_mnist(tmp_path / "MNIST/raw", rng)
-    theirs = torchvision.datasets.MNIST(tmp_path, train=True, download=False)
-    ours = data.load("mnist", tmp_path)
-    assert torch.equal(ours.train_images[:, 0, 2:-2, 2:-2], theirs.data)
-    assert torch.equal(ours.train_labels, theirs.targets)
+    _write_mnist(tmp_path / theirs / "raw", rng)
+    expected = getattr(torchvision.datasets, theirs)(tmp_path, train=True, download=False)
+    ours = data.load(name, tmp_path)
+    assert torch.equal(ours.train_images[:, 0, 2:-2, 2:-2], expected.data)
+    assert torch.equal(ours.train_labels, expected.targets)
 
 
-def test_truncated_idx_is_an_error(tmp_path, rng):
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_truncated_idx_is_an_error(tmp_path, rng, name):
     _write_mnist(tmp_path / "x", rng)
     file = tmp_path / "x/train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(SparselthError, match=r"train-images.*fetch it again"):
-        data.load("mnist", tmp_path / "x")
+        data.load(name, tmp_path / "x")
+
+
+def test_fashion_mnist_of_another_size_is_an_error(tmp_path, rng):
+    _write_mnist(tmp_path / "x", rng)
+    wide = np.zeros((20, 28, 29), np.uint8)
+    (tmp_path / "x/train-images-idx3-ubyte").write_bytes(_idx(wide))
+    with pytest.raises(SparselthError, match=r"fashion-mnist train files .*expected \(N, 28, 28\)"):
+        data.load("fashion-mnist", tmp_path / "x")
 
 
 @pytest.mark.parametrize("form", ["binary", "python 2", "python 3"])
@@ -183,7 +203,7 @@ def test_a_truncated_pickle_is_an_error(tmp_path, rng):
         data.load("cifar10", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet"])
 def test_folder_without_the_data_set_says_what_to_do(tmp_path, name):
     with pytest.raises(SparselthError, match=rf"{name} is not in .*expected .*unpack"):
         data.load(name, tmp_path)
@@ -194,7 +214,9 @@ def test_folder_without_the_data_set_says_what_to_do(tmp_path, name):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(SparselthError, match="cifar10, cifar100, mnist, mnist5k"):
+    with pytest.raises(
+        SparselthError, match="cifar10, cifar100, fashion-mnist, mnist, mnist5k, tiny"
+    ):
         data.load("imagenet")
 
 
@@ -205,3 +227,15 @@ def test_limits():
     assert len(digits.limited().train_labels) == 4000
     with pytest.raises(SparselthError, match="4000"):
         digits.limited(train=4001)
+
+
+def test_statistics_of_a_large_set_are_exact(rng):
+    """The histograms are counted in parts; their sum is the whole."""
+    from sparselth.data.image_set import from_arrays
+
+    pixels = rng.randint(0, 256, (4100, 2, 2, 3)).astype(np.uint8)
+    labels = np.zeros(4100, np.uint8)
+    made = from_arrays("x", (pixels, labels), (pixels, labels), num_classes=1, flip=False)
+    scaled = pixels / 255.0
+    assert made.mean == pytest.approx(scaled.mean((0, 2, 3)), rel=1e-12)
+    assert made.std == pytest.approx(scaled.std((0, 2, 3)), rel=1e-12)

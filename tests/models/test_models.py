@@ -41,6 +41,12 @@ def test_any_width_runs_and_learns(name, width):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", models.names())
+def test_images_of_64_pixels_fit_too(name):
+    model = models.build(name, num_classes=200, width=0.125)
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 200)
+
+
 def test_sizes_are_those_that_torchvision_and_the_papers_have():
     sizes = {n: sum(p.numel() for p in models.build(n).parameters()) for n in models.names()}
     assert sizes["mobilenetv2"] == 2_236_682  # torchvision's, for ten classes
