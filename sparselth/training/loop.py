@@ -15,7 +15,7 @@ from ..data import Batches, ImageSet
 from ..errors import SparselthError
 from ..nn import sparsify
 from ..ops import use_choice
-from ..optim import SGD
+from ..optim import SGD, MaskedOptimizer
 from ..seeds import derive
 from .checkpoint import CheckpointFolder
 from .evaluate import evaluate
@@ -27,7 +27,7 @@ from .resume import restore, snapshot
 class Regulariser(Protocol):
     """What pulls the weights besides the loss, with a state of its own."""
 
-    def attach(self, optimizer: SGD) -> None: ...
+    def attach(self, optimizer: MaskedOptimizer) -> None: ...
 
     def end_epoch(self, epoch: int) -> None: ...
 
