@@ -226,6 +226,22 @@ def test_fused_counts_steps_where_torch_does_and_leaves_scaling_to_the_scaler():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+class DeviceCounted(sl.optim.AdamW):
+    """Takes the CPU for a GPU, whose step counts are not read on the host."""
+
+    def _age(self, group, parameter):
+        super()._age(group, parameter)
+
+
+def test_steps_that_the_kernel_reads_are_those_the_host_counts():
+    model, _ = sparse_net()
+    twin = copy.deepcopy(model)
+    train(model, DeviceCounted(model.parameters(), lr=0.01))
+    train(twin, sl.optim.AdamW(twin.parameters(), lr=0.01))
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_lr_on_a_device_is_refused():
     with pytest.raises(ValueError, match="lr lies on meta, and reading it would wait"):
         sl.optim.base.number("lr", torch.tensor(0.1, device="meta"))
