@@ -16,15 +16,14 @@ ICML 2013, in the form torch.optim.SGD uses.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tables import FLOATS, addresses, find_chunk, guard, make_table, pointer, wide, write_back
+from .steps import in_one_order, setting_like, step_table
+from .tables import FLOATS, find_chunk, guard, pointer, wide, write_back
 
 # --- launch table ---------------------------------------------------------------------------
 
@@ -32,7 +31,8 @@ BLOCK = 1024
 OPTIONS = {"num_warps": 4, "maxnreg": 128}  # see `select.py`
 
 # --- device code ----------------------------------------------------------------------------
-# Columns after FIRST and COUNT; behind them the settings, float64 in two words each.
+# Columns after FIRST and COUNT; behind them the settings: lr, momentum, 1 - dampening,
+# weight_decay, rho.
 
 WEIGHT = tl.constexpr(2)
 GRAD = tl.constexpr(3)
@@ -41,14 +41,6 @@ MASK = tl.constexpr(5)
 Z = tl.constexpr(6)
 U = tl.constexpr(7)
 SETTINGS = tl.constexpr(8)
-
-
-@triton.jit
-def setting(table, segments, which, like):
-    """Return one of the settings in the type that `like` computes in."""
-    words = table + SETTINGS * segments + 2 * which
-    bits = (tl.load(words) << 32) | tl.load(words + 1)
-    return bits.to(tl.float64, bitcast=True).to(wide(like).dtype)
 
 
 @triton.jit(do_not_specialize=["segments", "tiles"])
@@ -65,11 +57,11 @@ def sgd_step(
         weight = tl.load(weights + offsets, valid, other=0)
         w = wide(weight)
         step = wide(tl.load(grads + offsets, valid, other=0))
-        step += setting(table, segments, 3, weight) * w
+        step += setting_like(table, segments, SETTINGS, 3, weight) * w
         if PULLED:
             z = tl.load(pointer(table, segments, Z, segment, DTYPE) + begin + offsets, valid)
             u = tl.load(pointer(table, segments, U, segment, DTYPE) + begin + offsets, valid)
-            step += setting(table, segments, 4, weight) * (w - wide(z) + wide(u))
+            step += setting_like(table, segments, SETTINGS, 4, weight) * (w - wide(z) + wide(u))
         kept = valid
         if MASKED:
             mask = pointer(table, segments, MASK, segment, tl.int8) + begin
@@ -78,11 +70,11 @@ def sgd_step(
         if MOMENTUM:
             buffers = pointer(table, segments, BUFFER, segment, DTYPE) + begin
             buffer = wide(tl.load(buffers + offsets, valid, other=0))
-            momentum = setting(table, segments, 1, weight)
-            buffer = momentum * buffer + setting(table, segments, 2, weight) * step
+            momentum = setting_like(table, segments, SETTINGS, 1, weight)
+            buffer = momentum * buffer + setting_like(table, segments, SETTINGS, 2, weight) * step
             tl.store(buffers + offsets, tl.where(kept, buffer.to(DTYPE), zero), valid)
             step = step + momentum * buffer if NESTEROV else buffer
-        moved = (w - setting(table, segments, 0, weight) * step).to(DTYPE)
+        moved = (w - setting_like(table, segments, SETTINGS, 0, weight) * step).to(DTYPE)
         tl.store(weights + offsets, tl.where(kept, moved, zero), valid)
 
 
@@ -104,15 +96,10 @@ def masked_sgd_(
     rho: float,
 ) -> None:
     """Overwrite weights, and momenta when momentum is not 0."""
-    given = [weights, grads, momenta if momentum else [], masks, z, u]
-    entries = zip(*(tensors or [None] * len(weights) for tensors in given), strict=True)
-    used = list(zip(*map(_in_one_order, entries), strict=True))
-    columns = [addresses(used[0] if column[0] is None else column) for column in used]
     values = (lr, momentum, 1 - dampening, weight_decay, rho)
-    settings = [word for value in values for word in struct.unpack(">II", struct.pack(">d", value))]
-    device, sizes = weights[0].device, [w.numel() for w in weights]
-    with guard(device):
-        table = make_table(sizes, columns, tail=settings, block=BLOCK, device=device)
+    with guard(weights[0].device):
+        used = in_one_order((weights, grads, momenta if momentum else [], masks, z, u))
+        table = step_table(used, values, BLOCK)
         if table.chunks:
             sgd_step[(table.chunks,)](
                 *table.arguments, DTYPE=FLOATS[weights[0].dtype], MASKED=bool(masks),
@@ -122,17 +109,6 @@ def masked_sgd_(
         write_back(weights, used[0])
         if momentum != 0:
             write_back(momenta, used[2])
-
-
-def _in_one_order(entry: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return an entry's tensors as they are where they share a gap-free order, else contiguous."""
-    strides = {tensor.stride() for tensor in entry if tensor is not None}
-    weight = entry[0]
-    assert weight is not None
-    last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    if len(strides) == 1 and (last or weight.is_contiguous()):
-        return list(entry)
-    return [tensor if tensor is None else tensor.contiguous() for tensor in entry]
 
 
 # --- registration ---------------------------------------------------------------------------

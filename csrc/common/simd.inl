@@ -32,6 +32,27 @@ SPARSELTH_INLINE Vec<T> broadcast(T value) {
   return value - Vec<T>{};  // not zero plus it, which is computed, as that turns -0 into 0
 }
 
+// Square roots of floats or doubles, rounded correctly.
+template <class T>
+SPARSELTH_INLINE Vec<T> square_roots(Vec<T> v) {
+  constexpr bool kFloat = sizeof(T) == 4;
+#if SPARSELTH_VECTOR_BYTES == 64
+  if constexpr (kFloat)
+    return (Vec<T>)_mm512_sqrt_ps((__m512)v);
+  else
+    return (Vec<T>)_mm512_sqrt_pd((__m512d)v);
+#elif SPARSELTH_VECTOR_BYTES == 32
+  if constexpr (kFloat)
+    return (Vec<T>)_mm256_sqrt_ps((__m256)v);
+  else
+    return (Vec<T>)_mm256_sqrt_pd((__m256d)v);
+#else
+  for (int i = 0; i < kLanes<T>; ++i)
+    v[i] = kFloat ? T(__builtin_sqrtf(float(v[i]))) : T(__builtin_sqrt(double(v[i])));
+  return v;
+#endif
+}
+
 // Whether any bit is set in a mask of a comparison.
 template <class T>
 SPARSELTH_INLINE bool any(Vec<T> mask) {

@@ -24,17 +24,23 @@ void masked_sgd_(const std::vector<Tensor>& weights, const std::vector<Tensor>& 
                  double momentum, double dampening, double weight_decay, bool nesterov,
                  double rho) {
   if (weights.empty()) return;
+  check_dtypes(weights, "masked_sgd_");
   const auto as_stored = channels_last_in_all({&weights, &grads, &momenta, &masks, &z, &u});
   FlatList w(weights, as_stored), v(momenta, as_stored);
   const FlatList g(grads, as_stored), m(masks, as_stored);
   const FlatList targets(z, as_stored), duals(u, as_stored);
   with_float_type(weights[0].scalar_type(), "masked_sgd_", [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(
-        masked_sgd<T>,
-        {w.pointers<T>(), g.pointers<const T>(), v.pointers<T>(), m.pointers<const uint8_t>(),
-         targets.pointers<const T>(), duals.pointers<const T>(), w.sizes()},
-        {lr, momentum, dampening, weight_decay, nesterov, rho}, torch_threads(w.total()));
+    SPARSELTH_CALL_ISA(masked_sgd<T>,
+                       {w.pointers<T>(),
+                        g.pointers<const T>(),
+                        {v.pointers<T>()},
+                        m.pointers<const uint8_t>(),
+                        targets.pointers<const T>(),
+                        duals.pointers<const T>(),
+                        w.sizes()},
+                       {lr, momentum, dampening, weight_decay, nesterov, rho},
+                       torch_threads(w.total()));
   });
   w.write_back();
   v.write_back();

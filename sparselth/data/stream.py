@@ -40,20 +40,24 @@ class StreamedBatches(Dealt):
         device: torch.device,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
-        super().__init__(len(data.train_samples), batch_size, shard)
+        dealing = (len(data.train_samples), batch_size, shard)
+        super().__init__(*dealing)
         self.device = device
         self.test_count = len(data.test_samples)
         self.mean = torch.tensor(data.mean, device=device).view(-1, 1, 1)
         self.std = torch.tensor(data.std, device=device).view(-1, 1, 1)
         plain = _centre(data)
-        self._order = _EpochOrder(self, seed)
+        # Not `self`: in a circle of references, the queues to the workers may be closed before the
+        # loader has told them to stop, and it then waits 5 s for each.
+        dealt = Dealt(*dealing)
+        self._order = _EpochOrder(dealt, seed)
         self._train = self._loader(
             _Views(data.train_samples, _augmented(data) if augment else plain, seed),
             self._order,
             data.workers,
         )
         self._test = self._loader(
-            _Views(data.test_samples, plain, seed), _InOrder(self, self.test_count), data.workers
+            _Views(data.test_samples, plain, seed), _InOrder(dealt, self.test_count), data.workers
         )
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -92,6 +92,14 @@ SCHEMAS: dict[str, str] = {
         "Tensor[] u, float lr, float momentum, float dampening, float weight_decay, bool nesterov, "
         "float rho) -> ()"
     ),
+    # One AdamW step likewise; `masks`, `z` and `u` as above, the pull goes through the moments.
+    # Which step it is, counted from 1: `step`, or where `steps` is not empty a float32 scalar per
+    # weight, on the weight's device and read there.
+    "masked_adamw_": (
+        "(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+        "Tensor[] masks, Tensor[] z, Tensor[] u, Tensor[] steps, int step, float lr, float beta1, "
+        "float beta2, float eps, float weight_decay, float rho) -> ()"
+    ),
 }
 
 
@@ -181,6 +189,11 @@ def _(a, b, masks, k):
 
 @fake("masked_sgd_")
 def _(weights, grads, momenta, masks, z, u, lr, *settings):
+    return None
+
+
+@fake("masked_adamw_")
+def _(weights, grads, exp_avgs, exp_avg_sqs, masks, z, u, steps, step, *settings):
     return None
 
 

@@ -1,4 +1,4 @@
-"""The public layers and the step: arguments checked once, in words, then the op.
+"""The public layers and the steps: arguments checked once, in words, then the op.
 
 `use_backend` is honoured here. With "reference" the functions run the plain PyTorch oracle,
 differentiated by PyTorch itself.
@@ -17,7 +17,14 @@ from .backends import forced, implementation
 from .blocked import accepts, traceless
 from .blocked_conv import BlockedConv2d
 from .blocked_tensor import BlockedTensor
-from .checks import as_pair, check_aligned, check_lists, check_mask, check_same_length
+from .checks import (
+    as_pair,
+    check_aligned,
+    check_list,
+    check_lists,
+    check_mask,
+    check_same_length,
+)
 
 
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
@@ -172,22 +179,92 @@ def masked_sgd_(
 
     Raises SparselthError on mismatched lists, shapes, dtypes or devices.
     """
-    weights, grads, momenta, masks = list(weights), list(grads), list(momenta), list(masks)
-    z, u = list(z), list(u)
-    lists = {"weights": weights, "grads": grads}
+    lists = {"weights": list(weights), "grads": list(grads)}
     if momentum != 0:
-        lists["momenta"] = momenta
-    if rho != 0:
-        lists |= {"z": z, "u": u}
-    check_lists(**lists)
+        lists["momenta"] = list(momenta)
+    also = _check_step(lists, list(masks), list(z), list(u), rho)
+    if not lists["weights"]:
+        return
+    run = implementation("masked_sgd_", lists["weights"][0].device)
+    settings = (lr, momentum, dampening, weight_decay, nesterov, rho)
+    run(lists["weights"], lists["grads"], lists.get("momenta", []), *also, *settings)
+
+
+@torch.no_grad()
+def masked_adamw_(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    z: Sequence[Tensor] = (),
+    u: Sequence[Tensor] = (),
+    *,
+    step: int | Sequence[Tensor],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    rho: float = 0.0,
+) -> None:
+    """Take one AdamW step on the surviving weights, in place.
+
+    g = grad + rho * (w - z + u);
+    m <- beta1 * m + (1 - beta1) * g;  v <- beta2 * v + (1 - beta2) * g^2;
+    w <- (1 - lr * weight_decay) * w
+         - lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps).
+    Where the mask is False, the weight and both its moments become exactly zero. ADMM's pull is
+    part of the loss's gradient and goes through the moments; the weight decay does not.
+
+    weights, grads, exp_avgs (m), exp_avg_sqs (v): lists of tensors with equal shapes, of one dtype;
+    16-bit ones are computed in float32 and rounded once. masks, or empty when every weight
+    survives; z and u, ADMM's, or empty when rho is 0. step: which step this is, counted from 1; or
+    a float32 scalar for each weight, on its device, which on a GPU nobody waits for.
+
+    Raises SparselthError on mismatched lists, shapes, dtypes or devices, and where step or betas
+    would divide by zero.
+
+    Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+    algorithm 2; its schedule multiplier is part of lr here, as in torch.optim.AdamW.
+    """
+    lists = {"weights": list(weights), "grads": list(grads)}
+    lists |= {"exp_avgs": list(exp_avgs), "exp_avg_sqs": list(exp_avg_sqs)}
+    also = _check_step(lists, list(masks), list(z), list(u), rho)
+    if not all(0 <= beta < 1 for beta in betas):
+        raise SparselthError(f"betas must be in [0, 1), got {betas}")
+    if isinstance(step, int):
+        counts: tuple[list[Tensor], int] = ([], step)
+        if step < 1:
+            raise SparselthError(f"step counts from 1, got {step}")
+    else:
+        counts = (list(step), 0)
+        check_same_length(weights=lists["weights"], step=counts[0])
+        for weight, count in zip(lists["weights"], counts[0], strict=True):
+            if (count.shape, count.dtype, count.device) != ((), torch.float32, weight.device):
+                raise SparselthError(
+                    f"step must be float32 scalars on {weight.device}, the weights' device, got "
+                    f"{count.dtype} of shape {tuple(count.shape)} on {count.device}"
+                )
+    if not lists["weights"]:
+        return
+    run = implementation("masked_adamw_", lists["weights"][0].device)
+    run(*lists.values(), *also, *counts, lr, *betas, eps, weight_decay, rho)
+
+
+def _check_step(
+    lists: dict[str, list[Tensor]],
+    masks: list[Tensor],
+    z: list[Tensor],
+    u: list[Tensor],
+    rho: float,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Check what an optimizer's step is given; return masks, z and u as the ops take them."""
+    z, u = (z, u) if rho != 0 else ([], [])
+    check_lists(**lists, **({"z": z, "u": u} if rho != 0 else {}))
+    weights = lists["weights"]
+    check_list(weights)
     if masks:
         check_same_length(weights=weights, masks=masks)
         for weight, mask in zip(weights, masks, strict=True):
             check_mask(mask, weight)
-    if not weights:
-        return
-    run = implementation("masked_sgd_", weights[0].device)
-    momenta = momenta if momentum != 0 else []
-    pair = (z, u) if rho != 0 else ([], [])
-    settings = (lr, momentum, dampening, weight_decay, nesterov, rho)
-    run(weights, grads, momenta, masks, *pair, *settings)
+    return masks, z, u

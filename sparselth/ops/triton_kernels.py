@@ -21,7 +21,8 @@ import torch
 from . import gpu_conv, loader, reference
 from .contract import NAMESPACE
 
-OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", *gpu_conv.OPS)
+LIST_OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
+OPS = (*LIST_OPS, *gpu_conv.OPS)
 
 
 @cache

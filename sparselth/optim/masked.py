@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import SparselthError
 from ..ops.binding import mask_of
-from .sgd import SGD
+from .base import MaskedOptimizer
 
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
@@ -22,15 +22,18 @@ def masked(optimizer: _Optimizer) -> _Optimizer:
     made sparse, before or after this call; masks may change later. Gradients off the mask are set
     to zero before each step, and whatever the step left there after it, in weights and in state
     tensors of the weight's shape: momentum, second moments. Its state dict, its schedulers and
-    parameters without a mask stay as they are. `sparselth.optim.SGD` does the same in one pass and
-    is faster than `torch.optim.SGD` wrapped.
+    parameters without a mask stay as they are. `sparselth.optim.SGD` and `sparselth.optim.AdamW` do
+    the same in one pass.
 
     The two hooks stay behind when an optimizer is copied: wrap the copy as well.
 
-    Raises SparselthError for a `sparselth.optim.SGD` or an optimizer that is masked already.
+    Raises SparselthError for one of `sparselth.optim` or an optimizer that is masked already.
     """
-    if isinstance(optimizer, SGD):
-        raise SparselthError("sparselth.optim.SGD keeps to the masks by itself; use it as it is")
+    if isinstance(optimizer, MaskedOptimizer):
+        name = type(optimizer).__name__
+        raise SparselthError(
+            f"sparselth.optim.{name} keeps to the masks by itself; use it as it is"
+        )
     if _before in optimizer._optimizer_step_pre_hooks.values():
         raise SparselthError("this optimizer keeps to the masks already")
     optimizer.register_step_pre_hook(_before)

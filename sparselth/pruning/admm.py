@@ -116,7 +116,7 @@ class ADMM:
     rho |Z_new - Z_old| <= sqrt(n) abs_tol + rel_tol rho |U|.
 
         admm = ADMM(model, sparsity=0.95)
-        optimizer = sparselth.optim.SGD(model.parameters(), lr=0.01, admm=admm)
+        optimizer = sparselth.optim.SGD(model.parameters(), lr=0.01, admm=admm)  # or AdamW
         for epoch in range(epochs):
             for x, y in batches:
                 loss = criterion(model(x), y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..optim import SGD
+from ..optim import MaskedOptimizer
 from ..pruning import ADMM
 from .distributed import World
 
@@ -23,7 +23,7 @@ class AdmmSchedule:
         self.every = every
         self.residuals: list[float] = []
 
-    def attach(self, optimizer: SGD) -> None:
+    def attach(self, optimizer: MaskedOptimizer) -> None:
         """Let the optimizer's fused step add the penalty's gradient."""
         optimizer.admm = self.admm
 

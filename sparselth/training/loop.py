@@ -15,7 +15,7 @@ from ..data import ImageFolder, ImageSet, batches_of
 from ..errors import SparselthError
 from ..nn import sparsify
 from ..ops import use_choice
-from ..optim import SGD
+from ..optim import SGD, AdamW, MaskedOptimizer
 from ..seeds import derive
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
@@ -35,7 +35,7 @@ TERMINATED = 143
 class Regulariser(Protocol):
     """What pulls the weights besides the loss, with a state of its own."""
 
-    def attach(self, optimizer: SGD) -> None: ...
+    def attach(self, optimizer: MaskedOptimizer) -> None: ...
 
     def end_epoch(self, epoch: int) -> None: ...
 
@@ -221,14 +221,13 @@ class _Run:
             raise SystemExit(TERMINATED)
 
 
-def optimizer_for(model: nn.Module, recipe: Recipe) -> SGD:
+def optimizer_for(model: nn.Module, recipe: Recipe) -> MaskedOptimizer:
     """Return the optimizer of a recipe, on the model's masks."""
+    parameters, lr, decay = model.parameters(), recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adamw":
+        return AdamW(parameters, lr=lr, weight_decay=decay)
     return SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
+        parameters, lr=lr, weight_decay=decay, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from sparselth.ops import reference
 from sparselth.ops.patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern, axes
 
-OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_")
+OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
+STEPS = OPS[3:]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 THREADS = 256
 
@@ -34,7 +35,9 @@ class Case:
     chunk_size: int
     seed: int
     settings: tuple[float, ...]
-    """lr, momentum, dampening, weight_decay, nesterov, rho of masked_sgd_."""
+    """masked_sgd_: lr, momentum, dampening, weight_decay, nesterov, rho; masked_adamw_: lr, beta1,
+    beta2, eps, weight_decay, rho, step, and whether each tensor has a step of its own, one more
+    than the tensor before it."""
     pattern: list[int]
     k: list[int]
     """Per tensor; pooled: the count over all, repeated; N:M: zeros, which nobody reads."""
@@ -42,7 +45,8 @@ class Case:
     """Elements between the start of the memory and the tensor, as in a view."""
     lists: list[list[Tensor]]
     """topk_mask: scores; admm_project_: w, u, z; weight_overlap: a, b, masks; masked_sgd_: w,
-    grads, momenta, masks, z, u. Those that may be empty are where the op is called without them.
+    grads, momenta, masks, z, u; masked_adamw_: the same with two lists of moments. Those that may
+    be empty are where the op is called without them.
     """
     label: str = field(default="")
 
@@ -78,10 +82,10 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     pooled = selects and integer(0, 2) == 0
     ordered = bool(integer(0, 1))
     kinds = [0, 1, 2, 3, 4, 5]
-    kinds += [6, 6] * (op != "masked_sgd_" and integer(0, 2) == 0)
+    kinds += [6, 6] * (op not in STEPS and integer(0, 2) == 0)
     kinds += [7] * 6 * (pattern is not ELEMENT)
     lists = [[values(dtype, s, kinds[integer(0, len(kinds) - 1)], g) for s in shapes]]
-    while len(lists) < {"topk_mask": 1, "weight_overlap": 2}.get(op, 3):
+    while len(lists) < {"topk_mask": 1, "weight_overlap": 2, "masked_adamw_": 4}.get(op, 3):
         lists.append([values(dtype, s, kinds[integer(0, len(kinds) - 1)], g) for s in shapes])
     if op == "topk_mask":
         lists = [[with_other_nans(score, g) for score in lists[0]]]
@@ -89,7 +93,9 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         lists[1] = [torch.zeros_like(u) for u in lists[1]]  # ties of W stay ties of W + U
     if op == "weight_overlap":
         lists.append(masks_of_overlap(*lists, integer, g) if integer(0, 1) else [])
-    if op == "masked_sgd_":
+    if op == "masked_adamw_":
+        lists[3] = [square.abs() for square in lists[3]]
+    if op in STEPS:
         some = [torch.rand(s, generator=g) < 0.3 for s in shapes]
         lists.append(some if integer(0, 2) else [])
         penalty = bool(integer(0, 1))
@@ -103,6 +109,9 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     momentum = (0.0, 0.9)[integer(0, 1)]
     nesterov = float(momentum > 0 and integer(0, 1))
     settings = (0.1, momentum, 0.25 * integer(0, 1), 1e-2, nesterov, 0.05)
+    if op == "masked_adamw_":
+        step, own_steps = (1, 2, 100)[integer(0, 2)], integer(0, 1)
+        settings = (0.1, momentum, 0.99, 1e-8, 1e-2, 0.05, step, own_steps)
     offsets = [integer(0, 3) * integer(0, 1) for _ in shapes]
     label = (
         f"seed {seed}: {pattern}, shapes {shapes[:9]}, k {k[:9]}, pooled {pooled}, chunk {chunk}"
@@ -219,7 +228,7 @@ def _encode(case: Case) -> bytes:
     head = (ops, dtypes, case.pooled, case.ordered, case.chunk_size, case.seed, present)
     parts = [
         struct.pack("7q", *head),
-        struct.pack("6d", *case.settings),
+        struct.pack("8d", *case.settings, *[0.0] * (8 - len(case.settings))),
         struct.pack(f"{1 + len(case.pattern)}q", len(case.pattern), *case.pattern),
         struct.pack("q", len(case.lists[0])),
     ]
@@ -288,10 +297,22 @@ def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
         )
         pairs = [(("u", a, True), ("z", b, True)) for a, b in zip(u, z, strict=True)]
         return [item for pair in pairs for item in pair] + [("residuals", residuals, False)]
-    *settings, nesterov, rho = case.settings
-    reference.masked_sgd_(*lists, *settings, bool(nesterov), rho)
-    pairs = [
-        (("weight", a, False), ("momentum", b, False))
-        for a, b in zip(lists[0], lists[2], strict=True)
+    if case.op == "masked_sgd_":
+        *settings, nesterov, rho = case.settings
+        reference.masked_sgd_(*lists, *settings, bool(nesterov), rho)
+        written = {"weight": lists[0], "momentum": lists[2]}
+    else:
+        *settings, step, _ = case.settings
+        reference.masked_adamw_(*lists, own_steps(case), int(step), *settings)
+        written = {"weight": lists[0], "exp_avg": lists[2], "exp_avg_sq": lists[3]}
+    return [
+        (name, found, False)
+        for tensors in zip(*written.values(), strict=True)
+        for name, found in zip(written, tensors, strict=True)
     ]
-    return [item for pair in pairs for item in pair]
+
+
+def own_steps(case: Case) -> list[Tensor]:
+    """Return the steps of masked_adamw_'s tensors, or nothing where all have the same."""
+    *_, step, own = case.settings
+    return [torch.tensor(step + i) for i in range(len(case.lists[0]))] if own else []

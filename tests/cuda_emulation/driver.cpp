@@ -1,19 +1,20 @@
 // Reads cases from stdin, runs the kernels on them, writes the results to stdout.
 //
 // A case, as cases.py encodes it: int64 op, dtype, pooled, ordered, chunk_size, seed, and as bits
-// which of the op's lists are there; float64 settings[6] (masked_sgd_: lr, momentum, dampening,
-// weight_decay, nesterov, rho); the pattern, its length first; the number of tensors; per tensor
-// int64 out, inputs, taps, keep, offset and its arrays. An array lies `offset` elements into its
+// which of the op's lists are there; float64 settings[8], those of
+// the optimizers' steps; the pattern, its length first; the number of tensors; per tensor int64
+// out, inputs, taps, keep, offset and its arrays. An array lies `offset` elements into its
 // allocation, as a view does. -DEMULATE_OPS and -DEMULATE_DTYPES, as bits, choose what is compiled.
 #include <memory>
 
 #include "admm_project.cu"
+#include "masked_adamw.cu"
 #include "masked_sgd.cu"
 #include "topk_mask.cu"
 #include "weight_overlap.cu"
 
 #ifndef EMULATE_OPS
-#define EMULATE_OPS 15
+#define EMULATE_OPS 31
 #endif
 #ifndef EMULATE_DTYPES
 #define EMULATE_DTYPES 15
@@ -47,15 +48,19 @@ struct Array {
   void write() const { write_bytes(data, bytes); }
 };
 
-enum Op { kTopk, kAdmm, kOverlap, kSgd };
+enum Op { kTopk, kAdmm, kOverlap, kSgd, kAdamw };
 
 struct Case {
   int64_t op, dtype, pooled, ordered, chunk_size, seed, present;
-  double settings[6];
+  double settings[8];
 };
 
-// The most lists an op takes; of masks, lists 2 and 3 of weight_overlap and masked_sgd_.
-constexpr int kLists = 6;
+// The most lists an op takes, and which of them are masks.
+constexpr int kLists = 7;
+
+bool is_mask(int64_t op, int list) {
+  return (op == kOverlap && list == 2) || (op == kSgd && list == 3) || (op == kAdamw && list == 4);
+}
 
 struct Tensors {
   Axes axes;
@@ -69,6 +74,17 @@ struct Tensors {
     segment.keep = static_cast<uint32_t>(keep);
     return segment;
   }
+
+  // Of a weight, its gradient, kStates states, mask, z and u.
+  template <int kStates>
+  StepTensor<kStates> of_step() const {
+    StepTensor<kStates> t{};
+    t.weight = arrays[0].data, t.grad = arrays[1].data, t.mask = arrays[2 + kStates].data;
+    t.z = arrays[3 + kStates].data, t.u = arrays[4 + kStates].data;
+    for (int s = 0; s < kStates; ++s) t.states[s] = arrays[2 + s].data;
+    t.count = static_cast<uint32_t>(axes.size());
+    return t;
+  }
 };
 
 template <class T>
@@ -81,9 +97,8 @@ std::vector<Tensors> read_tensors(const Case& c) {
     read_bytes(head, sizeof head);
     t.axes = {head[0], head[1], head[2]}, t.keep = head[3], t.offset = head[4];
     for (int i = 0; i < kLists; ++i) {
-      const bool is_mask = (c.op == kOverlap && i == 2) || (c.op == kSgd && i == 3);
-      if (c.present >> i & 1)
-        t.arrays[i] = Array(t.axes.size(), is_mask ? sizeof(bool) : sizeof(T), t.offset, true);
+      const size_t element = is_mask(c.op, i) ? sizeof(bool) : sizeof(T);
+      if (c.present >> i & 1) t.arrays[i] = Array(t.axes.size(), element, t.offset, true);
     }
     if (c.op == kTopk) t.mask = Array(t.axes.size(), sizeof(bool), t.offset, false);
   }
@@ -146,14 +161,26 @@ void run_overlap(const Case& c, std::vector<Tensors>& list) {
 template <class T>
 void run_sgd(const Case& c, std::vector<Tensors>& list) {
   const double* s = c.settings;
-  SgdLauncher<T> launcher({s[0], s[1], s[2], s[3], s[4] != 0, s[5]},
-                          static_cast<uint32_t>(c.chunk_size), nullptr);
-  for (Tensors& t : list) {
-    const auto at = [&](int i) { return t.arrays[i].data; };
-    launcher.add({at(0), at(1), at(2), at(3), at(4), at(5), t.segment().count, 0});
-  }
+  auto launcher = sgd_launcher<T>({s[0], s[1], s[2], s[3], s[4] != 0, s[5]},
+                                  static_cast<uint32_t>(c.chunk_size), nullptr);
+  for (const Tensors& t : list) launcher.add(t.of_step<1>());
   launcher.flush();
   for (const Tensors& t : list) t.arrays[0].write(), t.arrays[2].write();
+}
+
+template <class T>
+void run_adamw(const Case& c, std::vector<Tensors>& list) {
+  const double* s = c.settings;
+  auto launcher = adamw_launcher<T>({s[0], s[1], s[2], s[3], s[4], s[5]}, s[6],
+                                    static_cast<uint32_t>(c.chunk_size), nullptr);
+  std::vector<float> steps;
+  for (size_t i = 0; i < list.size(); ++i) steps.push_back(static_cast<float>(s[6] + double(i)));
+  for (size_t i = 0; i < list.size(); ++i) {
+    launcher.add({list[i].of_step<2>(), s[7] != 0 ? &steps[i] : nullptr});
+  }
+  launcher.flush();
+  for (const Tensors& t : list)
+    for (int i : {0, 2, 3}) t.arrays[i].write();
 }
 
 template <class T, int kOps = EMULATE_OPS>
@@ -174,6 +201,9 @@ void run_case(const Case& c) {
   }
   if constexpr (kOps >> kSgd & 1) {
     if (c.op == kSgd) run_sgd<T>(c, list);
+  }
+  if constexpr (kOps >> kAdamw & 1) {
+    if (c.op == kAdamw) run_adamw<T>(c, list);
   }
 }
 

@@ -202,10 +202,38 @@ MUTANTS = [
     ),
     host_build.Mutant(
         "the dual pulls the other way",
-        "masked_sgd.cu",
+        "optimizer_step.cuh",
         "+ Number<T>::widen(u.v[j])",
         "- Number<T>::widen(u.v[j])",
         "masked_sgd_",
+    ),
+    host_build.Mutant(
+        "moments outside the mask",
+        "optimizer_step.cuh",
+        "Number<T>::narrow(survives ? state[s] : C(0))",
+        "Number<T>::narrow(state[s])",
+        "masked_adamw_",
+    ),
+    host_build.Mutant(
+        "the second moment is not corrected",
+        "masked_adamw.cu",
+        "root(1 / sqrt(1 - pow(s.beta2, t)))",
+        "root(1)",
+        "masked_adamw_",
+    ),
+    host_build.Mutant(
+        "a tensor's own step is not read",
+        "masked_adamw.cu",
+        "t.step == nullptr ? shared : AdamwCorrections(settings, *t.step)",
+        "shared",
+        "masked_adamw_",
+    ),
+    host_build.Mutant(
+        "weights decay with the gradient's sign",
+        "masked_adamw.cu",
+        "1 - s.lr * s.weight_decay",
+        "1 + s.lr * s.weight_decay",
+        "masked_adamw_",
     ),
 ]
 

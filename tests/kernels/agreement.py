@@ -16,7 +16,7 @@ from strategies import patterned_lists, tensor_lists
 from sparselth.ops import reference, reference_selection
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
 
-OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_")
+OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
 CONVOLUTIONS = ("masked_conv2d", "masked_conv2d_grad_input", "masked_conv2d_grad_weight")
 
 SHAPES = ((0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (300,), (701,))
@@ -110,6 +110,44 @@ def settings_of_steps() -> st.SearchStrategy:
         st.sampled_from([0.0, 0.3]),
         st.sampled_from([0.0, 0.01]),
         st.booleans(),
+        st.sampled_from([0.0, 0.02]),
+    )
+
+
+def same_adamw(package, sizes, dtype, masked, settings, device="cpu") -> None:
+    """settings: whether each tensor has a step of its own; step, beta1, eps, weight_decay, rho."""
+    torch.manual_seed(0)
+    own_steps, step, beta1, eps, weight_decay, rho = settings
+    weights, grads, means, squares, z, u = (
+        [torch.randn(n, device=device).to(dtype) for n in sizes] for _ in range(6)
+    )
+    squares = [square.abs() for square in squares]
+    masks = [torch.rand(n, device=device) < 0.5 for n in sizes] if masked else []
+    for tensors in (weights, means, squares):
+        for mask, tensor in zip(masks, tensors, strict=False):
+            tensor[~mask] = torch.nan  # must become zeros all the same
+    lists = [weights, grads, means, squares, masks, *((z, u) if rho else ([], []))]
+    steps = [torch.tensor(float(step + i), device=device) for i in range(len(sizes))]
+    rest = (steps if own_steps else [], step, 0.1, beta1, 0.99, eps, weight_decay, rho)
+    got = [[t.clone() for t in tensors] for tensors in lists]
+    kernel(package, "masked_adamw_")(*got, *rest)
+    # The kernel computes 16-bit tensors in float32: compare with the oracle in float64.
+    want = [[t if t.dtype == torch.bool else t.double() for t in tensors] for tensors in lists]
+    reference.masked_adamw_(*want, *rest)
+    tolerance = 8 * torch.finfo(dtype).eps
+    for i in (0, 2, 3):
+        for a, b in zip(got[i], want[i], strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
+
+
+def settings_of_adamw() -> st.SearchStrategy:
+    """Draw what `same_adamw` takes as settings."""
+    return st.tuples(
+        st.booleans(),
+        st.sampled_from([1, 2, 1000]),
+        st.sampled_from([0.0, 0.9]),
+        st.sampled_from([1e-8, 1e-3]),
+        st.sampled_from([0.0, 0.1]),
         st.sampled_from([0.0, 0.02]),
     )
 

@@ -87,6 +87,12 @@ def launch_lists(dtype, patterns, count=3) -> None:
         settings = (0.1, momentum, 0.0, 1e-4, nesterov, 0.02)
         call["masked_sgd_"](tensors, tensors, tensors, masks, tensors, tensors, *settings)
         call["masked_sgd_"](tensors, tensors, tensors, [], [], [], *settings)
+    counts = [torch.empty(()) for _ in range(count)]
+    adamw = (0.1, 0.9, 0.999, 1e-8, 1e-2, 0.02)
+    for steps in ([], counts):
+        pulled = [tensors] * 4 + [masks, tensors, tensors]
+        call["masked_adamw_"](*pulled, steps, 7, *adamw)
+        call["masked_adamw_"](*[tensors] * 4, [], [], [], steps, 7, *adamw)
 
 
 def launch_convolutions(dtype, size, channels=128, batch=8, extent=16) -> None:

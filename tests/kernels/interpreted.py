@@ -54,7 +54,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Inf - Inf i
 
 def shrink(package, monkeypatch) -> None:
     """Give small tensors many chunks, chunks several tiles, and long tables several launches."""
-    for name in ("select", "weight_overlap", "admm_project", "masked_sgd"):
+    for name in ("select", "weight_overlap", "admm_project", "masked_sgd", "masked_adamw"):
         monkeypatch.setattr(importlib.import_module(f"{package.__name__}.{name}"), "BLOCK", 128)
     monkeypatch.setattr(
         importlib.import_module(f"{package.__name__}.patterns"), "EXPAND_BLOCK", 128
@@ -106,6 +106,12 @@ def test_overlaps_are_the_oracles(kernels, case, density, shares):
 @settings(max_examples=60)
 def test_steps_are_the_oracles(kernels, sizes, dtype, masked, drawn):
     agreement.same_step(kernels, sizes, dtype, masked, drawn)
+
+
+@given(SIZES, st.sampled_from(TRUSTED), st.booleans(), agreement.settings_of_adamw())
+@settings(max_examples=60)
+def test_adamw_is_the_oracles(kernels, sizes, dtype, masked, drawn):
+    agreement.same_adamw(kernels, sizes, dtype, masked, drawn)
 
 
 SINGLE = st.sampled_from([torch.float16, torch.float32])
@@ -274,6 +280,14 @@ DEFECTS = {
         *("steps", "masked_sgd.py"),
         *("tl.where(kept, buffer.to(DTYPE), zero)", "buffer.to(DTYPE)"),
     ),
+    "moments outside the mask": (
+        *("adamw", "masked_adamw.py"),
+        *("tl.where(kept, mean.to(DTYPE), zero)", "mean.to(DTYPE)"),
+    ),
+    "the first tensor's step for all": (
+        *("adamw", "masked_adamw.py"),
+        *("pointer(table, segments, STEP, segment, tl", "pointer(table, segments, STEP, 0, tl"),
+    ),
     "padding read from the next row": (
         *("convolutions", "masked_conv2d.py"),
         *("(column_of_x >= 0) & (column_of_x < width)", "(column_of_x < width)"),
@@ -313,7 +327,7 @@ DEFECTS = {
         *("total.to(dw.dtype.element_ty), there & kept)", "total.to(dw.dtype.element_ty), there)"),
     ),
     "settings in float32": (
-        *("steps", "masked_sgd.py"),
+        *("steps", "steps.py"),
         *("bits.to(tl.float64, bitcast=True)", "bits.to(tl.float64, bitcast=True).to(tl.float32)"),
     ),
 }
@@ -367,7 +381,9 @@ def checks(package, examples) -> dict[str, Callable[[], None]]:
             agreement.same_convolution(package, case, torch.float32, size)
 
     step = (SIZES, st.sampled_from(TRUSTED), st.just(True), agreement.settings_of_steps())
+    adamw = (SIZES, st.sampled_from(TRUSTED), st.just(True), agreement.settings_of_adamw())
     return {
+        "adamw": quick(partial(agreement.same_adamw, package), examples, *adamw),
         "convolutions": quick(convolutions, examples, conv_cases(), st.just(16)),
         "entries": quick(entries, examples, BITS),
         "patterns": quick(partial(agreement.same_masks, package), examples, PATTERNED),

@@ -61,6 +61,7 @@ def test_kernels_fit_the_machine(compiling, capability):
     assert {kernel.metadata.name for kernel in launches.kernels.values()} == {
         *("write_words", "count_digit", "count_ties", "write_mask", "score_boxes", "score_shapes"),
         *("keep_n_of_m", "expand", "project", "add_partials", "count_common", "sgd_step"),
+        "adamw_step",
     }
 
 
@@ -135,6 +136,16 @@ def test_a_step_on_the_same_tensors_is_one_launch(compiling):
     for _ in range(2):
         step(tensors, tensors, [], [], [], [], 0.1, 0.0, 0.0, 0.0, False, 0.0)
     assert launches.names == ["write_words", "write_words", "sgd_step", "sgd_step"]
+
+
+def test_adamw_counts_its_steps_without_another_table_or_kernel(compiling):
+    launches = compiling(90)
+    tensors = [torch.empty(100) for _ in range(10)]
+    step = agreement.kernel(sparselth.kernels, "masked_adamw_")
+    for count in (1, 2, 16, 1000):
+        step(*[tensors] * 4, [], [], [], [], count, 0.1, 0.9, 0.999, 1e-8, 0.0, 0.0)
+    assert launches.names == ["write_words", *["adamw_step"] * 4]
+    assert len(launches.kernels) == 2
 
 
 def test_lengths_and_places_compile_nothing_new(compiling):

@@ -27,7 +27,7 @@ LISTS = agreement.lists(SHAPES, WEIGHTS, FLOATS)
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=3)
 SIZES = st.lists(st.sampled_from([0, 1, 5, 300, 20_000]), min_size=1, max_size=4)
 
-topk_mask, admm_project_, weight_overlap, masked_sgd_ = (
+topk_mask, admm_project_, weight_overlap, masked_sgd_, masked_adamw_ = (
     agreement.kernel(kernels, op) for op in agreement.OPS
 )
 
@@ -54,6 +54,12 @@ def test_overlaps_are_the_oracles(case, density, shares):
 @settings(max_examples=100)
 def test_steps_are_the_oracles(sizes, dtype, masked, drawn):
     agreement.same_step(kernels, sizes, dtype, masked, drawn, "cuda")
+
+
+@given(SIZES, st.sampled_from(FLOATS), st.booleans(), agreement.settings_of_adamw())
+@settings(max_examples=100)
+def test_adamw_is_the_oracles(sizes, dtype, masked, drawn):
+    agreement.same_adamw(kernels, sizes, dtype, masked, drawn, "cuda")
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -193,6 +199,8 @@ def test_sanitized_masks_projections_and_steps():
     agreement.same_masks(kernels, (scores, [100, 3], False, []), "cuda")
     agreement.same_projection(kernels, (scores, [300], True, []), False, "cuda")
     agreement.same_step(kernels, [500, 3], torch.float32, True, (0.1, 0.9, 0, 0, True, 0), "cuda")
+    adamw = (True, 2, 0.9, 1e-8, 0.1, 0.0)
+    agreement.same_adamw(kernels, [500, 3], torch.float32, True, adamw, "cuda")
 
 
 def test_tf32_is_used_as_cudnn_uses_it():

@@ -104,6 +104,7 @@ def samples():
     a, w, m, b = grad_tensor(5, 7), grad_tensor(4, 7), torch.rand(4, 7) < 0.5, grad_tensor(4)
     g = grad_tensor(5, 4)
     lists = [[torch.randn(6), torch.randn(2, 3)] for _ in range(3)]
+    squares = [torch.rand(6), torch.rand(2, 3)]
     masks = [torch.arange(6) % 2 == 0, torch.rand(2, 3) < 0.5]
     return {
         "masked_conv2d": [
@@ -132,6 +133,10 @@ def samples():
         ],
         "weight_overlap": [(lists[0], lists[1], [], [2, 3]), (lists[0], lists[1], masks, [2, 0])],
         "masked_sgd_": [(*lists, masks, [], [], 0.1, 0.9, 0.0, 1e-4, True, 0.0)],
+        "masked_adamw_": [
+            (*lists, squares, masks, [], [], *count, 0.1, 0.9, 0.999, 1e-8, 1e-2, 0.0)
+            for count in (([], 2), ([torch.tensor(2.0), torch.tensor(3.0)], 0))
+        ],
         **blocked_samples(),
         **gpu_samples(),
     }

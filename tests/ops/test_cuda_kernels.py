@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import cases
 import conv_cases
 import pytest
@@ -48,6 +50,11 @@ def outputs(case: cases.Case) -> list[torch.Tensor]:
         w, u, z = lists
         residuals = ops.admm_project_(w, z, u, *selected, case.ordered)
         return [t for pair in zip(u, z, strict=True) for t in pair] + [residuals]
+    if case.op == "masked_adamw_":
+        *settings, step, _ = case.settings
+        steps = [step.float().cuda() for step in cases.own_steps(case)]
+        ops.masked_adamw_(*lists, steps, int(step), *settings)
+        return [t for three in zip(lists[0], *lists[2:4], strict=True) for t in three]
     lr, momentum, dampening, weight_decay, nesterov, rho = case.settings
     w, grads, momenta, masks, z, u = lists
     given = momenta if momentum else []
@@ -183,6 +190,35 @@ def test_projection_and_step_in_a_cuda_graph():
     graph.replay()
     for got, expected in zip((w, z, u), want, strict=True):
         assert torch.equal(got, expected)
+
+
+def test_an_adamw_step_that_counts_itself_in_a_cuda_graph():
+    model = torch.nn.Linear(100, 50).cuda()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.5, exclude=()))
+    twin = copy.deepcopy(model)
+    ours = sl.optim.AdamW(model.parameters(), lr=0.01, capturable=True)
+    plain = sl.optim.AdamW(twin.parameters(), lr=0.01)
+    grads = [torch.randn_like(p) for p in model.parameters()]
+    for network in (model, twin):
+        for parameter, grad in zip(network.parameters(), grads, strict=True):
+            parameter.grad = grad.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda.set_sync_debug_mode("error")
+        ours.step()
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ours.step()
+    for _ in range(3):
+        graph.replay()
+    for _ in range(4):
+        plain.step()
+    assert ours.state[model.weight]["step"].item() == 4
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_channels_last_and_strided_tensors():

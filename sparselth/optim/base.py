@@ -1,0 +1,131 @@
+"""What the optimizers share that keep to the masks by themselves.
+
+Such an optimizer is one of torch's with this class before it: masked and penalised parameters take
+a fused op, and torch's own step the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..ops.binding import mask_of
+
+_Pairs = dict[int, tuple[Tensor, Tensor]]
+
+
+class Penalty(Protocol):
+    """ADMM's rho/2 |W - Z + U|^2, as an optimizer needs it."""
+
+    rho: float
+
+    def pairs(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return Z and U by the `id` of their parameter."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A parameter that the fused op updates, and what it is updated with."""
+
+    parameter: Tensor
+    grad: Tensor
+    mask: Tensor | None
+    pair: tuple[Tensor, Tensor] | None
+    age: Hashable
+    """What the op takes one of for all parameters of a call: how far their state has come."""
+
+    def kind(self) -> Hashable:
+        """Say what distinguishes the calls that serve it: lists are full or empty, and uniform."""
+        p = self.parameter
+        return self.age, self.mask is None, self.pair is None, p.dtype, p.device
+
+
+class MaskedOptimizer(torch.optim.Optimizer):
+    """An optimizer of torch that updates only what the masks of `sparsify` keep.
+
+    A subclass says which of a group's options its op does not know, makes the state as torch would,
+    and calls the op. `admm` may be set and taken away between steps.
+    """
+
+    unavailable: tuple[str, ...]
+    """Options of a group, all False by default, that masked parameters cannot have."""
+
+    def __init__(self, *args: Any, admm: Penalty | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.admm = admm
+        # torch's fused steps divide by a gradient scaler's scale themselves, which the ops do not:
+        # without this the scaler divides before the step.
+        self._step_supports_amp_scaling = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "admm": self.admm}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take one step. closure: as in torch.optim, re-evaluates the loss and returns it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        held: list[Member] = []
+        pairs = self.admm.pairs() if self.admm is not None else {}
+        for group in self.param_groups:
+            held += self._fused_step(group, pairs)
+        try:
+            super().step()
+        finally:
+            for member in held:
+                member.parameter.grad = member.grad
+        return loss
+
+    def _age(self, group: dict[str, Any], parameter: Tensor) -> Hashable:
+        """Make the parameter's state where it has none, and return a `Member`'s age."""
+        raise NotImplementedError
+
+    def _run(
+        self,
+        group: dict[str, Any],
+        members: list[Member],
+        lists: tuple[list[Tensor], ...],
+        rho: float,
+    ) -> None:
+        """Call the op. members: of one kind.  lists: their masks, z and u."""
+        raise NotImplementedError
+
+    def _fused_step(self, group: dict[str, Any], pairs: _Pairs) -> list[Member]:
+        """Update masked and penalised parameters and hide their gradients from torch's step."""
+        found = [
+            (p, p.grad, mask_of(p), pairs.get(id(p))) for p in group["params"] if p.grad is not None
+        ]
+        found = [one for one in found if one[2] is not None or one[3] is not None]
+        asked = [option for option in self.unavailable if group[option]]
+        if found and asked:
+            raise ValueError(
+                f"{' and '.join(asked)}: not available for masked parameters, nor with admm"
+            )
+        members = [Member(*one, self._age(group, one[0])) for one in found]
+        calls: dict[Hashable, list[Member]] = {}
+        for member in members:
+            calls.setdefault(member.kind(), []).append(member)
+        for alike in calls.values():
+            masks = [member.mask for member in alike if member.mask is not None]
+            z, u = ([m.pair[i] for m in alike if m.pair is not None] for i in range(2))
+            rho = self.admm.rho if self.admm is not None and z else 0.0
+            self._run(group, alike, (masks, z, u), rho)
+        for member in members:
+            member.parameter.grad = None
+        return members
+
+
+def number(name: str, value: float | Tensor) -> float:
+    """Return an option's value, which may be a tensor on the host."""
+    if isinstance(value, Tensor) and value.device.type != "cpu":
+        raise ValueError(
+            f"{name} lies on {value.device}, and reading it would wait for the device; masked "
+            "parameters need a number, or a tensor on the CPU"
+        )
+    return float(value)
