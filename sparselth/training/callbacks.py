@@ -104,7 +104,8 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise SparselthError(
-                "TensorBoard needs the package tensorboard; run: pip install tensorboard"
+                "TensorBoard needs the package tensorboard; run: "
+                "pip install 'sparselth[tensorboard]'"
             ) from error
         self._open = lambda step: SummaryWriter(str(folder), purge_step=step)
         self.writer: Any = None
