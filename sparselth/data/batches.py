@@ -70,8 +70,9 @@ class Batches(Dealt):
         """Yield every test image once, in order, as it is; each process its share."""
         for step in range(-(-self.test_count // batch_size)):
             part = self.part(step, batch_size)
-            images = normalise(self.test_images[part], self.mean, self.std)
-            yield images, self.test_labels[part]
+            labels = self.test_labels[part]
+            if len(labels):  # the last batch may have none for this process
+                yield normalise(self.test_images[part], self.mean, self.std), labels
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

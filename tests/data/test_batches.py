@@ -73,6 +73,14 @@ def test_normalisation_is_that_of_torchvision_bit_for_bit(channels):
     assert torch.equal(levels, before)
 
 
+def test_a_process_without_an_image_of_the_last_test_batch_gets_none(images):
+    counts = [
+        [len(y) for _, y in Batches(images, 16, 0, False, CPU, (rank, 2)).test(3)]
+        for rank in range(2)
+    ]
+    assert counts == [[2, 2, 2, 1], [1, 1, 1]]
+
+
 def test_served_test_images_are_those_of_torchvision(images):
     transforms = pytest.importorskip("torchvision.transforms.v2.functional")
     x = torch.cat([x for x, _ in Batches(images, 16, 0, False, CPU).test(3)])
