@@ -1,5 +1,6 @@
 """Modules that train on a mask, and the conversion to and from plain modules."""
 
+from .choices import adopt_choices, measured_choices
 from .convert import densify, masks_of, sparsify
 from .entry import EntryConv2d
 from .masked import MaskedConv2d, MaskedLinear, MaskedModule
@@ -14,8 +15,10 @@ __all__ = [
     "MaskedModule",
     "Profile",
     "ProfileRow",
+    "adopt_choices",
     "densify",
     "masks_of",
+    "measured_choices",
     "profile",
     "sparsify",
 ]

@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,18 @@ class World:
         found = torch.tensor(int(flag), device=device)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return bool(found)
+
+    def from_first(self, value: Any, device: torch.device) -> Any:
+        """Return the first process's value in all of them.
+
+        It travels pickled, between processes of one training. device: where the group's tensors
+        lie.
+        """
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0, device=device)
+        return held[0]
 
     def barrier(self) -> None:
         """Wait for all processes."""

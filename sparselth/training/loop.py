@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..data import ImageFolder, ImageSet, batches_of
 from ..errors import SparselthError
-from ..nn import sparsify
+from ..nn import adopt_choices, measured_choices, sparsify
 from ..ops import use_choice
 from ..optim import SGD, AdamW, MaskedOptimizer
 from ..seeds import derive
@@ -74,7 +74,8 @@ def train(
     every batch; with the same global batch the losses are those of one process within rounding,
     but for batch norm, whose statistics are each process's own (convert the model by
     `nn.SyncBatchNorm.convert_sync_batchnorm` on GPUs). The folder must be one that all of them
-    see; the first writes. They agree on SIGTERM where a checkpoint is due.
+    see; the first writes. They agree on SIGTERM where a checkpoint is due. What the first
+    process measured all of them choose, from after the first step of an epoch.
 
     Raises `SparselthError` when a loss is not finite, with the epoch and the step; earlier
     checkpoints stay. Raises it in a process group whose masks differ. Raises `CheckpointError` when
@@ -184,10 +185,13 @@ class _Run:
 
     def _steps(self, epoch: int, tally: Tally) -> None:
         begun = time.perf_counter() - tally.seconds
-        for x, labels in self.batches.train(epoch, tally.step):
+        first = tally.step
+        for x, labels in self.batches.train(epoch, first):
             torch.manual_seed(derive(self.recipe.seed, "step", epoch, tally.step, self.world.rank))
             loss, correct = self.parts.step(x, labels, self.batches.images_in(tally.step))
             tally.add(loss, correct, len(labels))
+            if tally.step == first + 1:
+                self._share_choices()
             if self._due(tally):
                 tally.seconds = time.perf_counter() - begun
                 self._save_within(epoch, tally)
@@ -195,6 +199,16 @@ class _Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         tally.seconds = time.perf_counter() - begun
+
+    def _share_choices(self) -> None:
+        """Let all processes use the kernels that the first one measured to be fastest.
+
+        Once per epoch: what an epoch meets later, its last batch and evaluation, is shared in the
+        next one. A kind of input that the first one never meets each measures for itself.
+        """
+        if self.recipe.choice == "measured" and self.world.size > 1:
+            measured = measured_choices(self.parts.model)
+            adopt_choices(self.parts.model, self.world.from_first(measured, self.device))
 
     def _due(self, tally: Tally) -> bool:
         """Say whether a checkpoint follows this step; the epoch's own follows the last one."""

@@ -44,6 +44,16 @@ PROGRAM = """
         found["stopped at"] = sl.training.CheckpointFolder(folder).positions()
     found["resumed"] = run(False, {}, checkpoint=folder, checkpoint_every=2)
 
+    model, arguments = contestant(False, choice="measured")
+    train(model, *arguments["positional"], masks=arguments["masks"])
+    # Those of training: of 33 test images the processes have 17 and 16, another kind of input.
+    found["choices"] = [
+        repr((name, key, choice))
+        for name, choices in sl.nn.measured_choices(model).items()
+        for key, choice in choices.items()
+        if "grad_weight" in repr(key)
+    ]
+
     model, arguments = contestant(False)
     arguments["masks"]["2.weight"][0, 0, 0, 0] ^= rank == 1
     try:
@@ -127,6 +137,13 @@ def test_two_processes_go_on_as_if_they_had_not_stopped(by_two):
     for found in by_two:
         assert found["stopped at"][0] == [2, 0]
         assert found["resumed"] == found["masks"]
+
+
+@pytest.mark.slow
+def test_all_processes_choose_what_the_first_one_measured(by_two):
+    # Times are part of it, which two measurements never have in common.
+    assert "sparse_ms" in by_two[0]["choices"][0]
+    assert by_two[0]["choices"] == by_two[1]["choices"]
 
 
 @pytest.mark.slow

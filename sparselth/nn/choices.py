@@ -1,0 +1,40 @@
+"""Hand what was measured and chosen in a model to the same model in another process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .entry import EntryConv2d
+from .masked import MaskedModule
+
+Choices = dict[str, dict[tuple, Any]]
+"""Module name -> kind of input -> how it is served."""
+
+
+def measured_choices(model: nn.Module) -> Choices:
+    """Return every choice that was measured in `model`; it may be pickled."""
+    return {name: dict(found) for name, found in _kept(model).items()}
+
+
+def adopt_choices(model: nn.Module, choices: Choices) -> None:
+    """Let `model` choose as the one did from which `measured_choices` returned `choices`.
+
+    Kinds of input that were not met there stay as they are.
+    """
+    mine = _kept(model)
+    for name, theirs in choices.items():
+        mine[name].update(theirs)
+
+
+def _kept(model: nn.Module) -> Choices:
+    found: Choices = {}
+    for name, module in model.named_modules():
+        if isinstance(module, MaskedModule):
+            found[name] = module._choices
+        elif isinstance(module, EntryConv2d):
+            if module._enters is None:
+                module._enters = {}
+            found[name] = module._enters
+    return found
