@@ -28,6 +28,14 @@ def version(package: str) -> str:
         return "not installed"
 
 
+def command(report: dict) -> str:
+    """Return what measures this again: all benchmarks, or the files that some are of."""
+    ran = sorted({benchmark["fullname"].split("::")[0] for benchmark in report["benchmarks"]})
+    every = {f"benchmarks/{path.name}" for path in Path(__file__).parent.glob("bench_*.py")}
+    gpu = {path for path in every if path.endswith("_gpu.py")}
+    return "make bench" if every - gpu <= set(ran) else f"pytest {' '.join(ran)}"
+
+
 def main() -> None:
     source = Path(sys.argv[1])
     report = json.loads(source.read_text(encoding="utf-8"))
@@ -36,7 +44,7 @@ def main() -> None:
     host = loader.host()
     facts = {
         "date": date.today().isoformat(),
-        "command": "make bench",
+        "command": command(report),
         "cpu": cpu.get("brand_raw", "unknown"),
         "simd": host.simd_level() if host else "no compiled library",
         "threads": sorted({row["threads"] for row in found}),

@@ -134,15 +134,18 @@ class KeepBest(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = CheckpointFolder(folder, keep=1)
+        self.accuracy = -math.inf
+
+    def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        best = self.load()
+        self.accuracy = -math.inf if best is None else best["test_accuracy"]
 
     def epoch_end(self, model: nn.Module, history: History) -> None:
         record = history.records[-1]
-        if math.isnan(record.test_accuracy):
-            return
-        best = self.load()
-        if best is None or record.test_accuracy > best["test_accuracy"]:
+        if record.test_accuracy > self.accuracy:  # never, where it is NaN
             state = {"model": plain_weights(model), "masks": masks_of(model)}
             self.folder.save(record.epoch, {**state, "test_accuracy": record.test_accuracy})
+            self.accuracy = record.test_accuracy
 
     def load(self) -> dict[str, Any] | None:
         """Return {"model", "masks", "test_accuracy"}, or None when there is nothing yet."""

@@ -168,7 +168,7 @@ class _Run:
         tally = parts.tally = Tally(self.batches.steps, self.device)
         parts.model.train()
         if in_progress is not None:
-            tally.load_state_dict(in_progress)
+            tally.load_state_dict(in_progress, self.world)
         # Dropout and the like draw from torch's global state, which is set for each step. The
         # caller's is left as it was.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -226,8 +226,9 @@ class _Run:
     def _save(self) -> None:
         assert self.folder is not None
         step = self.parts.tally.step if self.parts.tally is not None else 0
+        state = snapshot(self.parts, self.world)
         if self.world.writes:
-            self.folder.save(len(self.parts.history), snapshot(self.parts), step)
+            self.folder.save(len(self.parts.history), state, step)
         self.world.barrier()
 
     def _leave_if_asked(self) -> None:

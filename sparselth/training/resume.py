@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..nn import masks_of
 from .checkpoint import CheckpointError, CheckpointFolder, same_tensors
+from .distributed import World
 from .history import History
 from .recipe import Recipe
 from .step import TrainingStep
@@ -32,11 +33,12 @@ class Parts:
     tally: Tally | None = None
 
 
-def snapshot(parts: Parts) -> dict[str, Any]:
+def snapshot(parts: Parts, world: World) -> dict[str, Any]:
     """Gather everything from which the run goes on exactly.
 
     No random state: every draw follows from the recipe's seed, the epoch and the step. The masks
-    stand apart from the model's weights, so that a plain dense model can load those.
+    stand apart from the model's weights, so that a plain dense model can load those. Every process
+    must call, for what they counted in an epoch in progress.
     """
     regulariser, tally = parts.regulariser, parts.tally
     return {
@@ -47,7 +49,7 @@ def snapshot(parts: Parts) -> dict[str, Any]:
         "regulariser": None if regulariser is None else regulariser.state_dict(),
         "recipe": parts.recipe.to_dict(),
         "history": parts.history.to_rows(),
-        "tally": None if tally is None else tally.state_dict(),
+        "tally": None if tally is None else tally.state_dict(world),
     }
 
 

@@ -14,7 +14,10 @@ from .history import EpochRecord
 
 
 class Tally:
-    """Losses and right answers of the steps taken, on the device until they are asked for."""
+    """Losses and right answers of the steps taken, on the device until they are asked for.
+
+    All are sums over images, and so add up over processes.
+    """
 
     def __init__(self, steps: int, device: torch.device) -> None:
         self.step = 0
@@ -24,19 +27,24 @@ class Tally:
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        """Count one step of this process."""
-        self.losses[self.step] = loss
+        """Count one step of this process. loss: the mean over its images."""
+        self.losses[self.step] = loss * images
         self.images[self.step] = images
         self.correct += correct
         self.step += 1
+
+    def pooled(self, world: World) -> dict[str, Tensor]:
+        """Return the sums over all processes; each must call."""
+        sums = {name: getattr(self, name).clone() for name in ("losses", "images", "correct")}
+        world.sum_(*sums.values())
+        return sums
 
     def check_finite(self, epoch: int, world: World) -> None:
         """Raise `SparselthError`, naming the step, when a loss was not finite in some process.
 
         Waits for a GPU.
         """
-        losses = self.losses.clone()
-        world.sum_(losses)
+        losses = self.pooled(world)["losses"]
         for step, loss in enumerate(losses[: self.step].tolist()):
             if not math.isfinite(loss):
                 raise SparselthError(
@@ -46,22 +54,24 @@ class Tally:
 
     def record(self, epoch: int, learning_rate: float, world: World) -> EpochRecord:
         """Summarise the epoch, counted from 0, over all processes; its test is left open."""
-        weighted, images = (self.losses * self.images).sum(), self.images.sum()
-        correct = self.correct.clone()
-        world.sum_(weighted, images, correct)
+        sums = self.pooled(world)
+        images = sums["images"].sum()
         return EpochRecord(
             epoch=epoch + 1,
             learning_rate=learning_rate,
-            train_loss=(weighted / images).item(),
-            train_accuracy=100.0 * correct.item() / images.item(),
+            train_loss=(sums["losses"].sum() / images).item(),
+            train_accuracy=100.0 * sums["correct"].item() / images.item(),
             test_accuracy=math.nan,
             seconds=self.seconds,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+    def state_dict(self, world: World) -> dict[str, Any]:
+        """Return what all processes counted together; each must call."""
+        return {"step": self.step, "seconds": self.seconds, **self.pooled(world)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            old = getattr(self, name)
-            setattr(self, name, value.to(old.device) if isinstance(old, Tensor) else value)
+    def load_state_dict(self, state: dict[str, Any], world: World) -> None:
+        """Go on from it: the first process holds what was counted, the others nothing yet."""
+        self.step, self.seconds = state["step"], state["seconds"]
+        if world.rank == 0:
+            for name in ("losses", "images", "correct"):
+                getattr(self, name).copy_(state[name])

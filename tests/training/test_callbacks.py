@@ -75,6 +75,13 @@ def test_the_best_epoch_is_kept(tmp_path, make_model, digits, recipe):
     assert all(torch.equal(kept["model"][k], v) for k, v in wanted.items())
 
 
+def test_a_run_that_goes_on_keeps_a_best_epoch_from_before(tmp_path, make_model, digits, recipe):
+    best, model = KeepBest(tmp_path), make_model()
+    best.folder.save(1, {"model": {}, "masks": {}, "test_accuracy": 100.5})
+    train(model, digits, recipe, callbacks=[best])
+    assert best.load()["test_accuracy"] == 100.5
+
+
 def test_progress_is_shown(make_model, digits, recipe):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
