@@ -2,11 +2,14 @@
 
 from . import rho
 from .admm import ADMM, ADMMUpdate
-from .masks import ALLOCATIONS, SCORES, find_masks, sparsity
+from .allocation import ALLOCATIONS
+from .controls import inverted_masks, shuffled_masks, shuffled_weights
+from .erk import erk_sparsities
+from .masks import SCORES, check_alive, find_masks, sparsity
 from .overlap import layer_overlaps, overlap_chance, weight_overlap
 from .patterns import PATTERNS, kernel_shapes
 from .quantize import Levels
-from .tensors import prunable_parameters
+from .tensors import first_and_last, prunable_parameters
 
 __all__ = [
     "ADMM",
@@ -15,12 +18,18 @@ __all__ = [
     "SCORES",
     "ADMMUpdate",
     "Levels",
+    "check_alive",
+    "erk_sparsities",
     "find_masks",
+    "first_and_last",
+    "inverted_masks",
     "kernel_shapes",
     "layer_overlaps",
     "overlap_chance",
     "prunable_parameters",
     "rho",
+    "shuffled_masks",
+    "shuffled_weights",
     "sparsity",
     "weight_overlap",
 ]

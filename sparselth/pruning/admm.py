@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from ..errors import SparselthError
 from ..ops import selection
 from ..ops.patterns import Pattern
-from .masks import Sparsity, counts_for
+from .allocation import Sparsity, counts_for, op_allocation
+from .masks import check_alive
 from .patterns import pattern_for
 from .rho import RhoSchedule, find_schedule
 from .tensors import prunable_parameters
@@ -83,7 +84,7 @@ class SparseSet:
         self.k = counts_for(weights, sparsity, allocation, found)
         self.options: dict[str, Any] = {
             "k": self.k,
-            "allocation": allocation,
+            "allocation": op_allocation(allocation),
             "pattern": found,
             "names": list(weights),
         }
@@ -207,12 +208,20 @@ class ADMM:
         return result
 
     def masks(self) -> dict[str, Tensor]:
-        """Return what a cut would keep: parameter name -> bool mask."""
-        return dict(zip(self.parameters, self.projection.masks_of(self._weights()), strict=True))
+        """Return what a cut would keep: parameter name -> bool mask.
+
+        Raises SparselthError when a layer would keep no weight, see `check_alive`.
+        """
+        masks = dict(zip(self.parameters, self.projection.masks_of(self._weights()), strict=True))
+        check_alive(masks)
+        return masks
 
     @torch.no_grad()
     def hard_prune(self) -> dict[str, Tensor]:
-        """Make the hard cut W <- Proj(W) in place, and return the masks of what stays."""
+        """Make the hard cut W <- Proj(W) in place, and return the masks of what stays.
+
+        Raises SparselthError as `masks` does; nothing is written then.
+        """
         masks = self.masks()
         nearest = self.projection.nearest(self._weights())
         for parameter, cut in zip(self.parameters.values(), nearest, strict=True):

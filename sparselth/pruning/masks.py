@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..errors import SparselthError, unknown_name
 from ..ops import selection
 from ..ops.binding import mask_of
-from ..ops.checks import ALLOCATIONS, check_sparsity, kept, kept_counts
-from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
+from ..ops.patterns import Pattern
+from .allocation import Sparsity, counts_for, op_allocation
 from .patterns import pattern_for
 from .tensors import prunable_parameters
 
@@ -24,52 +24,23 @@ def magnitude(weights: list[Tensor]) -> list[Tensor]:
     return weights  # top-k ranks by magnitude already
 
 
-SCORES: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {"magnitude": magnitude}
+def random(weights: list[Tensor]) -> list[Tensor]:
+    """Score each weight by an independent draw from [0, 1), whatever it holds.
 
-Sparsity = float | Mapping[str, float]
+    Drawn from torch's global generator of the weight's device, in model order: `torch.manual_seed`
+    decides, and a GPU draws other scores than the CPU does. Groups are ranked by their sums of
+    squares as with any score, so the larger ones stay where groups differ in size.
 
-DEFAULT_SPARSITY = 0.9
-
-
-def counts_for(
-    parameters: Mapping[str, Tensor],
-    sparsity: Sparsity | None,
-    allocation: str,
-    pattern: Pattern = ELEMENT,
-) -> int | list[int] | None:
-    """Return how many weights or groups stay, as `selection.topk_mask` takes it.
-
-    sparsity: one share for all, with allocation "uniform" or "global"; or by parameter name, with
-    allocation "given". None: what the pattern prunes by itself, `DEFAULT_SPARSITY` for most.
-
-    Raises SparselthError on a share outside [0, 1), names that do not fit, an unknown allocation,
-    or a sparsity that the pattern cannot have.
+    Reference: Frankle et al. 2021, arXiv:2009.08576 (random pruning, layer-wise).
     """
-    if sparsity is None and isinstance(pattern, Blocks):
-        sparsity = DEFAULT_SPARSITY
-    by_name = isinstance(sparsity, Mapping)
-    if (allocation == "given") != by_name or (by_name and isinstance(pattern, NOfM)):
-        raise SparselthError(
-            'a sparsity by parameter name goes with allocation="given" and a pattern that leaves '
-            f"it free, one number with the others; got {type(sparsity).__name__} and {allocation!r}"
-        )
-    if isinstance(sparsity, Mapping):
-        if set(sparsity) != set(parameters):
-            raise SparselthError(
-                "sparsity and the prunable parameters differ in these names: "
-                f"{sorted(set(sparsity) ^ set(parameters))}"
-            )
-        assert not isinstance(pattern, NOfM)
-        return [
-            kept(pattern, [tuple(t.shape)], check_sparsity(sparsity[name]))
-            for name, t in parameters.items()
-        ]
-    counts, pooled = kept_counts(
-        list(parameters.values()), sparsity=sparsity, allocation=allocation, pattern=pattern
-    )
-    if isinstance(pattern, NOfM):
-        return None
-    return counts[0] if pooled else counts
+    # Single precision: in 16 bits many scores would tie, and ties are not broken at random.
+    return [torch.rand(w.shape, device=w.device, dtype=torch.float32) for w in weights]
+
+
+SCORES: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
+    "magnitude": magnitude,
+    "random": random,
+}
 
 
 @torch.no_grad()
@@ -88,7 +59,9 @@ def find_masks(
     go to the lowest index. Or one share per parameter name. None is 0.9, or what the pattern
     prunes by itself.
     allocation: "uniform" prunes the same share of every layer, "global" ranks all layers together,
-    "given" takes the sparsity of each layer from the mapping.
+    "erk" prunes large layers more than small ones, see `erk_sparsities`, "given" takes the
+    sparsity of each layer from the mapping. All but "global" keep at least one weight or group in
+    every layer, and warn where rounding would have left none.
     pattern: what is pruned as one unit: "element", "filter", "channel", "kernel", blocks of
     outputs x inputs such as "16x1" or "32x32", "2:4" along the inputs, or "kernel_shape", a
     dictionary of 3x3 shapes found from the weights; or a pattern of `sparselth.ops.patterns`.
@@ -97,7 +70,8 @@ def find_masks(
     classifier, see `prunable_parameters`.
 
     Raises SparselthError for an unknown name (listing the known ones), a sparsity outside
-    [0, 1) or beyond the pattern, or NaN or Inf in a weight (naming it).
+    [0, 1) or beyond the pattern, NaN or Inf in a weight (naming it), or layers that "global" would
+    leave without any weight, see `check_alive`.
     """
     if score not in SCORES:
         raise unknown_name("score", score, SCORES)
@@ -105,10 +79,27 @@ def find_masks(
     scores = SCORES[score]([p.detach() for p in parameters.values()])
     groups = pattern_for(pattern, scores)
     k = counts_for(parameters, sparsity, allocation, groups)
-    masks = selection.topk_mask(
-        scores, k, allocation=allocation, pattern=groups, names=list(parameters)
+    found = selection.topk_mask(
+        scores, k, allocation=op_allocation(allocation), pattern=groups, names=list(parameters)
     )
-    return dict(zip(parameters, masks, strict=True))
+    masks = dict(zip(parameters, found, strict=True))
+    check_alive(masks)
+    return masks
+
+
+def check_alive(masks: Mapping[str, Tensor]) -> None:
+    """Refuse masks that leave a layer without any weight.
+
+    masks: parameter name -> bool mask. A weight of no entries at all passes.
+
+    Raises SparselthError naming every such layer.
+    """
+    dead = [name for name, mask in masks.items() if mask.numel() and not bool(mask.any())]
+    if dead:
+        raise SparselthError(
+            f"no weight is left in {', '.join(dead)}; lower the sparsity, use allocation="
+            '"uniform", which keeps at least one weight in each layer, or exclude these layers'
+        )
 
 
 def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
@@ -121,4 +112,4 @@ def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
     return 1.0 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
 
 
-__all__ = ["ALLOCATIONS", "SCORES", "find_masks", "sparsity"]
+__all__ = ["SCORES", "check_alive", "find_masks", "sparsity"]

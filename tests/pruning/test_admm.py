@@ -107,6 +107,19 @@ def test_global_allocation():
     assert sl.sparsity(masks) == pytest.approx(0.6, abs=0.01)
 
 
+def test_a_cut_that_leaves_a_layer_nothing_is_an_error():
+    model = net()
+    with torch.no_grad():
+        model[0].weight.mul_(1e-4)
+    admm = sl.ADMM(model, sparsity=0.6, allocation="global")
+    admm.update()
+    before = [p.detach().clone() for p in model.parameters()]
+    for cut in (admm.masks, admm.hard_prune):
+        with pytest.raises(ValueError, match=r"no weight is left in 0\.weight; lower the"):
+            cut()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
 def test_state_round_trip():
     model = net()
     admm = sl.ADMM(model, sparsity=0.5, rho_schedule=rho.staged(1, stages=2))
@@ -139,7 +152,8 @@ def test_state_round_trip():
         ({"pattern": "2:3", "sparsity": 0.9}, "2:3 fixes the sparsity"),
         ({"rho": 0}, "rho must be > 0 and tolerances >= 0, got 0,"),
         ({"rho_schedule": "falling"}, "unknown rho schedule 'falling'; known: balanced, constant"),
-        ({"allocation": "erk"}, "unknown allocation 'erk'"),
+        ({"allocation": "lamp"}, "unknown allocation 'lamp'"),
+        ({"allocation": "erk", "pattern": "2:4"}, "2:4 fixes the sparsity of every layer"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(options, message):

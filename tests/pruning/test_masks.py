@@ -7,6 +7,7 @@ from torch import nn
 import sparselth as sl
 from sparselth.ops.patterns import find_pattern
 from sparselth.ops.reference_selection import block_scores
+from sparselth.pruning import check_alive, first_and_last, prunable_parameters
 from sparselth.pruning.patterns import kernel_shapes
 
 
@@ -22,6 +23,23 @@ def test_first_convolution_and_classifier_stay_dense_by_default():
     assert set(sl.find_masks(net(), exclude=["1.weight"])) == {"0.weight", "2.weight", "4.weight"}
 
 
+def test_the_first_convolution_and_the_classifier_by_name():
+    model = net()
+    assert first_and_last(model) == ("0.weight", "4.weight")
+    first, last = first_and_last(model)
+    for one, others in ((first, {"1.weight", "2.weight", last}), (last, {first, "1.weight"})):
+        assert set(prunable_parameters(model, [one])) >= others
+        assert one not in prunable_parameters(model, [one])
+    two_linear = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert first_and_last(two_linear) == (None, "2.weight")
+    assert first_and_last(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))) == (
+        "0.weight",
+        None,
+    )
+    assert first_and_last(nn.Linear(4, 3)) == (None, "weight")
+    assert first_and_last(nn.ReLU()) == (None, None)
+
+
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99])
 def test_uniform_prunes_every_layer_alike_and_exactly(sparsity):
     for mask in sl.find_masks(net(), sparsity=sparsity).values():
@@ -31,7 +49,7 @@ def test_uniform_prunes_every_layer_alike_and_exactly(sparsity):
 def test_global_ranks_layers_together():
     model = net()
     with torch.no_grad():
-        model[1].weight.mul_(100)
+        model[1].weight.mul_(4)
     masks = sl.find_masks(model, sparsity=0.5, allocation="global")
     assert sl.sparsity(masks) == pytest.approx(0.5, abs=1e-3)
     assert masks["1.weight"].float().mean() > masks["2.weight"].float().mean()
@@ -47,7 +65,10 @@ def test_the_largest_magnitudes_survive():
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 @pytest.mark.parametrize("pattern", ["4x1", "1x4", "4x4", "filter", "channel", "kernel"])
 def test_groups_are_pruned_as_one(pattern, allocation):
-    masks = sl.find_masks(net(), sparsity=0.5, pattern=pattern, allocation=allocation)
+    model = net()
+    with torch.no_grad():
+        model[1].weight.mul_(1.4)  # else "global" takes all channels from the other
+    masks = sl.find_masks(model, sparsity=0.5, pattern=pattern, allocation=allocation)
     groups = find_pattern(pattern)
     kept = 0
     for mask in masks.values():
@@ -85,13 +106,14 @@ def test_two_of_four_by_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score": "taylor"}, "unknown score 'taylor'; known: magnitude"),
+        ({"score": "taylor"}, "unknown score 'taylor'; known: magnitude, random"),
         ({"pattern": "row"}, "unknown pattern 'row'; known: N:M, RxC, channel, element, filter"),
         ({"pattern": "2:4", "sparsity": 0.9}, "2:4 fixes the sparsity at 0.5"),
         ({"pattern": "kernel_shape", "sparsity": 0.1}, "prune 55.6% of the weights by themselves"),
         ({"pattern": "2:4", "sparsity": {}, "allocation": "given"}, "a pattern that leaves it fr"),
-        ({"allocation": "erk"}, "unknown allocation 'erk'; known: given, global, uniform"),
-        ({"sparsity": 1.0}, r"in \[0, 1\); got 1.0"),
+        ({"allocation": "lamp"}, "unknown allocation 'lamp'; known: erk, given, global, uniform"),
+        ({"sparsity": 1.0}, r"^sparsity is the share of weights to prune, in \[0, 1\); got 1.0"),
+        ({"pattern": "2:4", "sparsity": {}}, "got dict and 'uniform'"),
         ({"sparsity": -0.1}, r"in \[0, 1\); got -0.1"),
         ({"exclude": ["stem.weight"]}, r"exclude names \['stem.weight'\]"),
     ],
@@ -112,3 +134,126 @@ def test_nan_is_named():
 def test_nothing_to_prune():
     with pytest.raises(ValueError, match="no weight to prune"):
         sl.find_masks(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2)))
+
+
+def test_a_random_score_is_uniform_over_all_weights():
+    model = nn.Sequential(nn.Linear(300, 200), nn.Linear(200, 100), nn.Linear(100, 10))
+    options = {"score": "random", "sparsity": 0.8, "allocation": "global"}
+    masks = sl.find_masks(model, **options)
+    kept = torch.cat([mask.flatten() for mask in masks.values()])
+    assert int(kept.sum()) == 16_000
+    # Hypergeometric, whichever part of the weights is looked at.
+    magnitudes = sl.find_masks(model, sparsity=0.8, allocation="global")
+    largest = torch.cat([mask.flatten() for mask in magnitudes.values()])
+    first = torch.arange(80_000) < 60_000  # the first layer
+    early = torch.arange(80_000) % 60_000 < 10_000  # of either
+    for part in (largest, first, early):
+        n = int(part.sum())
+        sd = (n * 0.2 * 0.8 * (1 - n / 80_000)) ** 0.5
+        assert abs(int(kept[part].sum()) - 0.2 * n) < 5 * sd
+
+
+@pytest.mark.parametrize("pattern", ["element", "4x1", "filter", "2:4", "kernel_shape"])
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_a_random_score_follows_the_seed_and_not_the_weights(pattern, allocation):
+    sparsity = None if pattern == "kernel_shape" else 0.5
+
+    def drawn(model, seed):
+        torch.manual_seed(seed)
+        return sl.find_masks(model, "random", sparsity, allocation, pattern)
+
+    model = net()
+    masks, again, other = drawn(model, 1), drawn(net(), 1), drawn(model, 2)
+    for name, mask in masks.items():
+        assert torch.equal(again[name], mask)
+    assert any(not torch.equal(other[name], mask) for name, mask in masks.items())
+    if allocation == "uniform":
+        by_size = sl.find_masks(model, sparsity=sparsity, pattern=pattern)
+        assert any(not torch.equal(by_size[name], mask) for name, mask in masks.items())
+        assert [int(m.sum()) for m in masks.values()] == [int(m.sum()) for m in by_size.values()]
+
+
+def test_a_random_score_of_16_bit_weights_prefers_no_place():
+    model = nn.Linear(400, 400).bfloat16()
+    mask = sl.find_masks(model, "random", 0.99, exclude=())["weight"]
+    assert int(mask.sum()) == 1600
+    assert abs(int(mask[:200].sum()) - 800) < 5 * 20
+
+
+def small_layers():
+    return nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 3), nn.Linear(3, 2), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sparsity": 0.995},
+        {
+            "sparsity": {"0.weight": 0.995, "1.weight": 0.995, "2.weight": 0.995},
+            "allocation": "given",
+        },
+    ],
+)
+@pytest.mark.parametrize("make", ["find_masks", "ADMM"])
+def test_one_weight_stays_and_one_warning_says_where(options, make):
+    with pytest.warns(UserWarning, match="rounding leaves no weight") as caught:
+        found = getattr(sl, make)(small_layers(), **options)
+    masks = found if make == "find_masks" else found.masks()
+    assert [int(mask.sum()) for mask in masks.values()] == [1, 1, 1]
+    assert [str(w.message) for w in caught] == [
+        "rounding leaves no weight in some layers, where one is kept instead: "
+        "1.weight (60 weights, sparsity 0.995 asked, 0.983333 reached), "
+        "2.weight (6 weights, sparsity 0.995 asked, 0.833333 reached)"
+    ]
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("make", ["find_masks", "ADMM"])
+def test_one_group_stays(make):
+    with pytest.warns(UserWarning, match="leaves no group in some") as caught:
+        found = getattr(sl, make)(small_layers(), sparsity=0.9, pattern="filter")
+    assert "1.weight (60 weights in 3 groups, sparsity 0.9 asked, 0.666667 reached)" in str(
+        caught[0].message
+    )
+    masks = found if make == "find_masks" else found.masks()
+    assert [int(mask.any(1).sum()) for mask in masks.values()] == [2, 1, 1]
+    assert [int(mask.sum()) for mask in masks.values()] == [20, 20, 3]
+
+
+def test_one_kernel_with_its_shape_stays():
+    shapes = kernel_shapes([torch.randn(8, 8, 3, 3)])
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3))
+    with pytest.warns(
+        UserWarning, match=r"0.weight \(18 weights in 2 groups, sparsity 0.95 asked, "
+    ):
+        masks = sl.find_masks(model, sparsity=0.95, pattern=shapes, exclude=())
+    assert [int(mask.sum()) for mask in masks.values()] == [4, 4]
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_without_need():
+    model = small_layers()
+    sl.find_masks(model, sparsity=0.8)
+    sl.find_masks(model, sparsity=0.99, exclude=["1.weight", "2.weight", "3.weight"])
+    model[1].weight = nn.Parameter(torch.empty(0, 20))  # nothing there that could stay
+    sl.find_masks(model, sparsity=0.8)
+
+
+def test_global_that_leaves_a_layer_nothing_is_an_error():
+    model = nn.Sequential(*(nn.Linear(20, 20) for _ in range(5)))
+    with torch.no_grad():
+        model[1].weight.mul_(1e-3)
+        model[3].weight.mul_(1e-3)
+    with pytest.raises(
+        sl.SparselthError, match=r"no weight is left in 1\.weight, 3\.weight; lower"
+    ):
+        sl.find_masks(model, sparsity=0.9, allocation="global")
+    assert all(m.any() for m in sl.find_masks(model, sparsity=0.9).values())
+
+
+def test_only_masks_without_any_weight_are_dead():
+    none, one = torch.zeros(2, 3, dtype=torch.bool), torch.eye(3) > 0
+    check_alive({})
+    check_alive({"a": one, "empty": torch.empty(0, 3, dtype=torch.bool)})
+    with pytest.raises(sl.SparselthError, match=r"in b, c; .*allocation=\"uniform\", which keeps"):
+        check_alive({"a": one, "b": none, "c": none})

@@ -1,0 +1,119 @@
+"""The allocation axis: how many weights or groups stay in each layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from math import prod
+
+from torch import Tensor
+
+from ..errors import SparselthError, unknown_name
+from ..ops.checks import check_sparsity, kept, kept_counts
+from ..ops.patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern
+from .erk import erk_sparsities
+
+ALLOCATIONS = ("uniform", "global", "erk", "given")
+
+Sparsity = float | Mapping[str, float]
+
+DEFAULT_SPARSITY = 0.9
+
+
+def counts_for(
+    parameters: Mapping[str, Tensor],
+    sparsity: Sparsity | None,
+    allocation: str,
+    pattern: Pattern = ELEMENT,
+) -> int | list[int] | None:
+    """Return how many weights or groups stay, as `selection.topk_mask` takes it.
+
+    One count for all layers together with allocation "global", else one per layer, None for N:M.
+    A layer keeps at least one weight or group, except with "global"; one warning names the layers
+    where rounding would have left none.
+    sparsity: one share for all, with allocation "uniform", "global" or "erk"; or by parameter name,
+    with allocation "given". None: what the pattern prunes by itself, `DEFAULT_SPARSITY` for most.
+
+    Raises SparselthError on a share outside [0, 1), names that do not fit, an unknown allocation,
+    or a sparsity that the pattern cannot have.
+    """
+    if allocation not in ALLOCATIONS:
+        raise unknown_name("allocation", allocation, ALLOCATIONS)
+    if sparsity is None and isinstance(pattern, Blocks):
+        sparsity = DEFAULT_SPARSITY
+    if isinstance(pattern, NOfM) and allocation in ("erk", "given"):
+        raise SparselthError(
+            f"{pattern.n}:{pattern.m} fixes the sparsity of every layer, but allocation="
+            f'"{allocation}" chooses it; use "uniform", or a pattern that leaves it free'
+        )
+    if (allocation == "given") != isinstance(sparsity, Mapping):
+        raise SparselthError(
+            'a sparsity by parameter name goes with allocation="given", one number with the '
+            f"others; got {type(sparsity).__name__} and {allocation!r}"
+        )
+    if sparsity is None and allocation == "erk":
+        raise SparselthError('allocation="erk" with kernel shapes takes a sparsity, got none')
+    if isinstance(pattern, NOfM) or sparsity is None or allocation == "global":
+        assert not isinstance(sparsity, Mapping)
+        counts, pooled = kept_counts(
+            list(parameters.values()), sparsity=sparsity, allocation=allocation, pattern=pattern
+        )
+        if isinstance(pattern, NOfM):
+            return None
+        return counts[0] if pooled else counts
+    return _counts_by_layer(parameters, _by_layer(parameters, sparsity, allocation), pattern)
+
+
+def op_allocation(allocation: str) -> str:
+    """Return what the ops call an allocation: to them ERK's counts are given ones."""
+    return "given" if allocation == "erk" else allocation
+
+
+def _by_layer(
+    parameters: Mapping[str, Tensor], sparsity: Sparsity, allocation: str
+) -> Mapping[str, float]:
+    if not isinstance(sparsity, Mapping):
+        if allocation == "erk":
+            return erk_sparsities(parameters, sparsity)
+        return dict.fromkeys(parameters, check_sparsity(sparsity))
+    if set(sparsity) != set(parameters):
+        raise SparselthError(
+            "sparsity and the prunable parameters differ in these names: "
+            f"{sorted(set(sparsity) ^ set(parameters))}"
+        )
+    return sparsity
+
+
+def _counts_by_layer(
+    parameters: Mapping[str, Tensor],
+    shares: Mapping[str, float],
+    pattern: Blocks | KernelShapes,
+) -> list[int]:
+    counts, raised = [], []
+    for name, tensor in parameters.items():
+        shape = tuple(tensor.shape)
+        try:
+            count = kept(pattern, [shape], check_sparsity(shares[name]))
+        except SparselthError as error:
+            raise SparselthError(f"{name}: {error}") from None
+        if count == 0 < pattern.groups(shape):
+            count = 1
+            raised.append(_raised(name, shape, shares[name], pattern))
+        counts.append(count)
+    if raised:
+        unit = "weight" if pattern == ELEMENT else "group"
+        warnings.warn(
+            f"rounding leaves no {unit} in some layers, where one is kept instead: "
+            + ", ".join(raised),
+            stacklevel=5,  # who called find_masks or ADMM
+        )
+    return counts
+
+
+def _raised(name: str, shape: tuple[int, ...], asked: float, pattern: Blocks | KernelShapes) -> str:
+    """Return what a warning says of a layer that keeps one weight or group."""
+    groups, size = pattern.groups(shape), prod(shape)
+    # What a sparsity is a share of: weights with kernel shapes, else groups.
+    share = pattern.entries(shape) / size if isinstance(pattern, KernelShapes) else 1 / groups
+    grouped = "" if pattern == ELEMENT else f" in {groups} groups"
+    return f"{name} ({size} weights{grouped}, sparsity {asked:.6g} asked, {1 - share:.6g} reached)"

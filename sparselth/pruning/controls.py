@@ -1,0 +1,101 @@
+"""Sanity controls: what a mask or its weights are worth beyond the number kept in each layer.
+
+A method whose networks train no worse under these controls has found layer-wise densities, not
+weights.
+
+Reference: Frankle et al. 2021, "Pruning Neural Networks at Initialization: Why Are We Missing the
+Mark?", arXiv:2009.08576; Su et al. 2020, "Sanity-Checking Pruning Methods: Random Tickets can Win
+the Jackpot", arXiv:2009.11094.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import SparselthError
+from ..ops.checks import check_finite, check_mask
+from ..seeds import generator
+
+
+def shuffled_masks(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Permute each layer's mask at random within the layer; each keeps as many weights.
+
+    masks: parameter name -> bool mask.  seed: decides, with the layer's name; the same on every
+    device.
+    Returns new masks, each on its mask's device.
+
+    Raises SparselthError on a mask that is not bool.
+
+    Reference: Frankle et al. 2021, arXiv:2009.08576 (shuffling); Su et al. 2020, arXiv:2009.11094
+    (layerwise rearrange).
+    """
+    shuffled = {}
+    for name, mask in masks.items():
+        check_mask(mask, mask, f"the mask of {name}")
+        order = torch.randperm(mask.numel(), generator=generator(seed, "shuffled masks", name))
+        shuffled[name] = mask.flatten()[order.to(mask.device)].reshape(mask.shape)
+    return shuffled
+
+
+@torch.no_grad()
+def inverted_masks(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keep, in each layer, as many weights as its mask, but those of the smallest magnitude.
+
+    Ties go to the lowest index.
+    masks: parameter name -> bool mask.  weights: parameter name -> tensor of its mask's shape and
+    device; it may hold other names, too.
+
+    Raises SparselthError on a mask without its weight, another shape or device, a mask that is not
+    bool, or NaN or Inf in a weight.
+
+    Reference: Frankle et al. 2021, arXiv:2009.08576 (inversion), for magnitude.
+    """
+    _check(masks, weights)
+    check_finite(list(masks), [weights[name] for name in masks])
+    inverted = {}
+    for name, mask in masks.items():
+        order = weights[name].abs().flatten().sort(stable=True).indices
+        flat = torch.zeros_like(order, dtype=torch.bool)
+        flat[order[: int(mask.sum())]] = True
+        inverted[name] = flat.reshape(mask.shape)
+    return inverted
+
+
+@torch.no_grad()
+def shuffled_weights(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], seed: int
+) -> dict[str, Tensor]:
+    """Permute the remaining weights of each layer at random among the remaining places.
+
+    The pruned weights' values stay as they are.
+    weights: parameter name -> tensor; those without a mask are handed on, the same tensors.
+    masks: parameter name -> bool mask of its weight's shape and device.  seed: decides, with the
+    layer's name; the same on every device.
+    Returns new tensors for the masked weights, in the order of `weights`.
+
+    Raises SparselthError on a mask without its weight, another shape or device, or a mask that is
+    not bool.
+
+    Reference: Su et al. 2020, arXiv:2009.11094 (layerwise weights shuffling).
+    """
+    _check(masks, weights)
+    shuffled = dict(weights)
+    for name, mask in masks.items():
+        weight = weights[name].detach().clone()
+        values = weight[mask]
+        order = torch.randperm(values.numel(), generator=generator(seed, "shuffled weights", name))
+        weight[mask] = values[order.to(values.device)]
+        shuffled[name] = weight
+    return shuffled
+
+
+def _check(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    if missing := sorted(set(masks) - set(weights)):
+        raise SparselthError(
+            f"there are masks of {missing}, but no such weights; pass both of one model"
+        )
+    for name, mask in masks.items():
+        check_mask(mask, weights[name], f"the mask of {name}")
