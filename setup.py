@@ -28,7 +28,10 @@ setup(
     # and `kernels` is another project's import name.
     packages=[*find_packages(include=["sparselth", "sparselth.*"]), "sparselth.kernels"],
     package_dir={"sparselth.kernels": "kernels"},
-    package_data={"sparselth": ["py.typed"]},
+    package_data={
+        "sparselth": ["py.typed"],
+        "sparselth.study.report": ["templates/*.j2"],
+    },
     include_package_data=False,
     ext_modules=[
         Extension(f"sparselth.{name}", [str(path.relative_to(ROOT)) for path in paths])

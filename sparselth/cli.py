@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+import yaml
 from rich.console import Console
 
 from . import __version__
@@ -107,43 +108,75 @@ _Number = float | None
 
 @app.command()
 def study(
-    preset: Annotated[str, typer.Option(help="Start from: demo, smoke, paper.")] = "demo",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Start from: demo, smoke, scratch, paper-cifar10, paper-cifar100, paper-table1, "
+            "paper-rewinding."
+        ),
+    ] = "demo",
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings that replace the preset's.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; the same one again goes on.")
     ] = None,
-    model: Annotated[_Text, typer.Option(help=_MODELS)] = None,
-    width: Annotated[_Number, typer.Option(help="Multiplies the channels of the model.")] = None,
-    data: Annotated[_Text, typer.Option(help=_DATA)] = None,
-    data_root: Annotated[_Text, typer.Option(help="Folder with the data set's files.")] = None,
+    models: Annotated[_Text, typer.Option(help=f"{_MODELS} Or your own: module:function.")] = None,
+    width: Annotated[_Number, typer.Option(help="Multiplies the channels of the models.")] = None,
+    data: Annotated[_Text, typer.Option(help=f"{_DATA} Or imagefolder.")] = None,
+    data_root: Annotated[_Text, typer.Option(help="Folder with the data sets' files.")] = None,
     train_limit: Annotated[_Whole, typer.Option(help="Training images to use; 0 for all.")] = None,
     learning_rates: Annotated[_Text, typer.Option(help="Such as 0.01,0.1.")] = None,
-    generators: Annotated[_Text, typer.Option(help="Such as magnitude,admm.")] = None,
+    generators: Annotated[
+        _Text,
+        typer.Option(
+            help="Of masks: magnitude, imp, admm, random; -shuffled or -inverted after one."
+        ),
+    ] = None,
     sparsities: Annotated[_Text, typer.Option(help="Such as 0.9,0.95.")] = None,
-    protocols: Annotated[_Text, typer.Option(help="Such as ticket,reinit,finetune.")] = None,
+    protocols: Annotated[
+        _Text,
+        typer.Option(
+            help="Of ticket, reinit, shuffle, finetune, rewind, lr-rewind, small-lr, small-dense, "
+            "scratch-e, scratch-b."
+        ),
+    ] = None,
     seeds: Annotated[_Text, typer.Option(help="Such as 0,1,2.")] = None,
-    allocation: Annotated[_Text, typer.Option(help="uniform (per layer) or global.")] = None,
+    allocation: Annotated[_Text, typer.Option(help="uniform (per layer), global or erk.")] = None,
     epochs: Annotated[_Whole, typer.Option(help="Epochs of every training.")] = None,
     batch_size: Annotated[_Whole, typer.Option(help="Images per step.")] = None,
     weight_decay: Annotated[_Number, typer.Option(help="L2 penalty.")] = None,
     admm_epochs: Annotated[_Whole, typer.Option(help="Epochs of ADMM's search.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of a YAML file, such as imp_rate=0.2."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.")] = 0,
+    workers: Annotated[
+        _Whole, typer.Option(help="Processes that share the work; 0 is one per GPU.")
+    ] = None,
+    cluster: Annotated[_Text, typer.Option(help="Submit the work to slurm, or local.")] = None,
+    cluster_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Of submitit, such as slurm_partition=gpu; may be repeated."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Cluster jobs in the queue at once.")] = 16,
 ) -> None:
-    """Compare winning ticket, random re-initialisation and pruning & fine-tuning.
+    """Compare winning ticket, random re-initialisation and pruning & fine-tuning on a grid.
 
-    Killed at any moment and started again with the same command, it goes on where it was.
+    Killed at any moment and started again with the same command, it goes on where it was. A part
+    that fails does not stop the rest; the exit code is then 1.
     """
     # Imported here, so that `sparselth info` does not wait for matplotlib.
+    from .study import InProcess, Processes, Submitit, run
     from .study import preset as find_preset
-    from .study import run
+    from .study.executors import Executor
     from .study.progress import for_console
     from .study.report import print_report
 
     flags = {
-        "model": model,
+        "models": models,
         "width": width,
         "data": data,
         "data_root": data_root,
@@ -159,13 +192,42 @@ def study(
         "weight_decay": weight_decay,
         "admm_epochs": admm_epochs,
     }
-    settings = {**(read_yaml(config) if config else {})}
+    settings = read_yaml(config) if config else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
+    settings |= _assignments("--set", setting)
+    options = _assignments("--cluster-option", cluster_option)
+    if workers is not None and cluster is not None:
+        raise SparselthError("got both --workers and --cluster; the work goes to one of them")
+    if options and cluster is None:
+        raise SparselthError("got --cluster-option without --cluster; name the cluster, too")
     chosen = find_preset(preset).changed(settings)
     _set_threads(threads)
     folder = out or Path("runs") / preset
+    executor: Executor
+    if cluster is not None:
+        executor = Submitit(folder, cluster, jobs, options, device)
+    elif workers is not None:
+        executor = Processes(workers, device, threads)
+    else:
+        executor = InProcess(device)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a log has no edge to fit
-    summary = run(chosen, folder, device=device, progress=for_console(console))
+    summary = run(chosen, folder, executor=executor, progress=for_console(console))
     print_report(summary, folder, console)
+    if summary["failures"]:
+        raise typer.Exit(1)
+
+
+def _assignments(flag: str, given: list[str] | None) -> dict[str, Any]:
+    """Read NAME=VALUE, the value as YAML has it."""
+    found = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SparselthError(f"{flag} got {text!r}, expected NAME=VALUE")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SparselthError(f"{flag} got {text!r}, whose value is no YAML") from None
+    return found

@@ -23,13 +23,19 @@ def changed(settings: _Settings, values: Mapping[str, Any], owner: str) -> _Sett
     Raises `SparselthError` for a field that does not exist, naming the nearest one, or a value
     of the wrong kind.
     """
-    fields = {field.name: field.default for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    fields = {field.name: _default(field) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     unknown = [name for name in values if name not in fields]
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), fields, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(fields)}"
         raise SparselthError(f"{owner} has no setting '{unknown[0]}'; {hint}")
-    converted = {name: _coerce(name, v, fields[name]) for name, v in values.items()}
+    converted = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(fields[name]):
+            value = changed(getattr(settings, name), _mapping(name, value), name)
+        else:
+            value = _coerce(name, value, fields[name])
+        converted[name] = value
     return dataclasses.replace(settings, **converted)  # type: ignore[type-var]
 
 
@@ -51,8 +57,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SparselthError(f"{name} got {value!r}, expected 'setting: value' lines below it")
+    return value
+
+
 def _coerce(name: str, value: Any, default: Any) -> Any:
-    """Convert `value` to the type of the field's default."""
+    """Convert `value` to the type of the field's default; of an empty mapping, to any."""
+    if isinstance(default, Mapping):
+        found = dict(_mapping(name, value))
+        if not default:
+            return found
+        wanted = next(iter(default.values()))
+        return {key: _coerce(f"{name}, {key},", part, wanted) for key, part in found.items()}
     if isinstance(default, tuple):
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
@@ -66,7 +90,9 @@ def _coerce(name: str, value: Any, default: Any) -> Any:
         # int(2.5) would pass silently, and so would str of a list.
         if isinstance(value, (int, float)) and converted != value:
             raise ValueError
-        if isinstance(value, (list, dict)) or (wanted is not bool and isinstance(value, bool)):
+        if value is None or isinstance(value, (list, dict)):
+            raise ValueError
+        if isinstance(value, bool) and wanted is not bool:
             raise ValueError
     except (ValueError, TypeError, KeyError):
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

@@ -1,8 +1,22 @@
-"""The paper's comparison: winning ticket, random re-initialisation, pruning & fine-tuning."""
+"""The paper's study: tickets, re-initialisation and fine-tuning compared, on a grid of settings."""
 
-from .cells import Cell, initial_weights
+from .cells import Cell
 from .config import StudyConfig
+from .draws import initial_weights
+from .executors import InProcess, Processes, Submitit
 from .presets import PRESETS, preset
 from .runner import run
+from .thresholds import Thresholds
 
-__all__ = ["PRESETS", "Cell", "StudyConfig", "initial_weights", "preset", "run"]
+__all__ = [
+    "PRESETS",
+    "Cell",
+    "InProcess",
+    "Processes",
+    "StudyConfig",
+    "Submitit",
+    "Thresholds",
+    "initial_weights",
+    "preset",
+    "run",
+]

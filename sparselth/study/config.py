@@ -4,38 +4,62 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import data, models
 from ..errors import SparselthError, unknown_name
-from ..ops.checks import ALLOCATIONS
 from ..ops.choice import MODES
+from ..pruning import rho
 from ..seeds import derive
 from ..settings import changed
 from ..training import Recipe
-from .generators import GENERATORS
-from .protocols import PROTOCOLS
+from .generators import parsed
+from .protocols import PROTOCOLS, REWINDING, Terms, check_same_terms
+from .thresholds import Thresholds
 
-# Where the files stand decides no number, so a folder may move between two starts.
-_NOT_IDENTITY = {"data_root"}
+# What decides no number may change between two starts: where the files stand, and how results are
+# judged.
+_NOT_IDENTITY = {"data_root", "thresholds"}
+
+# What `recipes` may not change.
+_OF_THE_STUDY = {
+    "seed": "the seeds of a study are its own",
+    "evaluate_every": "the accuracies of a study are those of every epoch",
+}
+
+RESETS = ("theta_0", "theta_k", "none")
+RHO_SCHEDULES = ("constant", "growing", "staged", "balanced")
+IMAGE_FOLDER = "imagefolder"
+
+_GRID = ("models", "data", "learning_rates", "generators", "sparsities", "protocols", "seeds")
 
 
 @dataclass(frozen=True)
 class StudyConfig:
     """A study: model x data x learning rate x mask generator x sparsity x protocol x seed.
 
-    Every training takes `epochs` epochs with the same schedule, as in the paper; only the ADMM
-    generator's search for a mask has its own length. `choice` is that of the `Recipe`: with
-    "measured", a study that was stopped does not end with the same numbers. The defaults are
-    the paper's settings, where it states them.
+    models: names of `sparselth.models`, or factories "module:function" of your own.  data: names of
+    `sparselth.data`, or "imagefolder" for `data_root/train` and `data_root/val`.
 
-    Raises `SparselthError` for an unknown name, an empty list, or a number out of range.
+    Every network trains `epochs` epochs with the same schedule, as in the paper; only the ADMM
+    generator's search for a mask, and the protocols that say so, have their own. `recipes` changes
+    further settings of one protocol's recipe, such as {"finetune": {"weight_decay": 0}}.
+
+    imp_rate: what each round of iterative pruning removes of what is left.  imp_reset: where the
+    survivors go back to, "theta_0", "theta_k" or "none".  rewind_epoch: the k of theta_k.
+    prune_first, prune_classifier: whether the first convolution and the last linear layer are
+    pruned; the paper leaves the first, and its group's code both.
+    `choice` is that of the `Recipe`: with "measured", a study that was stopped does not end with
+    the same numbers. The defaults are the paper's settings, where it states them.
+
+    Raises `SparselthError` for an unknown name, an empty list, a number out of range, or protocols
+    that would not train for the same epochs on the same schedule.
     """
 
-    model: str = "resnet20"
+    models: tuple[str, ...] = ("resnet20",)
     width: float = 1.0
-    data: str = "mnist5k"
+    data: tuple[str, ...] = ("mnist5k",)
     data_root: str = ""
     train_limit: int = 0
     test_limit: int = 0
@@ -45,6 +69,8 @@ class StudyConfig:
     protocols: tuple[str, ...] = ("ticket", "reinit", "finetune")
     seeds: tuple[int, ...] = (0,)
     allocation: str = "uniform"
+    prune_first: bool = False
+    prune_classifier: bool = False
     epochs: int = 150
     batch_size: int = 128
     momentum: float = 0.9
@@ -52,32 +78,54 @@ class StudyConfig:
     milestones: tuple[float, ...] = (80 / 150, 120 / 150)
     gamma: float = 0.1
     augment: bool = True
+    precision: str = "fp32"
+    step: str = "eager"
     choice: str = "fixed"
+    rewind_epoch: int = 10
+    imp_rate: float = 0.15
+    imp_reset: str = "theta_0"
     admm_epochs: int = 60
     admm_update_every: int = 5
     admm_learning_rate: float = 0.01
     admm_rho: float = 1e-3
+    admm_rho_schedule: str = "growing"
     admm_rho_growth: float = 1.3
     timing_steps: int = 10
     timing_rounds: int = 7
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
-        _check_names("model", (self.model,), models.REGISTRY)
-        _check_names("data set", (self.data,), data.REGISTRY)
-        _check_names("mask generator", self.generators, GENERATORS)
-        _check_names("protocol", self.protocols, PROTOCOLS)
-        _check_names("allocation", (self.allocation,), ALLOCATIONS)
-        _check_names("choice", (self.choice,), MODES)
-        for name in ("learning_rates", "generators", "sparsities", "protocols", "seeds"):
+        for name in _GRID:
             values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
+            # As folders and tables name them.
+            if not values or len({_text(value) for value in values}) != len(values):
                 raise SparselthError(
                     f"{name} is {list(values)}; give at least one value, and each only once"
                 )
+        for model in self.models:
+            models.check(model)
+        _check_names("data set", self.data, [*data.REGISTRY, IMAGE_FOLDER])
+        _check_names("protocol", self.protocols, PROTOCOLS)
+        _check_names("allocation", (self.allocation,), ("uniform", "global", "erk"))
+        _check_names("choice", (self.choice,), MODES)
+        _check_names("imp_reset", (self.imp_reset,), RESETS)
+        _check_names("admm_rho_schedule", (self.admm_rho_schedule,), RHO_SCHEDULES)
+        for generator in self.generators:
+            parsed(generator)
+        self._check_numbers()
+        self._check_recipes()
+
+    def _check_numbers(self) -> None:
         if any(not 0 < sparsity < 1 for sparsity in self.sparsities):
             raise SparselthError(
                 f"sparsities are {list(self.sparsities)}; each is the share of weights to prune, "
                 "above 0 and below 1"
+            )
+        if not 0 < self.imp_rate < 1:
+            raise SparselthError(
+                f"imp_rate is {self.imp_rate}; it is the share of the weights left that a round "
+                "prunes, above 0 and below 1"
             )
         for name in ("admm_epochs", "admm_update_every", "timing_steps", "timing_rounds"):
             if getattr(self, name) < 1:
@@ -87,9 +135,45 @@ class StudyConfig:
                 f"admm_update_every is {self.admm_update_every}, more than the {self.admm_epochs} "
                 "admm_epochs, so ADMM would never project; lower the one or raise the other"
             )
+        if self.keeps_theta_k and not 0 < self.rewind_epoch < self.epochs:
+            raise SparselthError(
+                f"rewind_epoch is {self.rewind_epoch} of {self.epochs} epochs; what rewinds goes "
+                f"back to an epoch between, so choose 1 to {self.epochs - 1}"
+            )
+
+    def _check_recipes(self) -> None:
+        """Build every recipe once: recipes check their own numbers."""
+        for name, settings in self.recipes.items():
+            if not isinstance(settings, Mapping):
+                raise SparselthError(
+                    f"recipes got {settings!r} for {name}, expected 'setting: value' lines below it"
+                )
+            if name not in self.protocols:
+                raise SparselthError(
+                    f"recipes names '{name}', which is none of this study's protocols: "
+                    f"{', '.join(self.protocols)}"
+                )
         for learning_rate in self.learning_rates:
-            self.recipe(learning_rate, seed=0)  # a recipe checks its own numbers
+            for protocol in self.protocols:
+                own = self.protocol_recipe(protocol, learning_rate, 0, saving=2.0)
+                check_same_terms(protocol, own, self.recipe(learning_rate, 0))
         self.admm_recipe(seed=0)
+        self.rho_schedule()
+
+    @property
+    def keeps_theta_k(self) -> bool:
+        """Whether anything goes back to an epoch of pre-training."""
+        rewinds = any(protocol in REWINDING for protocol in self.protocols)
+        prunes = any(parsed(generator)[0] == "imp" for generator in self.generators)
+        return rewinds or (prunes and self.imp_reset == "theta_k")
+
+    def all_generators(self) -> tuple[str, ...]:
+        """Return the generators, and before a control the one it takes its masks from."""
+        found: dict[str, None] = {}
+        for generator in self.generators:
+            found.setdefault(parsed(generator)[0])
+            found.setdefault(generator)
+        return tuple(found)
 
     def recipe(self, learning_rate: float, seed: int, stage: str = "train") -> Recipe:
         """Return how one network of the study is trained.
@@ -107,9 +191,28 @@ class StudyConfig:
             milestones=self.milestones,
             gamma=self.gamma,
             augment=self.augment,
+            precision=self.precision,
+            step=self.step,
             choice=self.choice,
             seed=derive(seed, stage),
         )
+
+    def protocol_recipe(
+        self, protocol: str, learning_rate: float, seed: int, saving: float
+    ) -> Recipe:
+        """Return how a protocol trains.
+
+        saving: how many times fewer multiplications the masked network takes than the dense one.
+        """
+        recipe = self.recipe(learning_rate, seed)
+        own = PROTOCOLS[protocol].recipe
+        if own is not None:
+            recipe = own(recipe, Terms(self.rewind_epoch, saving))
+        settings = self.recipes.get(protocol, {})
+        for name, reason in _OF_THE_STUDY.items():
+            if name in settings:
+                raise SparselthError(f"recipes sets the {name} of {protocol}; {reason}")
+        return changed(recipe, settings, f"the recipe of {protocol}")
 
     def admm_recipe(self, seed: int) -> Recipe:
         """Return how ADMM trains while it looks for a mask: at a constant learning rate."""
@@ -119,10 +222,19 @@ class StudyConfig:
             milestones=(),
         )
 
+    def rho_schedule(self) -> rho.RhoSchedule:
+        """Return how ADMM's rho changes; "staged" multiplies it by the growth three times."""
+        if self.admm_rho_schedule == "growing":
+            return rho.growing(self.admm_rho_growth)
+        if self.admm_rho_schedule == "staged":
+            updates = max(1, self.admm_epochs // self.admm_update_every // 4)
+            return rho.staged(updates, factor=self.admm_rho_growth)
+        return rho.find_schedule(self.admm_rho_schedule)
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to what JSON holds."""
-        values = dataclasses.asdict(self)
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        values: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return values
 
     def identity(self) -> dict[str, Any]:
         """Return what two starts of one study must have in common."""
@@ -135,6 +247,22 @@ class StudyConfig:
         of the wrong kind.
         """
         return changed(self, values, "a study")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StudyConfig:
+        """Convert back from `to_dict`."""
+        return cls().changed(values)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, as JSON does."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_names(kind: str, got: tuple[str, ...], known: Any) -> None:

@@ -24,7 +24,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "kernels": device.type if compiled("masked_conv2d", device.type) else "reference",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass of str, which YAML refuses
         "python": platform.python_version(),
     }
 

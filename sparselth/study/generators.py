@@ -1,42 +1,74 @@
-"""The mask generators: each finds a mask from the pre-trained network."""
+"""The mask generators: each finds a mask from the pre-trained network.
+
+A generator's name may end in a control: "magnitude-shuffled", "imp-inverted". It takes the mask of
+the generator before it and keeps, in every layer, the same number of weights at random places, or
+those that are smallest in the pre-trained network.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from ..data import ImageSet
-from ..pruning import ADMM, find_masks, rho
+from ..data import ImageFolder, ImageSet
+from ..errors import SparselthError, unknown_name
+from ..pruning import ADMM, check_alive, find_masks, inverted_masks, shuffled_masks
+from ..seeds import derive
 from ..training import AdmmSchedule, EpochRecord, History, train
 
 if TYPE_CHECKING:
     from .config import StudyConfig
 
+Weights = dict[str, Tensor]
+
+CONTROLS = ("shuffled", "inverted")
+
+# A sparsity this close to one that whole rounds reach is taken for it: 0.386 is three of 15 %.
+_ON_GRID = 0.002
+
 
 @dataclass(frozen=True)
 class MaskJob:
-    """What a generator works from. `model` holds theta_T and may be changed."""
+    """What a generator works from. `model` may be changed.
+
+    model: holds theta_T, or for iterative pruning the end of the round before.
+    """
 
     config: StudyConfig
     model: nn.Module
-    data: ImageSet
+    data: ImageSet | ImageFolder
     seed: int
     sparsity: float
+    exclude: tuple[str, ...]
+    device: torch.device
     checkpoint: Path
-    on_epoch_end: Callable[[EpochRecord], None]
+    on_epoch_end: Callable[[EpochRecord], None] | None = None
 
 
 @dataclass(frozen=True)
 class FoundMasks:
     """The masks, what their search trained, and what it reports about itself."""
 
-    masks: dict[str, Tensor]
+    masks: Weights
     history: History = field(default_factory=History)
     report: dict[str, float] = field(default_factory=dict)
+
+
+def _cut(job: MaskJob, score: str = "magnitude") -> FoundMasks:
+    masks = find_masks(
+        job.model,
+        score=score,
+        sparsity=job.sparsity,
+        allocation=job.config.allocation,
+        exclude=job.exclude,
+    )
+    return FoundMasks(masks)
 
 
 def magnitude(job: MaskJob) -> FoundMasks:
@@ -44,10 +76,25 @@ def magnitude(job: MaskJob) -> FoundMasks:
 
     Reference: Han et al., 2015.
     """
-    masks = find_masks(
-        job.model, score="magnitude", sparsity=job.sparsity, allocation=job.config.allocation
-    )
-    return FoundMasks(masks)
+    return _cut(job)
+
+
+def imp(job: MaskJob) -> FoundMasks:
+    """Prune the smallest weights that are left after the last of several rounds of training.
+
+    The rounds are cells of their own, shared by all sparsities: see `rounds_to`.
+
+    Reference: Frankle & Carbin 2019, arXiv:1803.03635.
+    """
+    return _cut(job)
+
+
+def random(job: MaskJob) -> FoundMasks:
+    """Prune any weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(job.seed, "random mask", job.sparsity))
+        job.model.cpu()  # the same draw on every device
+        return _cut(job, "random")
 
 
 def admm(job: MaskJob) -> FoundMasks:
@@ -63,8 +110,9 @@ def admm(job: MaskJob) -> FoundMasks:
         job.model,
         sparsity=job.sparsity,
         rho=config.admm_rho,
-        rho_schedule=rho.growing(config.admm_rho_growth),
+        rho_schedule=config.rho_schedule(),
         allocation=config.allocation,
+        exclude=job.exclude,
     )
     schedule = AdmmSchedule(method, every=config.admm_update_every)
     history = train(
@@ -73,15 +121,58 @@ def admm(job: MaskJob) -> FoundMasks:
         config.admm_recipe(job.seed),
         regulariser=schedule,
         checkpoint=job.checkpoint,
+        device=job.device,
         on_epoch_end=job.on_epoch_end,
     )
     return FoundMasks(method.masks(), history, {"relative_residual": schedule.residuals[-1]})
 
 
-GENERATORS: dict[str, Callable[[MaskJob], FoundMasks]] = {"magnitude": magnitude, "admm": admm}
-
-# Epochs that a generator trains, for the progress display.
-TRAINED_EPOCHS: dict[str, Callable[[StudyConfig], int]] = {
-    "magnitude": lambda config: 0,
-    "admm": lambda config: config.admm_epochs,
+GENERATORS: dict[str, Callable[[MaskJob], FoundMasks]] = {
+    "magnitude": magnitude,
+    "imp": imp,
+    "admm": admm,
+    "random": random,
 }
+
+
+def parsed(name: str) -> tuple[str, str]:
+    """Split a generator's name into generator and control, "" for none.
+
+    Raises `SparselthError` for an unknown one, or a control of random masks.
+    """
+    base, _, control = name.partition("-")
+    if base not in GENERATORS:
+        raise unknown_name("mask generator", name, GENERATORS)
+    if control and (control not in CONTROLS or base == "random"):
+        raise SparselthError(
+            f"the mask generator {name!r} has no control that fits; magnitude, imp and admm take "
+            f"{' or '.join(f'-{c}' for c in CONTROLS)}, random masks are a control already"
+        )
+    return base, control
+
+
+def controlled(control: str, found: FoundMasks, theta_T: Weights, seed: int) -> FoundMasks:
+    """Turn masks into those of a control; counts per layer stay."""
+    if control == "shuffled":
+        masks = shuffled_masks(found.masks, derive(seed, "shuffled mask"))
+    else:
+        masks = inverted_masks(found.masks, theta_T)
+    check_alive(masks)
+    return FoundMasks(masks)
+
+
+def rounds_to(sparsity: float, rate: float) -> int:
+    """Return how many rounds of pruning `rate` of what is left reach a sparsity.
+
+    The last one prunes less where the sparsity lies between two rounds.
+    """
+    exact = math.log(1 - sparsity) / math.log(1 - rate)
+    reached = round(exact)
+    if reached >= 1 and abs(after_rounds(reached, rate) - sparsity) <= _ON_GRID:
+        return reached
+    return max(1, math.ceil(exact))
+
+
+def after_rounds(rounds: int, rate: float) -> float:
+    """Return the sparsity after some rounds of pruning `rate` of what is left."""
+    return 1 - (1 - rate) ** rounds

@@ -1,54 +1,90 @@
 """The overlap of the largest weights between networks of a study, the paper's R_p.
 
-Reference: Liu et al., 2021, equation 1, footnote 3 and appendix F.
+Reference: Liu et al. 2021, equation 1, footnote 3 and appendix F; Ma et al. 2021, arXiv:2107.00166,
+appendix G (starts against the pruned pre-trained network).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from ..pruning import overlap_chance, weight_overlap
+from ..pruning import layer_overlaps, overlap_chance, weight_overlap
 from .cells import Cell
 
 PERCENTAGES = (0.1, 0.2, 0.3, 0.4, 0.5)
 MAIN_P = 0.2
 
+DENSE_PAIR = "theta_0, theta_T"
+TICKET_PAIR = "theta_0*m, (theta_T*m)_T"
+REINIT_PAIR = "theta_0'*m, (theta_T*m)_T"
+TUNED_PAIR = "theta_T*m, (theta_T*m)_T"
+AGAINST_THETA_0 = "theta_0, (theta_T*m)_T"
+AGAINST_THETA_T = "theta_T, (theta_T*m)_T"
+
+# Each with p a share of the remaining weights.
+MASKED_PAIRS = (
+    TICKET_PAIR,
+    REINIT_PAIR,
+    TUNED_PAIR,
+    "theta_0*m, theta_T*m",
+    "theta_0'*m, theta_T*m",
+    "theta_0*m, (theta_0*m)_T",
+    "theta_0'*m, (theta_0'*m)_T",
+    "(theta_0*m)_T, (theta_T*m)_T",
+)
+
+# Each with p a share of all weights, below the share that remains.
+AGAINST_DENSE_PAIRS = (AGAINST_THETA_0, AGAINST_THETA_T)
+
 Weights = Mapping[str, Tensor]
 
 
 def overlap_rows(
-    pairs: Mapping[str, tuple[Weights, Weights]],
     cell: Cell,
+    networks: Mapping[str, Weights],
+    pairs: tuple[str, ...],
     masks: Weights | None = None,
     largest: float = 1.0,
-) -> list[dict[str, Any]]:
-    """Compute R_p of each pair for every p of `PERCENTAGES` below `largest`.
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Yield R_p of each pair of `networks` for every p of `PERCENTAGES` below `largest`.
 
-    With `masks`, p is a share of the remaining weights; without, of all prunable ones. `chance` and
-    `chance_sd` are what two networks without any relation would show.
+    networks: name in `pairs` -> prunable weights; a pair of which one is missing is left out.
+    With `masks`, p is a share of the remaining weights; without, of all. `chance` and `chance_sd`
+    are what two networks without any relation would show. Each row comes with those of its layers.
     """
-    rows = []
-    # "Less than", as the paper puts it; 1 - 0.8 is not quite 0.2 in floating point.
-    shares = [p for p in PERCENTAGES if p <= largest - 1e-9]
-    for name, (first, second) in pairs.items():
-        found = weight_overlap(first, second, shares, masks)
-        for p, overlap in zip(shares, found, strict=True):
+    for pair in pairs:
+        first, second = (networks.get(name) for name in pair.split(", "))
+        if first is None or second is None:
+            continue
+        # "Less than", as the paper puts it; 1 - 0.8 is not quite 0.2 in floating point.
+        shares = [p for p in selecting(first, masks) if p <= largest - 1e-9]
+        if not shares:
+            continue
+        totals = weight_overlap(first, second, shares, masks)
+        by_layer = layer_overlaps(first, second, shares, masks)
+        for i, (p, overlap) in enumerate(zip(shares, totals, strict=True)):
             chance, chance_sd = overlap_chance(first, p, masks)
-            rows.append(
-                {
-                    "learning_rate": cell.learning_rate,
-                    "seed": cell.seed,
-                    "generator": cell.generator,
-                    "sparsity": cell.sparsity,
-                    "pair": name,
-                    "p": p,
-                    "share_of": "all" if masks is None else "remaining",
-                    "overlap": overlap,
-                    "chance": chance,
-                    "chance_sd": chance_sd,
-                }
-            )
-    return rows
+            row = cell.place() | {
+                "pair": pair,
+                "p": p,
+                "share_of": "all" if masks is None else "remaining",
+            }
+            layers = [
+                row | {"layer": name, "overlap": values[i]}
+                for name, values in by_layer.items()
+                if not math.isnan(values[i])  # a layer too small for this p
+            ]
+            yield row | {"overlap": overlap, "chance": chance, "chance_sd": chance_sd}, layers
+
+
+def selecting(weights: Weights, masks: Weights | None = None) -> list[float]:
+    """Return those of `PERCENTAGES` that select any weight; of very few a small one does not."""
+    sizes = [
+        weight.numel() if masks is None else int(masks[name].sum())
+        for name, weight in weights.items()
+    ]
+    return [p for p in PERCENTAGES if any(round(p * size) for size in sizes)]

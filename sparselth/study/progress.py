@@ -21,8 +21,8 @@ class Progress:
     def __init__(self) -> None:
         self.planned: dict[Cell, int] = {}
         self.done: dict[Cell, int] = {}
-        self.seconds: dict[str, list[float]] = {}
-        self.last = time.perf_counter()
+        self.found = 0
+        self.begun: float | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -41,22 +41,32 @@ class Progress:
 
     def begin(self, cell: Cell, done: int) -> None:
         """Start a cell of which `done` epochs are there already."""
+        if self.begun is None:
+            self.begun = time.perf_counter()
+            self.found = sum(self.done.values())
+        self.found += done
         self.done[cell] = done
-        self.last = time.perf_counter()
         self.show(cell, "")
 
     def epoch(self, cell: Cell, record: EpochRecord) -> None:
         """Count an epoch that was just trained."""
-        now = time.perf_counter()
-        self.seconds.setdefault(cell.kind, []).append(now - self.last)
-        self.last = now
         self.done[cell] = record.epoch
         self.show(cell, f"epoch {record.epoch}, test {record.test_accuracy:.1f} %")
+
+    def reached(self, cell: Cell, epoch: int) -> None:
+        """Learn how far a cell is that trains elsewhere."""
+        if epoch != self.done.get(cell):
+            self.done[cell] = epoch
+            self.show(cell, f"epoch {epoch}")
 
     def end(self, cell: Cell, history: History) -> None:
         """Close a cell, whether it was trained now or before."""
         self.done[cell] = self.planned[cell]
         self.finished(cell, history)
+
+    def failed(self, cell: Cell) -> None:
+        """Close a cell that has no result."""
+        self.planned[cell] = self.done.get(cell, 0)
 
     def note(self, text: str) -> None:
         """Say what else is going on."""
@@ -68,17 +78,11 @@ class Progress:
         """Report a cell that is complete."""
 
     def seconds_left(self) -> float | None:
-        """Estimate the time left from what epochs of each kind took; None before the first.
-
-        A kind that has not run yet is taken to cost what the slowest so far does.
-        """
-        means = {kind: sum(s) / len(s) for kind, s in self.seconds.items()}
-        if not means:
+        """Estimate the time left from the epochs since the start; None before the first."""
+        done, total = self.totals()
+        if self.begun is None or done <= self.found:
             return None
-        return sum(
-            (epochs - self.done.get(cell, 0)) * means.get(cell.kind, max(means.values()))
-            for cell, epochs in self.planned.items()
-        )
+        return (time.perf_counter() - self.begun) / (done - self.found) * (total - done)
 
     def totals(self) -> tuple[int, int]:
         """Return (epochs done, epochs in all)."""
@@ -96,6 +100,8 @@ class Lines(Progress):
         self.console = console
 
     def finished(self, cell: Cell, history: History) -> None:
+        if not len(history):
+            return  # a search that trains nothing
         done, total = self.totals()
         self.console.print(
             f"[{done}/{total} epochs, {_clock(self.seconds_left())} left] {cell.label}: "
@@ -143,6 +149,7 @@ class Live(Lines):
         )
 
     def note(self, text: str) -> None:
+        super().note(text)
         self.bar.update(self.task, description=text)
 
 

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from .. import data as data_sets
-from ..data import ImageSet
 from ..errors import SparselthError
-from ..ops import use_choice
-from ..pruning import prunable_parameters
-from ..training import CheckpointFolder, EpochRecord, History, train
-from ..training.resume import load_weights
-from .cells import Cell, cells, initial_weights, new_model
+from ..training import CheckpointError, History
+from .cells import DENSE, MASKS, Cell, cells, epochs, needs
+from .compute import Work
 from .config import StudyConfig
-from .environment import environment, warn_if_changed
+from .draws import DRAWS
+from .environment import warn_if_changed
+from .executors import Executor, InProcess
 from .folder import RunFolder, opened
-from .generators import GENERATORS, TRAINED_EPOCHS, FoundMasks, MaskJob
-from .overlaps import overlap_rows
-from .plots import draw_plots
+from .gather import gather
+from .jobs import CellError, Compute, Describe, Job, TimeTraining
 from .progress import Progress, Silent
-from .protocols import PROTOCOLS, StartingPoints
-from .summary import history_rows, summarise, summary_rows
-from .timing import measure
-
-Weights = dict[str, Tensor]
+from .protocols import PROTOCOLS
+from .report import write_report
+from .scheduler import Failure, execute
+from .tables import history_rows, trace_rows
 
 
 def run(
@@ -36,225 +32,175 @@ def run(
     out_dir: str | Path,
     *,
     device: str = "auto",
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run the study and return its summary, which is also in `out_dir/summary.json`.
 
     What `out_dir` already holds of the same study is loaded, not repeated: a study that was killed
-    goes on and ends with the numbers it would have had. `device` is "auto" (a GPU if there is
-    one), "cpu" or "cuda".
+    goes on and ends with the numbers it would have had. A cell that fails, such as a training that
+    diverges, is listed under "failures" and does not stop the rest; the next start tries it again.
 
-    Raises `SparselthError` when the data set is not there, `out_dir` holds another study, a loss
-    is not finite, or a checkpoint is damaged beyond use.
+    `device` is "auto" (a GPU if there is one), "cpu" or "cuda". `executor` is where the cells run,
+    by default in this process on `device`; the study closes it.
+
+    Raises `SparselthError` when the data set is not there, `out_dir` holds another study, a model
+    has nothing to prune, or no network at all could be trained.
     """
-    place = _device(device)
-    images = data_sets.load(config.data, config.data_root or None)
-    images = images.limited(config.train_limit, config.test_limit)
-    with opened(out_dir, config) as folder:
-        return _Study(config, folder, images, place, progress or Silent()).run()
+    executor = executor or InProcess(device)
+    try:
+        # Only described and loaded here: what is computed is computed where the executor says.
+        work = Work(config, Path(out_dir), torch.device("cpu"))
+        _check(work)
+        with opened(out_dir, config) as folder:
+            return _Study(work, folder, executor, progress or Silent()).run()
+    finally:
+        executor.close()
+
+
+def _check(work: Work) -> None:
+    """Load every data set and build every network once, before anything is written."""
+    for name in work.config.data:
+        work.data(name)
+    for model in work.config.models:
+        work.prunable(Cell(model, work.config.data[-1], 0.0, 0))
 
 
 class _Study:
     """The state of a study while it runs."""
 
     def __init__(
-        self,
-        config: StudyConfig,
-        folder: RunFolder,
-        images: ImageSet,
-        device: torch.device,
-        progress: Progress,
+        self, work: Work, folder: RunFolder, executor: Executor, progress: Progress
     ) -> None:
-        self.config = config
+        self.work = work
+        self.config = work.config
         self.folder = folder
-        self.images = images
-        self.device = device
+        self.executor = executor
         self.progress = progress
-        self.prunable = list(prunable_parameters(new_model(config, images, 0, "theta_0")))
         self.histories: dict[Cell, History] = {}
-        self.found: dict[Cell, FoundMasks] = {}
-        self.overlaps: list[dict[str, Any]] = []
+        self.failures: dict[Cell, Failure] = {}
 
     def run(self) -> dict[str, Any]:
-        here = environment(self.device)
+        try:
+            here = self.executor.submit(Describe()).result()
+        except CellError as error:
+            raise SparselthError(f"nothing can be computed: {error}") from error
         warn_if_changed(self.folder.read_json("environment.json"), here)
         self.folder.write_json("environment.json", here)
         with self.progress:
-            self.progress.plan(dict(cells(self.config)))
-            for seed in self.config.seeds:
-                for learning_rate in self.config.learning_rates:
-                    self._branch(learning_rate, seed)
+            self.progress.plan({cell: epochs(self.config, cell) for cell in cells(self.config)})
+            self._draw()
+            self._compute()
             timing = self._timing()
-        summary = summarise(self.config, self.histories, self.found, self.overlaps, timing, here)
-        self.folder.write_table("overlaps.csv", summary["overlaps"])
-        self.folder.write_table("timing.csv", timing)
-        self.folder.write_table("summary.csv", summary_rows(summary))
-        draw_plots(summary, self.folder)
-        self.folder.write_json("summary.json", summary)  # last: where it stands, all is there
+            self._write_failures()
+            self.progress.note("comparing weights and writing the report")
+            summary = gather(self.work, self.histories, list(self.failures.values()), timing, here)
+            self._write_tables()
+            write_report(summary, self.folder.path)
+            self.folder.write_json("summary.json", summary)  # last: where it stands, all is there
         return summary
 
-    def _branch(self, learning_rate: float, seed: int) -> None:
-        """Run everything that shares one pre-trained network."""
-        config = self.config
-        theta_0 = self._drawn(seed, "theta_0")
-        points = StartingPoints(
-            theta_0=theta_0,
-            theta_0_prime=self._drawn(seed, "theta_0_prime"),
-            theta_T=self._trained(Cell(learning_rate, seed), theta_0, "pretrain"),
+    def _draw(self) -> None:
+        """Draw every initialisation here: cells side by side would draw the same."""
+        starts = {PROTOCOLS[protocol].start for protocol in self.config.protocols}
+        for cell in cells(self.config):
+            if cell.protocol == DENSE:
+                for name in DRAWS:
+                    # R_p compares theta_0' also where nothing is trained from it.
+                    if name != "theta_scratch" or name in starts:
+                        self.work.draw(cell, name)
+
+    def _compute(self) -> None:
+        wanted = {}
+        for cell in cells(self.config):
+            self._load(cell)
+            if cell not in self.histories:
+                wanted[cell] = needs(self.config, cell)
+        execute(wanted, self.executor, self._job, self._ended, self._lost, self._watch)
+
+    def _job(self, cell: Cell) -> Job:
+        job = Compute(self.config, self.folder.path, cell)
+        self.progress.begin(cell, done=self._epochs_done(cell))
+        if not self.executor.local:
+            return job
+        return dataclasses.replace(
+            job, on_epoch_end=lambda record: self.progress.epoch(cell, record)
         )
-        dense = self._prunable(points.theta_T)
-        self.overlaps += overlap_rows(
-            {"theta_0, theta_T": (self._prunable(theta_0), dense)}, Cell(learning_rate, seed)
-        )
-        for generator in config.generators:
-            for sparsity in config.sparsities:
-                place = (learning_rate, seed, generator, sparsity)
-                masks = self._masks(Cell(*place, "search"), points.theta_T)
-                trained = {
-                    name: self._trained(Cell(*place, name), PROTOCOLS[name](points), "train", masks)
-                    for name in config.protocols
-                }
-                if "finetune" in trained:
-                    self._compare(Cell(*place, "finetune"), points, trained["finetune"], masks)
 
-    def _compare(self, cell: Cell, points: StartingPoints, tuned: Weights, masks: Weights) -> None:
-        """Compute the overlaps of pruning & fine-tuning with what it might have come from."""
-        final = self._prunable(tuned)
-        inherited = self._prunable(points.theta_0)
-        dense = self._prunable(points.theta_T)
-        shared = {
-            "theta_0*m, (theta_T*m)_T": (inherited, final),
-            "theta_0'*m, (theta_T*m)_T": (self._prunable(points.theta_0_prime), final),
-            "theta_T*m, (theta_T*m)_T": (dense, final),
-        }
-        self.overlaps += overlap_rows(shared, cell, masks)
-        against_dense = {
-            "theta_0, (theta_T*m)_T": (inherited, final),
-            "theta_T, (theta_T*m)_T": (dense, final),
-        }
-        # Beyond that share the sparse network has no weights left to compare.
-        self.overlaps += overlap_rows(against_dense, cell, largest=1 - cell.sparsity)
+    def _ended(self, cell: Cell) -> None:
+        if not self._load(cell):
+            self._lost(Failure(cell, "it ended without leaving a result"))
 
-    def _drawn(self, seed: int, draw: str) -> Weights:
-        """Return an initialisation, kept on disk so that another torch cannot redraw it."""
-        checkpoints = self.folder.checkpoints(f"init/seed{seed}/{draw}")
-        found = checkpoints.load()
-        if found is None:
-            weights = initial_weights(self.config, self.images, seed, draw)
-            checkpoints.save(0, {"model": weights})
-            return weights
-        drawn: Weights = found[1]["model"]
-        return drawn
+    def _lost(self, failure: Failure) -> None:
+        self.failures[failure.cell] = failure
+        self.progress.failed(failure.cell)
+        if failure.cause is None:  # what only follows from it is told in the report
+            self.progress.note(f"FAILED {failure.cell.label}: {failure.error}")
 
-    def _trained(
-        self, cell: Cell, start: Weights, stage: str, masks: Weights | None = None
-    ) -> Weights:
-        """Train a cell from `start` and return the weights it ends with."""
-        model = self._model(start)
-        checkpoints = self.folder.checkpoints(cell.folder)
-        self.progress.begin(cell, done=_epochs_done(checkpoints))
-        self.histories[cell] = train(
-            model,
-            self.images,
-            self.config.recipe(cell.learning_rate, cell.seed, stage),
-            masks=_to(masks, self.device),
-            checkpoint=checkpoints.path,
-            device=self.device,
-            on_epoch_end=self._on_epoch_end(cell),
-        )
-        self._finish(cell)
-        return load_weights(checkpoints)
+    def _load(self, cell: Cell) -> bool:
+        """Load a cell's history, if it is complete, and say so."""
+        try:
+            history = self.work.history(cell)
+        except CheckpointError as error:
+            # Computing it again says the same, and there it is a failure like any other.
+            self.progress.note(str(error))
+            return False
+        if history is None:
+            return False
+        self.histories[cell] = history
+        self.progress.end(cell, history)
+        return True
 
-    def _masks(self, cell: Cell, theta_T: Weights) -> Weights:
-        """Find the masks of a cell, or load them."""
-        checkpoints = self.folder.checkpoints(cell.folder.replace("search", "masks"))
-        search = self.folder.checkpoints(cell.folder)
-        trains = TRAINED_EPOCHS[cell.generator](self.config) > 0
-        if trains:
-            self.progress.begin(cell, done=_epochs_done(search))
-        found = checkpoints.load()
-        if found is None:
-            job = MaskJob(
-                config=self.config,
-                model=self._model(theta_T),
-                data=self.images,
-                seed=cell.seed,
-                sparsity=cell.sparsity,
-                checkpoint=search.path,
-                on_epoch_end=self._on_epoch_end(cell),
-            )
-            result = GENERATORS[cell.generator](job)
-            checkpoints.save(0, _describe(result))
-            found = checkpoints.load()
-            assert found is not None
-        state = found[1]
-        self.found[cell] = FoundMasks(
-            state["masks"], History.from_rows(state["history"]), state["report"]
-        )
-        if trains:
-            self.histories[cell] = self.found[cell].history
-            self._finish(cell)
-        return self.found[cell].masks
+    def _watch(self, running: Sequence[Cell]) -> None:
+        """Look how far cells elsewhere are."""
+        for cell in running:
+            self.progress.reached(cell, self._epochs_done(cell))
 
-    def _finish(self, cell: Cell) -> None:
-        self.progress.end(cell, self.histories[cell])
-        self.folder.write_table("history.csv", history_rows(self.histories))
-
-    def _on_epoch_end(self, cell: Cell) -> Callable[[EpochRecord], None]:
-        return lambda record: self.progress.epoch(cell, record)
+    def _epochs_done(self, cell: Cell) -> int:
+        place = cell.sibling("search") if cell.protocol == MASKS else cell
+        return max(self.folder.checkpoints(place.folder).epochs(), default=0)
 
     def _timing(self) -> list[dict[str, Any]]:
-        """Time sparse against dense training, once per run folder."""
-        known: list[dict[str, Any]] | None = self.folder.read_json("timing.json")
-        if known is not None:
-            return known
-        rows = []
-        for sparsity in self.config.sparsities:
-            cell = next(c for c in self.found if c.sparsity == sparsity)
-            self.progress.note(f"timing sparse against dense at {100 * sparsity:g} %")
-            trained = load_weights(
-                self.folder.checkpoints(Cell(cell.learning_rate, cell.seed).folder)
+        """Time sparse against dense training, once per run folder, with nothing else running."""
+        known = {
+            (row["model"], row["data"], row["sparsity"]): row
+            for row in self.folder.read_json("timing.json") or []
+        }
+        for cell in cells(self.config):
+            key = (cell.model, cell.data, cell.sparsity)
+            # Any masks of a sparsity are timed for all.
+            if cell.protocol != MASKS or cell not in self.histories or key in known:
+                continue
+            self.progress.note(f"timing sparse against dense: {cell.label}")
+            job = TimeTraining(self.config, self.folder.path, cell)
+            try:
+                known[key] = self.executor.submit(job).result()
+            except CellError as error:
+                timing = cell.sibling("timing")
+                self.failures[timing] = Failure(timing, str(error), error.trace)
+                self.progress.note(f"FAILED {timing.label}: {error}")
+                continue
+            self.folder.write_json("timing.json", list(known.values()))
+        return list(known.values())
+
+    def _write_tables(self) -> None:
+        """Write what is too long for the summary: every epoch of every training."""
+        done = [cell for cell in cells(self.config) if cell in self.histories]
+        rows = history_rows({cell: self.histories[cell] for cell in done})
+        self.folder.write_table("history.csv", rows)
+        traces = {cell: self.work.trace(cell) for cell in done if cell.trained}
+        self.folder.write_table("overlap_trace.csv", trace_rows(traces))
+
+    def _write_failures(self) -> None:
+        rows = [
+            {**failure.cell.place(), "protocol": failure.cell.protocol}
+            | {"error": failure.error, "traceback": failure.trace.splitlines()}
+            for failure in self.failures.values()
+        ]
+        self.folder.write_json("failures.json", rows)
+        if not any(cell.protocol == DENSE for cell in self.histories):
+            first = next(iter(self.failures.values()))
+            raise SparselthError(
+                f"no network could be trained, see {self.folder.path}/failures.json; "
+                f"the first: {first.cell.label}: {first.error}"
             )
-            model = self._model(trained)
-            masks = _to(self.found[cell].masks, self.device)
-            assert masks is not None
-            with use_choice(self.config.choice):  # what training did
-                rows.append(measure(self.config, model, masks, self.images, sparsity))
-        self.folder.write_json("timing.json", rows)
-        return rows
-
-    def _model(self, weights: Weights) -> nn.Module:
-        model = new_model(self.config, self.images, 0, "theta_0").to(self.device)
-        model.load_state_dict(weights)
-        return model
-
-    def _prunable(self, weights: Weights) -> Weights:
-        return {name: weights[name] for name in self.prunable}
-
-
-def _describe(found: FoundMasks) -> dict[str, Any]:
-    return {
-        "masks": found.masks,
-        "history": found.history.to_rows(),
-        "report": found.report,
-    }
-
-
-def _epochs_done(checkpoints: CheckpointFolder) -> int:
-    return max(checkpoints.epochs(), default=0)
-
-
-def _to(tensors: Mapping[str, Tensor] | None, device: torch.device) -> Weights | None:
-    return None if tensors is None else {name: t.to(device) for name, t in tensors.items()}
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise SparselthError(f"unknown device '{name}'; known: auto, cpu, cuda")
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise SparselthError(
-            "the device cuda was asked for, but torch sees no GPU here; use --device cpu, or see "
-            "'sparselth info'"
-        )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")

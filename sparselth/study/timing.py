@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Batches, ImageSet
+from ..data import ImageFolder, ImageSet, batches_of
 from ..nn import densify, sparsify
+from ..ops import use_choice
 from ..optim import SGD
+from .cells import Cell
+from .compute import Work
 from .config import StudyConfig
 
 WARM_UP_STEPS = 2
@@ -81,7 +84,7 @@ def measure(
     config: StudyConfig,
     model: nn.Module,
     masks: dict[str, Tensor],
-    data: ImageSet,
+    data: ImageSet | ImageFolder,
     sparsity: float,
 ) -> dict[str, Any]:
     """Time the training of `model` on `masks`, sparse and dense, and return one row.
@@ -92,7 +95,7 @@ def measure(
     `_min` is the fastest round.
     """
     device = next(model.parameters()).device
-    source = Batches(data, config.batch_size, 0, config.augment, device)
+    source = batches_of(data, config.batch_size, 0, config.augment, device)
     # Full batches only, the first ones of an epoch; around again where an epoch is too short.
     first = list(itertools.islice(source.train(0), config.timing_steps))
     full = [batch for batch in first if len(batch[1]) == config.batch_size] or first
@@ -115,6 +118,17 @@ def measure(
     row["speedup_over_dense_masked"] = medians["dense_masked"] / medians["sparse"]
     row["speedup_over_dense"] = medians["dense"] / medians["sparse"]
     return row
+
+
+def time_training(work: Work, cell: Cell) -> dict[str, Any]:
+    """Time training on the masks of a cell, from the pre-trained weights, and return one row."""
+    config = work.config
+    model = work.model(cell)
+    model.load_state_dict(work.trained(cell.dense()))
+    masks = {name: mask.to(work.device) for name, mask in work.masks(cell).items()}
+    with use_choice(config.choice):  # what training did
+        row = measure(config, model, masks, work.data(cell.data), cell.sparsity)
+    return {"model": cell.model, "data": cell.data, **row}
 
 
 def _synchronise(device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """Train a model on an image set by a recipe, resumably; plain or on fixed masks."""
 
 from .admm import AdmmSchedule
-from .callbacks import Callback, HistoryFile, KeepBest, ProgressBar, TensorBoard
+from .callbacks import Callback, HistoryFile, KeepBest, KeepEpoch, ProgressBar, TensorBoard
 from .checkpoint import CheckpointError, CheckpointFolder
 from .evaluate import evaluate
 from .history import EpochRecord, History
@@ -19,6 +19,7 @@ __all__ = [
     "History",
     "HistoryFile",
     "KeepBest",
+    "KeepEpoch",
     "ProgressBar",
     "Recipe",
     "Regulariser",

@@ -151,3 +151,19 @@ class KeepBest(Callback):
         """Return {"model", "masks", "test_accuracy"}, or None when there is nothing yet."""
         found = self.folder.load()
         return None if found is None else found[1]
+
+
+class KeepEpoch(Callback):
+    """The weights as they are after one epoch, as a checkpoint: what rewinding goes back to."""
+
+    def __init__(self, folder: str | Path, epoch: int) -> None:
+        self.folder = CheckpointFolder(folder, keep=1)
+        self.epoch = epoch
+
+    def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        # A kill may have come between this epoch's checkpoint and what follows it.
+        self.epoch_end(model, history)
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        if len(history) == self.epoch and not self.folder.epochs():
+            self.folder.save(self.epoch, {"model": plain_weights(model)})

@@ -93,6 +93,11 @@ def find_ticket(
             f"a ticket takes rounds >= 1 and rewind_to in [0, {recipe.epochs}), the recipe's "
             f"epochs; got rounds={rounds} and rewind_to={rewind_to}"
         )
+    if rounds > 1 and score == "random":
+        raise SparselthError(
+            'score="random" draws anew in every round and would revive what was pruned; take '
+            "rounds=1"
+        )
     kept = 1 - check_sparsity(sparsity)
     start = _Start(model, rewind_to, _below(checkpoint, "start"))
     histories, masks, trained = [], None, None

@@ -1,0 +1,219 @@
+"""The paper's claims, each beside what a study measured.
+
+"small" and "large" are the lowest and the highest learning rate of the study. Where a claim is
+about many masks, each seed counts by its mean over them, and the interval is over seeds.
+
+Reference: Liu et al. 2021, sections 3 to 5, appendices F and G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .intervals import MISSING, Difference, all_of, mean_of, paired
+from .overlaps import AGAINST_THETA_0, AGAINST_THETA_T, DENSE_PAIR, MAIN_P
+from .results import Results, dense_of
+
+# Ours, for words of the paper: an overlap this close to p is "about chance", and one this far above
+# is "much". Its table 1 has 0.001 to 0.004 for the one and 0.28 to 0.45 for the other.
+_ABOUT_CHANCE, _FAR_ABOVE = 0.02, 0.2
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One of the paper's statements about a setting, and how it fell.
+
+    letter: of the statement; one may have several parts.  verdict: one of `intervals`.
+    measured: numbers, in words.
+    """
+
+    letter: str
+    statement: str
+    verdict: str
+    measured: str
+
+
+def claims(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Judge claims (a) to (g) for every network and data set of a summary."""
+    results = Results(summary)
+    rows = []
+    for setting in results.settings():
+        for claim in _all(results, setting):
+            rows.append({**setting, **vars(claim)})
+    return rows
+
+
+def _all(results: Results, setting: dict[str, Any]) -> Iterator[Claim]:
+    masks = [m for m in results.masks() if _is_setting(m, setting)]
+    small, large = results.rates[0], results.rates[-1]
+    if small != large:
+        yield _correlation(results, setting)
+        yield _training(results, setting)
+        yield _ticket_wins(results, masks)
+    yield _ticket_draws(results, masks)
+    yield _finetuning_wins(results, masks)
+    yield from _generators(results, masks)
+    yield from _rewinding(results, masks)
+    yield from _table_1(results, masks)
+
+
+def _is_setting(mask: dict[str, Any], setting: dict[str, Any]) -> bool:
+    return all(mask[name] == value for name, value in setting.items())
+
+
+def _correlation(results: Results, setting: dict[str, Any]) -> Claim:
+    small, large = results.rates[0], results.rates[-1]
+    found = {
+        rate: results.overlaps(dense_of(setting), DENSE_PAIR, MAIN_P, rate)
+        for rate in (small, large)
+    }
+    difference = paired(found[small], found[large], results.thresholds.confidence)
+    words = ", ".join(
+        f"{_mean(overlaps):.3f} at {rate:g}" for rate, overlaps in found.items() if overlaps
+    )
+    return Claim(
+        "a",
+        f"R_{MAIN_P:g} of initial and trained weights is further above {MAIN_P:g} at the small "
+        "learning rate than at the large one",
+        MISSING if difference is None else difference.above(0.0),
+        "" if difference is None else f"R_{MAIN_P:g}: {words}; difference {difference.text(3)}",
+    )
+
+
+def _training(results: Results, setting: dict[str, Any]) -> Claim:
+    small, large = results.rates[0], results.rates[-1]
+    found = results.difference(dense_of(setting), ("dense", large), ("dense", small))
+    return Claim(
+        "b",
+        f"dense training is better at {large:g} than at {small:g} (on CIFAR by 2 to 4 points)",
+        _above(found, 0.0),
+        _points(found),
+    )
+
+
+def _ticket_wins(results: Results, masks: list[dict[str, Any]]) -> Claim:
+    rate, gap = results.rates[0], results.thresholds.gap
+    found = results.pooled(masks, ("ticket", rate), ("reinit", rate))
+    return Claim(
+        "c",
+        f"at {rate:g} the ticket is above the re-initialisation by more than {gap:g} points",
+        _above(found, gap),
+        _points(found, _tally(results, masks, ("ticket", "reinit"), rate, gap)),
+    )
+
+
+def _ticket_draws(results: Results, masks: list[dict[str, Any]]) -> Claim:
+    rate, gap = results.rates[-1], results.thresholds.gap
+    found = results.pooled(masks, ("ticket", rate), ("reinit", rate))
+    return Claim(
+        "c",
+        f"at {rate:g} ticket and re-initialisation differ by no more than {gap:g} points",
+        MISSING if found is None else found.within(gap),
+        _points(found, _tally(results, masks, ("ticket", "reinit"), rate, gap)),
+    )
+
+
+def _finetuning_wins(results: Results, masks: list[dict[str, Any]]) -> Claim:
+    rate = results.rates[-1]
+    pair = ("finetune", rate), ("ticket", rate)
+    each = [results.difference(mask, *pair) for mask in masks]
+    found = results.pooled(masks, *pair)
+    return Claim(
+        "d",
+        f"at {rate:g} pruning & fine-tuning is above the ticket for every mask",
+        all_of(_above(difference, 0.0) for difference in each),
+        _points(
+            found, " over all masks" + _tally(results, masks, ("finetune", "ticket"), rate, 0.0)
+        ),
+    )
+
+
+def _generators(results: Results, masks: list[dict[str, Any]]) -> Iterator[Claim]:
+    rate = results.rates[-1]
+    for better, worse in (("admm", "imp"), ("imp", "magnitude"), ("admm", "magnitude")):
+        first = [m for m in masks if m["generator"] == better]
+        second = [{**m, "generator": worse} for m in first]
+        for protocol in ("finetune", "ticket"):
+            found = results.pooled(first, (protocol, rate), (protocol, rate), second)
+            if found is None:
+                continue
+            yield Claim(
+                "e",
+                f"at {rate:g}, {protocol} on {better} masks is at least as good as on {worse} ones",
+                found.at_least(0.0),
+                _points(found, " over all sparsities"),
+            )
+
+
+def _rewinding(results: Results, masks: list[dict[str, Any]]) -> Iterator[Claim]:
+    rate = results.rates[-1]
+    words = {"finetune": "pruning & fine-tuning", "rewind": "rewinding", "ticket": "the ticket"}
+    for better, worse in (("finetune", "rewind"), ("rewind", "ticket")):
+        found = results.pooled(masks, (better, rate), (worse, rate))
+        yield Claim(
+            "f",
+            f"at {rate:g} {words[better]} is above {words[worse]}",
+            _above(found, 0.0),
+            _points(found, " over all masks" + _tally(results, masks, (better, worse), rate, 0.0)),
+        )
+
+
+def _table_1(results: Results, masks: list[dict[str, Any]]) -> Iterator[Claim]:
+    """Judge the overlap of the fine-tuned network with both dense ones."""
+    rate = results.rates[-1]
+    for pair, name in ((AGAINST_THETA_0, "initial"), (AGAINST_THETA_T, "trained")):
+        by_seed: dict[int, list[float]] = {}
+        for mask in masks:
+            for seed, overlap in results.overlaps(mask, pair, MAIN_P, rate).items():
+                by_seed.setdefault(seed, []).append(overlap - MAIN_P)
+        excess = mean_of(
+            [sum(values) / len(values) for values in by_seed.values()],
+            results.thresholds.confidence,
+        )
+        near = name == "initial"
+        verdict = MISSING
+        if excess is not None:
+            verdict = excess.within(_ABOUT_CHANCE) if near else excess.above(_FAR_ABOVE)
+        wanted = f"within {_ABOUT_CHANCE:g} of" if near else f"more than {_FAR_ABOVE:g} above"
+        yield Claim(
+            "g",
+            f"at {rate:g}, R_{MAIN_P:g} of the fine-tuned and the dense {name} network is "
+            f"{wanted} chance",
+            verdict,
+            "" if excess is None else f"R_{MAIN_P:g} - {MAIN_P:g} = {excess.text(3)}",
+        )
+
+
+def _tally(
+    results: Results,
+    masks: list[dict[str, Any]],
+    pair: tuple[str, str],
+    rate: float,
+    threshold: float,
+) -> str:
+    """Say of how many masks the difference is clear by itself."""
+    found = [results.difference(mask, (pair[0], rate), (pair[1], rate)) for mask in masks]
+    known = [d for d in found if d is not None and d.seeds > 1]
+    if len(known) < 2:
+        return ""
+    above = sum(d.low > threshold for d in known)
+    below = sum(d.high < -threshold for d in known)
+    return (
+        f"; of {len(known)} masks {above} clearly above {threshold:g}, {below} clearly below "
+        f"{0.0 - threshold:g}"
+    )
+
+
+def _above(found: Difference | None, threshold: float) -> str:
+    return MISSING if found is None else found.above(threshold)
+
+
+def _points(found: Difference | None, of: str = "") -> str:
+    """Write a difference of accuracies, and what it is of."""
+    return "" if found is None else f"{found.text()} points{of}"
+
+
+def _mean(values: dict[int, float]) -> float:
+    return sum(values.values()) / len(values)

@@ -1,0 +1,77 @@
+"""What a network costs: parameters and multiplications, with and without a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SparselthError
+
+# A width this close changes no channel count of the networks here.
+_PRECISION = 1e-3
+
+
+@torch.no_grad()
+def multiplications(model: nn.Module, image: Tensor) -> dict[str, int]:
+    """Count the multiplications of every convolution and linear layer: weight name -> count.
+
+    image: one input (1, C, H, W). The model is left in the mode it was in.
+    """
+    counts: dict[str, int] = {}
+    hooks = []
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, _: object, output: Tensor) -> None:
+            # (1, C_out, H, W) or (1, ..., C_out): each weight serves every place of the output.
+            weight = layer.get_parameter("weight")
+            counts[name] = weight.numel() * (output.numel() // weight.shape[0])
+
+        return hook
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            hooks.append(layer.register_forward_hook(count(f"{name}.weight" if name else "weight")))
+    training = model.training
+    try:
+        model.eval()(image)
+    finally:
+        model.train(training)
+        for handle in hooks:
+            handle.remove()
+    return counts
+
+
+def saving(counts: Mapping[str, int], masks: Mapping[str, Tensor]) -> float:
+    """Return how many times fewer multiplications a masked network takes."""
+    left = sum(
+        count * (masks[name].float().mean().item() if name in masks else 1.0)
+        for name, count in counts.items()
+    )
+    return sum(counts.values()) / left
+
+
+def parameters(model: nn.Module) -> int:
+    """Count the parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def width_for(build: Callable[[float], nn.Module], target: int, widest: float) -> float:
+    """Return the width, at most `widest`, of the largest network within `target` parameters.
+
+    Raises `SparselthError` where even the narrowest network has more.
+    """
+    low, high = 0.0, widest
+    while high - low > _PRECISION * widest:
+        middle = (low + high) / 2
+        if parameters(build(middle)) <= target:
+            low = middle
+        else:
+            high = middle
+    if low == 0.0:
+        raise SparselthError(
+            f"no narrower network has as few as {target} parameters; leave small-dense out, or "
+            "lower the sparsity"
+        )
+    return low

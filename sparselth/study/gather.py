@@ -1,0 +1,192 @@
+"""Gather what the cells of a study left behind into one summary: plain values, no tensors."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..pruning import sparsity as measured_sparsity
+from ..training import History
+from . import overlaps
+from .cells import DENSE, MASKS, Cell, cells
+from .claims import claims
+from .compute import Work
+from .overlaps import MAIN_P, PERCENTAGES, overlap_rows
+from .protocols import PROTOCOLS, check_same_terms
+from .scheduler import Failure
+from .verdicts import conditions, differences, winning
+
+FORMAT = 2
+
+Weights = dict[str, Tensor]
+
+
+def gather(
+    work: Work,
+    histories: Mapping[Cell, History],
+    failures: Iterable[Failure],
+    timing: list[dict[str, Any]],
+    environment: dict[str, Any],
+) -> dict[str, Any]:
+    """Return all results of a study. Accuracies are in percent, after the last epoch.
+
+    Raises `SparselthError` should protocols have trained on other terms than each other.
+    """
+    config = work.config
+    done = [cell for cell in cells(config) if cell in histories]
+    _check_terms(work, done, histories)
+    rows = [row for cell in done if (row := _cell_row(cell, histories[cell]))]
+    overlap, by_layer = _overlaps(work, done)
+    summary: dict[str, Any] = {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "environment": environment,
+        "cells": rows,
+        "masks": [_mask_row(work, cell) for cell in done if cell.protocol == MASKS],
+        "overlaps": overlap,
+        "layer_overlaps": _over_seeds(by_layer, "overlap"),
+        "traces": _traces(work, done),
+        "timing": timing,
+        "failures": [
+            {**f.cell.place(), "protocol": f.cell.protocol, "label": f.cell.label, "error": f.error}
+            for f in failures
+        ],
+    }
+    summary["differences"] = differences(summary)
+    summary["winning"] = winning(summary)
+    summary["conditions"] = conditions(summary)
+    summary["claims"] = claims(summary)
+    return summary
+
+
+def _check_terms(work: Work, done: list[Cell], histories: Mapping[Cell, History]) -> None:
+    """See that what is compared was trained on equal terms, by what was recorded of it."""
+    config = work.config
+    for cell in done:
+        if cell.trained and cell.protocol != DENSE:
+            shared = config.recipe(cell.learning_rate, cell.seed)
+            own = config.protocol_recipe(cell.protocol, cell.learning_rate, cell.seed, 1.0)
+            check_same_terms(cell.protocol, own, shared)
+            if not PROTOCOLS[cell.protocol].differs:
+                rates = [record.learning_rate for record in histories[cell].records]
+                assert rates == [shared.learning_rate_at(e) for e in range(shared.epochs)]
+
+
+def _cell_row(cell: Cell, history: History) -> dict[str, Any] | None:
+    """Return the result of a cell; None for one that trained nothing."""
+    if not len(history):
+        return None
+    return {
+        **cell.place(),
+        "protocol": cell.protocol,
+        "test_accuracy": history.test_accuracy,
+        "train_accuracy": history.records[-1].train_accuracy,
+        "epochs": len(history),
+        "seconds": sum(record.seconds for record in history.records),
+        "seconds_per_epoch": history.seconds_per_epoch,
+        # How much the last fifth of the epochs still changed, for condition 1.
+        "late_gain": history.test_accuracy - history.records[-1 - len(history) // 5].test_accuracy,
+    }
+
+
+def _mask_row(work: Work, cell: Cell) -> dict[str, Any]:
+    """Describe masks: what they keep, and which layers could not be pruned as asked."""
+    found = work.found(cell)
+    layers: list[dict[str, Any]] = [
+        {
+            "layer": name,
+            "weights": mask.numel(),
+            "kept": int(mask.sum()),
+            "sparsity": 1 - int(mask.sum()) / mask.numel(),
+        }
+        for name, mask in found.masks.items()
+    ]
+    return {
+        **cell.place(),
+        "measured_sparsity": measured_sparsity(found.masks),
+        **found.report,
+        "layers": layers,
+        "unreached": [
+            layer["layer"]
+            for layer in layers
+            # One weight stays in each layer; of few weights that is a lower sparsity.
+            if work.config.allocation == "uniform"
+            and layer["kept"] == 1
+            and layer["sparsity"] < cell.sparsity
+        ],
+    }
+
+
+def _overlaps(work: Work, done: list[Cell]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compute R_p of every pair that the paper names, in all and by layer."""
+    totals, layers = [], []
+    trained = set(done)
+    for cell in done:
+        if cell.protocol == DENSE:
+            networks = {
+                "theta_0": _weights(work, cell, work.drawn(cell, "theta_0")),
+                "theta_T": _weights(work, cell, work.trained(cell)),
+            }
+            found = overlap_rows(cell, networks, (overlaps.DENSE_PAIR,))
+        elif cell.protocol == MASKS and cell.generator in work.config.generators:
+            found = _masked_overlaps(work, cell, trained)
+        else:
+            continue
+        for row, by_layer in found:
+            totals.append(row)
+            layers += by_layer
+    return totals, layers
+
+
+def _masked_overlaps(
+    work: Work, cell: Cell, trained: set[Cell]
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    masks = work.masks(cell)
+    theta_0 = _weights(work, cell, work.drawn(cell, "theta_0"))
+    theta_0_prime = _weights(work, cell, work.drawn(cell, "theta_0_prime"))
+    networks = {"theta_0": theta_0, "theta_0*m": theta_0, "theta_0'*m": theta_0_prime}
+    if cell.dense() in trained:  # else its checkpoint was damaged since
+        networks["theta_T"] = _weights(work, cell, work.trained(cell.dense()))
+        networks["theta_T*m"] = networks["theta_T"]
+    ends = {"ticket": "(theta_0*m)_T", "reinit": "(theta_0'*m)_T", "finetune": "(theta_T*m)_T"}
+    for protocol, name in ends.items():
+        end = cell.sibling(protocol)
+        if end in trained:
+            networks[name] = _weights(work, cell, work.trained(end))
+    place = cell.sibling("")
+    yield from overlap_rows(place, networks, overlaps.MASKED_PAIRS, masks)
+    # Beyond that share the sparse network has no weights left to compare.
+    yield from overlap_rows(
+        place, networks, overlaps.AGAINST_DENSE_PAIRS, largest=1 - cell.sparsity
+    )
+
+
+def _weights(work: Work, cell: Cell, state: Weights) -> Weights:
+    return {name: state[name] for name in work.prunable(cell)}
+
+
+def _traces(work: Work, done: list[Cell]) -> list[dict[str, Any]]:
+    """Average R_p after each epoch over the seeds, for the main p."""
+    at = PERCENTAGES.index(MAIN_P)
+    rows = [
+        {**cell.place(), "protocol": cell.protocol, "epoch": row["epoch"]}
+        | {"overlap": row["overlaps"][at]}
+        for cell in done
+        if cell.trained
+        for row in work.trace(cell)
+        if row["overlaps"][at] is not None
+    ]
+    return _over_seeds(rows, "overlap")
+
+
+def _over_seeds(rows: list[dict[str, Any]], value: str) -> list[dict[str, Any]]:
+    """Average rows that differ in nothing but the seed, at the main p where there is one."""
+    groups: dict[tuple[tuple[str, Any], ...], list[float]] = {}
+    for row in rows:
+        if row.get("p", MAIN_P) == MAIN_P:
+            key = tuple((k, v) for k, v in row.items() if k not in ("seed", value))
+            groups.setdefault(key, []).append(row[value])
+    return [{**dict(key), value: statistics.fmean(values)} for key, values in groups.items()]

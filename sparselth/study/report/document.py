@@ -1,0 +1,72 @@
+"""What the report of a study says, before it is HTML or Markdown: sections of text, tables and
+pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """headers, and rows of as many cells; a caption above."""
+
+    headers: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """name: of the file, and for those who cannot see it, what it shows."""
+
+    name: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, paragraphs, and what follows them."""
+
+    title: str
+    text: list[str] = field(default_factory=list)
+    blocks: list[Table | Picture] = field(default_factory=list)
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    config = summary["config"]
+    return f"{', '.join(config['models'])} on {', '.join(config['data'])}"
+
+
+def lead(summary: Mapping[str, Any]) -> str:
+    """Say what was run, in a sentence or two."""
+    config = summary["config"]
+    rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
+    width = "" if config["width"] == 1.0 else f" at {config['width']:g} of its width"
+    return (
+        f"{title(summary)}{width}: {len(summary['cells'])} trainings of {config['epochs']} epochs "
+        f"at learning rates {rates}, {len(config['seeds'])} seeds. Ticket, re-initialisation and "
+        "fine-tuning train on the same masks for the same epochs on the same schedule, with the "
+        "images in the same order."
+    )
+
+
+def settings(summary: Mapping[str, Any]) -> list[Setting]:
+    config = summary["config"]
+    return [{"model": m, "data": d} for m in config["models"] for d in config["data"]]
+
+
+def accuracy_text(row: Mapping[str, Any] | None) -> str:
+    """Write an accuracy with its spread; empty where it is missing."""
+    if row is None:
+        return ""
+    spread = f" ± {row['sd']:.1f}" if row["sd"] is not None else ""
+    return f"{row['test_accuracy']:.1f}{spread}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"

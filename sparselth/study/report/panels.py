@@ -1,0 +1,77 @@
+"""What the plots of a study share: colours, panels, and small drawing steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import SparselthError
+from ..overlaps import MAIN_P
+from .document import Setting
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise SparselthError(
+        "a study draws its plots with matplotlib, which is not installed; run: "
+        "pip install 'sparselth[study]'"
+    ) from error
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#000000",
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#B5A900",
+    "#777777",
+)
+PROTOCOL_STYLES = {
+    "dense": (BLACK, ""),
+    "ticket": (BLUE, "o"),
+    "reinit": (ORANGE, "s"),
+    "finetune": (GREEN, "^"),
+    "rewind": (RED, "v"),
+    "shuffle": (PURPLE, "D"),
+    "lr-rewind": (SKY, "<"),
+    "small-lr": (YELLOW, ">"),
+    "small-dense": (GREY, "P"),
+    "scratch-e": (PURPLE, "X"),
+    "scratch-b": (PURPLE, "*"),
+}
+SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
+# File name, what it shows, and the figure.
+Named = tuple[str, str, Figure]
+
+
+def panel_of(title: str, xlabel: str, ylabel: str, width: float = 4.6) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 3.5))
+    figure.set_layout_engine("constrained")
+    panel = figure.subplots()
+    panel.set_title(title, fontsize=10)
+    panel.set_xlabel(xlabel)
+    panel.set_ylabel(ylabel)
+    panel.grid(alpha=0.3)
+    return figure, panel
+
+
+def sparsity_axis(panel: Axes, sparsities: list[float]) -> None:
+    panel.set_xticks(range(len(sparsities)), [f"{100 * s:g}" for s in sorted(sparsities)])
+
+
+def chance_line(panel: Axes) -> None:
+    panel.axhline(MAIN_P, color=BLACK, linestyle=":", label="chance")
+    panel.set_ylim(0, 1.02)
+    panel.legend(fontsize=7)
+
+
+def or_nan(value: float | None) -> float:
+    """Return a value, or what leaves a gap in a line."""
+    return float("nan") if value is None else value
+
+
+def fits(row: dict[str, Any], setting: Setting) -> bool:
+    return all(row[name] == value for name, value in setting.items())

@@ -1,0 +1,165 @@
+"""Plots of R_p, the overlap of the largest weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..overlaps import DENSE_PAIR, MAIN_P, PERCENTAGES, REINIT_PAIR, TICKET_PAIR, TUNED_PAIR
+from ..protocols import LABELS, PROTOCOLS
+from ..tables import mean_overlap
+from .document import Setting
+from .panels import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PROTOCOL_STYLES,
+    SERIES,
+    Axes,
+    Named,
+    chance_line,
+    fits,
+    or_nan,
+    panel_of,
+    sparsity_axis,
+)
+
+_PAIRS = {
+    TICKET_PAIR: ("ticket's start", BLUE),
+    REINIT_PAIR: ("re-init's start", ORANGE),
+    TUNED_PAIR: ("pre-trained", GREEN),
+}
+
+
+def overlaps(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
+    yield _over_p(summary, setting)
+    yield from _over_epochs(summary, setting)
+    yield from _of_starts(summary, setting)
+    yield _by_layer(summary, setting)
+
+
+def _over_p(summary: dict[str, Any], setting: Setting) -> Named:
+    """R_p of the initial and the pre-trained network, over p."""
+    figure, panel = panel_of("initial against pre-trained network", "p", "$R_p$")
+    for i, rate in enumerate(summary["config"]["learning_rates"]):
+        values = [
+            or_nan(mean_overlap(summary, DENSE_PAIR, p, "all", learning_rate=rate, **setting))
+            for p in PERCENTAGES
+        ]
+        panel.plot(
+            PERCENTAGES, values, marker="o", color=SERIES[i], label=f"learning rate {rate:g}"
+        )
+    chance = {r["p"]: r["chance_sd"] for r in summary["overlaps"] if r["pair"] == DENSE_PAIR}
+    below = [p - 2 * chance.get(p, 0.0) for p in PERCENTAGES]
+    above = [p + 2 * chance.get(p, 0.0) for p in PERCENTAGES]
+    panel.fill_between(PERCENTAGES, below, above, color="#DDDDDD")
+    panel.plot(PERCENTAGES, PERCENTAGES, color=BLACK, linestyle=":", label="chance, ± 2 sd")
+    panel.set_ylim(0, 1.02)
+    panel.legend(fontsize=7)
+    return (
+        "overlap-dense",
+        "Overlap R_p of initial and trained weights over p at each learning rate, with chance",
+        figure,
+    )
+
+
+def _over_epochs(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
+    """R_p against the start while training: one of pre-training, one for each learning rate."""
+    rows = [r for r in summary["traces"] if fits(r, setting)]
+    label = f"$R_{{{MAIN_P:g}}}$ against the start"
+    figure, panel = panel_of("dense pre-training", "epoch", label)
+    for i, rate in enumerate(summary["config"]["learning_rates"]):
+        _trace(panel, rows, "dense", rate, SERIES[i], f"learning rate {rate:g}")
+    chance_line(panel)
+    yield "overlap-training", "Overlap with the initial weights during pre-training", figure
+    for rate in summary["config"]["learning_rates"]:
+        figure, panel = panel_of(f"on the masks, learning rate {rate:g}", "epoch", label)
+        for protocol in summary["config"]["protocols"]:
+            if PROTOCOLS[protocol].masked:
+                colour = PROTOCOL_STYLES[protocol][0]
+                _trace(panel, rows, protocol, rate, colour, LABELS[protocol])
+        chance_line(panel)
+        yield (
+            f"overlap-training-lr{rate:g}",
+            f"Overlap with the start during training on masks at learning rate {rate:g}, mean of "
+            "all masks",
+            figure,
+        )
+
+
+def _trace(
+    panel: Axes, rows: list[dict[str, Any]], protocol: str, rate: float, colour: str, label: str
+) -> None:
+    """Draw the mean over all masks of a protocol."""
+    epochs: dict[int, list[float]] = {}
+    for row in rows:
+        if (row["protocol"], row["learning_rate"]) == (protocol, rate):
+            epochs.setdefault(row["epoch"], []).append(row["overlap"])
+    if epochs:
+        found = {0: [1.0], **epochs}  # before the first step it is the start itself
+        means = [sum(values) / len(values) for values in found.values()]
+        panel.plot(list(found), means, marker=".", color=colour, label=label)
+
+
+def _of_starts(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
+    """R_p of the fine-tuned network and each start over sparsity, for each learning rate."""
+    config = summary["config"]
+    rows = [r for r in summary["overlaps"] if fits(r, setting) and r["p"] == MAIN_P]
+    for rate in config["learning_rates"]:
+        mine = [r for r in rows if r["learning_rate"] == rate and r["pair"] in _PAIRS]
+        if not any(r["pair"] == TUNED_PAIR for r in mine):
+            continue
+        figure, panel = panel_of(
+            f"fine-tuned network against ..., learning rate {rate:g}",
+            "sparsity, %",
+            f"$R_{{{MAIN_P:g}}}$",
+        )
+        for pair, (label, colour) in _PAIRS.items():
+            for i, generator in enumerate(config["generators"]):
+                values = [
+                    mean_overlap(
+                        summary,
+                        pair,
+                        MAIN_P,
+                        "remaining",
+                        **setting,
+                        learning_rate=rate,
+                        generator=generator,
+                        sparsity=sparsity,
+                    )
+                    for sparsity in sorted(config["sparsities"])
+                ]
+                panel.plot(
+                    range(len(values)),
+                    [or_nan(value) for value in values],
+                    marker="os^vD<>P"[i % 8],
+                    markersize=4,
+                    color=colour,
+                    alpha=0.8,
+                    label=f"{label}, {generator}",
+                )
+        spread = max(row["chance_sd"] for row in mine)
+        panel.axhspan(MAIN_P - 2 * spread, MAIN_P + 2 * spread, color="#DDDDDD", zorder=0)
+        sparsity_axis(panel, config["sparsities"])
+        chance_line(panel)
+        panel.legend(fontsize=6, ncols=3)
+        yield (
+            f"overlap-starts-lr{rate:g}",
+            f"Overlap of the fine-tuned network with each start over sparsity at {rate:g}",
+            figure,
+        )
+
+
+def _by_layer(summary: dict[str, Any], setting: Setting) -> Named:
+    """R_p of the initial and the pre-trained network in every layer."""
+    figure, panel = panel_of(
+        "initial against pre-trained, by layer", "prunable layer, in order", f"$R_{{{MAIN_P:g}}}$"
+    )
+    rows = [r for r in summary["layer_overlaps"] if fits(r, setting) and r["pair"] == DENSE_PAIR]
+    for i, rate in enumerate(summary["config"]["learning_rates"]):
+        values = [r["overlap"] for r in rows if r["learning_rate"] == rate]
+        places = range(1, len(values) + 1)
+        panel.plot(places, values, marker=".", color=SERIES[i], label=f"learning rate {rate:g}")
+    chance_line(panel)
+    return "overlap-layers", "Overlap of initial and trained weights in every layer", figure

@@ -1,0 +1,87 @@
+"""Run cells in an order in which each finds what it needs, as many at once as there is room."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .cells import Cell
+from .executors import Executor, Running
+from .jobs import CellError, Job
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that has no result, and why.
+
+    trace: the traceback.  cause: the cell that failed before, where this one was not tried.
+    """
+
+    cell: Cell
+    error: str
+    trace: str = ""
+    cause: Cell | None = None
+
+
+def execute(
+    needs: Mapping[Cell, Sequence[Cell]],
+    executor: Executor,
+    job: Callable[[Cell], Job],
+    ended: Callable[[Cell], None],
+    lost: Callable[[Failure], None],
+    watch: Callable[[Sequence[Cell]], None],
+) -> None:
+    """Run every cell of `needs`.
+
+    needs: cells in order of preference, and which of them each waits for.  job: makes the job of a
+    cell.  ended, lost: called after each that succeeded or failed.  watch: called now and then with
+    those running.
+
+    A cell that failed does not stop the others; one that needs it fails without being tried.
+    """
+    waiting = dict(needs)
+    running: dict[Cell, Running] = {}
+    failed: dict[Cell, Failure] = {}
+    while waiting or running:
+        while doomed := _doomed(waiting, failed):
+            for cell, need in doomed:
+                del waiting[cell]
+                cause = failed[need].cause or need
+                failed[cell] = Failure(cell, f"not run, as this failed: {cause.label}", cause=cause)
+                lost(failed[cell])
+        for cell in [c for c, wanted in waiting.items() if _ready(wanted, waiting, running)]:
+            if len(running) == executor.slots:
+                break
+            running[cell] = executor.submit(job(cell))
+            del waiting[cell]
+            if executor.local:
+                break  # it has run: what waits for it may come first
+        for cell in [c for c, handle in running.items() if handle.finished()]:
+            try:
+                running.pop(cell).result()
+            except CellError as error:
+                failed[cell] = Failure(cell, str(error), error.trace)
+                lost(failed[cell])
+            else:
+                ended(cell)
+        watch(list(running))
+        if running:
+            time.sleep(executor.poll_seconds)
+
+
+def _doomed(
+    waiting: Mapping[Cell, Sequence[Cell]], failed: Mapping[Cell, Failure]
+) -> list[tuple[Cell, Cell]]:
+    """List the cells that wait for one that failed, and that one."""
+    return [
+        (cell, next(need for need in wanted if need in failed))
+        for cell, wanted in waiting.items()
+        if any(need in failed for need in wanted)
+    ]
+
+
+def _ready(
+    wanted: Sequence[Cell], waiting: Mapping[Cell, Sequence[Cell]], running: Mapping[Cell, Running]
+) -> bool:
+    return not any(need in waiting or need in running for need in wanted)

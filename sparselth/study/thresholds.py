@@ -1,0 +1,48 @@
+"""The numbers by which results are judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..errors import SparselthError
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When accuracies count as similar or as clearly different, in points.
+
+    similar: the largest drop below dense that still is "similar"; by data set, where it is named in
+    `similar_on`, as the follow-up paper has it.  gap: above which a difference is clear.
+    sparsity: from which on pruning is not trivial.  settled: by how much the dense network's test
+    accuracy may still rise over the last fifth of its epochs, for training to count as sufficient;
+    ours, as the papers name no measure.  confidence: of the intervals; 0.95 leaves one difference
+    in twenty outside by chance.
+
+    Reference: Ma et al. 2021, "Sanity Checks for Lottery Tickets", arXiv:2107.00166, section 3.
+    """
+
+    similar: float = 0.5
+    similar_on: Mapping[str, float] = field(
+        default_factory=lambda: {"cifar100": 1.0, "tiny-imagenet": 1.0, "imagefolder": 1.5}
+    )
+    gap: float = 0.5
+    sparsity: float = 0.6
+    settled: float = 0.5
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        numbers = (self.similar, self.gap, self.sparsity, self.settled, *self.similar_on.values())
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise SparselthError(
+                f"a threshold is a number of points, or a share, of at least 0; got {self}"
+            )
+        if not 0 < self.confidence < 1:
+            raise SparselthError(
+                f"confidence is {self.confidence}; it must be above 0 and below 1, such as 0.95"
+            )
+
+    def similar_for(self, data: str) -> float:
+        """Return the largest drop that still is similar on a data set."""
+        return self.similar_on.get(data, self.similar)

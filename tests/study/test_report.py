@@ -1,0 +1,133 @@
+"""The report: self-contained, the same from the summary alone, and fine in a real browser."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import pytest
+from rich.console import Console
+
+from sparselth import study
+from sparselth.study.report import print_report, write_report
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.fixture(scope="module")
+def done(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "run"
+    config = tiny.changed({"seeds": [0, 1], "learning_rates": [0.01, 0.1], "sparsities": [0.7]})
+    return folder, study.run(config, folder, device="cpu")
+
+
+def test_the_page_needs_nothing_beside_it(done):
+    folder, _ = done
+    page = (folder / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) > 10
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "<script" not in page
+    assert "@import" not in page
+
+
+def test_markdown_has_its_pictures_and_whole_tables(done):
+    folder, summary = done
+    text = (folder / "report.md").read_text()
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert {p.removeprefix("plots/") for p in pictures} == {
+        p.name for p in (folder / "plots").iterdir()
+    }
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block
+    for claim in summary["claims"]:
+        assert claim["verdict"] in text
+
+
+def test_it_follows_from_the_summary_alone(done, tmp_path):
+    folder, _ = done
+    write_report(json.loads((folder / "summary.json").read_text()), tmp_path)
+    for path in tmp_path.rglob("*.*"):
+        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_tables_are_those_of_the_summary(done):
+    folder, summary = done
+    with (folder / "differences.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["mean"]) for r in rows] == [r["mean"] for r in summary["differences"]]
+    with (folder / "cost.csv").open() as file:
+        kinds = {r["kind"] for r in csv.DictReader(file)}
+    assert kinds == {"dense", "masks", "ticket", "reinit", "finetune"}
+
+
+def test_what_a_study_lacks_is_left_out(done, tmp_path):
+    _, summary = done
+    lacking = ("overlaps", "layer_overlaps", "traces", "timing", "masks", "differences", "cells")
+    write_report({**summary, **{name: [] for name in lacking}}, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Weight correlation" in page
+    assert "Masks" not in page
+
+
+def test_failures_are_told_and_text_stays_text(done, tmp_path):
+    _, summary = done
+    failure = {"label": "vgg11, dense", "error": "loss is <b>nan</b> | at step 3", "protocol": ""}
+    changed = {**summary, "failures": [failure]}
+    write_report(changed, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "loss is &lt;b&gt;nan&lt;/b&gt; | at step 3" in page
+    assert r"<b>nan</b> \| at step 3" in (tmp_path / "report.md").read_text()
+    text = io.StringIO()
+    print_report(changed, tmp_path, Console(file=text, width=120))
+    assert "FAILED vgg11, dense: loss is <b>nan</b>" in text.getvalue()
+
+
+def test_several_settings_have_plots_and_tables_of_their_own(done, tmp_path):
+    _, summary = done
+    config = {**summary["config"], "models": ["resnet20", "my.nets:make"]}
+    other = [{**cell, "model": "my.nets:make"} for cell in summary["cells"]]
+    both = {**summary, "config": config, "cells": [*summary["cells"], *other]}
+    write_report(both, tmp_path)
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert "accuracy-magnitude-lr0.1-resnet20-mnist5k.svg" in names
+    assert "accuracy-magnitude-lr0.1-my.nets.make-mnist5k.svg" in names
+    assert "my.nets:make on mnist5k" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_in_a_browser(done, width, height):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    folder, _ = done
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"]
+        )
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
+        page = context.new_page()
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("requestfailed", lambda request: said.append(request.url[:80]))
+        page.on("request", lambda request: asked.append(request.url.split(":")[0]))
+        page.goto((folder / "report.html").as_uri())
+        broken = page.evaluate(
+            "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
+        )
+        images = page.evaluate("document.images.length")
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        narrow = page.evaluate("Math.min(...[...document.images].map(i => i.width))")
+        page.click("nav a:last-of-type")
+        reached = page.evaluate("document.querySelector(':target').textContent")
+        browser.close()
+    assert said == []
+    assert set(asked) <= {"file", "data"}
+    assert (broken, images > 8, overflow) == ([], True, 0)
+    assert narrow > 300  # wide enough to read
+    assert reached == "Configuration and environment"
