@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..pruning import erk_sparsities
 from ..pruning import sparsity as measured_sparsity
 from ..training import History
 from . import overlaps
@@ -109,15 +110,20 @@ def _mask_row(work: Work, cell: Cell) -> dict[str, Any]:
         "measured_sparsity": measured_sparsity(found.masks),
         **found.report,
         "layers": layers,
-        "unreached": [
-            layer["layer"]
-            for layer in layers
-            # One weight stays in each layer; of few weights that is a lower sparsity.
-            if work.config.allocation == "uniform"
-            and layer["kept"] == 1
-            and layer["sparsity"] < cell.sparsity
-        ],
+        "unreached": _unreached(work.config.allocation, cell.sparsity, found.masks),
     }
+
+
+def _unreached(allocation: str, sparsity: float, masks: Weights) -> list[dict[str, Any]]:
+    """List the layers of too few weights for what was asked of them: one weight stays in each."""
+    if allocation == "global":
+        return []
+    asked = erk_sparsities(masks, sparsity) if allocation == "erk" else {}
+    return [
+        {"layer": name, "weights": mask.numel(), "asked": share, "reached": 1 - 1 / mask.numel()}
+        for name, mask in masks.items()
+        if round((share := asked.get(name, sparsity)) * mask.numel()) == mask.numel()
+    ]
 
 
 def _overlaps(work: Work, done: list[Cell]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -18,7 +18,7 @@ except ImportError as error:
     ) from error
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY, BROWN = (
     "#000000",
     "#0072B2",
     "#E69F00",
@@ -28,6 +28,7 @@ BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#56B4E9",
     "#B5A900",
     "#777777",
+    "#8C564B",
 )
 PROTOCOL_STYLES = {
     "dense": (BLACK, ""),
@@ -39,8 +40,8 @@ PROTOCOL_STYLES = {
     "lr-rewind": (SKY, "<"),
     "small-lr": (YELLOW, ">"),
     "small-dense": (GREY, "P"),
-    "scratch-e": (PURPLE, "X"),
-    "scratch-b": (PURPLE, "*"),
+    "scratch-e": (BROWN, "X"),
+    "scratch-b": (BROWN, "*"),
 }
 SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
 # File name, what it shows, and the figure.
@@ -62,10 +63,19 @@ def sparsity_axis(panel: Axes, sparsities: list[float]) -> None:
     panel.set_xticks(range(len(sparsities)), [f"{100 * s:g}" for s in sorted(sparsities)])
 
 
-def chance_line(panel: Axes) -> None:
-    panel.axhline(MAIN_P, color=BLACK, linestyle=":", label="chance")
+def chance_line(panel: Axes, label: str = "chance") -> None:
+    """Draw what the main R_p is by chance, and the legend."""
+    panel.axhline(MAIN_P, color=BLACK, linestyle=":", label=label)
     panel.set_ylim(0, 1.02)
-    panel.legend(fontsize=7)
+    legend(panel)
+
+
+def legend(panel: Axes) -> None:
+    """Explain the lines below the axes, where they hide nothing."""
+    handles, labels = panel.get_legend_handles_labels()
+    if handles:
+        assert isinstance(panel.figure, Figure)
+        panel.figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
 
 
 def or_nan(value: float | None) -> float:

@@ -17,6 +17,7 @@ from .panels import (
     Axes,
     Named,
     fits,
+    legend,
     panel_of,
     sparsity_axis,
 )
@@ -46,7 +47,7 @@ def accuracies(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
                 line = [r for r in here if (r["generator"], r["protocol"]) == (masked, protocol)]
                 _line(panel, line, config["sparsities"], protocol)
             sparsity_axis(panel, config["sparsities"])
-            panel.legend(fontsize=7)
+            legend(panel)
             yield (
                 f"accuracy-{generator}-lr{rate:g}",
                 f"Test accuracy over sparsity with {title}: dense and every protocol",
@@ -98,7 +99,7 @@ def differences(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
                 line = [r for r in mine if r["generator"] == generator]
                 _intervals(panel, line, config["sparsities"], offset, generator)
             sparsity_axis(panel, config["sparsities"])
-            panel.legend(fontsize=7)
+            legend(panel)
             yield (
                 f"difference-{first}-{second}-lr{rate:g}",
                 f"Accuracy of {words} over sparsity at learning rate {rate:g}, with intervals",
@@ -148,6 +149,6 @@ def times(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
         range(len(rows)),
         [f"{100 * r['sparsity']:g} %\n{r['speedup_over_dense_masked']:.2f} x" for r in rows],
     )
-    panel.margins(y=0.3)  # room for the legend above the bars
-    panel.legend(fontsize=7, loc="upper right")
+    panel.margins(y=0.1)  # room for the figures above the bars
+    legend(panel)
     yield "time", "Seconds per training epoch, sparse and dense, at each sparsity", figure

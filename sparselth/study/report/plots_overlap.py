@@ -20,6 +20,7 @@ from .panels import (
     Named,
     chance_line,
     fits,
+    legend,
     or_nan,
     panel_of,
     sparsity_axis,
@@ -56,7 +57,7 @@ def _over_p(summary: dict[str, Any], setting: Setting) -> Named:
     panel.fill_between(PERCENTAGES, below, above, color="#DDDDDD")
     panel.plot(PERCENTAGES, PERCENTAGES, color=BLACK, linestyle=":", label="chance, ± 2 sd")
     panel.set_ylim(0, 1.02)
-    panel.legend(fontsize=7)
+    legend(panel)
     return (
         "overlap-dense",
         "Overlap R_p of initial and trained weights over p at each learning rate, with chance",
@@ -103,52 +104,44 @@ def _trace(
 
 
 def _of_starts(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
-    """R_p of the fine-tuned network and each start over sparsity, for each learning rate."""
+    """R_p of the fine-tuned network and each start over sparsity, a figure per mask and rate."""
     config = summary["config"]
+    sparsities = sorted(config["sparsities"])
     rows = [r for r in summary["overlaps"] if fits(r, setting) and r["p"] == MAIN_P]
-    for rate in config["learning_rates"]:
-        mine = [r for r in rows if r["learning_rate"] == rate and r["pair"] in _PAIRS]
-        if not any(r["pair"] == TUNED_PAIR for r in mine):
-            continue
-        figure, panel = panel_of(
-            f"fine-tuned network against ..., learning rate {rate:g}",
-            "sparsity, %",
-            f"$R_{{{MAIN_P:g}}}$",
-        )
-        for pair, (label, colour) in _PAIRS.items():
-            for i, generator in enumerate(config["generators"]):
+    for generator in config["generators"]:
+        for rate in config["learning_rates"]:
+            place = {**setting, "learning_rate": rate, "generator": generator}
+            mine = [r for r in rows if fits(r, place) and r["pair"] in _PAIRS]
+            if not any(r["pair"] == TUNED_PAIR for r in mine):
+                continue
+            title = f"fine-tuned against its starts\n{generator} masks, learning rate {rate:g}"
+            figure, panel = panel_of(title, "sparsity, %", f"$R_{{{MAIN_P:g}}}$")
+            for pair, (label, colour) in _PAIRS.items():
                 values = [
-                    mean_overlap(
-                        summary,
-                        pair,
-                        MAIN_P,
-                        "remaining",
-                        **setting,
-                        learning_rate=rate,
-                        generator=generator,
-                        sparsity=sparsity,
-                    )
-                    for sparsity in sorted(config["sparsities"])
+                    mean_overlap(summary, pair, MAIN_P, "remaining", **place, sparsity=sparsity)
+                    for sparsity in sparsities
                 ]
-                panel.plot(
-                    range(len(values)),
-                    [or_nan(value) for value in values],
-                    marker="os^vD<>P"[i % 8],
-                    markersize=4,
-                    color=colour,
-                    alpha=0.8,
-                    label=f"{label}, {generator}",
-                )
-        spread = max(row["chance_sd"] for row in mine)
-        panel.axhspan(MAIN_P - 2 * spread, MAIN_P + 2 * spread, color="#DDDDDD", zorder=0)
-        sparsity_axis(panel, config["sparsities"])
-        chance_line(panel)
-        panel.legend(fontsize=6, ncols=3)
-        yield (
-            f"overlap-starts-lr{rate:g}",
-            f"Overlap of the fine-tuned network with each start over sparsity at {rate:g}",
-            figure,
-        )
+                heights = [or_nan(value) for value in values]
+                panel.plot(range(len(values)), heights, marker="o", color=colour, label=label)
+            spread = [
+                max(r["chance_sd"] for r in mine if r["sparsity"] == sparsity)
+                for sparsity in sparsities
+                if any(r["sparsity"] == sparsity for r in mine)
+            ]
+            panel.fill_between(
+                range(len(spread)),
+                [MAIN_P - 2 * sd for sd in spread],
+                [MAIN_P + 2 * sd for sd in spread],
+                color="#DDDDDD",
+            )
+            sparsity_axis(panel, sparsities)
+            chance_line(panel, "chance, ± 2 sd")
+            yield (
+                f"overlap-starts-{generator}-lr{rate:g}",
+                f"Overlap of the network fine-tuned on {generator} masks with each start over "
+                f"sparsity at learning rate {rate:g}, and chance",
+                figure,
+            )
 
 
 def _by_layer(summary: dict[str, Any], setting: Setting) -> Named:

@@ -87,14 +87,14 @@ def _accuracies(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Sect
     protocols = summary["config"]["protocols"]
     rows = accuracy_rows(dict(summary))
     tables = [_accuracy_table(summary, setting, rows) for setting in settings(summary)]
-    text = ["Test accuracy in percent after the last epoch, mean and standard deviation of seeds."]
-    for name in protocols:
-        protocol = PROTOCOLS[name]
-        sentence = f"{protocol.label}: starts from {STARTS[protocol.start]}"
-        if protocol.differs:
-            sentence += f"; {protocol.differs}, so it is not compared on equal terms"
-        text.append(f"{sentence}.")
-    return Section("Accuracy", text, [*_pictures(pictures, "accuracy"), *tables])
+    text = "Test accuracy in percent after the last epoch, mean and standard deviation of seeds."
+    legend = [
+        [protocol.label, STARTS[protocol.start], protocol.differs or "no"]
+        for protocol in (PROTOCOLS[name] for name in protocols)
+    ]
+    headers = ["protocol", "starts from", "trains otherwise than the rest"]
+    tables.append(Table(headers, legend, "Protocols"))
+    return Section("Accuracy", [text], [*_pictures(pictures, "accuracy"), *tables])
 
 
 def _accuracy_table(
@@ -242,16 +242,22 @@ def _masks(summary: Mapping[str, Any]) -> Section:
             [*start, mask["generator"], percent(mask["sparsity"])]
             + [f"{100 * mask['measured_sparsity']:.2f} %"]
             + [f"{layer['layer']} {100 * layer['sparsity']:.1f} %" for layer in (densest, sparsest)]
-            + [", ".join(mask["unreached"]) or "none"]
+            + [", ".join(_unreached(layer) for layer in mask["unreached"]) or "none"]
             + ["" if residual is None else f"{residual:.3f}"]
         )
     headers = ["model", "data", "lr", "seed", "masks", "asked", "reached", "densest layer"]
-    headers += ["sparsest layer", "kept at one weight", "|W - Z| / |W|"]
+    headers += ["sparsest layer", "one weight kept", "|W - Z| / |W|"]
     text = (
         "The last column is how much of the network ADMM's final cut removed: small where it had "
         "converged."
     )
     return Section("Masks", [text], [Table(headers, rows)]) if rows else Section("Masks")
+
+
+def _unreached(layer: Mapping[str, Any]) -> str:
+    """Say of a layer what was asked, and what its few weights allow."""
+    asked, reached = (f"{100 * layer[name]:.4g} %" for name in ("asked", "reached"))
+    return f"{layer['layer']}: {asked} asked, {reached} reached ({layer['weights']} weights)"
 
 
 def _configuration(summary: Mapping[str, Any]) -> Section:
