@@ -46,13 +46,43 @@ def test_info_says_what_was_built():
 def test_a_study_ends_with_a_table_the_plots_and_the_speed(tmp_path):
     result = _run("study", *SMALL, "--out", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for part in ("Test accuracy", "ticket", "re-init", "fine-tune", "accuracy.png"):
+    for part in ("Test accuracy", "ticket", "re-init", "fine-tune", "report.html"):
         assert part in result.stdout
     assert "training done densely" in " ".join(result.stdout.split())
     assert (tmp_path / "run/summary.json").is_file()
 
     other = _run("study", *SMALL, "--seeds", "7", "--out", "run", cwd=tmp_path)
     _check_sentence(other, "run holds another study: seeds is [0] there and [7] here")
+
+
+def test_a_study_goes_on_without_the_part_that_fails(tmp_path):
+    arguments = [*SMALL, "--learning-rates", "0.1,1e30", "--epochs", "2", "--out", "run"]
+    result = _run("study", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "FAILED resnet20 on mnist5k, lr 1e+30, seed 0, dense pre-training" in result.stdout
+    assert "Test accuracy" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_a_grid_in_one_file_with_a_network_of_ones_own(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 3, 2), nn.ReLU(),\n"
+        "        nn.Conv2d(4, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "        nn.Linear(4, num_classes))\n"
+    )
+    (tmp_path / "grid.yaml").write_text(
+        "models: [nets:make]\nwidth: 1.0\ndata: [mnist5k, mnist5k-textured]\n"
+        "sparsities: [0.5]\ngenerators: [magnitude]\nprotocols: [ticket, finetune]\n"
+        "train_limit: 32\ntest_limit: 16\nepochs: 1\n"
+    )
+    arguments = ["--preset", "smoke", "--config", "grid.yaml", "--out", "run", "--threads", "1"]
+    result = _run("study", *arguments, "--workers", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for data in ("mnist5k", "mnist5k-textured"):
+        assert f"nets:make on {data}" in result.stdout
+        assert (tmp_path / f"run/checkpoints/nets.make/{data}/lr0.1/seed0/dense").is_dir()
 
 
 def test_profile_shows_every_layer():
@@ -78,12 +108,21 @@ def _check_sentence(result, text):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--preset", "tiny"], "demo, paper, smoke"),
-        (["--model", "lenet"], "resnet56, vgg11, vgg16"),
+        (["--preset", "tiny"], "demo, paper-cifar10"),
+        (["--models", "lenet"], "resnet56, vgg11, vgg16"),
+        (["--models", "no_such_module:make"], "no_such_module cannot be imported"),
         (["--data", "cifar10"], "--data-root"),
         (["--data", "cifar10", "--data-root", "."], "cifar-10-batches-bin"),
         (["--config", "missing.yaml"], "missing.yaml cannot be read"),
         (["--sparsities", "95"], "below 1"),
+        (["--set", "imp_rat=0.2"], "did you mean 'imp_rate'"),
+        (["--set", "imp_rate"], "expected NAME=VALUE"),
+        (["--set", "recipes={finetune: {epochs: 3}}"], "protocols are compared after the same"),
+        (["--workers", "0", "--device", "cpu"], "how many processes are to share the CPU"),
+        (["--workers", "2", "--cluster", "local"], "to one of them"),
+        (["--cluster-option", "timeout_min=3"], "name the cluster, too"),
+        (["--cluster", "cray"], "submitit refuses the cluster 'cray'"),
+        (["--cluster", "local", "--cluster-option", "no_such=3"], "no_such"),
         (["--device", "tpu"], "auto, cpu, cuda"),
         (["--threads", "-1"], "--threads"),
     ],

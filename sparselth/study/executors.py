@@ -1,15 +1,14 @@
-"""Where the jobs of a study run: in this process, in several, or on a cluster."""
+"""Where the jobs of a study run: in this process, or in several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
 from ..errors import SparselthError
-from .jobs import CellError, Job, attempt, outcome
+from .jobs import Job, attempt, outcome
 from .workers import Worker
 
 
@@ -110,83 +109,6 @@ class _OnWorker:
             return self.worker.result()
         finally:
             self.pool.idle.append(self.worker)
-
-
-class Submitit:
-    """Runs each job as one of a cluster, through submitit.
-
-    cluster: "slurm", or "local" for processes of this machine.  jobs: how many are in the queue at
-    once.  options: of submitit, such as {"slurm_partition": "gpu", "timeout_min": 600,
-    "gpus_per_node": 1}.  device: as the job sees it.  folder: of its logs, seen by all machines.
-
-    Raises `SparselthError` when submitit is not installed, or does not know cluster or options.
-    """
-
-    local, poll_seconds = False, 1.0
-
-    def __init__(
-        self,
-        folder: str | Path,
-        cluster: str = "slurm",
-        jobs: int = 16,
-        options: Mapping[str, Any] | None = None,
-        device: str = "auto",
-    ) -> None:
-        try:
-            import submitit
-        except ImportError:
-            raise SparselthError(
-                "a cluster is reached through submitit, which is not installed; run: "
-                "pip install 'sparselth[cluster]'"
-            ) from None
-        if jobs < 1:
-            raise SparselthError(f"got {jobs} jobs at once; it must be at least 1")
-        self.slots = jobs
-        self.device = device
-        try:
-            self.executor = submitit.AutoExecutor(folder=Path(folder) / "jobs", cluster=cluster)
-            self.executor.update_parameters(**(options or {}))
-        except (ValueError, NameError, TypeError, AssertionError, RuntimeError) as error:
-            raise SparselthError(
-                f"submitit refuses the cluster {cluster!r} or the options {options}: {error}"
-            ) from error
-        self.running: list[Any] = []
-
-    def submit(self, job: Job) -> Running:
-        submitted = self.executor.submit(_on_cluster, job, self.device)
-        self.running.append(submitted)
-        return _Submitted(submitted, self.running)
-
-    def close(self) -> None:
-        for job in self.running:
-            job.cancel()
-
-
-class _Submitted:
-    def __init__(self, job: Any, running: list[Any]) -> None:
-        self.job, self.running = job, running
-
-    def finished(self) -> bool:
-        return bool(self.job.done())
-
-    def result(self) -> Any:
-        from submitit.core.utils import UncompletedJobError
-
-        try:
-            answer = self.job.result()
-        except UncompletedJobError as error:  # killed, or out of time or memory
-            log = self.job.paths.stderr
-            raise CellError(
-                f"its job {self.job.job_id} ended without a result, see {log}", str(error)
-            ) from None
-        finally:
-            self.running.remove(self.job)
-        return outcome(*answer)
-
-
-def _on_cluster(job: Job, device: str) -> tuple[str, Any]:
-    """Run a job where it landed; "auto" is decided there."""
-    return attempt(job, checked_device(device))
 
 
 def checked_device(name: str) -> str:

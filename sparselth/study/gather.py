@@ -52,7 +52,8 @@ def gather(
         "traces": _traces(work, done),
         "timing": timing,
         "failures": [
-            {**f.cell.place(), "protocol": f.cell.protocol, "label": f.cell.label, "error": f.error}
+            {**f.cell.place(), "protocol": f.cell.protocol, "label": f.cell.label}
+            | {"error": f.error, "tried": f.cause is None}
             for f in failures
         ],
     }

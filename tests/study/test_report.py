@@ -77,7 +77,7 @@ def test_what_a_study_lacks_is_left_out(done, tmp_path):
 
 def test_failures_are_told_and_text_stays_text(done, tmp_path):
     _, summary = done
-    failure = {"label": "vgg11, dense", "error": "loss is <b>nan</b> | at step 3", "protocol": ""}
+    failure = {"label": "vgg11, dense", "error": "loss is <b>nan</b> | at step 3", "tried": True}
     changed = {**summary, "failures": [failure]}
     write_report(changed, tmp_path)
     page = (tmp_path / "report.html").read_text()

@@ -27,13 +27,20 @@ def print_report(summary: dict[str, Any], out_dir: Path, console: Console) -> No
     if summary["timing"]:
         console.print(_times(summary))
         _speed_in_words(summary, console)
-    for failure in summary["failures"]:
-        _say(console, f"FAILED {failure['label']}: {failure['error']}")
+    _tell_failures(summary, console)
     _say(console, f"Report: {out_dir}/report.html. Numbers: {out_dir}/summary.json, *.csv.")
 
 
+def _tell_failures(summary: dict[str, Any], console: Console) -> None:
+    tried = [failure for failure in summary["failures"] if failure["tried"]]
+    for failure in tried:
+        _say(console, f"FAILED {failure['label']}: {failure['error']}")
+    if others := len(summary["failures"]) - len(tried):
+        _say(console, f"{others} more parts were not run, as they need what failed.")
+
+
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(title: str, *columns: str, justify: str = "right") -> Table:
