@@ -215,7 +215,7 @@ def test_folder_without_the_data_set_says_what_to_do(tmp_path, name):
 
 def test_unknown_name_lists_the_known():
     with pytest.raises(
-        SparselthError, match="cifar10, cifar100, fashion-mnist, mnist, mnist5k, tiny"
+        SparselthError, match="cifar100, fashion-mnist, mnist, mnist5k, mnist5k-textured, tiny"
     ):
         data.load("imagenet")
 
