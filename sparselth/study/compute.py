@@ -268,6 +268,8 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # dropped when the process ends, however it ends
+        for leftover in folder.glob(".*.tmp"):  # of a process killed while it wrote
+            leftover.unlink()
         yield
 
 

@@ -65,7 +65,8 @@ def opened(path: str | Path, config: StudyConfig) -> Iterator[RunFolder]:
                 f"another study is running in {folder}; wait for it, or name another folder"
             ) from None
         _check(folder, config)
-        for leftover in folder.glob(".*.tmp"):  # of a process killed while it wrote
+        # Of a process killed while it wrote; cells look after their own.
+        for leftover in [*folder.glob(".*.tmp"), *folder.glob("plots/.*.tmp")]:
             leftover.unlink()
         write_json(folder / _CONFIG, config.to_dict())
         yield RunFolder(folder)

@@ -140,10 +140,10 @@ def parsed(name: str) -> tuple[str, str]:
 
     Raises `SparselthError` for an unknown one, or a control of random masks.
     """
-    base, _, control = name.partition("-")
+    base, dash, control = name.partition("-")
     if base not in GENERATORS:
         raise unknown_name("mask generator", name, GENERATORS)
-    if control and (control not in CONTROLS or base == "random"):
+    if dash and (control not in CONTROLS or base == "random"):
         raise SparselthError(
             f"the mask generator {name!r} has no control that fits; magnitude, imp and admm take "
             f"{' or '.join(f'-{c}' for c in CONTROLS)}, random masks are a control already"

@@ -1,23 +1,17 @@
-"""The configuration: presets, text from flags and YAML, and what is refused."""
+"""The configuration: text from flags and YAML, what protocols may change, and what is refused."""
+
+import dataclasses
+import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparselth import SparselthError
+from sparselth.pruning import ADMMUpdate
 from sparselth.settings import read_yaml
-from sparselth.study import PRESETS, StudyConfig, preset
-
-
-def test_the_paper_preset_has_the_papers_settings():
-    config = preset("paper")
-    recipe = config.recipe(0.1, seed=0)
-    assert config.learning_rates == (0.01, 0.1)
-    assert (recipe.epochs, recipe.batch_size, recipe.momentum) == (150, 128, 0.9)
-    assert [recipe.learning_rate_at(e) for e in (79, 80, 120)] == pytest.approx([0.1, 0.01, 0.001])
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_compare_the_three_protocols(name):
-    assert set(preset(name).protocols) == {"ticket", "reinit", "finetune"}
+from sparselth.study import StudyConfig, preset
+from sparselth.study.protocols import PROTOCOLS
 
 
 def test_all_protocols_train_alike_and_pretraining_sees_another_order():
@@ -25,22 +19,41 @@ def test_all_protocols_train_alike_and_pretraining_sees_another_order():
     assert config.recipe(0.1, 0).epochs == config.recipe(0.1, 0, "pretrain").epochs
     assert config.recipe(0.1, 0).seed != config.recipe(0.1, 0, "pretrain").seed
     assert config.recipe(0.1, 0).seed != config.recipe(0.1, 1).seed
+    for protocol in config.protocols:
+        assert config.protocol_recipe(protocol, 0.1, 0, saving=7.0) == config.recipe(0.1, 0)
 
 
 def test_text_becomes_settings():
     config = StudyConfig().changed(
-        {"learning_rates": "0.1, 0.2", "epochs": "7", "augment": "false", "seeds": 3, "width": 1}
+        {
+            "learning_rates": "0.1, 0.2",
+            "epochs": "7",
+            "augment": "false",
+            "seeds": 3,
+            "width": 1,
+            "models": "resnet20,vgg11",
+            "data": "cifar10",
+        }
     )
     assert config.learning_rates == (0.1, 0.2)
     assert (config.epochs, config.augment, config.seeds, config.width) == (7, False, (3,), 1.0)
+    assert (config.models, config.data) == (("resnet20", "vgg11"), ("cifar10",))
 
 
 def test_yaml(tmp_path):
     file = tmp_path / "study.yaml"
-    file.write_text("epochs: 3\nsparsities: [0.5, 0.9]\nweight_decay: 5e-4\ngenerators: admm\n")
+    file.write_text(
+        "epochs: 3\nsparsities: [0.5, 0.9]\nweight_decay: 5e-4\ngenerators: admm\n"
+        "thresholds:\n  gap: 1\n  similar_on: {mnist5k: 2}\n"
+        "recipes:\n  finetune: {weight_decay: 1e-3}\n"
+    )
     config = preset("demo").changed(read_yaml(file))
     assert (config.epochs, config.sparsities) == (3, (0.5, 0.9))
     assert (config.weight_decay, config.generators) == (5e-4, ("admm",))
+    assert (config.thresholds.gap, config.thresholds.similar) == (1.0, 0.5)
+    assert config.thresholds.similar_for("mnist5k") == 2.0
+    assert config.protocol_recipe("finetune", 0.1, 0, 1.0).weight_decay == 1e-3
+    assert config.protocol_recipe("ticket", 0.1, 0, 1.0).weight_decay == 5e-4
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "just text", "a: [1", "", "\x00"])
@@ -57,7 +70,8 @@ def test_yaml_that_is_none(tmp_path, text):
     ("change", "says"),
     [
         ({"epoch": 3}, "did you mean 'epochs'"),
-        ({"zzz": 3}, "known: model, width"),
+        ({"model": "vgg11"}, "did you mean 'models'"),
+        ({"zzz": 3}, "known: models, width, data,"),
         ({"epochs": 2.5}, "epochs got 2.5, expected a whole number"),
         ({"epochs": True}, "expected a whole number"),
         ({"epochs": "many"}, "expected a whole number"),
@@ -67,17 +81,35 @@ def test_yaml_that_is_none(tmp_path, text):
         ({"epochs": 0}, "epochs=0"),
         ({"learning_rates": []}, "at least one"),
         ({"sparsities": [0.9, 0.9]}, "each only once"),
+        ({"sparsities": [0.9, 0.90000001]}, "each only once"),  # one folder
         ({"sparsities": [1.0]}, "below 1"),
         ({"sparsities": [0.0]}, "above 0"),
         ({"learning_rates": [-0.1]}, "above 0"),
-        ({"model": "lenet"}, "resnet20, resnet32"),
-        ({"data": "svhn"}, "mnist5k"),
-        ({"generators": ["imp"]}, "admm, magnitude"),
-        ({"protocols": ["rewind"]}, "finetune, reinit, ticket"),
-        ({"allocation": "erk"}, "uniform"),
+        ({"models": ["lenet"]}, "resnet20, resnet32"),
+        ({"models": ["no_such_module_here:make"]}, "cannot be imported"),
+        ({"data": ["svhn"]}, "mnist5k"),
+        ({"generators": ["snip"]}, "known: admm, imp, magnitude, random"),
+        ({"generators": ["random-shuffled"]}, "random masks are a control already"),
+        ({"generators": ["imp-upside"]}, "take -shuffled or -inverted"),
+        ({"generators": ["magnitude-"]}, "take -shuffled or -inverted"),
+        ({"protocols": ["rewound"]}, "rewind, scratch-b"),
+        ({"allocation": "even"}, "known: erk, global, uniform"),
         ({"choice": "fastest"}, "fixed, measured"),
+        ({"imp_reset": "theta_T"}, "none, theta_0, theta_k"),
+        ({"imp_rate": 0.0}, "imp_rate is 0.0"),
+        ({"imp_rate": 1.0}, "imp_rate is 1.0"),
+        ({"admm_rho_schedule": "falling"}, "balanced, constant, growing, staged"),
+        ({"admm_rho_growth": 0.5}, "factor >= 1"),
         ({"admm_update_every": 100}, "never project"),
         ({"timing_rounds": 0}, "at least 1"),
+        ({"thresholds": 0.5}, "thresholds got 0.5, expected 'setting: value' lines"),
+        ({"thresholds": {"gaps": 1}}, "thresholds has no setting 'gaps'; did you mean 'gap'"),
+        ({"thresholds": {"gap": "wide"}}, "gap got 'wide', expected a number"),
+        ({"thresholds": {"gap": -1}}, "at least 0"),
+        ({"thresholds": {"confidence": 95}}, "such as 0.95"),
+        ({"thresholds": {"similar_on": {"cifar10": "few"}}}, "similar_on, cifar10, got 'few'"),
+        ({"recipes": ["finetune"]}, "recipes got"),
+        ({"recipes": {"finetune": 3}}, "recipes got 3 for finetune"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(change, says):
@@ -85,13 +117,154 @@ def test_what_cannot_be_is_refused_in_words(change, says):
         StudyConfig().changed(change)
 
 
+def test_controls_and_allocations_that_can_be():
+    config = StudyConfig(generators=("magnitude-inverted", "imp-shuffled"), allocation="erk")
+    assert config.all_generators() == ("magnitude", "magnitude-inverted", "imp", "imp-shuffled")
+    assert StudyConfig(generators=("imp-shuffled", "imp")).all_generators() == (
+        "imp",
+        "imp-shuffled",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"epochs": 15},
+            "finetune would train for 15 epochs at learning rates 0.01, 0.001, 0.0001",
+        ),
+        ({"learning_rate": 0.5}, "150 epochs at learning rates 0.5, 0.05, 0.005, while the others"),
+        ({"gamma": 0.2}, "150 epochs at learning rates 0.01, 0.002, 0.0004"),
+        ({"milestones": []}, "would train for 150 epochs at learning rates 0.01, while"),
+    ],
+)
+def test_a_recipe_of_other_epochs_or_rates_is_refused_with_both_schedules(changes, says):
+    with pytest.raises(SparselthError, match=says) as refused:
+        StudyConfig().changed({"recipes": {"finetune": changes}})
+    assert "train for 150 epochs at learning rates 0.01, 0.001, 0.0001; protocols are" in str(
+        refused.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipes", "says"),
+    [
+        ({"finetune": {"weight_decy": 0}}, "finetune has no setting 'weight_decy'; did you mean"),
+        ({"finetune": {"seed": 1}}, "the seed of finetune; the seeds of a study are its own"),
+        ({"finetune": {"evaluate_every": 2}}, "evaluate_every of finetune"),
+        ({"finetune": {"momentum": 2}}, "momentum must be in"),
+        ({"rewind": {"weight_decay": 0}}, "none of this study's protocols: ticket, reinit"),
+    ],
+)
+def test_recipes_change_what_they_may_of_the_protocols_there_are(recipes, says):
+    with pytest.raises(SparselthError, match=says):
+        StudyConfig().changed({"recipes": recipes})
+
+
+def test_settings_beside_the_schedule_are_a_protocols_own():
+    recipes = {"finetune": {"weight_decay": "0", "momentum": 0.5, "nesterov": True}}
+    config = StudyConfig().changed({"recipes": recipes})
+    shared = config.recipe(0.1, 0)
+    own = config.protocol_recipe("finetune", 0.1, 0, saving=1.0)
+    assert own == dataclasses.replace(shared, weight_decay=0.0, momentum=0.5, nesterov=True)
+    assert config.protocol_recipe("ticket", 0.1, 0, saving=1.0) == shared
+
+
+def test_a_protocol_that_differs_anyway_may_differ_more():
+    config = StudyConfig(protocols=("ticket", "small-lr"), rewind_epoch=1)
+    config = config.changed({"recipes": {"small-lr": {"learning_rate": 0.003, "epochs": 5}}})
+    own = config.protocol_recipe("small-lr", 0.1, 0, saving=1.0)
+    assert [own.learning_rate_at(e) for e in range(own.epochs)] == [0.003] * 5
+
+
+@pytest.mark.parametrize(
+    "uses",
+    [
+        {"protocols": ["rewind"]},
+        {"protocols": ["lr-rewind"]},
+        {"generators": ["imp"], "imp_reset": "theta_k"},
+        {"generators": ["imp-shuffled"], "imp_reset": "theta_k"},
+    ],
+)
+@pytest.mark.parametrize("epoch", [0, 5])
+def test_what_rewinds_goes_back_to_an_epoch_between(uses, epoch):
+    config = StudyConfig().changed({**uses, "epochs": 5, "rewind_epoch": 1})
+    assert config.keeps_theta_k
+    assert config.changed({"rewind_epoch": 4}).rewind_epoch == 4
+    with pytest.raises(SparselthError, match="choose 1 to 4"):
+        config.changed({"rewind_epoch": epoch})
+
+
+@pytest.mark.parametrize(
+    "uses", [{}, {"generators": ["imp"]}, {"imp_reset": "theta_k"}, {"protocols": ["small-lr"]}]
+)
+def test_without_rewinding_its_epoch_does_not_matter(uses):
+    config = StudyConfig().changed({**uses, "epochs": 5, "rewind_epoch": 10})
+    assert not config.keeps_theta_k
+
+
+configs = st.fixed_dictionaries(
+    {
+        "models": st.lists(st.sampled_from(["resnet20", "vgg11"]), min_size=1, unique=True),
+        "generators": st.lists(
+            st.sampled_from(["magnitude", "imp", "random", "admm-inverted"]),
+            min_size=1,
+            unique=True,
+        ),
+        "protocols": st.permutations(list(PROTOCOLS)),
+        "learning_rates": st.lists(
+            st.floats(1e-4, 1), min_size=1, max_size=2, unique_by="{:g}".format
+        ),
+        "milestones": st.lists(st.floats(0.1, 1), max_size=3),
+        "thresholds": st.fixed_dictionaries(
+            {"gap": st.floats(0, 3)},
+            optional={"similar_on": st.dictionaries(st.text(), st.floats(0, 3))},
+        ),
+        "recipes": st.fixed_dictionaries(
+            {},
+            optional={
+                "finetune": st.fixed_dictionaries({"weight_decay": st.floats(0, 1)}),
+                "small-lr": st.just({"milestones": [0.5], "learning_rate": 0.1}),
+            },
+        ),
+    }
+)
+
+
+@settings(max_examples=30)
+@given(configs)
+def test_through_json_it_stays_the_same(values):
+    config = StudyConfig().changed(values)
+    again = StudyConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.identity() == config.identity()
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"thresholds": {"gap": 2}}, True),
+        ({"data_root": "elsewhere"}, True),
+        ({"epochs": 149}, False),
+        ({"recipes": {"ticket": {"weight_decay": 0}}}, False),
+    ],
+)
+def test_what_decides_no_number_is_not_its_identity(change, same):
+    config = StudyConfig()
+    assert (config.changed(change).identity() == config.identity()) is same
+
+
+def test_a_staged_rho_grows_three_times_in_equal_steps():
+    config = StudyConfig(
+        admm_epochs=16, admm_update_every=2, admm_rho_schedule="staged", admm_rho_growth=10.0
+    )
+    update = ADMMUpdate(1.0, 1.0, 1.0, 0.0, 0.0)
+    factors = [config.rho_schedule()(update, count) for count in range(1, 9)]
+    assert factors == [1, 10, 1, 10, 1, 10, 1, 1]
+
+
 def test_kernels_are_chosen_by_the_fixed_table_unless_asked():
     config = StudyConfig()
     assert config.recipe(0.1, seed=0).choice == config.admm_recipe(seed=0).choice == "fixed"
     measured = config.changed({"choice": "measured"})
     assert measured.recipe(0.1, 0).choice == measured.admm_recipe(0).choice == "measured"
-
-
-def test_unknown_preset():
-    with pytest.raises(SparselthError, match="demo, paper, smoke"):
-        preset("quick")
