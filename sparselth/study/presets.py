@@ -54,6 +54,7 @@ PRESETS: dict[str, StudyConfig] = {
     "scratch": StudyConfig(
         models=("vgg11",),
         width=0.125,
+        data=("mnist5k", "mnist5k-textured"),
         generators=("magnitude", "imp", "admm"),
         sparsities=(0.623, 0.803, 0.897, 0.946),
         protocols=("ticket", "reinit", "finetune", "rewind"),
