@@ -26,7 +26,8 @@ def multiplications(model: nn.Module, image: Tensor) -> dict[str, int]:
         def hook(layer: nn.Module, _: object, output: Tensor) -> None:
             # (1, C_out, H, W) or (1, ..., C_out): each weight serves every place of the output.
             weight = layer.get_parameter("weight")
-            counts[name] = weight.numel() * (output.numel() // weight.shape[0])
+            places = output.numel() // weight.shape[0]
+            counts[name] = counts.get(name, 0) + weight.numel() * places
 
         return hook
 

@@ -89,9 +89,19 @@ def _cell_row(cell: Cell, history: History) -> dict[str, Any] | None:
         "epochs": len(history),
         "seconds": sum(record.seconds for record in history.records),
         "seconds_per_epoch": history.seconds_per_epoch,
-        # How much the last fifth of the epochs still changed, for condition 1.
-        "late_gain": history.test_accuracy - history.records[-1 - len(history) // 5].test_accuracy,
+        "late_gain": _late_gain(history),
     }
+
+
+def _late_gain(history: History) -> float | None:
+    """Return what the last fifth of the epochs, or the last one, still changed, for condition 1.
+
+    None for a single epoch, before which nothing was.
+    """
+    before = len(history) - 1 - max(1, len(history) // 5)
+    if before < 0:
+        return None
+    return history.test_accuracy - history.records[before].test_accuracy
 
 
 def _mask_row(work: Work, cell: Cell) -> dict[str, Any]:

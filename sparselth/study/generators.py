@@ -29,8 +29,9 @@ Weights = dict[str, Tensor]
 
 CONTROLS = ("shuffled", "inverted")
 
-# A sparsity this close to one that whole rounds reach is taken for it: 0.386 is three of 15 %.
-_ON_GRID = 0.002
+# Weights left that are this near to what whole rounds leave, as a share of them, are taken for it:
+# a sparsity of 0.386 is three rounds of 15 %.
+_ON_GRID = 0.01
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def rounds_to(sparsity: float, rate: float) -> int:
     """
     exact = math.log(1 - sparsity) / math.log(1 - rate)
     reached = round(exact)
-    if reached >= 1 and abs(after_rounds(reached, rate) - sparsity) <= _ON_GRID:
+    if reached >= 1 and abs(after_rounds(reached, rate) - sparsity) <= _ON_GRID * (1 - sparsity):
         return reached
     return max(1, math.ceil(exact))
 

@@ -29,7 +29,8 @@ class Results:
         for cell in summary["cells"]:
             key = (*(cell[name] for name in MASK), cell["protocol"], cell["learning_rate"])
             self._accuracies.setdefault(key, {})[cell["seed"]] = cell["test_accuracy"]
-            self._late_gains.setdefault(key, {})[cell["seed"]] = cell["late_gain"]
+            if cell["late_gain"] is not None:
+                self._late_gains.setdefault(key, {})[cell["seed"]] = cell["late_gain"]
         self._overlaps: dict[tuple[Any, ...], BySeed] = {}
         for row in summary["overlaps"]:
             key = (*(row[name] for name in MASK), row["pair"], row["p"], row["learning_rate"])
@@ -86,13 +87,14 @@ class Results:
         """
         masks = list(masks)
         pairs = zip(masks, masks if other is None else other, strict=True)
-        by_seed: dict[int, list[float]] = {}
+        by_mask = []
         for mask, mask_2 in pairs:
             one, two = self.accuracies(mask, *first), self.accuracies(mask_2, *second)
-            for seed in one:
-                if seed in two:
-                    by_seed.setdefault(seed, []).append(one[seed] - two[seed])
-        values = [statistics.fmean(found) for found in by_seed.values()]
+            by_mask.append({seed: one[seed] - two[seed] for seed in one if seed in two})
+        known = [found for found in by_mask if found]
+        # A seed of which one mask failed would be a mean over others than the rest.
+        seeds = [seed for seed in (known[0] if known else ()) if all(seed in m for m in known)]
+        values = [statistics.fmean(found[seed] for found in known) for seed in seeds]
         return mean_of(values, self.thresholds.confidence)
 
     def overlaps(self, mask: dict[str, Any], pair: str, p: float, rate: float) -> BySeed:

@@ -55,8 +55,6 @@ def execute(
                 break
             running[cell] = executor.submit(job(cell))
             del waiting[cell]
-            if executor.local:
-                break  # it has run: what waits for it may come first
         for cell in [c for c, handle in running.items() if handle.finished()]:
             try:
                 running.pop(cell).result()

@@ -41,8 +41,6 @@ class OverlapTrace(Callback):
         self.rows: list[dict[str, Any]] = []
 
     def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
-        for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a kill
-            leftover.unlink()
         self.rows = [row for row in read_trace(self.path) if row["epoch"] <= len(history)]
         # A kill may have come between an epoch's checkpoint and what follows it.
         if len(history) and (not self.rows or self.rows[-1]["epoch"] < len(history)):

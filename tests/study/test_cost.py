@@ -1,0 +1,138 @@
+"""What networks cost, against counts by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sparselth import SparselthError, models
+from sparselth.study.cost import multiplications, parameters, saving, width_for
+
+
+def image(channels, size):
+    return torch.zeros(1, channels, size, size)
+
+
+@pytest.mark.parametrize(
+    ("layer", "by_hand"),
+    [
+        (nn.Conv2d(3, 8, 3, padding=1), 8 * 3 * 9 * 8 * 8),
+        (nn.Conv2d(3, 8, 3), 8 * 3 * 9 * 6 * 6),
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), 8 * 3 * 9 * 4 * 4),
+        (nn.Conv2d(3, 6, 3, padding=1, groups=3), 6 * 1 * 9 * 8 * 8),
+        (nn.Conv2d(3, 8, (1, 3), padding=(0, 1)), 8 * 3 * 3 * 8 * 8),
+        (nn.Conv2d(3, 8, 3, dilation=2), 8 * 3 * 9 * 4 * 4),
+    ],
+    ids=["same", "valid", "stride", "groups", "oblong", "dilation"],
+)
+def test_a_convolution(layer, by_hand):
+    assert multiplications(layer, image(3, 8)) == {"weight": by_hand}
+
+
+def test_a_linear_layer_at_one_place_and_at_several():
+    assert multiplications(nn.Linear(5, 7), torch.zeros(1, 5)) == {"weight": 35}
+    assert multiplications(nn.Linear(5, 7), torch.zeros(1, 4, 5)) == {"weight": 4 * 35}
+
+
+def test_a_network_by_layer():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Flatten(),
+        nn.Linear(4 * 4 * 4, 10),
+    )
+    assert multiplications(model, image(1, 8)) == {
+        "0.weight": 4 * 9 * 64,
+        "4.weight": 4 * 9 * 16,
+        "6.weight": 640,
+    }
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        return self.conv(self.conv(x)[..., ::2, ::2])
+
+
+def test_a_layer_used_twice_counts_twice():
+    assert multiplications(Twice(), image(2, 4)) == {"conv.weight": 4 * 16 + 4 * 4}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(training):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    multiplications(model, image(1, 8))
+    assert model.training is model[1].training is training
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert not any(layer._forward_hooks for layer in model.modules())
+
+
+def test_a_model_that_does_not_take_the_image_keeps_no_hook():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3)).train()
+    with pytest.raises(RuntimeError):
+        multiplications(model, image(3, 8))
+    assert model.training
+    assert not model[0]._forward_hooks
+
+
+def test_resnet20_takes_the_41_million_that_are_known():
+    counts = multiplications(models.build("resnet20"), image(3, 32))
+    assert sum(counts.values()) == pytest.approx(41e6, rel=0.02)
+
+
+def mask(kept, size):
+    return torch.arange(size) < kept
+
+
+def test_the_saving_weighs_layers_by_their_cost():
+    counts = {"a": 900, "b": 100}
+    assert saving(counts, {}) == 1.0
+    assert saving(counts, {"a": mask(1, 4)}) == pytest.approx(1000 / 325)
+    assert saving(counts, {"b": mask(1, 4)}) == pytest.approx(1000 / 925)
+    assert saving(counts, {"a": mask(1, 4), "b": mask(2, 4)}) == pytest.approx(1000 / 275)
+
+
+@given(st.integers(1, 16), st.integers(1, 16))
+def test_alike_masks_save_by_their_density(kept, more):
+    masks = {"a": mask(kept, 16), "b": mask(kept, 16)}
+    assert saving({"a": 10 * more, "b": 7}, masks) == pytest.approx(16 / kept)
+
+
+def build(width):
+    return nn.Linear(max(1, round(100 * width)), 2)
+
+
+@given(st.integers(4, 190))
+def test_the_largest_network_within_the_target(target):
+    width = width_for(build, target, widest=1.0)
+    inputs = (target - 2) // 2
+    assert parameters(build(width)) == 2 * inputs + 2 <= target < 2 * (inputs + 1) + 2
+    assert 0 < width < 1
+
+
+def test_it_is_at_most_as_wide_as_it_may_be():
+    assert width_for(build, 10_000, widest=0.5) == pytest.approx(0.5, rel=2e-3)
+    assert parameters(build(width_for(build, 10_000, widest=0.5))) == 102
+
+
+def test_where_even_the_narrowest_has_more():
+    with pytest.raises(SparselthError, match="no narrower network has as few as 3 parameters"):
+        width_for(build, 3, widest=1.0)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11", "mobilenetv2"])
+def test_our_networks_come_close_to_a_tenth(name):
+    def narrow(width):
+        return models.build(name, width=width)
+
+    target = parameters(narrow(0.25)) // 10
+    found = parameters(narrow(width_for(narrow, target, widest=0.25)))
+    assert 0.6 * target < found <= target
