@@ -93,7 +93,7 @@ def test_profile_shows_every_layer():
     assert lines[0].startswith("layer")
     assert lines[-1].startswith("total")
     assert sum(line.startswith("stages.") and " % " in line for line in lines) == 20
-    _check_sentence(_run("profile", "lenet"), "known: conv4, mobilenetv2, resnet18, resnet20")
+    _check_sentence(_run("profile", "lenet"), "known: conv4, mobilenetv2, mobilenetv2-imagenet")
     _check_sentence(_run("profile", "vgg11", "--batch", "0"), "--batch 0")
 
 
