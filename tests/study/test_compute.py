@@ -1,8 +1,10 @@
 """Each cell is what a loop written by hand computes, and goes on where it was stopped."""
 
 import dataclasses
+import fcntl
 import json
 import shutil
+import threading
 
 import pytest
 import torch
@@ -310,6 +312,18 @@ def test_so_is_what_follows_the_last_checkpoint(beginning):
     assert path.read_bytes() == whole
     assert work.history(DENSE) is not None
     assert {p: p.stat().st_mtime_ns for p in path.parent.glob("epoch-*")} == before
+
+
+def test_it_waits_while_another_process_is_at_the_cell(beginning):
+    work = beginning()
+    with (work.folder.checkpoints(cell(MASKS).folder).path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=work.compute, args=(cell(MASKS),), daemon=True)
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 def test_a_search_that_was_stopped_goes_on(beginning):

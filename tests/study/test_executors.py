@@ -23,14 +23,14 @@ from sparselth.study.jobs import CellError
 
 @dataclasses.dataclass(frozen=True)
 class Say:
-    """Tell which process this is, and on which device; `path` says that it has begun."""
+    """Tell which process this is, and on what; `path` says that it has begun."""
 
     path: Path | None = None
     seconds: float = 0.0
 
     def __call__(self, device):
         if self.path is not None:
-            self.path.write_text(str(os.getpid()))
+            self.path.write_text(f"{os.getpid()} {torch.get_num_threads()}")
             time.sleep(self.seconds)
         return {"pid": os.getpid(), "device": device, "threads": torch.get_num_threads()}
 
@@ -63,8 +63,9 @@ def wait_for(condition, seconds=60):
     return found
 
 
-def text_of(path):
-    return path.read_text() if path.is_file() else ""
+def told(path):
+    """Return process and threads of a `Say` that has begun."""
+    return tuple(map(int, path.read_text().split())) if path.is_file() else ()
 
 
 def is_running(pid):
@@ -136,10 +137,10 @@ def test_the_same_numbers_side_by_side(pool, small, done, tmp_path):
 def test_jobs_run_side_by_side_in_processes_that_stay(pool, tmp_path):
     paths = [tmp_path / "a", tmp_path / "b"]
     first, second = (pool.submit(Say(path, 0.3)) for path in paths)
-    wait_for(lambda: all(map(text_of, paths)))
+    wait_for(lambda: all(map(told, paths)))
     assert pool.idle == []
     found = [first.result(), second.result()]
-    assert {text_of(path) for path in paths} == {str(answer["pid"]) for answer in found}
+    assert {told(path)[0] for path in paths} == {answer["pid"] for answer in found}
     assert len({os.getpid(), *(answer["pid"] for answer in found)}) == 3
     assert all((a["device"], a["threads"]) == ("cpu", 1) for a in found)
     assert pool.submit(Say()).result()["pid"] in {answer["pid"] for answer in found}
@@ -158,7 +159,7 @@ def test_a_process_that_dies_takes_only_its_job(pool, tmp_path):
     first, second = (
         pool.submit(Say(tmp_path / name, wait)) for name, wait in (("a", 60), ("b", 1))
     )
-    os.kill(int(wait_for(lambda: text_of(tmp_path / "a"))), signal.SIGKILL)
+    os.kill(wait_for(lambda: told(tmp_path / "a"))[0], signal.SIGKILL)
     wait_for(first.finished)
     with pytest.raises(CellError, match="ended with exit code -9, killed, perhaps for want of mem"):
         first.result()
@@ -229,24 +230,25 @@ from sparselth.study import Processes
 from test_executors import Say
 
 if __name__ == "__main__":
-    Processes(1, "cpu", threads=1).submit(Say(Path(sys.argv[1]), 600)).result()
+    Processes(1, "cpu", threads=3).submit(Say(Path(sys.argv[1]), 600)).result()
 """
 
 
 def test_a_worker_ends_with_a_study_that_is_killed(tmp_path):
-    script, told = tmp_path / "script.py", tmp_path / "pid"
+    script, path = tmp_path / "script.py", tmp_path / "begun"
     script.write_text(SCRIPT)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    process = subprocess.Popen([sys.executable, str(script), str(told)], env=env)
+    process = subprocess.Popen([sys.executable, str(script), str(path)], env=env)
     try:
-        wait_for(lambda: process.poll() is not None or text_of(told), 120)
-        worker = int(text_of(told))
+        wait_for(lambda: process.poll() is not None or told(path), 120)
+        worker, threads = told(path)
+        assert threads == 3
         assert is_running(worker)
         assert worker != process.pid
     finally:
         process.kill()
         process.wait()
-    wait_for(lambda: not is_running(worker), 30)
+    wait_for(lambda: not is_running(worker), 10)
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,10 @@ def of_the_good_rate(summary):
     return [cell for cell in summary["cells"] if cell["learning_rate"] == 0.05]
 
 
-def damage(folder, name):
+def damage(folder, name, seed=0):
     """Cut every checkpoint of a cell short; return how many there were."""
-    files = list((folder / BRANCH / name).glob("epoch-*.safetensors"))
+    branch = (folder / BRANCH).with_name(f"seed{seed}")
+    files = list((branch / name).glob("epoch-*.safetensors"))
     for file in files:
         file.write_bytes(file.read_bytes()[:100])
     return len(files)
@@ -185,26 +186,31 @@ def test_damage_of_one_dense_network_leaves_another_to_compare(tiny, tmp_path):
     assert not any(
         seed == 0 and {"theta_T", "theta_T*m"} & set(pair.split(", ")) for seed, pair in pairs
     )
+    damage(folder, "dense", seed=1)
+    with pytest.raises(SparselthError, match="no network could be trained"):
+        again(config, folder)
 
 
 def test_weights_that_are_lost_in_the_last_step_stay_a_failure(tiny, tmp_path):
     # One step from a finite loss to weights that are none: the checkpoint is complete.
     config = dataclasses.replace(
         tiny,
-        learning_rates=(0.05, 1e39),
+        learning_rates=(0.05, 1e30),
         generators=("magnitude",),
         sparsities=(0.9,),
         protocols=("finetune",),
         epochs=1,
         train_limit=16,
+        weight_decay=1e10,
     )
     for _ in range(2):
         summary = again(config, tmp_path / "run")
         assert labels(summary) == [
-            "lr 1e+39, seed 0, dense pre-training",
-            "lr 1e+39, seed 0, magnitude 90 %, masks",
-            "lr 1e+39, seed 0, magnitude 90 %, finetune",
+            "lr 1e+30, seed 0, dense pre-training",
+            "lr 1e+30, seed 0, magnitude 90 %, masks",
+            "lr 1e+30, seed 0, magnitude 90 %, finetune",
         ]
+        assert "NaN or Inf" in summary["failures"][0]["error"]
         assert len(summary["cells"]) == 2
 
 
