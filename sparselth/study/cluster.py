@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,7 +76,13 @@ class Submitit:
     def submit(self, job: Job) -> Running:
         self.executor = self.executor or self._open(self.folder)
         answer = self.folder / f"answer-{uuid4().hex}.json"
-        submitted = self.executor.submit(_on_cluster, job, self.device, answer)
+        try:
+            submitted = self.executor.submit(_on_cluster, job, self.device, answer)
+        except Exception as error:  # of submitit, of the cluster's own commands, or of a full disk
+            reason = " ".join(str(error).split())
+            raise CellError(
+                f"the cluster {self.cluster} refused its job: {reason}", traceback.format_exc()
+            ) from error
         self.running.append(submitted)
         return _Submitted(submitted, answer, self.running)
 

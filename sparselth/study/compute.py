@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from ..data import ImageFolder, ImageSet
 from ..pruning import check_alive, find_masks, shuffled_weights
 from ..seeds import derive
-from ..training import Callback, CheckpointError, EpochRecord, History, KeepEpoch, train
+from ..training import (
+    Callback,
+    CheckpointError,
+    CheckpointFolder,
+    EpochRecord,
+    History,
+    KeepEpoch,
+    train,
+)
 from ..training.resume import load_weights
 from . import cost
 from .cells import DENSE, MASKS, ROUND, Cell, needs
@@ -68,7 +76,7 @@ class Work:
             model = self._model(cell, self.drawn(cell, "theta_0"))
             recipe = config.recipe(cell.learning_rate, cell.seed, "pretrain")
             if config.keeps_theta_k:
-                callbacks.append(KeepEpoch(self._theta_k(cell), config.rewind_epoch))
+                callbacks.append(KeepEpoch(self._theta_k(cell).path, config.rewind_epoch))
         elif not PROTOCOLS[cell.protocol].masked:
             model = self._small_model(cell, data)
             recipe = config.protocol_recipe(cell.protocol, cell.learning_rate, cell.seed, 1.0)
@@ -170,7 +178,15 @@ class Work:
 
     def theta_k(self, cell: Cell) -> Weights:
         """Load the pre-trained network as it was after epoch k."""
-        return load_weights(self.folder.checkpoints(self._theta_k_name(cell)))
+        try:
+            return load_weights(self._theta_k(cell))
+        except CheckpointError as error:
+            dense = self.folder.checkpoints(cell.dense().folder).path
+            raise CheckpointError(
+                f"the weights after epoch {self.config.rewind_epoch} are lost ({error}); only "
+                f"pre-training makes them: delete {dense} and {self._theta_k(cell).path} and start "
+                "again"
+            ) from None
 
     def found(self, cell: Cell) -> FoundMasks:
         """Load what a search found."""
@@ -247,14 +263,11 @@ class Work:
     def _trace(self, cell: Cell) -> Path:
         return self.folder.checkpoints(cell.folder).path / "overlap.json"
 
-    def _draws(self, cell: Cell, name: str) -> Any:
+    def _draws(self, cell: Cell, name: str) -> CheckpointFolder:
         return self.folder.checkpoints(f"init/{cell.setting.folder}/seed{cell.seed}/{name}")
 
-    def _theta_k_name(self, cell: Cell) -> str:
-        return f"{cell.dense().folder}-epoch-k"
-
-    def _theta_k(self, cell: Cell) -> Path:
-        return self.folder.checkpoints(self._theta_k_name(cell)).path
+    def _theta_k(self, cell: Cell) -> CheckpointFolder:
+        return self.folder.checkpoints(f"{cell.dense().folder}-epoch-k")
 
 
 def _traced(cell: Cell) -> bool:

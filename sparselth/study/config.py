@@ -10,7 +10,7 @@ from typing import Any
 from .. import data, models
 from ..errors import SparselthError, unknown_name
 from ..ops.choice import MODES
-from ..pruning import rho
+from ..pruning import ALLOCATIONS, rho
 from ..seeds import derive
 from ..settings import changed
 from ..training import Recipe
@@ -107,7 +107,8 @@ class StudyConfig:
             models.check(model)
         _check_names("data set", self.data, [*data.REGISTRY, IMAGE_FOLDER])
         _check_names("protocol", self.protocols, PROTOCOLS)
-        _check_names("allocation", (self.allocation,), ("uniform", "global", "erk"))
+        by_rule = [name for name in ALLOCATIONS if name != "given"]
+        _check_names("allocation", (self.allocation,), by_rule)
         _check_names("choice", (self.choice,), MODES)
         _check_names("imp_reset", (self.imp_reset,), RESETS)
         _check_names("admm_rho_schedule", (self.admm_rho_schedule,), RHO_SCHEDULES)

@@ -31,7 +31,8 @@ class Executor(Protocol):
     local: bool
     poll_seconds: float
 
-    def submit(self, job: Job) -> Running: ...
+    def submit(self, job: Job) -> Running:
+        """Begin a job, or raise `CellError` where it cannot be begun."""
 
     def close(self) -> None:
         """Stop what is running."""
@@ -85,10 +86,10 @@ class Processes:
         self.slots = workers or len(devices)
         threads = threads or max(1, torch.get_num_threads() // self.slots)
         self.workers = [Worker(devices[i % len(devices)], threads) for i in range(self.slots)]
-        self.idle = list(self.workers)
+        self.idle = self.workers[::-1]
 
     def submit(self, job: Job) -> Running:
-        worker = self.idle.pop(0)
+        worker = self.idle.pop()  # the last one used, which has its data set loaded
         worker.submit(job)
         return _OnWorker(self, worker)
 

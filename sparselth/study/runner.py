@@ -129,7 +129,7 @@ class _Study:
 
     def _ended(self, cell: Cell) -> None:
         if not self._load(cell):
-            self._lost(Failure(cell, "it ended without leaving a result"))
+            raise CellError("it ended without leaving a result", "")
 
     def _lost(self, failure: Failure) -> None:
         self.failures[failure.cell] = failure

@@ -35,34 +35,39 @@ def execute(
     """Run every cell of `needs`.
 
     needs: cells in order of preference, and which of them each waits for.  job: makes the job of a
-    cell.  ended, lost: called after each that succeeded or failed.  watch: called now and then with
-    those running.
+    cell.  ended, lost: called after each that succeeded or failed; `ended` raises `CellError` for
+    one that failed after all.  watch: called now and then with those running.
 
     A cell that failed does not stop the others; one that needs it fails without being tried.
     """
     waiting = dict(needs)
     running: dict[Cell, Running] = {}
     failed: dict[Cell, Failure] = {}
+
+    def lose(failure: Failure) -> None:
+        failed[failure.cell] = failure
+        lost(failure)
+
     while waiting or running:
         while doomed := _doomed(waiting, failed):
             for cell, need in doomed:
                 del waiting[cell]
                 cause = failed[need].cause or need
-                failed[cell] = Failure(cell, f"not run, as this failed: {cause.label}", cause=cause)
-                lost(failed[cell])
+                lose(Failure(cell, f"not run, as this failed: {cause.label}", cause=cause))
         for cell in [c for c, wanted in waiting.items() if _ready(wanted, waiting, running)]:
             if len(running) == executor.slots:
                 break
-            running[cell] = executor.submit(job(cell))
             del waiting[cell]
+            try:
+                running[cell] = executor.submit(job(cell))
+            except CellError as error:
+                lose(Failure(cell, str(error), error.trace))
         for cell in [c for c, handle in running.items() if handle.finished()]:
             try:
                 running.pop(cell).result()
-            except CellError as error:
-                failed[cell] = Failure(cell, str(error), error.trace)
-                lost(failed[cell])
-            else:
                 ended(cell)
+            except CellError as error:
+                lose(Failure(cell, str(error), error.trace))
         watch(list(running))
         if running:
             time.sleep(executor.poll_seconds)

@@ -348,54 +348,8 @@ def test_a_search_that_was_stopped_goes_on(beginning):
     assert set(whole.report) == {"relative_residual"}
 
 
-BARE = """
-from torch import nn
-
-def make(num_classes, in_channels):
-    return nn.Sequential(nn.Flatten(), nn.Linear(1024 * in_channels, num_classes))
-
-def deep(num_classes, in_channels):
-    layers = nn.Linear(1024 * in_channels, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU()
-    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(12, num_classes))
-"""
-
-
-def test_a_model_with_nothing_to_prune_leaves_no_folder(tiny, tmp_path, monkeypatch):
-    (tmp_path / "bare_nets.py").write_text(BARE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    config = tiny.changed({"models": ["bare_nets:make"], "width": 1.0})
-    with pytest.raises(SparselthError, match="the model has no weight to prune"):
-        study.run(config, tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_network_of_ones_own(tiny, tmp_path, monkeypatch):
-    (tmp_path / "bare_nets.py").write_text(BARE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    work = Work(tiny.changed({"models": ["bare_nets:deep"], "width": 1.0}), tmp_path / "run", CPU)
-    dense = Cell("bare_nets:deep", "mnist5k", RATE, 0)
-    masks = dataclasses.replace(dense, generator="magnitude", sparsity=0.9, protocol=MASKS)
-    work.draw(dense, "theta_0")
-    for step in (dense, masks, masks.sibling("ticket")):
-        work.compute(step)
-    assert list(work.masks(masks)) == ["1.weight", "3.weight"]
-    assert len(work.history(masks.sibling("ticket"))) == 2
-
-
-def test_a_folder_of_images(tiny, tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    for i, place in enumerate(["train/a", "train/b", "val/a", "val/b"] * 2):
-        (tmp_path / "images" / place).mkdir(parents=True, exist_ok=True)
-        image.new("RGB", (40, 30), (i * 9, 80, 200)).save(tmp_path / f"images/{place}/{i}.png")
-    given = {"data": ["imagefolder"], "data_root": str(tmp_path / "images")}
-    work = Work(tiny.changed({**given, "train_limit": 0, "test_limit": 0}), tmp_path / "run", CPU)
-    dense = Cell("resnet20", "imagefolder", RATE, 0)
-    work.draw(dense, "theta_0")
-    work.compute(dense)
-    assert work.trained(dense)["classifier.weight"].shape[0] == 2
-    for change, says in (({}, "is used whole"), ({"data_root": ""}, "none was named")):
-        with pytest.raises(SparselthError, match=says):
-            study.run(tiny.changed({**given, **change}), tmp_path / "other", device="cpu")
-    assert not (tmp_path / "other").exists()
+def test_lost_weights_of_epoch_k_say_what_to_delete(beginning):
+    work = beginning()
+    shutil.rmtree(work.folder.checkpoints(f"{DENSE.folder}-epoch-k").path)
+    with pytest.raises(SparselthError, match=r"delete .*/dense and .*/dense-epoch-k and start"):
+        work.theta_k(DENSE)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sparselth import SparselthError, study
 from sparselth.study import InProcess, Processes, Submitit
 from sparselth.study.executors import checked_device
 from sparselth.study.jobs import CellError
+from sparselth.study.workers import Worker
 
 # Processes that are spawned import this file again: keep what it does on import small.
 
@@ -167,8 +169,8 @@ def test_a_process_that_dies_takes_only_its_job(pool, tmp_path):
 
 
 def test_so_does_one_that_dies_before_it_has_read_its_job(pool):
-    pool.idle.sort(key=lambda worker: worker.process is not None)
-    worker = pool.idle[0]
+    pool.idle.sort(key=lambda worker: worker.process is None)
+    worker = pool.idle[-1]
     running = pool.submit(Say())  # starts it; its imports take seconds
     worker.process.kill()
     wait_for(running.finished)
@@ -179,15 +181,15 @@ def test_so_does_one_that_dies_before_it_has_read_its_job(pool):
 
 def test_one_that_dies_idle_is_replaced(pool):
     pool.submit(Say()).result()
-    pool.idle.sort(key=lambda worker: worker.process is None)
-    before = pool.idle[0].process
+    pool.idle.sort(key=lambda worker: worker.process is not None)
+    before = pool.idle[-1].process
     before.kill()
     before.join()
     assert pool.submit(Say()).result()["pid"] not in (before.pid, os.getpid())
 
 
 def test_closing_ends_a_process_that_did_not_hear_of_it(pool):
-    pool.idle.sort(key=lambda worker: worker.process is None)
+    pool.idle.sort(key=lambda worker: worker.process is not None)
     pool.submit(Deaf()).result()
     pids = [worker.process.pid for worker in pool.workers if worker.process]
     pool.close()
@@ -221,6 +223,29 @@ def test_a_cluster_job_that_dies_names_its_log(tmp_path, monkeypatch):
     assert Path(str(failed.value).rpartition(" ")[2]).is_file()
     assert failed.value.trace == ""  # nothing was raised on the way there
     assert executor.running == []
+
+
+def test_a_job_that_the_cluster_refuses_is_a_failure_like_any_other(tmp_path, monkeypatch):
+    import submitit
+
+    executor = Submitit(tmp_path, cluster="local", jobs=1, device="cpu")
+    refused = submitit.core.utils.FailedSubmissionError("sbatch: invalid partition\nno such")
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", mock.Mock(side_effect=refused))
+    with pytest.raises(CellError, match="refused its job: sbatch: invalid partition no such") as e:
+        executor.submit(Fail(3))
+    assert "FailedSubmissionError" in e.value.trace
+    assert executor.running == []
+
+
+def test_the_worker_used_last_goes_first(monkeypatch):
+    monkeypatch.setattr(Worker, "submit", lambda self, job: None)
+    monkeypatch.setattr(Worker, "result", lambda self: None)
+    pool = Processes(3, "cpu", 1)
+    first, second = pool.submit(Say()), pool.submit(Say())
+    assert [first.worker, second.worker] == pool.workers[:2]
+    second.result()
+    first.result()
+    assert pool.submit(Say()).worker is first.worker
 
 
 SCRIPT = """

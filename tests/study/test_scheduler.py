@@ -35,23 +35,28 @@ class Fake:
 
     poll_seconds = 0.0
 
-    def __init__(self, slots=1, local=False, failing=(), asked=None):
+    def __init__(self, slots=1, local=False, failing=(), asked=None, refusing=()):
         self.slots, self.local = slots, local
-        self.failing, self.asked = set(failing), asked or {}
+        self.failing, self.asked, self.refusing = set(failing), asked or {}, set(refusing)
         self.begun, self.running, self.done = [], [], []
         self.busiest = 0
 
     def submit(self, job):
         self.begun.append(job)
+        if job in self.refusing:
+            raise CellError(f"{job.seed} is broken", "the traceback")
         self.running.append(job)
         self.busiest = max(self.busiest, len(self.running))
         return Ending(self, job, self.asked.get(job, 0))
 
 
 class Run:
-    """What `execute` did with a graph, number -> numbers that it needs."""
+    """What `execute` did with a graph, number -> numbers that it needs.
 
-    def __init__(self, graph, executor):
+    empty: cells that end without a result.
+    """
+
+    def __init__(self, graph, executor, empty=()):
         self.ended, self.lost, self.watched = [], {}, []
         done_at_begin = {}
 
@@ -63,8 +68,13 @@ class Run:
             assert failure.cell not in self.lost
             self.lost[failure.cell] = failure
 
+        def end(at):
+            if at in empty:
+                raise CellError(f"{at.seed} is broken", "the traceback")
+            self.ended.append(at)
+
         needs = {cell(n): [cell(m) for m in wanted] for n, wanted in graph.items()}
-        execute(needs, executor, job, self.ended.append, lose, self.watched.append)
+        execute(needs, executor, job, end, lose, self.watched.append)
         for at, done in done_at_begin.items():
             assert set(needs[at]) <= done
 
@@ -89,8 +99,11 @@ def ancestors(graph, number):
 def test_a_failure_takes_its_descendants_and_nothing_else(drawn, slots, data):
     graph, failing = drawn
     asked = {cell(n): data.draw(st.integers(0, 4)) for n in graph}
-    fake = Fake(slots, failing=map(cell, failing), asked=asked)
-    run = Run(graph, fake)
+    # Refused at the start, broken on the way, or ended with nothing to show.
+    ways = {n: data.draw(st.integers(0, 2)) for n in failing}
+    refusing, broken, empty = ([cell(n) for n in failing if ways[n] == way] for way in range(3))
+    fake = Fake(slots, failing=broken, asked=asked, refusing=refusing)
+    run = Run(graph, fake, empty)
     doomed = {n for n in graph if ancestors(graph, n) & failing}
     assert set(fake.begun) == {cell(n) for n in graph if n not in doomed}
     assert set(run.lost) == {cell(n) for n in doomed | failing}
