@@ -6,6 +6,7 @@
 #   PYTHON  interpreter the environment is made from    VENV       where it lies
 #   TORCH   what pip is asked for as torch              DEMO_ARGS  arguments of the demo
 #   TEST_ARGS, BENCH_ARGS  arguments of pytest          TORCH_ABI  the second torch of test-abi
+#   JOBS    processes that share the tests; the modules are handed out whole, for their fixtures
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,6 +15,7 @@ TORCH_ABI ?= torch==2.13.0
 DEMO_ARGS ?= --preset demo
 TEST_ARGS ?=
 BENCH_ARGS ?=
+JOBS ?= $(shell nproc)
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
@@ -55,18 +57,18 @@ demo: setup
 	$(BIN)/sparselth study $(DEMO_ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TEST_ARGS)
 
 # The library just built, under another torch and without building anything.
 $(ABI_VENV)/.stamps/torch: $(STAMPS)/venv
 	@test -x $(ABI_VENV)/bin/python || $(PYTHON) -m venv $(ABI_VENV)
 	$(ABI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  $(TORCH_ABI) numpy safetensors pyyaml typer rich pytest hypothesis
+	  $(TORCH_ABI) numpy safetensors pyyaml typer rich pytest pytest-xdist hypothesis
 	@mkdir -p $(@D) && touch $@
 
 test-abi: setup $(ABI_VENV)/.stamps/torch
 	$(ABI_VENV)/bin/python -m build_support --other-torch
-	$(ABI_VENV)/bin/python -m pytest tests/ops $(TEST_ARGS)
+	$(ABI_VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/ops $(TEST_ARGS)
 
 # The CPU kernels and their tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy
 # of the package. The interpreter itself is not instrumented, so the runtime is loaded first, and

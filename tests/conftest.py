@@ -4,6 +4,9 @@ import os
 
 # Before sparselth is imported. Tests of measured choices ask for them.
 os.environ["SPARSELTH_CHOICE"] = "fixed"
+# Processes that share the tests share the cores: threads that wait for each other cost far more.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import pytest
 import torch
