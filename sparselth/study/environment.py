@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import os
 import platform
 import warnings
@@ -26,6 +28,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "kernels": device.type if compiled("masked_conv2d", device.type) else "reference",
         "torch": str(torch.__version__),  # a subclass of str, which YAML refuses
         "python": platform.python_version(),
+        "sparselth": importlib.metadata.version("sparselth"),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 
 

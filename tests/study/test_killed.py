@@ -42,9 +42,9 @@ def _checkpoints(folder):
 
 
 def _numbers(folder):
-    """Everything a study reports except how long it took."""
+    """Everything a study reports except when, and how long it took."""
     summary = json.loads((folder / "summary.json").read_text())
-    del summary["timing"]
+    del summary["timing"], summary["environment"]["date"]
     for cell in summary["cells"]:
         for clock in CLOCKS:
             del cell[clock]
