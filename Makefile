@@ -6,7 +6,7 @@
 #   PYTHON  interpreter the environment is made from    VENV       where it lies
 #   TORCH   what pip is asked for as torch              DEMO_ARGS  arguments of the demo
 #   TEST_ARGS, BENCH_ARGS  arguments of pytest          TORCH_ABI  the second torch of test-abi
-#   JOBS    processes that share the tests; the modules are handed out whole, for their fixtures
+#   JOBS    processes that share the tests
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,6 +16,8 @@ DEMO_ARGS ?= --preset demo
 TEST_ARGS ?=
 BENCH_ARGS ?=
 JOBS ?= $(shell nproc)
+# Modules whole, for their fixtures, and in order: most tests first would leave the longest for last.
+PYTEST = -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
@@ -57,7 +59,7 @@ demo: setup
 	$(BIN)/sparselth study $(DEMO_ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TEST_ARGS)
+	$(BIN)/python $(PYTEST) $(TEST_ARGS)
 
 # The library just built, under another torch and without building anything.
 $(ABI_VENV)/.stamps/torch: $(STAMPS)/venv
@@ -68,7 +70,7 @@ $(ABI_VENV)/.stamps/torch: $(STAMPS)/venv
 
 test-abi: setup $(ABI_VENV)/.stamps/torch
 	$(ABI_VENV)/bin/python -m build_support --other-torch
-	$(ABI_VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile tests/ops $(TEST_ARGS)
+	$(ABI_VENV)/bin/python $(PYTEST) tests/ops $(TEST_ARGS)
 
 # The CPU kernels and their tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy
 # of the package. The interpreter itself is not instrumented, so the runtime is loaded first, and

@@ -5,11 +5,11 @@ from torch.nn.functional import cross_entropy
 
 import sparselth as sl
 
-EPOCHS, DEVICE = 5, torch.device("cpu")
+EPOCHS, DEVICE = 3, torch.device("cpu")
 
-digits = sl.data.load("mnist5k").limited(train=1500, test=500)
+digits = sl.data.load("mnist5k").limited(train=1000, test=500)
 batches = sl.data.Batches(digits, batch_size=64, seed=0, augment=False, device=DEVICE)
-model = sl.models.build("resnet20", num_classes=10, in_channels=1, width=0.5)
+model = sl.models.build("resnet20", num_classes=10, in_channels=1, width=0.25)
 
 
 def train(optimizer, after_epoch=None):

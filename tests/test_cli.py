@@ -2,20 +2,34 @@
 
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 import sparselth
-from sparselth.cli import app
+from sparselth.cli import app, main
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # `--threads` would stay set
 
 SMALL = ["--preset", "smoke", "--width", "0.125", "--train-limit", "48"]
 SMALL += ["--epochs", "1", "--threads", "1"]
 
 
-def _run(*arguments, cwd=None):
-    command = [sys.executable, "-m", "sparselth", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Return a function that runs a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sparselth", *map(str, arguments)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as stop:  # main shows its own way
+            main()
+        output, error = capsys.readouterr()
+        return SimpleNamespace(returncode=stop.value.code, stdout=output, stderr=error)
+
+    return command
 
 
 def test_version():
@@ -43,28 +57,29 @@ def test_info_says_what_was_built():
     assert "torch" in result.output
 
 
-def test_a_study_ends_with_a_table_the_plots_and_the_speed(tmp_path):
-    result = _run("study", *SMALL, "--out", "run", cwd=tmp_path)
+def test_a_study_ends_with_a_table_the_plots_and_the_speed(run, tmp_path):
+    command = [sys.executable, "-m", "sparselth", "study", *SMALL, "--out", "run"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert result.returncode == 0, result.stderr
     for part in ("Test accuracy", "ticket", "re-init", "fine-tune", "report.html"):
         assert part in result.stdout
     assert "training done densely" in " ".join(result.stdout.split())
     assert (tmp_path / "run/summary.json").is_file()
 
-    other = _run("study", *SMALL, "--seeds", "7", "--out", "run", cwd=tmp_path)
+    other = run("study", *SMALL, "--seeds", "7", "--out", "run")
     _check_sentence(other, "run holds another study: seeds is [0] there and [7] here")
 
 
-def test_a_study_goes_on_without_the_part_that_fails(tmp_path):
+def test_a_study_goes_on_without_the_part_that_fails(run):
     arguments = [*SMALL, "--learning-rates", "0.1,1e30", "--epochs", "2", "--out", "run"]
-    result = _run("study", *arguments, cwd=tmp_path)
+    result = run("study", *arguments)
     assert result.returncode == 1
     assert "FAILED resnet20 on mnist5k, lr 1e+30, seed 0, dense pre-training" in result.stdout
     assert "Test accuracy" in result.stdout
     assert "Traceback" not in result.stderr
 
 
-def test_a_grid_in_one_file_with_a_network_of_ones_own(tmp_path):
+def test_a_grid_in_one_file_with_a_network_of_ones_own(run, tmp_path):
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n"
         "def make(num_classes, in_channels):\n"
@@ -78,23 +93,23 @@ def test_a_grid_in_one_file_with_a_network_of_ones_own(tmp_path):
         "train_limit: 32\ntest_limit: 16\nepochs: 1\n"
     )
     arguments = ["--preset", "smoke", "--config", "grid.yaml", "--out", "run", "--threads", "1"]
-    result = _run("study", *arguments, "--workers", "2", cwd=tmp_path)
+    result = run("study", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     for data in ("mnist5k", "mnist5k-textured"):
         assert f"nets:make on {data}" in result.stdout
         assert (tmp_path / f"run/checkpoints/nets.make/{data}/lr0.1/seed0/dense").is_dir()
 
 
-def test_profile_shows_every_layer():
+def test_profile_shows_every_layer(run):
     arguments = ["resnet20", "--width", "0.25", "--batch", "4", "--image", "8", "--threads", "1"]
-    result = _run("profile", *arguments, "--sparsity", "0.8")
+    result = run("profile", *arguments, "--sparsity", "0.8")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].startswith("layer")
     assert lines[-1].startswith("total")
     assert sum(line.startswith("stages.") and " % " in line for line in lines) == 20
-    _check_sentence(_run("profile", "lenet"), "known: conv4, mobilenetv2, mobilenetv2-imagenet")
-    _check_sentence(_run("profile", "vgg11", "--batch", "0"), "--batch 0")
+    _check_sentence(run("profile", "lenet"), "known: conv4, mobilenetv2, mobilenetv2-imagenet")
+    _check_sentence(run("profile", "vgg11", "--batch", "0"), "--batch 0")
 
 
 def _check_sentence(result, text):
@@ -108,7 +123,7 @@ def _check_sentence(result, text):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--preset", "tiny"], "demo, paper-cifar10"),
+        (["--preset", "tiny"], "demo, mnist5k"),
         (["--models", "lenet"], "resnet56, vgg11, vgg16"),
         (["--models", "no_such_module:make"], "no_such_module cannot be imported"),
         (["--data", "cifar10"], "--data-root"),
@@ -127,17 +142,6 @@ def _check_sentence(result, text):
         (["--threads", "-1"], "--threads"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(
-    arguments, says, tmp_path, monkeypatch, capsys
-):
-    from sparselth import cli
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["sparselth", "study", *arguments, "--out", "run"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert says in error
-    assert len(error.strip().splitlines()) == 1
+def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, says, run, tmp_path):
+    _check_sentence(run("study", *arguments, "--out", "run"), says)
     assert list(tmp_path.iterdir()) == []  # nothing was begun

@@ -297,7 +297,9 @@ def mutant_programs() -> dict[str, Path]:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_defect_is_caught(mutant_programs: dict[str, Path], mutant: Mutant) -> None:
-    drawn = conv_cases.cases_of(mutant.op, torch.float16, SEEDS)
-    request = conv_cases.encode(drawn)
-    output, complaint = host_build.run(mutant_programs[mutant.name], request)
-    assert complaint or conv_cases.mismatches(drawn, output)
+    for seeds in (SEEDS[:8], SEEDS[8:]):  # most need no more than the first
+        drawn = conv_cases.cases_of(mutant.op, torch.float16, seeds)
+        output, complaint = host_build.run(mutant_programs[mutant.name], conv_cases.encode(drawn))
+        if complaint or conv_cases.mismatches(drawn, output):
+            return
+    pytest.fail("it was not caught")

@@ -254,9 +254,12 @@ def mutant_programs() -> dict[str, Path]:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_defect_is_caught(mutant_programs: dict[str, Path], mutant: host_build.Mutant) -> None:
-    drawn = cases.cases_of(mutant.op, mutant.dtype, SEEDS)
-    output, complaint = host_build.run(mutant_programs[mutant.name], cases.encode(drawn))
-    assert complaint or cases.mismatches(drawn, output)
+    for seeds in (SEEDS[:8], SEEDS[8:]):  # most need no more than the first
+        drawn = cases.cases_of(mutant.op, mutant.dtype, seeds)
+        output, complaint = host_build.run(mutant_programs[mutant.name], cases.encode(drawn))
+        if complaint or cases.mismatches(drawn, output):
+            return
+    pytest.fail("it was not caught")
 
 
 @pytest.mark.parametrize(

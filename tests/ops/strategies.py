@@ -58,15 +58,18 @@ def _pair(low, high):
 
 
 @st.composite
-def conv_cases(draw):
-    """Odd sizes, stride > kernel, padding > kernel, dilation, groups, depthwise, batch 0 and 1."""
+def conv_cases(draw, batches=(0, 1, 2, 5, 8, 17), extent=20):
+    """Odd sizes, stride > kernel, padding > kernel, dilation, groups, depthwise, batch 0 and 1.
+
+    extent: the largest height and width.
+    """
     depthwise = draw(st.booleans())
     case = ConvCase(
-        batch=draw(st.sampled_from([0, 1, 2, 5, 8, 17])),
+        batch=draw(st.sampled_from(batches)),
         groups=draw(st.integers(1, 4)),
         in_per_group=1 if depthwise else draw(st.integers(1, 5)),
         out_per_group=draw(st.integers(1, 5)),
-        size=draw(_pair(1, 20)),
+        size=draw(_pair(1, extent)),
         kernel=draw(st.one_of(st.sampled_from([(1, 1), (3, 3), (5, 5), (7, 7)]), _pair(1, 4))),
         stride=draw(_pair(1, 5)),
         padding=draw(_pair(0, 6)),

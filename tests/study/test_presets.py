@@ -105,5 +105,5 @@ def test_narrower_networks_have_no_number_in_the_paper(cifar, tmp_path):
 
 
 def test_unknown_preset():
-    with pytest.raises(SparselthError, match="demo, paper-cifar10"):
+    with pytest.raises(SparselthError, match="demo, mnist5k"):
         preset("quick")
