@@ -26,7 +26,7 @@ _DIGITS = StudyConfig(
     generators=("magnitude", "imp", "admm"),
     # Whole rounds of iterative pruning.
     sparsities=(0.623, 0.803, 0.897, 0.946),
-    protocols=("ticket", "reinit", "finetune", "rewind"),
+    protocols=("ticket", "reinit", "finetune", "rewind", "small-dense"),
     seeds=(0, 1, 2, 3, 4),
     batch_size=64,
     augment=False,

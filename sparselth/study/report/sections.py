@@ -89,10 +89,14 @@ def _accuracies(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Sect
     tables = [_accuracy_table(summary, setting, rows) for setting in settings(summary)]
     text = "Test accuracy in percent after the last epoch, mean and standard deviation of seeds."
     legend = [
-        [protocol.label, STARTS[protocol.start], protocol.differs or "no"]
+        [
+            protocol.label,
+            STARTS[protocol.start],
+            protocol.differs or "for the same epochs on the same schedule",
+        ]
         for protocol in (PROTOCOLS[name] for name in protocols)
     ]
-    headers = ["protocol", "starts from", "trains otherwise than the rest"]
+    headers = ["protocol", "starts from", "how it trains"]
     tables.append(Table(headers, legend, "Protocols"))
     return Section("Accuracy", [text], [*_pictures(pictures, "accuracy"), *tables])
 
