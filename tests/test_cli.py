@@ -17,6 +17,11 @@ SMALL = ["--preset", "smoke", "--width", "0.125", "--train-limit", "48"]
 SMALL += ["--epochs", "1", "--threads", "1"]
 
 
+def _run(*arguments, cwd):
+    command = [sys.executable, "-m", "sparselth", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Return a function that runs a command in this process, in an empty folder."""
@@ -58,8 +63,7 @@ def test_info_says_what_was_built():
 
 
 def test_a_study_ends_with_a_table_the_plots_and_the_speed(run, tmp_path):
-    command = [sys.executable, "-m", "sparselth", "study", *SMALL, "--out", "run"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    result = _run("study", *SMALL, "--out", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for part in ("Test accuracy", "ticket", "re-init", "fine-tune", "report.html"):
         assert part in result.stdout
@@ -79,7 +83,7 @@ def test_a_study_goes_on_without_the_part_that_fails(run):
     assert "Traceback" not in result.stderr
 
 
-def test_a_grid_in_one_file_with_a_network_of_ones_own(run, tmp_path):
+def test_a_grid_in_one_file_with_a_network_of_ones_own(tmp_path):
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n"
         "def make(num_classes, in_channels):\n"
@@ -93,7 +97,7 @@ def test_a_grid_in_one_file_with_a_network_of_ones_own(run, tmp_path):
         "train_limit: 32\ntest_limit: 16\nepochs: 1\n"
     )
     arguments = ["--preset", "smoke", "--config", "grid.yaml", "--out", "run", "--threads", "1"]
-    result = run("study", *arguments)
+    result = _run("study", *arguments, "--workers", "2", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     for data in ("mnist5k", "mnist5k-textured"):
         assert f"nets:make on {data}" in result.stdout

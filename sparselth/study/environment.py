@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import os
 import platform
 import warnings
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from ..ops.backends import compiled
 
 # Other things equal, these decide the rounding of a sum.
@@ -28,7 +28,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "kernels": device.type if compiled("masked_conv2d", device.type) else "reference",
         "torch": str(torch.__version__),  # a subclass of str, which YAML refuses
         "python": platform.python_version(),
-        "sparselth": importlib.metadata.version("sparselth"),
+        "sparselth": __version__,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 

@@ -80,37 +80,37 @@ def kernels(monkeypatch):
 
 
 @given(BITS)
-@settings(max_examples=20)
+@settings(max_examples=30)
 def test_masks_of_entries_are_the_oracles(kernels, case):
     agreement.same_masks(kernels, (*case, []))
 
 
 @given(PATTERNED)
-@settings(max_examples=20)
+@settings(max_examples=30)
 def test_masks_of_groups_are_the_oracles(kernels, case):
     agreement.same_masks(kernels, case)
 
 
 @given(LISTS, st.booleans())
-@settings(max_examples=15)
+@settings(max_examples=25)
 def test_projections_are_the_oracles(kernels, case, ordered):
     agreement.same_projection(kernels, case, ordered)
 
 
 @given(BITS, st.sampled_from([None, 0.1, 0.9]), SHARES)
-@settings(max_examples=10)
+@settings(max_examples=12)
 def test_overlaps_are_the_oracles(kernels, case, density, shares):
     agreement.same_overlap(kernels, case, density, shares)
 
 
 @given(SIZES, st.sampled_from(TRUSTED), st.booleans(), agreement.settings_of_steps())
-@settings(max_examples=25)
+@settings(max_examples=60)
 def test_steps_are_the_oracles(kernels, sizes, dtype, masked, drawn):
     agreement.same_step(kernels, sizes, dtype, masked, drawn)
 
 
 @given(SIZES, st.sampled_from(TRUSTED), st.booleans(), agreement.settings_of_adamw())
-@settings(max_examples=25)
+@settings(max_examples=60)
 def test_adamw_is_the_oracles(kernels, sizes, dtype, masked, drawn):
     agreement.same_adamw(kernels, sizes, dtype, masked, drawn)
 
@@ -126,7 +126,7 @@ def precise():
 
 
 @given(CONVOLUTIONS, SINGLE, st.sampled_from([16, 32, 64]))
-@settings(max_examples=30)
+@settings(max_examples=60)
 def test_convolutions_are_the_oracles(kernels, precise, case, dtype, size):
     agreement.same_convolution(kernels, case, dtype, size)
 
