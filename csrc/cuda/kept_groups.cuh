@@ -101,7 +101,8 @@ class GroupSelection {
     groupings_.emplace_back(pattern_, axes).first = first;
     rows_.push_back({segment, {}});
     total_ += segment.count;
-    masks_in_scratch_ = segment.mask == nullptr;
+    // An empty tensor has no address, wherever its mask is.
+    masks_in_scratch_ |= segment.mask == nullptr && segment.count != 0;
   }
 
   uint64_t total() const { return total_; }
