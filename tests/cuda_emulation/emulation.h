@@ -10,6 +10,9 @@
 //   atomics, fences      plain operations: only one fiber runs at a time.
 //
 // Not emulated: the memory model (a missing __threadfence passes), timing, occupancy.
+//
+// The lighter headers of the standard library only: every mutant is a program of its own, and
+// <random>, <functional> and <memory> alone would take a third of its compilation.
 #pragma once
 
 #include <sanitizer/asan_interface.h>
@@ -21,9 +24,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <numeric>
-#include <random>
 #include <type_traits>
 #include <vector>
 
@@ -56,6 +56,30 @@ namespace emulation {
   std::exit(3);
 }
 
+// --- order -----------------------------------------------------------------------------------
+
+// SplitMix64 (Steele, Lea, Flood, 2014).
+struct Order {
+  uint64_t state = 1;
+
+  uint32_t below(uint32_t n) {
+    uint64_t x = state += 0x9e3779b97f4a7c15;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+    x = (x ^ x >> 27) * 0x94d049bb133111eb;
+    return static_cast<uint32_t>((x ^ x >> 31) >> 32) * uint64_t{n} >> 32;
+  }
+  void shuffle(std::vector<uint32_t>& list) {
+    for (uint32_t n = list.size(); n > 1; --n) std::swap(list[n - 1], list[below(n)]);
+  }
+  // 0 to count - 1.
+  std::vector<uint32_t> draw(uint32_t count) {
+    std::vector<uint32_t> list(count);
+    for (uint32_t i = 0; i < count; ++i) list[i] = i;
+    shuffle(list);
+    return list;
+  }
+};
+
 // --- fibers -------------------------------------------------------------------------------
 
 constexpr size_t kEntryBytes = 4 << 10;  // what fiber_main and to_scheduler take, with margin
@@ -79,13 +103,14 @@ struct Warp {
 struct Machine {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
-  std::function<void()> kernel;
+  void (*kernel)(const void*) = nullptr;
+  const void* kernel_arguments = nullptr;
   uint32_t current = 0;
   void* scheduler_pointer = nullptr;
   void* scheduler_asan = nullptr;
   const void* scheduler_bottom = nullptr;
   size_t scheduler_size = 0;
-  std::mt19937 order{1};
+  Order order;
 };
 inline Machine machine;
 
@@ -100,7 +125,7 @@ inline void to_scheduler() {
 
 inline void fiber_main() {
   __sanitizer_finish_switch_fiber(nullptr, &machine.scheduler_bottom, &machine.scheduler_size);
-  machine.kernel();
+  machine.kernel(machine.kernel_arguments);
   machine.fibers[machine.current].state = State::kDone;
   to_scheduler();
   std::abort();
@@ -164,11 +189,10 @@ T* dynamic_shared() {
 
 inline void run_block(uint32_t threads) {
   Machine& m = machine;
-  std::vector<uint32_t> warp_order(threads / kWarpSize);
-  std::iota(warp_order.begin(), warp_order.end(), 0u);
+  std::vector<uint32_t> warp_order = m.order.draw(threads / kWarpSize);
   uint32_t done = 0;
   while (done < threads) {
-    std::shuffle(warp_order.begin(), warp_order.end(), m.order);
+    m.order.shuffle(warp_order);
     uint32_t at_barrier = 0;
     for (const uint32_t warp : warp_order) {
       for (bool progress = true; progress;) {
@@ -194,8 +218,7 @@ inline void run_block(uint32_t threads) {
   }
 }
 
-inline void run_grid(uint32_t blocks, uint32_t threads, std::function<void()> kernel,
-                     size_t dynamic_bytes = 0) {
+inline void run_blocks(uint32_t blocks, uint32_t threads, size_t dynamic_bytes) {
   Machine& m = machine;
   if (threads % kWarpSize != 0) fail("a block must be whole warps");
   for (size_t had = m.fibers.size(); had < threads; ++had) {
@@ -207,13 +230,9 @@ inline void run_grid(uint32_t blocks, uint32_t threads, std::function<void()> ke
   }
   m.fibers.resize(threads);
   m.warps.assign(threads / kWarpSize, Warp{});
-  m.kernel = std::move(kernel);
   gridDim.x = blocks;
   blockDim.x = threads;
-  std::vector<uint32_t> block_order(blocks);
-  std::iota(block_order.begin(), block_order.end(), 0u);
-  std::shuffle(block_order.begin(), block_order.end(), m.order);
-  for (const uint32_t block : block_order) {
+  for (const uint32_t block : m.order.draw(blocks)) {
     blockIdx.x = block;
     shared_memory.begin_block(dynamic_bytes);
     for (Fiber& fiber : m.fibers) {
@@ -224,6 +243,13 @@ inline void run_grid(uint32_t blocks, uint32_t threads, std::function<void()> ke
     }
     run_block(threads);
   }
+}
+
+template <class Kernel>
+void run_grid(uint32_t blocks, uint32_t threads, const Kernel& kernel, size_t dynamic_bytes = 0) {
+  machine.kernel = [](const void* arguments) { (*static_cast<const Kernel*>(arguments))(); };
+  machine.kernel_arguments = &kernel;
+  run_blocks(blocks, threads, dynamic_bytes);
 }
 
 // A collective of one warp: returns when all lanes have given their value and can be seen.
@@ -311,6 +337,9 @@ inline uint32_t max(uint32_t a, uint32_t b) { return std::max(a, b); }
 // Rounded each: the sources are compiled without contraction.
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
+// Of <cmath>, which has much more, and takes a while.
+extern "C" double nan(const char*) noexcept;
+extern "C" double fma(double, double, double) noexcept;
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 
 // --- 16-bit formats -----------------------------------------------------------------------

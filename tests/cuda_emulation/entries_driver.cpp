@@ -3,9 +3,9 @@
 // A case, as conv_cases.py encodes it: int64 op, dtype, seed, has_bias; int64 x[4], w[4],
 // stride[2], padding[2], dilation[2], groups; int64 length of the plan and the plan; then the
 // arrays that the op reads, in its own order. -DEMULATE_DTYPES, as bits, chooses what is compiled.
+#include "conv_head.h"
 #include "entries_conv2d.cu"
 #include "entries_conv2d_grad_weight.cu"
-#include "reading.h"
 
 #ifndef EMULATE_DTYPES
 #define EMULATE_DTYPES 7
@@ -34,7 +34,7 @@ void run(const Head& head) {
   if (op == kGradWeight) {
     const Array grad_output = read(outputs, sizeof(T)), input = read(inputs, sizeof(T));
     result = Array(weights, sizeof(T));
-    std::memset(result.data(), 0, result.bytes);
+    std::memset(result.data(), 0, result.bytes());
     const Array partial(int64_t(splits_of(tile, plan)) * plan.count, 4);
     queue_correlate_entries<T>(tile, plan, input.data(), grad_output.data(), int32_t(rows),
                                partial.data(), result.data(), nullptr);
@@ -46,7 +46,7 @@ void run(const Head& head) {
                               has_bias ? bias.data() : nullptr, int32_t(rows), result.data(),
                               nullptr);
   }
-  std::fwrite(result.data(), 1, result.bytes, stdout);
+  result.write();
 }
 
 template <class T, int kDtype>

@@ -2,7 +2,7 @@
 //
 // A case, as conv_cases.py encodes it: what read_head reads; int64 length of the plan and the
 // plan; then input, weight, mask and bias, activations in channels_last.
-#include "reading.h"
+#include "conv_head.h"
 #include "vectors_conv2d.cu"
 
 namespace {
@@ -34,7 +34,7 @@ void run(const Head& head) {
   queue_convolve_vectors<T, kVector>(tile, plan, input.data(), weight.data(), mask.data(),
                                      int32_t(row_stride), has_bias ? bias.data() : nullptr,
                                      int32_t(rows), packed.data(), result.data(), nullptr);
-  std::fwrite(result.data(), 1, result.bytes, stdout);
+  result.write();
 }
 
 }  // namespace
