@@ -118,35 +118,41 @@ class Resources(NamedTuple):
 
 
 def resources(kernel) -> Resources:
-    """Ask ptxas, in the words that triton asks it in."""
-    ptx = kernel.asm["ptx"]
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
-    fused = [] if kernel.metadata.enable_fp_fusion else ["--fmad=false"]
-    limits = ["-v", *fused, "--regAllocOptLevel=2", f"--gpu-name={target}"]
-    done = subprocess.run(
-        [get_ptxas(kernel.metadata.target.arch).path, *limits, "-o", "/dev/null", "-"],
-        input=ptx,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
-    registers = re.search(r"Used (\d+) registers", done.stderr)
+    """Read what a compiled kernel takes."""
+    found = ask("cuobjdump", "--dump-resource-usage", of=kernel)
+    use = {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", found)}
     return Resources(
-        int(registers[1]),
-        int(spilled[1]) + int(spilled[2]),
+        use["REG"],
+        spilled(kernel) if use["STACK"] + use["LOCAL"] else 0,
         kernel.metadata.shared,
         32 * kernel.metadata.num_warps,
     )
 
 
+def spilled(kernel) -> int:
+    """Ask ptxas, in the words that triton asks it in: not all that is on a stack was spilled."""
+    ptx = kernel.asm["ptx"]
+    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
+    fused = [] if kernel.metadata.enable_fp_fusion else ["--fmad=false"]
+    limits = ["-v", *fused, "--regAllocOptLevel=2", f"--gpu-name={target}"]
+    ptxas = get_ptxas(kernel.metadata.target.arch).path
+    command = [ptxas, *limits, "-o", "/dev/null", "-"]
+    done = subprocess.run(command, input=ptx, capture_output=True, text=True, check=True)
+    found = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    return int(found[1]) + int(found[2])
+
+
 def instructions(kernel) -> Counter[str]:
     """Count the machine instructions of a kernel by name, without their modifiers."""
-    nvdisasm = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    listing = ask("nvdisasm", "-c", "-ndf", of=kernel)
+    return Counter(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(\w+)", listing, re.M))
+
+
+def ask(tool: str, *options: str, of) -> str:
+    """Return what one of the tools that come with triton says of a kernel."""
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(kernel.asm["cubin"])
+        cubin.write(of.asm["cubin"])
         cubin.flush()
-        done = subprocess.run(
-            [str(nvdisasm), "-c", cubin.name], capture_output=True, text=True, check=True
-        )
-    return Counter(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(\w+)", done.stdout, re.M))
+        command = [str(path), *options, cubin.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout

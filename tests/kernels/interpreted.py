@@ -23,10 +23,13 @@ import triton
 import triton.language as tl
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from quick_interpreter import speed_up
 from strategies import FLOATS, ConvCase, conv_cases, patterned_lists, tensor_lists
 
 from sparselth.ops import gpu_conv, reference
 from sparselth.ops.patterns import Blocks, KernelShapes
+
+speed_up()
 
 
 @triton.jit

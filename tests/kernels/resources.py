@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -52,11 +51,8 @@ def triton_lines() -> list[str]:
         for entry, dtype, launch in entries:
             launches = compiled_for(capability)
             launch()
-            kernels = list(launches.kernels.values())
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                found = list(pool.map(resources, kernels))
-            for kernel, r in zip(kernels, found, strict=True):
-                counts = instructions(kernel)
+            for kernel in launches.kernels.values():
+                r, counts = resources(kernel), instructions(kernel)
                 cores = ", ".join(f"{counts[n]} {n}" for n in TENSOR_CORES if counts[n]) or "none"
                 kind = str(dtype).removeprefix("torch.")
                 lines.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -36,11 +35,6 @@ def compiling(monkeypatch, tmp_path):
     return lambda capability: compiled_for(capability, monkeypatch.setattr)
 
 
-def reports_of(kernels):
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return zip(kernels, pool.map(resources, kernels), strict=True)
-
-
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_fit_the_machine(compiling, capability):
     launches = compiling(capability)
@@ -49,8 +43,8 @@ def test_kernels_fit_the_machine(compiling, capability):
         launch_lists(torch.float64, PATTERNS[::2])
         for dtype in (torch.float16, torch.bfloat16):
             launch_lists(dtype, PATTERNS[:2])
-    for kernel, found in reports_of(launches.kernels.values()):
-        name = kernel.metadata.name
+    for kernel in launches.kernels.values():
+        name, found = kernel.metadata.name, resources(kernel)
         assert found.spilled == 0, f"{name} spills"
         assert found.registers * found.threads <= 65536 // 2, f"{name}: less than two blocks fit"
         assert found.shared <= 48 * 1024
@@ -71,8 +65,8 @@ def test_convolutions_fit_the_machine(compiling, capability):
     for dtype in (torch.bfloat16, torch.float32):
         for size in (16, 32, 64):
             launch_convolutions(dtype, size)
-    for kernel, found in reports_of(launches.kernels.values()):
-        name = kernel.metadata.name
+    for kernel in launches.kernels.values():
+        name, found = kernel.metadata.name, resources(kernel)
         assert found.spilled == 0, f"{name} spills"
         assert found.registers <= 255
         # What a block may have of shared memory, on the GPUs that have least: 8.6 has 99 KiB.
