@@ -237,9 +237,23 @@ class StudyConfig:
         values: dict[str, Any] = _plain(dataclasses.asdict(self))
         return values
 
-    def identity(self) -> dict[str, Any]:
-        """Return what two starts of one study must have in common."""
-        return {k: v for k, v in self.to_dict().items() if k not in _NOT_IDENTITY}
+    def differences(self, before: Mapping[str, Any]) -> list[str]:
+        """Return in words why this is not the study that `before`, a `to_dict`, describes.
+
+        The lists of the grid may have grown since: more seeds, say, are the same study.
+        """
+        found = [
+            f"{name} is {before.get(name, 'missing')} there and {value} here"
+            for name, value in self.to_dict().items()
+            if name not in _NOT_IDENTITY
+            and before.get(name, "missing") != value
+            and not (name in _GRID and _within(before.get(name), value))
+        ]
+        if found or not self.keeps_theta_k:
+            return found
+        if self.changed({name: before[name] for name in _GRID}).keeps_theta_k:
+            return []
+        return ["the pre-training there did not keep what is rewound to here"]
 
     def changed(self, values: Mapping[str, Any]) -> StudyConfig:
         """Return a copy with some fields set from text, numbers or lists, as flags and YAML give.
@@ -253,6 +267,10 @@ class StudyConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> StudyConfig:
         """Convert back from `to_dict`."""
         return cls().changed(values)
+
+
+def _within(before: Any, now: list[Any]) -> bool:
+    return isinstance(before, list) and all(value in now for value in before)
 
 
 def _text(value: Any) -> str:

@@ -86,11 +86,7 @@ def _check(folder: Path, config: StudyConfig) -> None:
         return
     # "fixed" is what there was before one could ask.
     found = {"choice": "fixed", **found} if isinstance(found, dict) else {}
-    differences = [
-        f"{name} is {found.get(name, 'missing')} there and {value} here"
-        for name, value in config.identity().items()
-        if found.get(name, "missing") != value
-    ]
+    differences = config.differences(found)
     if differences:
         raise SparselthError(
             f"{folder} holds another study: {'; '.join(differences[:3])}"

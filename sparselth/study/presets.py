@@ -75,7 +75,7 @@ PRESETS: dict[str, StudyConfig] = {
         _DIGITS,
         data=("mnist5k-textured",),
         generators=("magnitude", "admm"),
-        sparsities=(0.803, 0.946),
+        sparsities=(0.623, 0.803, 0.946),
         epochs=8,
         admm_epochs=8,
     ),

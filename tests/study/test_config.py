@@ -237,7 +237,7 @@ def test_through_json_it_stays_the_same(values):
     config = StudyConfig().changed(values)
     again = StudyConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
-    assert again.identity() == config.identity()
+    assert again.differences(config.to_dict()) == []
 
 
 @pytest.mark.parametrize(
@@ -247,11 +247,26 @@ def test_through_json_it_stays_the_same(values):
         ({"data_root": "elsewhere"}, True),
         ({"epochs": 149}, False),
         ({"recipes": {"ticket": {"weight_decay": 0}}}, False),
+        ({"seeds": [2, 0, 1, 3], "sparsities": [0.7, 0.8, 0.9, 0.95]}, True),
+        ({"seeds": [0, 1]}, False),
+        ({"seeds": [0, 1, 3]}, False),
     ],
 )
-def test_what_decides_no_number_is_not_its_identity(change, same):
-    config = StudyConfig()
-    assert (config.changed(change).identity() == config.identity()) is same
+def test_a_study_may_change_what_decides_no_number_and_grow(change, same):
+    before = StudyConfig().changed({"seeds": [0, 1, 2], "sparsities": [0.9, 0.8]})
+    found = before.changed(change).differences(before.to_dict())
+    assert (found == []) is same
+    assert same or next(iter(change)) in found[0]
+
+
+def test_a_study_cannot_grow_by_what_rewinds_where_nothing_was_kept():
+    before = StudyConfig().changed({"protocols": ["ticket"], "generators": ["admm"]})
+    kept = {"protocols": ["ticket", "rewind"]}
+    assert before.changed(kept).differences(before.to_dict()) == [
+        "the pre-training there did not keep what is rewound to here"
+    ]
+    more = {"protocols": ["ticket", "rewind", "lr-rewind"]}
+    assert before.changed(more).differences(before.changed(kept).to_dict()) == []
 
 
 def test_a_staged_rho_grows_three_times_in_equal_steps():

@@ -31,6 +31,14 @@ def _times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+def _files(folder):
+    return {path: when for path, when in _times(folder).items() if path.is_file()}
+
+
+def _place(cell):
+    return tuple(cell[k] for k in ("generator", "sparsity", "protocol", "seed"))
+
+
 def test_the_folder_holds_everything(done, tiny):
     folder, summary = done
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -159,6 +167,24 @@ def test_a_folder_of_another_study_is_left_alone(done, tiny):
     with pytest.raises(SparselthError, match=r"epochs is 2 there and 3 here; name another folder"):
         study.run(tiny.changed({"epochs": 3}), folder, device="cpu")
     assert _times(folder) == before
+
+
+def test_a_study_that_grew_is_the_one_made_at_once(done, tiny, tmp_path):
+    folder, summary = tmp_path / "run", done[1]
+    first = {
+        "generators": ["magnitude"],
+        "sparsities": [tiny.sparsities[1]],
+        "protocols": ["reinit"],
+    }
+    study.run(tiny.changed(first), folder, device="cpu")
+    before = _files(folder / "checkpoints")
+    grown = tiny.changed({"generators": ["magnitude"], "protocols": ["ticket", "reinit"]})
+    found = {_place(cell): cell for cell in study.run(grown, folder, device="cpu")["cells"]}
+    assert before.items() <= _files(folder / "checkpoints").items()
+    made_at_once = {_place(cell): cell for cell in summary["cells"]}
+    assert len(found) == 1 + 2 * 2
+    for place, cell in found.items():
+        assert cell["test_accuracy"] == made_at_once[place]["test_accuracy"]
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, tiny):
