@@ -45,14 +45,19 @@ def title(summary: Mapping[str, Any]) -> str:
 def lead(summary: Mapping[str, Any]) -> str:
     """Say what was run, in a sentence or two."""
     config = summary["config"]
-    rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
+    rates, seeds = config["learning_rates"], config["seeds"]
+    at = f"{_counted('learning rate', rates)} {', '.join(f'{rate:g}' for rate in rates)}"
     width = "" if config["width"] == 1.0 else f" at {config['width']:g} of its width"
     return (
         f"{title(summary)}{width}: {len(summary['cells'])} trainings of {config['epochs']} epochs "
-        f"at learning rates {rates}, {len(config['seeds'])} seeds. Ticket, re-initialisation and "
+        f"at {at}, {len(seeds)} {_counted('seed', seeds)}. Ticket, re-initialisation and "
         "fine-tuning train on the same masks for the same epochs on the same schedule, with the "
         "images in the same order."
     )
+
+
+def _counted(name: str, values: list[Any]) -> str:
+    return name if len(values) == 1 else f"{name}s"
 
 
 def settings(summary: Mapping[str, Any]) -> list[Setting]:
