@@ -38,8 +38,9 @@ def run(
     """Run the study and return its summary, which is also in `out_dir/summary.json`.
 
     What `out_dir` already holds of the same study is loaded, not repeated: a study that was killed
-    goes on and ends with the numbers it would have had. A cell that fails, such as a training that
-    diverges, is listed under "failures" and does not stop the rest; the next start tries it again.
+    goes on and ends with the numbers it would have had, and the lists of its grid may be longer
+    than before. A cell that fails, such as a training that diverges, is listed under "failures" and
+    does not stop the rest; the next start tries it again.
 
     `device` is "auto" (a GPU if there is one), "cpu" or "cuda". `executor` is where the cells run,
     by default in this process on `device`; the study closes it.

@@ -27,6 +27,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 CAPABILITIES = (80, 90, 100)
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,8 @@ def instructions(kernel) -> Counter[str]:
 
 def ask(tool: str, *options: str, of) -> str:
     """Return what one of the tools that come with triton says of a kernel."""
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(of.asm["cubin"])
         cubin.flush()
-        command = [str(path), *options, cubin.name]
+        command = [str(TOOLS / tool), *options, cubin.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -24,6 +24,7 @@ import torch  # noqa: E402
 import triton  # noqa: E402
 from compiling import (  # noqa: E402
     CAPABILITIES,
+    TOOLS,
     compiled_for,
     instructions,
     launch_convolutions,
@@ -65,11 +66,10 @@ def triton_lines() -> list[str]:
 def cuda_lines() -> list[str]:
     """Return a line for each kernel of `_C_cuda`, from what cuobjdump says of the library."""
     library = Path(sparselth.__file__).parent / "_C_cuda.so"
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not library.exists():
         sys.exit("_C_cuda.so is not there: build with CUDA first")
     dump = subprocess.run(
-        [str(tools), "--dump-resource-usage", str(library)],
+        [str(TOOLS / "cuobjdump"), "--dump-resource-usage", str(library)],
         capture_output=True,
         text=True,
         check=True,

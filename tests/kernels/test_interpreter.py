@@ -1,4 +1,4 @@
-"""Run `interpreted.py` in a process of its own: Triton reads the variable when it is imported."""
+"""Run the interpreted tests in processes of their own: Triton reads the variable when imported."""
 
 import os
 import subprocess
@@ -10,9 +10,10 @@ import pytest
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
 
-def test_the_kernels_agree_with_the_oracle_in_the_interpreter():
+@pytest.mark.parametrize("module", ["interpreted.py", "interpreted_defects.py"])
+def test_in_the_interpreter(module):
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "interpreted.py"],
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", module],
         cwd=Path(__file__).parent,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
