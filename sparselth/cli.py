@@ -111,8 +111,8 @@ def study(
     preset: Annotated[
         str,
         typer.Option(
-            help="Start from: demo, smoke, scratch, paper-cifar10, paper-cifar100, paper-table1, "
-            "paper-rewinding."
+            help="Start from: demo, smoke, mnist5k, mnist5k-textured, paper-cifar10, "
+            "paper-cifar100, paper-table1, paper-rewinding."
         ),
     ] = "demo",
     config: Annotated[

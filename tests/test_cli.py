@@ -1,15 +1,20 @@
 """The command line: help, version, and errors of one sentence."""
 
+import re
 import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import sparselth
 from sparselth.cli import app, main
+from sparselth.study import PRESETS
+from sparselth.study.generators import GENERATORS
+from sparselth.study.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # `--threads` would stay set
 
@@ -50,10 +55,20 @@ def test_help_names_the_commands():
     assert "info" in result.output
 
 
-def test_study_help_names_the_data_sets():
-    result = CliRunner().invoke(app, ["study", "--help"], env={"COLUMNS": "200"})
-    for name in sparselth.data.names():
-        assert name in result.output
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("preset", PRESETS),
+        ("protocols", PROTOCOLS),
+        ("generators", GENERATORS),
+        ("data", sparselth.data.names()),
+        ("models", sparselth.models.names()),
+    ],
+)
+def test_study_help_names_what_there_is(option, names):
+    study = typer.main.get_command(app).commands["study"]
+    (described,) = [parameter.help for parameter in study.params if parameter.name == option]
+    assert set(names) <= set(re.findall(r"[\w-]+", described))
 
 
 def test_info_says_what_was_built():
