@@ -93,8 +93,8 @@ def beside_the_paper(summary: dict[str, Any]) -> list[dict[str, Any]]:
                     "what": expected.label,
                     "paper": expected.value,
                     "measured": None if found is None else found.mean,
-                    "low": None if found is None or found.seeds < 2 else found.low,
-                    "high": None if found is None or found.seeds < 2 else found.high,
+                    "low": found.low if found and found.has_interval else None,
+                    "high": found.high if found and found.has_interval else None,
                     "seeds": 0 if found is None else found.seeds,
                 }
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import SparselthError
 from ..pruning import erk_sparsities
 from ..pruning import sparsity as measured_sparsity
 from ..training import History
@@ -31,8 +32,11 @@ def gather(
     failures: Iterable[Failure],
     timing: list[dict[str, Any]],
     environment: dict[str, Any],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return all results of a study. Accuracies are in percent, after the last epoch.
+
+    Beside them comes what is too long for a summary: R_p of every layer for every p, averaged over
+    seeds. Those of the main p are in the summary, too.
 
     Raises `SparselthError` should protocols have trained on other terms than each other.
     """
@@ -41,6 +45,7 @@ def gather(
     _check_terms(work, done, histories)
     rows = [row for cell in done if (row := _cell_row(cell, histories[cell]))]
     overlap, by_layer = _overlaps(work, done)
+    by_layer = _over_seeds(by_layer, "overlap")
     summary: dict[str, Any] = {
         "format": FORMAT,
         "config": config.to_dict(),
@@ -48,7 +53,7 @@ def gather(
         "cells": rows,
         "masks": [_mask_row(work, cell) for cell in done if cell.protocol == MASKS],
         "overlaps": overlap,
-        "layer_overlaps": _over_seeds(by_layer, "overlap"),
+        "layer_overlaps": [row for row in by_layer if row["p"] == MAIN_P],
         "traces": _traces(work, done),
         "timing": timing,
         "failures": [
@@ -61,7 +66,7 @@ def gather(
     summary["winning"] = winning(summary)
     summary["conditions"] = conditions(summary)
     summary["claims"] = claims(summary)
-    return summary
+    return summary, by_layer
 
 
 def _check_terms(work: Work, done: list[Cell], histories: Mapping[Cell, History]) -> None:
@@ -72,9 +77,14 @@ def _check_terms(work: Work, done: list[Cell], histories: Mapping[Cell, History]
             shared = config.recipe(cell.learning_rate, cell.seed)
             own = config.protocol_recipe(cell.protocol, cell.learning_rate, cell.seed, 1.0)
             check_same_terms(cell.protocol, own, shared)
-            if not PROTOCOLS[cell.protocol].differs:
-                rates = [record.learning_rate for record in histories[cell].records]
-                assert rates == [shared.learning_rate_at(e) for e in range(shared.epochs)]
+            rates = [record.learning_rate for record in histories[cell].records]
+            on_schedule = rates == [shared.learning_rate_at(e) for e in range(shared.epochs)]
+            if not (on_schedule or PROTOCOLS[cell.protocol].differs):
+                raise SparselthError(
+                    f"{cell.label} was recorded at learning rates {rates}, which is not the "
+                    f"schedule of the study; delete {work.folder.checkpoints(cell.folder).path} to "
+                    "train it again"
+                )
 
 
 def _cell_row(cell: Cell, history: History) -> dict[str, Any] | None:
@@ -175,10 +185,7 @@ def _masked_overlaps(
             networks[name] = _weights(work, cell, work.trained(end))
     place = cell.sibling("")
     yield from overlap_rows(place, networks, overlaps.MASKED_PAIRS, masks)
-    # Beyond that share the sparse network has no weights left to compare.
-    yield from overlap_rows(
-        place, networks, overlaps.AGAINST_DENSE_PAIRS, largest=1 - cell.sparsity
-    )
+    yield from overlap_rows(place, networks, overlaps.AGAINST_DENSE_PAIRS, kept=masks)
 
 
 def _weights(work: Work, cell: Cell, state: Weights) -> Weights:
@@ -200,10 +207,9 @@ def _traces(work: Work, done: list[Cell]) -> list[dict[str, Any]]:
 
 
 def _over_seeds(rows: list[dict[str, Any]], value: str) -> list[dict[str, Any]]:
-    """Average rows that differ in nothing but the seed, at the main p where there is one."""
+    """Average rows that differ in nothing but the seed."""
     groups: dict[tuple[tuple[str, Any], ...], list[float]] = {}
     for row in rows:
-        if row.get("p", MAIN_P) == MAIN_P:
-            key = tuple((k, v) for k, v in row.items() if k not in ("seed", value))
-            groups.setdefault(key, []).append(row[value])
+        key = tuple((k, v) for k, v in row.items() if k not in ("seed", value))
+        groups.setdefault(key, []).append(row[value])
     return [{**dict(key), value: statistics.fmean(values)} for key, values in groups.items()]

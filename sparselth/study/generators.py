@@ -136,6 +136,10 @@ GENERATORS: dict[str, Callable[[MaskJob], FoundMasks]] = {
 }
 
 
+METHODS = ("magnitude", "imp", "admm")
+"""Those that look for good masks; random ones are a control."""
+
+
 def parsed(name: str) -> tuple[str, str]:
     """Split a generator's name into generator and control, "" for none.
 

@@ -25,13 +25,17 @@ MISSING = "not measured"
 class Difference:
     """The mean of paired differences over `seeds` seeds, and Student's confidence interval.
 
-    low, high: NaN for a single seed.
+    low, high: NaN for a single seed, or two that agree.
     """
 
     mean: float
     low: float
     high: float
     seeds: int
+
+    @property
+    def has_interval(self) -> bool:
+        return not math.isnan(self.low)
 
     def above(self, threshold: float) -> str:
         """Say whether the true mean is above a threshold."""
@@ -52,7 +56,9 @@ class Difference:
     def text(self, digits: int = 2) -> str:
         """Describe it: the mean, and in brackets the interval."""
         mean, low, high = (f"{value:+.{digits}f}" for value in (self.mean, self.low, self.high))
-        return f"{mean} (one seed)" if self.seeds < 2 else f"{mean} [{low}, {high}]"
+        if not self.has_interval:
+            return f"{mean} ({no_interval(self.seeds)})"
+        return f"{mean} [{low}, {high}]"
 
 
 def paired(
@@ -60,7 +66,8 @@ def paired(
 ) -> Difference | None:
     """Compare two results by seed -> value, over the seeds that both have; None if there is none.
 
-    Seeds are paired: what a seed decides, initialisation and order of images, both have in common.
+    Seeds are paired: what a seed decides for both, such as the pre-training, the mask, or the order
+    of images, both have in common.
     """
     return mean_of([first[seed] - second[seed] for seed in first if seed in second], confidence)
 
@@ -71,11 +78,18 @@ def mean_of(values: list[float], confidence: float) -> Difference | None:
         return None
     count = len(values)
     mean = math.fsum(values) / count
-    if count == 1:
-        return Difference(mean, math.nan, math.nan, 1)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(count - 1, 1)
+    # Accuracies come in steps of an image: two seeds may well agree, and then say nothing about how
+    # far seeds are apart.
+    if count == 1 or (count == 2 and variance == 0):
+        return Difference(mean, math.nan, math.nan, count)
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(variance / count)
     return Difference(mean, mean - half, mean + half, count)
+
+
+def no_interval(seeds: int) -> str:
+    """Say of how many seeds there is a mean without an interval."""
+    return "one seed" if seeds == 1 else "two seeds that agree"
 
 
 def opposite(verdict: str) -> str:

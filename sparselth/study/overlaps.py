@@ -48,20 +48,21 @@ def overlap_rows(
     networks: Mapping[str, Weights],
     pairs: tuple[str, ...],
     masks: Weights | None = None,
-    largest: float = 1.0,
+    kept: Weights | None = None,
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Yield R_p of each pair of `networks` for every p of `PERCENTAGES` below `largest`.
+    """Yield R_p of each pair of `networks` for every p of `PERCENTAGES`.
 
     networks: name in `pairs` -> prunable weights; a pair of which one is missing is left out.
-    With `masks`, p is a share of the remaining weights; without, of all. `chance` and `chance_sd`
-    are what two networks without any relation would show. Each row comes with those of its layers.
+    With `masks`, p is a share of the remaining weights; without, of all. With `kept`, the masks of
+    a sparse network among them, only those p for which it has weights left in every layer: what is
+    selected beyond would be zeros, by their place. `chance` and `chance_sd` are what two networks
+    without any relation would show. Each row comes with those of its layers.
     """
     for pair in pairs:
         first, second = (networks.get(name) for name in pair.split(", "))
         if first is None or second is None:
             continue
-        # "Less than", as the paper puts it; 1 - 0.8 is not quite 0.2 in floating point.
-        shares = [p for p in selecting(first, masks) if p <= largest - 1e-9]
+        shares = [p for p in selecting(first, masks) if kept is None or _has(kept, p)]
         if not shares:
             continue
         totals = weight_overlap(first, second, shares, masks)
@@ -73,12 +74,22 @@ def overlap_rows(
                 "p": p,
                 "share_of": "all" if masks is None else "remaining",
             }
-            layers = [
-                row | {"layer": name, "overlap": values[i]}
-                for name, values in by_layer.items()
-                if not math.isnan(values[i])  # a layer too small for this p
-            ]
+            layers = []
+            for name, values in by_layer.items():
+                if math.isnan(values[i]):  # a layer too small for this p
+                    continue
+                own = {name: first[name]}, None if masks is None else {name: masks[name]}
+                _, layer_sd = overlap_chance(own[0], p, own[1])
+                found = {"overlap": values[i], "chance": chance, "chance_sd": layer_sd}
+                layers.append(row | {"layer": name, **found})
             yield row | {"overlap": overlap, "chance": chance, "chance_sd": chance_sd}, layers
+
+
+def _has(masks: Weights, p: float) -> bool:
+    """Say whether every layer has a share p left, and all together more, as the paper has it."""
+    counts = [(round(p * mask.numel()), int(mask.sum())) for mask in masks.values()]
+    selected, left = map(sum, zip(*counts, strict=True))
+    return selected < left and all(wanted <= there for wanted, there in counts)
 
 
 def selecting(weights: Weights, masks: Weights | None = None) -> list[float]:

@@ -91,11 +91,7 @@ class Results:
         for mask, mask_2 in pairs:
             one, two = self.accuracies(mask, *first), self.accuracies(mask_2, *second)
             by_mask.append({seed: one[seed] - two[seed] for seed in one if seed in two})
-        known = [found for found in by_mask if found]
-        # A seed of which one mask failed would be a mean over others than the rest.
-        seeds = [seed for seed in (known[0] if known else ()) if all(seed in m for m in known)]
-        values = [statistics.fmean(found[seed] for found in known) for seed in seeds]
-        return mean_of(values, self.thresholds.confidence)
+        return mean_of(over_masks(by_mask), self.thresholds.confidence)
 
     def overlaps(self, mask: dict[str, Any], pair: str, p: float, rate: float) -> BySeed:
         """Return R_p of a pair by seed; of the dense pair for a mask without generator."""
@@ -120,6 +116,14 @@ class Results:
         key = (mask["model"], mask["data"], "", 0.0, "dense", best)
         gains = mean_of(list(self._late_gains.get(key, {}).values()), self.thresholds.confidence)
         return MISSING if gains is None else opposite(gains.above(self.thresholds.settled))
+
+
+def over_masks(by_mask: Iterable[BySeed]) -> list[float]:
+    """Average values over masks: one for each seed that every mask with any has."""
+    known = [found for found in by_mask if found]
+    # A seed of which one mask failed would be a mean over others than the rest.
+    seeds = [seed for seed in (known[0] if known else ()) if all(seed in m for m in known)]
+    return [statistics.fmean(found[seed] for found in known) for seed in seeds]
 
 
 def dense_of(setting: dict[str, Any]) -> dict[str, Any]:

@@ -95,8 +95,10 @@ class _Study:
             timing = self._timing()
             self._write_failures()
             self.progress.note("comparing weights and writing the report")
-            summary = gather(self.work, self.histories, list(self.failures.values()), timing, here)
+            failures = list(self.failures.values())
+            summary, by_layer = gather(self.work, self.histories, failures, timing, here)
             self._write_tables()
+            self.folder.write_table("layer_overlaps.csv", by_layer)
             write_report(summary, self.folder.path)
             self.folder.write_json("summary.json", summary)  # last: where it stands, all is there
         return summary

@@ -129,7 +129,7 @@ def _above(found: Difference | None, threshold: float) -> str:
 
 def described(found: Difference) -> dict[str, Any]:
     """Return a difference as a row of a table has it."""
-    known = found.seeds > 1
+    known = found.has_interval
     return {
         "mean": found.mean,
         "low": found.low if known else None,

@@ -221,3 +221,38 @@ def test_a_study_without_results_has_measured_nothing():
     rows = claims(made({}))
     assert {row["letter"] for row in rows} == set("abcdfg")
     assert {(row["verdict"], row["measured"]) for row in rows} == {(MISSING, "")}
+
+
+def test_controls_and_random_masks_take_no_part():
+    generators = ("imp", "imp-inverted", "random")
+    accuracies, overlaps = {}, {}
+    for generator, ticket in (("imp", 90.0), ("imp-inverted", 50.0), ("random", 60.0)):
+        for rate in (SMALL, LARGE):
+            accuracies |= {("ticket", rate, generator, 0.9): about(ticket)}
+            accuracies |= {("reinit", rate, generator, 0.9): about(88.0)}
+        accuracies |= {("finetune", LARGE, generator, 0.9): about(91 if generator == "imp" else 20)}
+        overlaps |= {(AGAINST_THETA_T, LARGE, generator, 0.9): 0.6 if generator == "imp" else 0.2}
+    alone = {key: values for key, values in accuracies.items() if key[2] == "imp"}
+    alone_overlaps = {key: value for key, value in overlaps.items() if key[2] == "imp"}
+    for letter in "cdfg":
+        assert judged(letter, accuracies, overlaps, generators=generators) == judged(
+            letter, alone, alone_overlaps, generators=("imp",)
+        )
+
+
+@pytest.mark.parametrize(
+    ("rate", "letters"), [(SMALL, ["c"]), (0.05, ["c", "d", "f", "f", "g", "g"])]
+)
+def test_a_single_rate_is_the_one_of_the_paper_it_is_nearer_to(rate, letters):
+    accuracies = {("ticket", rate): about(90), ("reinit", rate): about(85)}
+    found = claims(made(accuracies, learning_rates=(rate,)))
+    assert [row["letter"] for row in found] == letters
+    more_than = "by more than" in found[0]["statement"]
+    assert (more_than, found[0]["verdict"]) == ((True, YES) if rate == SMALL else (False, NO))
+
+
+def test_g_leaves_out_a_seed_that_lacks_a_mask():
+    pair = AGAINST_THETA_T, LARGE
+    overlaps = {(*pair, "imp", 0.5): [0.5, 0.5, 0.51], (*pair, "imp", 0.9): [0.5, 0.51]}
+    (_, row) = judged("g", {}, overlaps, generators=("imp",), sparsities=(0.5, 0.9))
+    assert row["measured"].startswith("R_0.2 - 0.2 = +0.302 [")

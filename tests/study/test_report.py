@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sparselth import study
 from sparselth.study.report import print_report, write_report
+from sparselth.study.report.plots_overlap import overlaps
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -98,6 +99,41 @@ def test_several_settings_have_plots_and_tables_of_their_own(done, tmp_path):
     assert "accuracy-magnitude-lr0.1-resnet20-mnist5k.svg" in names
     assert "accuracy-magnitude-lr0.1-my.nets.make-mnist5k.svg" in names
     assert "my.nets:make on mnist5k" in (tmp_path / "report.html").read_text()
+
+
+def test_any_number_of_learning_rates_has_plots(done, tmp_path):
+    _, summary = done
+    rates = [round(0.01 * i, 2) for i in range(1, 13)]
+    write_report({**summary, "config": {**summary["config"], "learning_rates": rates}}, tmp_path)
+    assert (tmp_path / "report.html").is_file()
+
+
+def band_of(summary, name):
+    """Return the corners of the shaded band of a plot."""
+    setting = {"model": "resnet20", "data": "mnist5k"}
+    (figure,) = [figure for found, _, figure in overlaps(summary, setting) if found == name]
+    (band,) = figure.axes[0].collections
+    return [path.vertices for path in band.get_paths()]
+
+
+def test_the_band_of_chance_is_of_the_plots_own_network(done):
+    _, summary = done
+    other = [{**row, "model": "vgg11", "chance_sd": 9.0} for row in summary["overlaps"]]
+    both = {**summary, "overlaps": [*summary["overlaps"], *other]}
+    for name in ("overlap-dense", "overlap-training", "overlap-starts-magnitude-lr0.1"):
+        (alone,), (beside,) = band_of(summary, name), band_of(both, name)
+        assert (alone == beside).all()
+
+
+def test_the_band_of_chance_has_a_gap_where_a_sparsity_failed(done):
+    _, summary = done
+    config = {**summary["config"], "sparsities": [0.5, 0.7, 0.9]}
+    (kept,) = [s for s in {row["sparsity"] for row in summary["overlaps"]} if s]
+    assert kept == 0.7
+    also = [{**row, "sparsity": 0.9} for row in summary["overlaps"] if row["sparsity"] == 0.7]
+    failed = {**summary, "config": config, "overlaps": [*summary["overlaps"], *also]}
+    (corners,) = band_of(failed, "overlap-starts-magnitude-lr0.1")
+    assert corners[:, 0].min() == 1.0  # nothing above the first place
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")

@@ -315,8 +315,9 @@ def test_a_threshold_is_passed_missed_or_left_open(values, threshold):
         (about(-3), NO),
         (about(0, WIDE), UNCLEAR),
         (about(1.0), UNCLEAR),
-        ([1.0, 1.0], YES),
-        ([-1.0, -1.0], YES),
+        ([1.0, 1.0, 1.0], YES),
+        ([-1.0, -1.0, -1.0], YES),
+        ([0.0, 0.0], UNCLEAR),  # two that agree show no spread
         ([0.0], UNCLEAR),
     ],
 )
@@ -365,7 +366,11 @@ def test_differences_are_listed_where_both_were_trained():
 
 @pytest.mark.parametrize(
     ("values", "text"),
-    [([1.0], "+1.00 (one seed)"), ([1.0, 1.0], "+1.00 [+1.00, +1.00]")],
+    [
+        ([1.0], "+1.00 (one seed)"),
+        ([1.0, 1.0], "+1.00 (two seeds that agree)"),
+        ([1.0, 1.0, 1.0], "+1.00 [+1.00, +1.00]"),
+    ],
 )
 def test_a_difference_in_words(values, text):
     assert mean_of(values, 0.95).text() == text

@@ -14,7 +14,7 @@ from .sections import sections
 
 PLOTS = "plots"
 
-_TABLES = ("differences", "winning", "conditions", "claims", "overlaps", "layer_overlaps", "timing")
+_TABLES = ("differences", "winning", "conditions", "claims", "overlaps", "timing")
 
 
 def write_report(summary: dict[str, Any], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import SparselthError
@@ -43,7 +44,7 @@ PROTOCOL_STYLES = {
     "scratch-e": (BROWN, "X"),
     "scratch-b": (BROWN, "*"),
 }
-SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
+_SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
 # File name, what it shows, and the figure.
 Named = tuple[str, str, Figure]
 
@@ -57,6 +58,11 @@ def panel_of(title: str, xlabel: str, ylabel: str, width: float = 4.6) -> tuple[
     panel.set_ylabel(ylabel)
     panel.grid(alpha=0.3)
     return figure, panel
+
+
+def series_colour(i: int) -> str:
+    """Return the colour of the i-th of any number of lines."""
+    return _SERIES[i % len(_SERIES)]
 
 
 def sparsity_axis(panel: Axes, sparsities: list[float]) -> None:
@@ -81,6 +87,13 @@ def legend(panel: Axes) -> None:
 def or_nan(value: float | None) -> float:
     """Return a value, or what leaves a gap in a line."""
     return float("nan") if value is None else value
+
+
+def chance_band(panel: Axes, places: Sequence[float], at: Sequence[float], sd: list[float]) -> None:
+    """Draw two standard deviations around what is expected by chance; a NaN leaves a gap."""
+    below = [mean - 2 * spread for mean, spread in zip(at, sd, strict=True)]
+    above = [mean + 2 * spread for mean, spread in zip(at, sd, strict=True)]
+    panel.fill_between(places, below, above, color="#DDDDDD")
 
 
 def fits(row: dict[str, Any], setting: Setting) -> bool:

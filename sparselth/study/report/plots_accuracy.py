@@ -13,12 +13,12 @@ from .panels import (
     BLUE,
     PROTOCOL_STYLES,
     RED,
-    SERIES,
     Axes,
     Named,
     fits,
     legend,
     panel_of,
+    series_colour,
     sparsity_axis,
 )
 
@@ -119,7 +119,7 @@ def _intervals(
         places,
         [r["mean"] for r in rows],
         yerr=[below, above],
-        color=SERIES[offset % len(SERIES)],
+        color=series_colour(offset),
         marker="o",
         markersize=4,
         linestyle="none",

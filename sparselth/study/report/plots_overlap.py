@@ -15,14 +15,15 @@ from .panels import (
     GREEN,
     ORANGE,
     PROTOCOL_STYLES,
-    SERIES,
     Axes,
     Named,
+    chance_band,
     chance_line,
     fits,
     legend,
     or_nan,
     panel_of,
+    series_colour,
     sparsity_axis,
 )
 
@@ -49,12 +50,11 @@ def _over_p(summary: dict[str, Any], setting: Setting) -> Named:
             for p in PERCENTAGES
         ]
         panel.plot(
-            PERCENTAGES, values, marker="o", color=SERIES[i], label=f"learning rate {rate:g}"
+            PERCENTAGES, values, marker="o", color=series_colour(i), label=f"learning rate {rate:g}"
         )
-    chance = {r["p"]: r["chance_sd"] for r in summary["overlaps"] if r["pair"] == DENSE_PAIR}
-    below = [p - 2 * chance.get(p, 0.0) for p in PERCENTAGES]
-    above = [p + 2 * chance.get(p, 0.0) for p in PERCENTAGES]
-    panel.fill_between(PERCENTAGES, below, above, color="#DDDDDD")
+    rows = [r for r in summary["overlaps"] if fits(r, setting) and r["pair"] == DENSE_PAIR]
+    spread = {r["p"]: r["chance_sd"] for r in rows}
+    chance_band(panel, PERCENTAGES, PERCENTAGES, [or_nan(spread.get(p)) for p in PERCENTAGES])
     panel.plot(PERCENTAGES, PERCENTAGES, color=BLACK, linestyle=":", label="chance, ± 2 sd")
     panel.set_ylim(0, 1.02)
     legend(panel)
@@ -71,8 +71,8 @@ def _over_epochs(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
     label = f"$R_{{{MAIN_P:g}}}$ against the start"
     figure, panel = panel_of("dense pre-training", "epoch", label)
     for i, rate in enumerate(summary["config"]["learning_rates"]):
-        _trace(panel, rows, "dense", rate, SERIES[i], f"learning rate {rate:g}")
-    chance_line(panel)
+        _trace(panel, rows, "dense", rate, series_colour(i), f"learning rate {rate:g}")
+    _band(panel, summary, {**setting, "share_of": "all"})
     yield "overlap-training", "Overlap with the initial weights during pre-training", figure
     for rate in summary["config"]["learning_rates"]:
         figure, panel = panel_of(f"on the masks, learning rate {rate:g}", "epoch", label)
@@ -80,7 +80,7 @@ def _over_epochs(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
             if PROTOCOLS[protocol].masked:
                 colour = PROTOCOL_STYLES[protocol][0]
                 _trace(panel, rows, protocol, rate, colour, LABELS[protocol])
-        chance_line(panel)
+        _band(panel, summary, {**setting, "share_of": "remaining", "learning_rate": rate})
         yield (
             f"overlap-training-lr{rate:g}",
             f"Overlap with the start during training on masks at learning rate {rate:g}, mean of "
@@ -101,6 +101,15 @@ def _trace(
         found = {0: [1.0], **epochs}  # before the first step it is the start itself
         means = [sum(values) / len(values) for values in found.values()]
         panel.plot(list(found), means, marker=".", color=colour, label=label)
+
+
+def _band(panel: Axes, summary: dict[str, Any], place: Setting) -> None:
+    """Draw chance, with the widest spread that any network of a place has."""
+    rows = [r for r in summary["overlaps"] if fits(r, place) and r["p"] == MAIN_P]
+    if rows:
+        spread = max(r["chance_sd"] for r in rows)
+        chance_band(panel, panel.get_xlim(), [MAIN_P] * 2, [spread] * 2)
+    chance_line(panel, "chance, ± 2 sd")
 
 
 def _of_starts(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
@@ -124,16 +133,10 @@ def _of_starts(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
                 heights = [or_nan(value) for value in values]
                 panel.plot(range(len(values)), heights, marker="o", color=colour, label=label)
             spread = [
-                max(r["chance_sd"] for r in mine if r["sparsity"] == sparsity)
-                for sparsity in sparsities
-                if any(r["sparsity"] == sparsity for r in mine)
+                or_nan(max((r["chance_sd"] for r in mine if r["sparsity"] == s), default=None))
+                for s in sparsities
             ]
-            panel.fill_between(
-                range(len(spread)),
-                [MAIN_P - 2 * sd for sd in spread],
-                [MAIN_P + 2 * sd for sd in spread],
-                color="#DDDDDD",
-            )
+            chance_band(panel, range(len(spread)), [MAIN_P] * len(spread), spread)
             sparsity_axis(panel, sparsities)
             chance_line(panel, "chance, ± 2 sd")
             yield (
@@ -151,8 +154,12 @@ def _by_layer(summary: dict[str, Any], setting: Setting) -> Named:
     )
     rows = [r for r in summary["layer_overlaps"] if fits(r, setting) and r["pair"] == DENSE_PAIR]
     for i, rate in enumerate(summary["config"]["learning_rates"]):
-        values = [r["overlap"] for r in rows if r["learning_rate"] == rate]
-        places = range(1, len(values) + 1)
-        panel.plot(places, values, marker=".", color=SERIES[i], label=f"learning rate {rate:g}")
-    chance_line(panel)
+        mine = [r for r in rows if r["learning_rate"] == rate]
+        values, places = [r["overlap"] for r in mine], range(1, len(mine) + 1)
+        label = f"learning rate {rate:g}"
+        panel.plot(places, values, marker=".", color=series_colour(i), label=label)
+        if i == 0:  # the layers are the same at every rate
+            spread = [r["chance_sd"] for r in mine]
+            chance_band(panel, places, [MAIN_P] * len(spread), spread)
+    chance_line(panel, "chance, ± 2 sd")
     return "overlap-layers", "Overlap of initial and trained weights in every layer", figure

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..expected import beside_the_paper
-from ..intervals import UNCLEAR
+from ..intervals import UNCLEAR, no_interval
 from ..overlaps import MAIN_P, MASKED_PAIRS
 from ..protocols import LABELS, PROTOCOLS, STARTS, compared
 from ..tables import accuracy_rows, cost_rows, kind_label, mean_overlap
@@ -298,4 +298,6 @@ def _name(setting: Setting) -> str:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    return "one seed" if row["low"] is None else f"[{row['low']:+.2f}, {row['high']:+.2f}]"
+    if row["low"] is None:
+        return no_interval(row["seeds"])
+    return f"[{row['low']:+.2f}, {row['high']:+.2f}]"
