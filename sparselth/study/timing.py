@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from ..data import ImageFolder, ImageSet, batches_of
 from ..nn import densify, sparsify
 from ..ops import use_choice
-from ..optim import SGD
+from ..training.loop import optimizer_for
+from ..training.step import TrainingStep
 from .cells import Cell
 from .compute import Work
 from .config import StudyConfig
 
-WARM_UP_STEPS = 2
+# A CUDA graph is captured in the fourth step.
+WARM_UP_STEPS = 5
 Batch = tuple[Tensor, Tensor]
 
 
@@ -32,26 +34,26 @@ class _Dense:
 
     def __init__(self, config: StudyConfig, model: nn.Module) -> None:
         self.model = copy.deepcopy(model).train()
+        device = next(model.parameters()).device
+        if device.type == "cuda":  # as training does
+            self.model.to(memory_format=torch.channels_last)
         self.start = copy.deepcopy(self.model.state_dict())
         recipe = config.recipe(config.learning_rates[0], seed=0)
-        self.make_optimizer = lambda: SGD(
-            self.model.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
+        self.optimizer = optimizer_for(self.model, recipe)
+        self.step = TrainingStep(self.model, self.optimizer, recipe, device)
         self.seconds: list[float] = []
 
     def round(self, batches: list[Batch]) -> float:
         """Take a step on each batch and return the seconds per step."""
+        # In place: a graph knows the tensors by their address.
         self.model.load_state_dict(self.start)
-        optimizer = self.make_optimizer()
+        for state in self.optimizer.state.values():
+            for value in filter(torch.is_tensor, state.values()):
+                value.zero_()
         _synchronise(batches[0][0].device)
         begin = time.perf_counter()
         for x, labels in batches:
-            optimizer.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(self.model(x), labels).backward()
-            optimizer.step()
+            self.step(x, labels, len(x))
             self.after_step()
         _synchronise(batches[0][0].device)
         return (time.perf_counter() - begin) / len(batches)
@@ -106,7 +108,7 @@ def measure(
         "dense": _Dense(config, model),
     }
     for contestant in contestants.values():
-        contestant.round(batches[:WARM_UP_STEPS])
+        contestant.round([batches[i % len(batches)] for i in range(WARM_UP_STEPS)])
     for _ in range(config.timing_rounds):
         for contestant in contestants.values():
             contestant.seconds.append(contestant.round(batches))
