@@ -78,7 +78,7 @@ class Work:
             if config.keeps_theta_k:
                 callbacks.append(KeepEpoch(self._theta_k(cell).path, config.rewind_epoch))
         elif not PROTOCOLS[cell.protocol].masked:
-            model = self._small_model(cell, data)
+            model = self.small_dense(cell)[0].to(self.device)
             recipe = config.protocol_recipe(cell.protocol, cell.learning_rate, cell.seed, 1.0)
         else:
             masks = self.masks(cell)
@@ -242,23 +242,23 @@ class Work:
             self._prunable[cell.model] = prunable(self.config, self.model(cell))
         return self._prunable[cell.model]
 
-    def _model(self, cell: Cell, weights: Weights) -> nn.Module:
-        model = self.model(cell)
-        model.load_state_dict(weights)
-        return model
-
-    def _small_model(self, cell: Cell, data: ImageSet | ImageFolder) -> nn.Module:
-        """Build the dense network of as many parameters as a mask leaves."""
+    def small_dense(self, cell: Cell) -> tuple[nn.Module, int]:
+        """Build the dense network nearest to what a mask leaves, and count what that is."""
 
         def build(width: float) -> nn.Module:
+            data = self.data(cell.data)
             return new_model(self.config, cell.setting, data, cell.seed, "small", width)
 
         whole = build(self.config.width)
         named = dict(whole.named_parameters())
         pruned = sum(named[name].numel() for name in prunable(self.config, whole)) * cell.sparsity
         target = cost.parameters(whole) - round(pruned)
-        width = cost.width_for(build, target, self.config.width)
-        return build(width).to(self.device)
+        return build(cost.width_for(build, target, self.config.width)), target
+
+    def _model(self, cell: Cell, weights: Weights) -> nn.Module:
+        model = self.model(cell)
+        model.load_state_dict(weights)
+        return model
 
     def _trace(self, cell: Cell) -> Path:
         return self.folder.checkpoints(cell.folder).path / "overlap.json"

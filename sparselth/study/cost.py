@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 
-# A width this close changes no channel count of the networks here.
-_PRECISION = 1e-3
+# Half a channel of 2048, the most a layer of the networks here has.
+_PRECISION = 2.0**-12
 
 
 @torch.no_grad()
@@ -59,7 +59,9 @@ def parameters(model: nn.Module) -> int:
 
 
 def width_for(build: Callable[[float], nn.Module], target: int, widest: float) -> float:
-    """Return the width, at most `widest`, of the largest network within `target` parameters.
+    """Return the width, at most `widest`, of the network nearest to `target` parameters.
+
+    Layers have whole channels, so that no width may fit exactly.
 
     Raises `SparselthError` where even the narrowest network has more.
     """
@@ -75,4 +77,4 @@ def width_for(build: Callable[[float], nn.Module], target: int, widest: float) -
             f"no narrower network has as few as {target} parameters; leave small-dense out, or "
             "lower the sparsity"
         )
-    return low
+    return min((low, high), key=lambda width: abs(parameters(build(width)) - target))

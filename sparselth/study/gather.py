@@ -16,6 +16,7 @@ from . import overlaps
 from .cells import DENSE, MASKS, Cell, cells
 from .claims import claims
 from .compute import Work
+from .cost import parameters
 from .overlaps import MAIN_P, PERCENTAGES, overlap_rows
 from .protocols import PROTOCOLS, check_same_terms
 from .scheduler import Failure
@@ -52,6 +53,7 @@ def gather(
         "environment": environment,
         "cells": rows,
         "masks": [_mask_row(work, cell) for cell in done if cell.protocol == MASKS],
+        "small_dense": _small_dense(work, done),
         "overlaps": overlap,
         "layer_overlaps": [row for row in by_layer if row["p"] == MAIN_P],
         "traces": _traces(work, done),
@@ -133,6 +135,20 @@ def _mask_row(work: Work, cell: Cell) -> dict[str, Any]:
         "layers": layers,
         "unreached": _unreached(work.config.allocation, cell.sparsity, found.masks),
     }
+
+
+def _small_dense(work: Work, done: list[Cell]) -> list[dict[str, Any]]:
+    """Count the parameters of small dense networks, beside those that a mask leaves."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for cell in done:
+        key = (cell.model, cell.data, cell.sparsity)
+        if cell.trained and cell.protocol != DENSE and key not in found:
+            if PROTOCOLS[cell.protocol].masked:
+                continue
+            model, target = work.small_dense(cell)
+            place = {"model": cell.model, "data": cell.data, "sparsity": cell.sparsity}
+            found[key] = place | {"parameters": parameters(model), "masked_parameters": target}
+    return list(found.values())
 
 
 def _unreached(allocation: str, sparsity: float, masks: Weights) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 A generator's name may end in a control: "magnitude-shuffled", "imp-inverted". It takes the mask of
 the generator before it and keeps, in every layer, the same number of weights at random places, or
-those that are smallest in the pre-trained network.
+those that are smallest in the pre-trained network: where every layer has the same sparsity, the
+inverted masks of all generators are one.
 """
 
 from __future__ import annotations
@@ -101,8 +102,9 @@ def random(job: MaskJob) -> FoundMasks:
 def admm(job: MaskJob) -> FoundMasks:
     """Train on from theta_T towards a sparse set, then prune what stayed small.
 
-    These epochs come on top of those the protocols share. `relative_residual` is |W - Z| / |W|
-    just before the cut: how much of the network the cut removes.
+    These epochs come on top of those the protocols share. `relative_residual` is |W - Z| / |W| at
+    the last projection, just before the cut where it ends the search: how much of the network is
+    cut away.
 
     Reference: Zhang et al., 2018.
     """

@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparselth
+from sparselth import SparselthError
 from sparselth.pruning import erk_sparsities, find_masks
-from sparselth.study import Cell
-from sparselth.study.gather import _cell_row, _over_seeds, _unreached
+from sparselth.study import Cell, StudyConfig
+from sparselth.study.cells import cells
+from sparselth.study.compute import Work
+from sparselth.study.cost import parameters
+from sparselth.study.gather import _cell_row, _check_terms, _over_seeds, _small_dense, _unreached
 from sparselth.study.overlaps import AGAINST_THETA_T, DENSE_PAIR, PERCENTAGES, overlap_rows
 from sparselth.study.tables import (
     accuracy_rows,
@@ -120,6 +124,41 @@ def test_the_row_of_a_cell():
         "seconds_per_epoch": 2.0,
     }
     assert _cell_row(cell, History()) is None
+
+
+# Small dense networks
+
+
+def test_a_small_dense_network_is_counted_beside_what_a_mask_leaves(tmp_path):
+    settings = {"generators": ["magnitude"], "sparsities": [0.9], "protocols": ["small-dense"]}
+    config = StudyConfig().changed({**settings, "train_limit": 8, "test_limit": 8})
+    work = Work(config, tmp_path, torch.device("cpu"))
+    done = [cell for cell in cells(config) if cell.trained]
+    (row,) = _small_dense(work, done)
+    whole = sparselth.models.build("resnet20", 10, 1)
+    kept = find_masks(whole, sparsity=0.9)
+    pruned = sum(int((~mask).sum()) for mask in kept.values())
+    assert row["masked_parameters"] == pytest.approx(parameters(whole) - pruned, abs=len(kept))
+    assert row["parameters"] == pytest.approx(row["masked_parameters"], rel=0.05)
+    assert row["parameters"] == parameters(work.small_dense(done[-1])[0])
+
+
+# Terms
+
+
+def test_a_schedule_that_was_not_kept_is_an_error_in_words(tmp_path):
+    config = StudyConfig(generators=("magnitude",), epochs=2, rewind_epoch=1)
+    work = Work(config, tmp_path, torch.device("cpu"))
+    done = [cell for cell in cells(config) if cell.protocol == "ticket"]
+    rate = done[0].learning_rate
+    kept = [config.recipe(rate, 0).learning_rate_at(epoch) for epoch in range(2)]
+    for rates, fine in ((kept, True), ([rate, 7.0], False), ([rate], False)):
+        records = [EpochRecord(i, r, 1.0, 50.0, 50.0, 1.0) for i, r in enumerate(rates)]
+        if fine:
+            _check_terms(work, done[:1], {done[0]: History(records)})
+            continue
+        with pytest.raises(SparselthError, match="not the schedule of the study; delete"):
+            _check_terms(work, done[:1], {done[0]: History(records)})
 
 
 # Overlaps of sparse with dense networks

@@ -78,15 +78,44 @@ def test_what_a_study_lacks_is_left_out(done, tmp_path):
 
 def test_failures_are_told_and_text_stays_text(done, tmp_path):
     _, summary = done
-    failure = {"label": "vgg11, dense", "error": "loss is <b>nan</b> | at step 3", "tried": True}
+    error = "loss is <b>nan</b> |\n at step 3"
+    failure = {"label": "vgg11, dense", "error": error, "tried": True}
     changed = {**summary, "failures": [failure]}
     write_report(changed, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "loss is &lt;b&gt;nan&lt;/b&gt; | at step 3" in page
+    assert "loss is &lt;b&gt;nan&lt;/b&gt; |\n at step 3" in page
     assert r"<b>nan</b> \| at step 3" in (tmp_path / "report.md").read_text()
     text = io.StringIO()
     print_report(changed, tmp_path, Console(file=text, width=120))
     assert "FAILED vgg11, dense: loss is <b>nan</b>" in text.getvalue()
+
+
+def test_plots_of_before_are_gone(done, tmp_path):
+    _, summary = done
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots/overlap-dense-of-before.svg").write_text("<svg/>")
+    write_report(summary, tmp_path)
+    assert not (tmp_path / "plots/overlap-dense-of-before.svg").exists()
+
+
+def test_what_a_protocol_has_of_its_own_is_told(done, tmp_path):
+    _, summary = done
+    config = {**summary["config"], "recipes": {"finetune": {"weight_decay": 0.5}}}
+    small = {"model": "vgg11", "data": "mnist5k", "sparsity": 0.7}
+    small |= {"parameters": 1980, "masked_parameters": 2000}
+    write_report({**summary, "config": config, "small_dense": [small]}, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "for the same epochs on the same schedule, with weight\\_decay 0.5 |" in text
+    assert "| vgg11 | mnist5k | 70 % | 1,980 | 2,000 | 0.990 |" in text
+
+
+def test_masks_of_admm_that_had_not_converged_are_marked(done, tmp_path):
+    _, summary = done
+    masks = [{**mask, "relative_residual": 0.051} for mask in summary["masks"]]
+    write_report({**summary, "masks": masks[:1]}, tmp_path)
+    assert "0.051, not converged |" in (tmp_path / "report.md").read_text()
+    write_report({**summary, "masks": [{**masks[0], "relative_residual": 0.05}]}, tmp_path)
+    assert "0.050 |" in (tmp_path / "report.md").read_text()
 
 
 def test_several_settings_have_plots_and_tables_of_their_own(done, tmp_path):

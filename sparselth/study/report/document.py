@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..cells import MASKS
+
 Setting = dict[str, Any]
 
 
@@ -48,11 +50,15 @@ def lead(summary: Mapping[str, Any]) -> str:
     rates, seeds = config["learning_rates"], config["seeds"]
     at = f"{_counted('learning rate', rates)} {', '.join(f'{rate:g}' for rate in rates)}"
     width = "" if config["width"] == 1.0 else f" at {config['width']:g} of its width"
+    searches = sum(cell["protocol"] == MASKS for cell in summary["cells"])
+    found = f" and {searches} searches for masks" if searches else ""
+    epochs = "one epoch" if config["epochs"] == 1 else f"{config['epochs']} epochs"
+    trainings = len(summary["cells"]) - searches
     return (
-        f"{title(summary)}{width}: {len(summary['cells'])} trainings of {config['epochs']} epochs "
-        f"at {at}, {len(seeds)} {_counted('seed', seeds)}. Ticket, re-initialisation and "
-        "fine-tuning train on the same masks for the same epochs on the same schedule, with the "
-        "images in the same order."
+        f"{title(summary)}{width}: {trainings} trainings of {epochs}{found}, at {at}, "
+        f"{len(seeds)} {_counted('seed', seeds)}. Protocols on the same mask train for the same "
+        "epochs on the same schedule, with the images in the same order, but for those that say "
+        "otherwise."
     )
 
 

@@ -65,6 +65,7 @@ def _row(cells: list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
+    text = " ".join(text.split())  # a new line would end the row
     for sign in ("\\", "|", "*", "_"):
         text = text.replace(sign, f"\\{sign}")
     return text

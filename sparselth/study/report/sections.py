@@ -14,6 +14,9 @@ from ..protocols import LABELS, PROTOCOLS, STARTS, compared
 from ..tables import accuracy_rows, cost_rows, kind_label, mean_overlap
 from .document import Picture, Section, Setting, Table, accuracy_text, percent, settings
 
+# Of |W - Z| / |W|, for the reader; 1 to 5 % is what converged runs of ADMM are said to end with.
+_CONVERGED = 0.05
+
 _PLACE = ["model", "data", "lr", "masks", "sparsity"]
 
 
@@ -90,15 +93,31 @@ def _accuracies(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Sect
     text = "Test accuracy in percent after the last epoch, mean and standard deviation of seeds."
     legend = [
         [
-            protocol.label,
-            STARTS[protocol.start],
-            protocol.differs or "for the same epochs on the same schedule",
+            PROTOCOLS[name].label,
+            STARTS[PROTOCOLS[name].start],
+            _terms(name, summary["config"]["recipes"].get(name, {})),
         ]
-        for protocol in (PROTOCOLS[name] for name in protocols)
+        for name in protocols
     ]
     headers = ["protocol", "starts from", "how it trains"]
     tables.append(Table(headers, legend, "Protocols"))
+    small = [
+        [row["model"], row["data"], percent(row["sparsity"])]
+        + [f"{row[name]:,}" for name in ("parameters", "masked_parameters")]
+        + [f"{row['parameters'] / row['masked_parameters']:.3f}"]
+        for row in summary["small_dense"]
+    ]
+    if small:
+        headers = ["model", "data", "sparsity", "parameters", "of the masked network", "ratio"]
+        tables.append(Table(headers, small, "Small dense networks"))
     return Section("Accuracy", [text], [*_pictures(pictures, "accuracy"), *tables])
+
+
+def _terms(protocol: str, own: Mapping[str, Any]) -> str:
+    """Say how a protocol trains. own: the settings that are its own."""
+    shared = PROTOCOLS[protocol].differs or "for the same epochs on the same schedule"
+    settings = ", ".join(f"{name} {_value(value)}" for name, value in own.items())
+    return f"{shared}, with {settings}" if own else shared
 
 
 def _accuracy_table(
@@ -241,21 +260,27 @@ def _masks(summary: Mapping[str, Any]) -> Section:
         start = [mask["model"], mask["data"], f"{mask['learning_rate']:g}", str(mask["seed"])]
         sparsest = max(mask["layers"], key=lambda layer: layer["sparsity"])
         densest = min(mask["layers"], key=lambda layer: layer["sparsity"])
-        residual = mask.get("relative_residual")
         rows.append(
             [*start, mask["generator"], percent(mask["sparsity"])]
             + [f"{100 * mask['measured_sparsity']:.2f} %"]
             + [f"{layer['layer']} {100 * layer['sparsity']:.1f} %" for layer in (densest, sparsest)]
             + [", ".join(_unreached(layer) for layer in mask["unreached"]) or "none"]
-            + ["" if residual is None else f"{residual:.3f}"]
+            + [_residual(mask.get("relative_residual"))]
         )
     headers = ["model", "data", "lr", "seed", "masks", "asked", "reached", "densest layer"]
     headers += ["sparsest layer", "one weight kept", "|W - Z| / |W|"]
     text = (
-        "The last column is how much of the network ADMM's final cut removed: small where it had "
-        "converged."
+        "The last column is how much of the network ADMM's final cut removed. More than "
+        f"{_CONVERGED:g} is marked as not converged: a longer search, or a larger rho, would cut "
+        "less."
     )
     return Section("Masks", [text], [Table(headers, rows)]) if rows else Section("Masks")
+
+
+def _residual(found: float | None) -> str:
+    if found is None:
+        return ""
+    return f"{found:.3f}" + (", not converged" if found > _CONVERGED else "")
 
 
 def _unreached(layer: Mapping[str, Any]) -> str:
