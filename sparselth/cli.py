@@ -37,7 +37,8 @@ def main() -> None:
     try:
         app()
     except SparselthError as error:
-        print(f"sparselth: {error}.", file=sys.stderr)
+        text = str(error)
+        print(f"sparselth: {text}{'' if text.endswith('?') else '.'}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -109,14 +110,17 @@ _Number = float | None
 @app.command()
 def study(
     preset: Annotated[
-        str,
+        _Text,
         typer.Option(
-            help="Start from: demo, smoke, mnist5k, mnist5k-textured, paper-cifar10, "
-            "paper-cifar100, paper-table1, paper-rewinding."
+            help="Start from: demo (without --config), smoke, mnist5k, mnist5k-textured, "
+            "paper-cifar10, paper-cifar100, paper-table1, paper-rewinding."
         ),
-    ] = "demo",
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML file of settings that replace the preset's.")
+        Path | None,
+        typer.Option(
+            help="YAML file of settings. What it leaves out is the preset's, or as in the paper."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; the same one again goes on.")
@@ -161,7 +165,9 @@ def study(
         list[str] | None,
         typer.Option(help="Of submitit, such as slurm_partition=gpu; may be repeated."),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Cluster jobs in the queue at once.")] = 16,
+    jobs: Annotated[
+        _Whole, typer.Option(help="Cluster jobs in the queue at once, by default 16.")
+    ] = None,
 ) -> None:
     """Compare winning ticket, random re-initialisation and pruning & fine-tuning on a grid.
 
@@ -169,7 +175,7 @@ def study(
     that fails does not stop the rest; the exit code is then 1.
     """
     # Imported here, so that `sparselth info` does not wait for matplotlib.
-    from .study import InProcess, Processes, Submitit, run
+    from .study import InProcess, Processes, StudyConfig, Submitit, run
     from .study import preset as find_preset
     from .study.executors import Executor
     from .study.progress import for_console
@@ -198,14 +204,25 @@ def study(
     options = _assignments("--cluster-option", cluster_option)
     if workers is not None and cluster is not None:
         raise SparselthError("got both --workers and --cluster; the work goes to one of them")
-    if options and cluster is None:
-        raise SparselthError("got --cluster-option without --cluster; name the cluster, too")
-    chosen = find_preset(preset).changed(settings)
+    if cluster is None and (options or jobs is not None):
+        flag = "--cluster-option" if options else "--jobs"
+        raise SparselthError(f"got {flag} without --cluster; name the cluster, too")
+    if cluster is not None and threads:
+        raise SparselthError(
+            "got --threads with --cluster; a job has the threads of its CPUs: pass "
+            f"--cluster-option cpus_per_task={threads}"
+        )
+    if preset is None and config is not None:
+        start, name = StudyConfig(), config.stem
+    else:
+        name = preset or "demo"
+        start = find_preset(name)
+    chosen = start.changed(settings)
     _set_threads(threads)
-    folder = out or Path("runs") / preset
+    folder = out or Path("runs") / name
     executor: Executor
     if cluster is not None:
-        executor = Submitit(folder, cluster, jobs, options, device)
+        executor = Submitit(folder, cluster, 16 if jobs is None else jobs, options, device)
     elif workers is not None:
         executor = Processes(workers, device, threads)
     else:

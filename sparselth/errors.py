@@ -1,5 +1,9 @@
 """The exceptions that sparselth raises on purpose."""
 
+from __future__ import annotations
+
+import difflib
+
 
 class SparselthError(ValueError):
     """Bad input or an unusable state, said in one sentence with what to do about it."""
@@ -7,4 +11,6 @@ class SparselthError(ValueError):
 
 def unknown_name(kind: str, got: object, known) -> SparselthError:
     """Return the error for a name that a registry does not have."""
-    return SparselthError(f"unknown {kind} {got!r}; known: {', '.join(sorted(known))}")
+    near = difflib.get_close_matches(str(got), sorted(known), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return SparselthError(f"unknown {kind} {got!r}; {hint}known: {', '.join(sorted(known))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises `SparselthError` when it is not there or not a list of `setting: value` lines.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.load(Path(path).read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SparselthError(f"the configuration {path} cannot be read: {reason}") from error
@@ -55,6 +56,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             "'epochs: 10'"
         )
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as `safe_load` reads it, but a setting given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep=deep)
+        keys = [self.construct_object(key) for key, _ in node.value]
+        if len(found) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.YAMLError(f"'{twice}' stands there twice, line {node.start_mark.line + 1}")
+        return found
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -87,6 +100,8 @@ def _coerce(name: str, value: Any, default: Any) -> Any:
         if wanted is bool and not isinstance(value, bool):
             return {"true": True, "false": False}[str(value).lower()]
         converted = wanted(value)
+        if wanted is float and not math.isfinite(converted):
+            raise ValueError
         # int(2.5) would pass silently, and so would str of a list.
         if isinstance(value, (int, float)) and converted != value:
             raise ValueError

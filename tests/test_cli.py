@@ -1,5 +1,6 @@
 """The command line: help, version, and errors of one sentence."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 import sparselth
 from sparselth.cli import app, main
-from sparselth.study import PRESETS
+from sparselth.study import PRESETS, StudyConfig
 from sparselth.study.generators import GENERATORS
 from sparselth.study.protocols import PROTOCOLS
 
@@ -98,6 +100,19 @@ def test_a_study_goes_on_without_the_part_that_fails(run):
     assert "Traceback" not in result.stderr
 
 
+def test_a_file_of_settings_starts_from_the_paper_and_not_from_a_preset(run, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "models: [conv4]\nwidth: 0.0625\nepochs: 1\ntrain_limit: 32\ntest_limit: 16\n"
+        "learning_rates: 0.1\nsparsities: 0.5\ngenerators: magnitude\nprotocols: ticket\n"
+        "admm_update_every: 60\ntiming_steps: 1\ntiming_rounds: 1\n"
+    )
+    assert run("study", "--config", "mine.yaml").returncode == 0
+    written = json.loads((tmp_path / "runs/mine/config.json").read_text())
+    paper = StudyConfig().to_dict()
+    given = set(yaml.safe_load((tmp_path / "mine.yaml").read_text()))
+    assert all(written[name] == paper[name] for name in set(paper) - given)
+
+
 def test_a_grid_in_one_file_with_a_network_of_ones_own(tmp_path):
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n"
@@ -155,6 +170,9 @@ def _check_sentence(result, text):
         (["--workers", "0", "--device", "cpu"], "how many processes are to share the CPU"),
         (["--workers", "2", "--cluster", "local"], "to one of them"),
         (["--cluster-option", "timeout_min=3"], "name the cluster, too"),
+        (["--jobs", "3"], "got --jobs without --cluster"),
+        (["--cluster", "local", "--threads", "2"], "cpus_per_task=2"),
+        (["--set", "thresholds.gap=1"], "did you mean 'thresholds'?"),
         (["--cluster", "cray"], "submitit refuses the cluster 'cray'"),
         (["--cluster", "local", "--cluster-option", "no_such=3"], "no_such"),
         (["--device", "tpu"], "auto, cpu, cuda"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparselth.settings import read_yaml
-from sparselth.study import preset
+from sparselth.study import StudyConfig
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -22,4 +22,4 @@ def test_script_runs(script, capsys):
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_configuration_is_valid(file):
-    preset("demo").changed(read_yaml(file))
+    StudyConfig().changed(read_yaml(file))

@@ -49,7 +49,8 @@ def prunable_parameters(
     if not chosen:
         raise SparselthError(
             "the model has no weight to prune: besides the first convolution and the classifier "
-            "there is no Conv2d or Linear; pass exclude=() to prune those too"
+            "there is no Conv2d or Linear; pass exclude=() to prune those too (in a study, "
+            "prune_first and prune_classifier)"
         )
     return chosen
 

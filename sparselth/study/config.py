@@ -26,6 +26,8 @@ _NOT_IDENTITY = {"data_root", "thresholds"}
 _OF_THE_STUDY = {
     "seed": "the seeds of a study are its own",
     "evaluate_every": "the accuracies of a study are those of every epoch",
+    "batch_size": "protocols are compared after the same number of steps",
+    "augment": "protocols are compared on the same images",
 }
 
 RESETS = ("theta_0", "theta_k", "none")
@@ -105,7 +107,8 @@ class StudyConfig:
                 )
         for model in self.models:
             models.check(model)
-        _check_names("data set", self.data, [*data.REGISTRY, IMAGE_FOLDER])
+        for names in (self.data, tuple(self.thresholds.similar_on)):
+            _check_names("data set", names, [*data.REGISTRY, IMAGE_FOLDER])
         _check_names("protocol", self.protocols, PROTOCOLS)
         by_rule = [name for name in ALLOCATIONS if name != "given"]
         _check_names("allocation", (self.allocation,), by_rule)
@@ -122,6 +125,10 @@ class StudyConfig:
             raise SparselthError(
                 f"sparsities are {list(self.sparsities)}; each is the share of weights to prune, "
                 "above 0 and below 1"
+            )
+        if not self.width > 0 or not self.admm_rho > 0:
+            raise SparselthError(
+                f"width is {self.width} and admm_rho {self.admm_rho}; both must be above 0"
             )
         if not 0 < self.imp_rate < 1:
             raise SparselthError(

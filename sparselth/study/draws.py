@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import torch
 from torch import Tensor, nn
 
@@ -45,15 +47,24 @@ def new_model(
     """Build a network of the study, freshly initialised for `seed` and `draw`.
 
     width: another than the study's. The caller's random state is left as it was.
+
+    Raises `SparselthError` where it cannot be built, whatever the code that builds it raised.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, draw))
-        return models.build(
-            setting.model,
-            data.num_classes,
-            data.channels,
-            config.width if width is None else width,
-        )
+        width = config.width if width is None else width
+        try:
+            return models.build(setting.model, data.num_classes, data.channels, width)
+        except SparselthError:
+            raise
+        except Exception as error:
+            # Code of the user's own, which may raise anything.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise SparselthError(
+                f"model '{setting.model}' cannot be built for {data.num_classes} classes of "
+                f"{data.channels}-channel images at width {width:g}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
+            ) from error
 
 
 def initial_weights(

@@ -55,7 +55,10 @@ def opened(path: str | Path, config: StudyConfig) -> Iterator[RunFolder]:
     """
     folder = Path(path)
     _check(folder, config)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SparselthError(f"the folder {folder} cannot be made: {error.strerror}") from error
     with (folder / _LOCK).open("w") as lock:
         # The system drops this lock when the process ends, however it ends.
         try:
@@ -76,7 +79,9 @@ def _check(folder: Path, config: StudyConfig) -> None:
     if not folder.exists():
         return
     advice = "name another folder (--out), or give the settings this one was made with"
-    found = _read_json(folder / _CONFIG) if folder.is_dir() else {}
+    if not folder.is_dir():
+        raise SparselthError(f"{folder} is a file; name a folder (--out)")
+    found = _read_json(folder / _CONFIG)
     if found is None:
         others = [e.name for e in folder.iterdir() if e.name != _LOCK and e.suffix != ".tmp"]
         if others:
@@ -84,8 +89,12 @@ def _check(folder: Path, config: StudyConfig) -> None:
                 f"{folder} holds '{sorted(others)[0]}' but no study; name another folder (--out)"
             )
         return
+    if not isinstance(found, dict) or "protocols" not in found:
+        raise SparselthError(
+            f"{folder / _CONFIG} is not the configuration of a study; name another folder (--out)"
+        )
     # "fixed" is what there was before one could ask.
-    found = {"choice": "fixed", **found} if isinstance(found, dict) else {}
+    found = {"choice": "fixed", **found}
     differences = config.differences(found)
     if differences:
         raise SparselthError(

@@ -14,7 +14,7 @@ from ..training import CheckpointError, History
 from .cells import DENSE, MASKS, Cell, cells, epochs, needs
 from .compute import Work
 from .config import StudyConfig
-from .draws import DRAWS
+from .draws import DRAWS, prunable
 from .environment import warn_if_changed
 from .executors import Executor, InProcess
 from .folder import RunFolder, opened
@@ -60,11 +60,13 @@ def run(
 
 
 def _check(work: Work) -> None:
-    """Load every data set and build every network once, before anything is written."""
-    for name in work.config.data:
-        work.data(name)
-    for model in work.config.models:
-        work.prunable(Cell(model, work.config.data[-1], 0.0, 0))
+    """Load every data set and build every network for it, before anything is written."""
+    config = work.config
+    for data in config.data:
+        for model in config.models:
+            prunable(config, work.model(Cell(model, data, 0.0, 0)))
+            if any(not PROTOCOLS[protocol].masked for protocol in config.protocols):
+                work.small_dense(Cell(model, data, 0.0, 0, sparsity=max(config.sparsities)))
 
 
 class _Study:

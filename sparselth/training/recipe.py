@@ -86,6 +86,11 @@ class Recipe:
                 f"a recipe got momentum={self.momentum} and weight_decay={self.weight_decay}; "
                 "momentum must be in [0, 1) and weight_decay at least 0"
             )
+        if not 0 < self.gamma <= 1:
+            raise SparselthError(
+                f"a recipe got gamma={self.gamma}; the learning rate is multiplied by it at each "
+                "milestone, so it must be above 0 and at most 1"
+            )
         if any(not 0 < milestone <= 1 for milestone in self.milestones):
             raise SparselthError(
                 f"a recipe got milestones={self.milestones}; each is a fraction of the epochs, "

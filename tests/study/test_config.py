@@ -52,11 +52,12 @@ def test_yaml(tmp_path):
     assert (config.weight_decay, config.generators) == (5e-4, ("admm",))
     assert (config.thresholds.gap, config.thresholds.similar) == (1.0, 0.5)
     assert config.thresholds.similar_for("mnist5k") == 2.0
+    assert config.thresholds.similar_for("cifar100") == 1.0  # as without
     assert config.protocol_recipe("finetune", 0.1, 0, 1.0).weight_decay == 1e-3
     assert config.protocol_recipe("ticket", 0.1, 0, 1.0).weight_decay == 5e-4
 
 
-@pytest.mark.parametrize("text", ["- 1\n", "just text", "a: [1", "", "\x00"])
+@pytest.mark.parametrize("text", ["- 1\n", "just text", "a: [1", "", "\x00", "a: 1\nb: 2\na: 3\n"])
 def test_yaml_that_is_none(tmp_path, text):
     file = tmp_path / "study.yaml"
     file.write_text(text)
@@ -108,6 +109,14 @@ def test_yaml_that_is_none(tmp_path, text):
         ({"thresholds": {"gap": -1}}, "at least 0"),
         ({"thresholds": {"confidence": 95}}, "such as 0.95"),
         ({"thresholds": {"similar_on": {"cifar10": "few"}}}, "similar_on, cifar10, got 'few'"),
+        ({"thresholds": {"similar_on": {"cifar-10": 2}}}, "did you mean 'cifar10'"),
+        ({"thresholds": {"sparsity": 60}}, "a share of weights, below 1"),
+        ({"weight_decay": "nan"}, "weight_decay got 'nan', expected a number"),
+        ({"width": float("inf")}, "width got inf, expected a number"),
+        ({"width": 0}, "width is 0.0"),
+        ({"gamma": -1}, "gamma=-1.0"),
+        ({"admm_rho": -1}, "admm_rho -1.0; both must be above 0"),
+        ({"generators": ["amdm"]}, "did you mean 'admm'"),
         ({"recipes": ["finetune"]}, "recipes got"),
         ({"recipes": {"finetune": 3}}, "recipes got 3 for finetune"),
     ],
@@ -152,6 +161,8 @@ def test_a_recipe_of_other_epochs_or_rates_is_refused_with_both_schedules(change
         ({"finetune": {"weight_decy": 0}}, "finetune has no setting 'weight_decy'; did you mean"),
         ({"finetune": {"seed": 1}}, "the seed of finetune; the seeds of a study are its own"),
         ({"finetune": {"evaluate_every": 2}}, "evaluate_every of finetune"),
+        ({"finetune": {"batch_size": 4}}, "batch_size of finetune; protocols are compared after"),
+        ({"ticket": {"augment": False}}, "augment of ticket; protocols are compared on the same"),
         ({"finetune": {"momentum": 2}}, "momentum must be in"),
         ({"rewind": {"weight_decay": 0}}, "none of this study's protocols: ticket, reinit"),
     ],
@@ -218,7 +229,11 @@ configs = st.fixed_dictionaries(
         "milestones": st.lists(st.floats(0.1, 1), max_size=3),
         "thresholds": st.fixed_dictionaries(
             {"gap": st.floats(0, 3)},
-            optional={"similar_on": st.dictionaries(st.text(), st.floats(0, 3))},
+            optional={
+                "similar_on": st.dictionaries(
+                    st.sampled_from(["mnist5k", "cifar100", "imagefolder"]), st.floats(0, 3)
+                )
+            },
         ),
         "recipes": st.fixed_dictionaries(
             {},

@@ -194,6 +194,20 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, tiny):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_is_no_run_folder_is_named(tmp_path, tiny):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text('{"name": "of another program"}')
+    for place, says in (
+        ("file", "file is a file; name a folder"),
+        ("other", r"config\.json is not the configuration of a study"),
+        ("file/below", "cannot be made: "),
+    ):
+        with pytest.raises(SparselthError, match=says):
+            study.run(tiny, tmp_path / place, device="cpu")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def test_two_at_once_are_refused(tmp_path, tiny):
     with (
         opened(tmp_path / "run", tiny),
