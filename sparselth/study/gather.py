@@ -22,7 +22,7 @@ from .protocols import PROTOCOLS, check_same_terms
 from .scheduler import Failure
 from .verdicts import conditions, differences, winning
 
-FORMAT = 2
+FORMAT = 3
 
 Weights = dict[str, Tensor]
 
