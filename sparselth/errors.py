@@ -11,6 +11,6 @@ class SparselthError(ValueError):
 
 def unknown_name(kind: str, got: object, known) -> SparselthError:
     """Return the error for a name that a registry does not have."""
-    near = difflib.get_close_matches(str(got), sorted(known), n=1)
+    near = difflib.get_close_matches(str(got), sorted(known), n=1, cutoff=0.7)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return SparselthError(f"unknown {kind} {got!r}; {hint}known: {', '.join(sorted(known))}")

@@ -62,12 +62,12 @@ class _Loader(yaml.SafeLoader):
     """YAML as `safe_load` reads it, but a setting given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found = super().construct_mapping(node, deep=deep)
-        keys = [self.construct_object(key) for key, _ in node.value]
-        if len(found) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.YAMLError(f"'{twice}' stands there twice, line {node.start_mark.line + 1}")
-        return found
+        # Before what "<<" brings in is among them, which may be given anew.
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.YAMLError(f"'{key.value}' is there twice")
+        return super().construct_mapping(node, deep=deep)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

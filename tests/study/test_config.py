@@ -57,6 +57,15 @@ def test_yaml(tmp_path):
     assert config.protocol_recipe("ticket", 0.1, 0, 1.0).weight_decay == 5e-4
 
 
+def test_yaml_may_take_settings_over_and_give_them_anew(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "recipes:\n  ticket: &own {momentum: 0.5, weight_decay: 0.1}\n"
+        "  finetune: {<<: *own, momentum: 0.8}\n"
+    )
+    assert read_yaml(file)["recipes"]["finetune"] == {"momentum": 0.8, "weight_decay": 0.1}
+
+
 @pytest.mark.parametrize("text", ["- 1\n", "just text", "a: [1", "", "\x00", "a: 1\nb: 2\na: 3\n"])
 def test_yaml_that_is_none(tmp_path, text):
     file = tmp_path / "study.yaml"

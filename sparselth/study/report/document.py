@@ -51,11 +51,12 @@ def lead(summary: Mapping[str, Any]) -> str:
     at = f"{_counted('learning rate', rates)} {', '.join(f'{rate:g}' for rate in rates)}"
     width = "" if config["width"] == 1.0 else f" at {config['width']:g} of its width"
     searches = sum(cell["protocol"] == MASKS for cell in summary["cells"])
-    found = f" and {searches} searches for masks" if searches else ""
+    found = "one search for masks" if searches == 1 else f"{searches} searches for masks"
+    also = f" and {found}" if searches else ""
     epochs = "one epoch" if config["epochs"] == 1 else f"{config['epochs']} epochs"
     trainings = len(summary["cells"]) - searches
     return (
-        f"{title(summary)}{width}: {trainings} trainings of {epochs}{found}, at {at}, "
+        f"{title(summary)}{width}: {trainings} trainings of {epochs}{also}, at {at}, "
         f"{len(seeds)} {_counted('seed', seeds)}. Protocols on the same mask train for the same "
         "epochs on the same schedule, with the images in the same order, but for those that say "
         "otherwise."
