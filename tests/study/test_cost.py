@@ -135,4 +135,4 @@ def test_our_networks_come_close_to_a_tenth(name):
 
     target = parameters(narrow(0.5)) // 10
     found = parameters(narrow(width_for(narrow, target, widest=0.5)))
-    assert found == pytest.approx(target, rel=0.1)
+    assert found == pytest.approx(target, rel=0.03)
