@@ -165,9 +165,7 @@ def study(
         list[str] | None,
         typer.Option(help="Of submitit, such as slurm_partition=gpu; may be repeated."),
     ] = None,
-    jobs: Annotated[
-        _Whole, typer.Option(help="Cluster jobs in the queue at once, by default 16.")
-    ] = None,
+    jobs: Annotated[_Whole, typer.Option(help="Cluster jobs in the queue at once.")] = None,
 ) -> None:
     """Compare winning ticket, random re-initialisation and pruning & fine-tuning on a grid.
 
@@ -222,7 +220,8 @@ def study(
     folder = out or Path("runs") / name
     executor: Executor
     if cluster is not None:
-        executor = Submitit(folder, cluster, 16 if jobs is None else jobs, options, device)
+        at_once = {} if jobs is None else {"jobs": jobs}
+        executor = Submitit(folder, cluster, options=options, device=device, **at_once)
     elif workers is not None:
         executor = Processes(workers, device, threads)
     else:

@@ -142,9 +142,8 @@ def _small_dense(work: Work, done: list[Cell]) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for cell in done:
         key = (cell.model, cell.data, cell.sparsity)
-        if cell.trained and cell.protocol != DENSE and key not in found:
-            if PROTOCOLS[cell.protocol].masked:
-                continue
+        is_small = cell.protocol in PROTOCOLS and not PROTOCOLS[cell.protocol].masked
+        if is_small and key not in found:
             model, target = work.small_dense(cell)
             place = {"model": cell.model, "data": cell.data, "sparsity": cell.sparsity}
             found[key] = place | {"parameters": parameters(model), "masked_parameters": target}

@@ -138,7 +138,7 @@ GENERATORS: dict[str, Callable[[MaskJob], FoundMasks]] = {
 }
 
 
-METHODS = ("magnitude", "imp", "admm")
+METHODS = tuple(name for name in GENERATORS if name != "random")
 """Those that look for good masks; random ones are a control."""
 
 
@@ -150,7 +150,7 @@ def parsed(name: str) -> tuple[str, str]:
     base, dash, control = name.partition("-")
     if base not in GENERATORS:
         raise unknown_name("mask generator", name, GENERATORS)
-    if dash and (control not in CONTROLS or base == "random"):
+    if dash and (control not in CONTROLS or base not in METHODS):
         raise SparselthError(
             f"the mask generator {name!r} has no control that fits; magnitude, imp and admm take "
             f"{' or '.join(f'-{c}' for c in CONTROLS)}, random masks are a control already"

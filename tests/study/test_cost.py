@@ -128,11 +128,12 @@ def test_where_even_the_narrowest_has_more():
         width_for(build, 3, widest=1.0)
 
 
+@pytest.mark.parametrize(("whole", "within"), [(0.5, 0.03), (0.25, 0.05)])
 @pytest.mark.parametrize("name", ["resnet20", "vgg11", "mobilenetv2"])
-def test_our_networks_come_close_to_a_tenth(name):
+def test_our_networks_come_close_to_a_tenth(name, whole, within):
     def narrow(width):
         return models.build(name, width=width)
 
-    target = parameters(narrow(0.5)) // 10
-    found = parameters(narrow(width_for(narrow, target, widest=0.5)))
-    assert found == pytest.approx(target, rel=0.03)
+    target = parameters(narrow(whole)) // 10
+    found = parameters(narrow(width_for(narrow, target, widest=whole)))
+    assert found == pytest.approx(target, rel=within)

@@ -13,9 +13,7 @@ from ..overlaps import MAIN_P, MASKED_PAIRS
 from ..protocols import LABELS, PROTOCOLS, STARTS, compared
 from ..tables import accuracy_rows, cost_rows, kind_label, mean_overlap
 from .document import Picture, Section, Setting, Table, accuracy_text, percent, settings
-
-# Of |W - Z| / |W|, for the reader; 1 to 5 % is what converged runs of ADMM are said to end with.
-_CONVERGED = 0.05
+from .masks import masks
 
 _PLACE = ["model", "data", "lr", "masks", "sparsity"]
 
@@ -32,7 +30,7 @@ def sections(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> list[Se
         _differences(summary, pictures),
         _overlaps(summary, pictures),
         _speed(summary, pictures),
-        _masks(summary),
+        masks(summary),
         _configuration(summary),
     ]
     return [section for section in found if section.text or section.blocks]
@@ -252,41 +250,6 @@ def _speed(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Section:
         Table(spent, cost, "Wall-clock of the study as it ran"),
     ]
     return Section("Speed", text, [*_pictures(pictures, "time"), *tables])
-
-
-def _masks(summary: Mapping[str, Any]) -> Section:
-    rows = []
-    for mask in summary["masks"]:
-        start = [mask["model"], mask["data"], f"{mask['learning_rate']:g}", str(mask["seed"])]
-        sparsest = max(mask["layers"], key=lambda layer: layer["sparsity"])
-        densest = min(mask["layers"], key=lambda layer: layer["sparsity"])
-        rows.append(
-            [*start, mask["generator"], percent(mask["sparsity"])]
-            + [f"{100 * mask['measured_sparsity']:.2f} %"]
-            + [f"{layer['layer']} {100 * layer['sparsity']:.1f} %" for layer in (densest, sparsest)]
-            + [", ".join(_unreached(layer) for layer in mask["unreached"]) or "none"]
-            + [_residual(mask.get("relative_residual"))]
-        )
-    headers = ["model", "data", "lr", "seed", "masks", "asked", "reached", "densest layer"]
-    headers += ["sparsest layer", "one weight kept", "|W - Z| / |W|"]
-    text = (
-        "The last column is how much of the network ADMM's final cut removed. More than "
-        f"{_CONVERGED:g} is marked as not converged: a longer search, or a larger rho, would cut "
-        "less."
-    )
-    return Section("Masks", [text], [Table(headers, rows)]) if rows else Section("Masks")
-
-
-def _residual(found: float | None) -> str:
-    if found is None:
-        return ""
-    return f"{found:.3f}" + (", not converged" if found > _CONVERGED else "")
-
-
-def _unreached(layer: Mapping[str, Any]) -> str:
-    """Say of a layer what was asked, and what its few weights allow."""
-    asked, reached = (f"{100 * layer[name]:.4g} %" for name in ("asked", "reached"))
-    return f"{layer['layer']}: {asked} asked, {reached} reached ({layer['weights']} weights)"
 
 
 def _configuration(summary: Mapping[str, Any]) -> Section:
