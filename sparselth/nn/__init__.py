@@ -3,22 +3,27 @@
 from .choices import adopt_choices, measured_choices
 from .convert import densify, masks_of, sparsify
 from .entry import EntryConv2d
-from .masked import MaskedConv2d, MaskedLinear, MaskedModule
+from .kinds import Site, sites_of
+from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
+from .module import MaskedModule
 from .norm import BlockedBatchNorm2d
 from .profiling import Profile, ProfileRow, profile
 
 __all__ = [
     "BlockedBatchNorm2d",
     "EntryConv2d",
+    "MaskedConv1d",
     "MaskedConv2d",
     "MaskedLinear",
     "MaskedModule",
     "Profile",
     "ProfileRow",
+    "Site",
     "adopt_choices",
     "densify",
     "masks_of",
     "measured_choices",
     "profile",
+    "sites_of",
     "sparsify",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .entry import EntryConv2d
-from .masked import MaskedModule
+from .masked import ChoosingModule
 
 Choices = dict[str, dict[tuple, Any]]
 """Module name -> kind of input -> how it is served."""
@@ -31,8 +31,8 @@ def adopt_choices(model: nn.Module, choices: Choices) -> None:
 def _kept(model: nn.Module) -> Choices:
     found: Choices = {}
     for name, module in model.named_modules():
-        if isinstance(module, MaskedModule):
-            found[name] = module._choices
+        if isinstance(module, ChoosingModule):
+            found[name] = module.service.choices
         elif isinstance(module, EntryConv2d):
             if module._enters is None:
                 module._enters = {}

@@ -5,54 +5,122 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import zip_longest
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops.backends import prefer_dense
-from ..ops.binding import bind_mask
 from ..ops.checks import check_mask
 from .entry import EntryConv2d
-from .masked import DERIVED, MaskedConv2d, MaskedModule, masked_type
+from .kinds import KINDS, Site, mask_class, masked_modules, owners_of, sites_of
+from .masked import ChoosingModule, MaskedConv2d
+from .module import MaskedModule
 from .norm import BlockedBatchNorm2d
 
 
-def sparsify(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Train `model` on `masks` from here on: Conv2d -> MaskedConv2d, Linear -> MaskedLinear.
 
     model: changed in place and returned. Its modules and parameters stay the same objects, so
     optimizers, hooks and shared references remain valid. Where convolutions are sparse enough for
     their kernels, BatchNorm2d becomes BlockedBatchNorm2d, which works in their layout, and an
     unpruned first convolution before one EntryConv2d.
-    masks: parameter name (`"features.0.weight"`) -> bool tensor of the parameter's shape.
+    masks: parameter name (`"features.0.weight"`) -> bool tensor of the parameter's shape. None
+    keeps what is not zero in each weight that has zeros. A parameter that several modules share has
+    one mask, under any of its names.
     Calling it again replaces the masks it names.
 
-    Raises SparselthError for a name the model does not have, a parameter that is not the weight
-    of a convolution or linear layer, or a mask of another shape, dtype or device; the model is
-    untouched then.
+    Conv2d, Conv1d and Linear have sparse kernels. Conv3d, transposed convolutions,
+    MultiheadAttention (its `in_proj_weight` too), Embedding and transformers' Conv1D compute
+    densely with their masks applied. Subclasses that keep the forward are masked alike.
+
+    Raises SparselthError for a name the model does not have, a parameter that cannot have a mask
+    (saying why), or a mask of another shape, dtype or device; the model is untouched then.
     """
-    todo = []
-    modules = dict(model.named_modules())
+    sites = sites_of(model)
+    if masks is None:
+        masks = _of_zeros(sites)
+    owners = owners_of(model)
+    known = {name: name for name in sites}
+    for several in owners.values():
+        first = several[0][0]
+        known.update({name: first for name, _, _ in several if first in sites})
+    todo: dict[str, tuple[Site, Tensor]] = {}
     for name, mask in masks.items():
-        owner, _, attribute = name.rpartition(".")
-        if owner not in modules or attribute != "weight":
+        site = _site(model, name, sites, known)
+        check_mask(mask, site.parameter, f"the mask of {name!r}")
+        _check_owners(owners[id(site.parameter)], sites, site)
+        if site.name in todo and not torch.equal(todo[site.name][1], mask):
             raise SparselthError(
-                f"the model has no convolution or linear weight named {name!r}; "
-                "masks are keyed by parameter names as in model.named_parameters()"
+                f"{name!r} is {site.name!r} under another name, and there are two different masks "
+                "for it; a shared weight has one"
             )
-        module = modules[owner]
-        masked = masked_type(module, name)
-        weight = module.get_parameter("weight")
-        check_mask(mask, weight, f"the mask of {name!r}")
-        todo.append((module, masked, mask))
-    for module, masked, mask in todo:
-        if isinstance(module, EntryConv2d):
-            module.make_plain()
-        # As torch's parametrize does: the class changes, the object stays.
-        module.__class__ = masked
-        assert isinstance(module, MaskedModule)
-        module.set_mask(mask)
+        todo[site.name] = (site, mask)
+    for site, mask in todo.values():
+        for _, module, local in owners[id(site.parameter)]:
+            if isinstance(module, EntryConv2d):
+                module.make_plain()
+            # As torch's parametrize does: the class changes, the object stays.
+            module.__class__ = mask_class(module)
+            assert isinstance(module, MaskedModule)
+            module.set_mask(mask, local)
+    _prepare(model)
     _convert_neighbours(model)
     return model
+
+
+def _of_zeros(sites: Mapping[str, Site]) -> dict[str, Tensor]:
+    weights = {name: site.parameter for name, site in sites.items() if not site.refusal}
+    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    masks = {name: mask for name, mask in masks.items() if not bool(mask.all())}
+    if not masks:
+        raise SparselthError(
+            "no weight of the model has zeros that a mask could be taken from; give masks, as "
+            "find_masks returns them"
+        )
+    return masks
+
+
+def _site(model: nn.Module, name: str, sites: Mapping[str, Site], known: dict[str, str]) -> Site:
+    if name in known:
+        site = sites[known[name]]
+        if site.refusal:
+            raise SparselthError(f"{name!r} cannot have a mask: {site.refusal}")
+        return site
+    path, _, local = name.rpartition(".")
+    module = dict(model.named_modules()).get(path)
+    if module is None or (local != "weight" and local not in sites_of(module)):
+        raise SparselthError(
+            f"the model has no convolution or linear weight named {name!r}; "
+            "masks are keyed by parameter names as in model.named_parameters()"
+        )
+    kinds = ", ".join(kind.plain.__name__ for kind in KINDS)
+    raise SparselthError(
+        f"{name!r} belongs to a {type(module).__name__}; masks go on the weight of: {kinds}"
+    )
+
+
+def _check_owners(
+    owners: list[tuple[str, nn.Module, str]], sites: Mapping[str, Site], site: Site
+) -> None:
+    """Refuse a parameter that is also a module's which would not keep to the mask."""
+    places = {(id(s.module), s.local) for s in sites.values()}
+    for name, module, local in owners:
+        if name == site.name or (id(module), local) in places:
+            continue
+        others = sites_of(module)
+        if local not in others or others[local].refusal:
+            why = others[local].refusal if local in others else f"it is a {type(module).__name__}"
+            raise SparselthError(
+                f"{site.name!r} is also {name!r}, whose module cannot have a mask: {why}"
+            )
+
+
+def _prepare(model: nn.Module) -> None:
+    """Derive at once what a compiled program needs to know of the masks."""
+    for _, module in masked_modules(model):
+        if isinstance(module, ChoosingModule) and not module.masks()["weight"].is_meta:
+            assert module.service is not None
 
 
 def _convert_neighbours(model: nn.Module) -> None:
@@ -77,23 +145,24 @@ def _convert_neighbours(model: nn.Module) -> None:
 def densify(model: nn.Module) -> nn.Module:
     """Turn masked modules back into plain ones, zeros in place. Returns `model`.
 
-    The state dict is an ordinary one afterwards, without any `weight_mask`.
+    The state dict is an ordinary one afterwards, without any mask.
     """
-    for module in model.modules():
-        if isinstance(module, MaskedModule):
-            bind_mask(module.weight, None)
-            del module.weight_mask
-            for name in DERIVED:
-                del module.__dict__[name]
-            module.__class__ = module._plain  # type: ignore[assignment]  # to the base class
+    for _, module in list(masked_modules(model)):
+        module.make_plain()
     _convert_neighbours(model)
     return model
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the masks a sparsified model trains on: parameter name -> bool tensor."""
-    return {
-        f"{name}.weight" if name else "weight": module.weight_mask
-        for name, module in model.named_modules()
-        if isinstance(module, MaskedModule)
-    }
+    """Return copies of the masks a sparsified model trains on: parameter name -> bool tensor.
+
+    A parameter that several modules share is there once, under its first name.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for path, module in masked_modules(model):
+        for local, mask in module.masks().items():
+            if id(module._states[local]) not in seen:
+                seen.add(id(module._states[local]))
+                found[f"{path}.{local}" if path else local] = mask.clone()
+    return found

@@ -80,9 +80,10 @@ class EntryConv2d(nn.Conv2d):
         return self._enters.get(key, False)
 
     def _mask_and_plan(self) -> tuple[Tensor, Tensor | None]:
-        if self._everything is None:
-            mask = torch.ones(self.weight.shape, dtype=torch.bool)
-            self._everything = (mask, conv_plan(mask, self.groups))
+        if self._everything is None or self._everything[0].shape != self.weight.shape:
+            with torch.inference_mode(False):  # training reuses what evaluation derived
+                mask = torch.ones(self.weight.shape, dtype=torch.bool)
+                self._everything = (mask, conv_plan(mask, self.groups))
         return self._everything
 
     def __getstate__(self) -> dict[str, Any]:

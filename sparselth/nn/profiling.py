@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..ops import choice as choosing
 from ..ops.measure import Timings
 from ..ops.plan import pattern
-from .masked import MaskedModule
+from .masked import ChoosingModule
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,12 @@ def profile(model: nn.Module, x: Tensor, *, backward: bool = True) -> Profile:
     forced.
     """
     rows: list[ProfileRow] = []
-    with _observed(model, backward, rows), torch.set_grad_enabled(backward):
-        model(x)
+    # The passes of training do not run on inference tensors, wherever this is called.
+    with torch.inference_mode(False), torch.set_grad_enabled(backward):
+        if x.is_inference():
+            x = x.clone()
+        with _observed(model, backward, rows):
+            model(x)
     return Profile(rows)
 
 
@@ -79,7 +83,7 @@ def _observed(model: nn.Module, backward: bool, rows: list[ProfileRow]) -> Itera
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, MaskedModule):
+            if isinstance(module, ChoosingModule):
 
                 def before(module: Any, inputs: tuple[Tensor, ...], name: str = name) -> None:
                     rows.append(_row(name, module, inputs[0]))
@@ -101,7 +105,7 @@ def _removed(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
         handle.remove()
 
 
-def _row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
+def _row(name: str, module: ChoosingModule, x: Tensor) -> ProfileRow:
     made = module.choice(x)
     arrives, wanted = choosing.needs_no_conversion(x), choosing.wanted_passes(x, module.weight)
     timings = made.timings or module.timings(x)
@@ -112,7 +116,7 @@ def _row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
         kind=type(module).__name__,
         geometry=_geometry(module, x),
         sparsity=module.sparsity,
-        pattern=pattern(module.weight_mask),
+        pattern=pattern(module.masks()["weight"]),
         in_blocks=choosing.in_blocks(x),
         by=made.by,
         backend={each: made.serves(each) for each in wanted},
@@ -123,7 +127,7 @@ def _row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
     )
 
 
-def _geometry(module: MaskedModule, x: Tensor) -> str:
+def _geometry(module: ChoosingModule, x: Tensor) -> str:
     shape = "x".join(map(str, x.shape))
     if not isinstance(module, nn.Conv2d):
         return f"{shape} -> {module.weight.shape[0]}"

@@ -1,31 +1,90 @@
 """Which mask belongs to which parameter, and which passes of a plan are served densely.
 
 A mask lives in the module that uses it; an optimizer sees parameters only, and an autograd formula
-the plan only. Weak tables join them. Modules keep them up to date; entries vanish with their
-parameter or plan.
+the plan only. Two weak tables join them; their entries vanish with the module or the plan.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
-_masks = WeakIdKeyDictionary()
 _dense_passes = WeakIdKeyDictionary()
 _NONE: frozenset[str] = frozenset()
 
 
-def bind_mask(parameter: Tensor, mask: Tensor | None) -> None:
-    """Record `mask` (bool, the parameter's shape) as the parameter's mask; None forgets it."""
-    if mask is None:
-        _masks.pop(parameter, None)
-    else:
-        _masks[parameter] = mask
+class BoundMask(Protocol):
+    """A parameter and its mask, see `nn.state.MaskState`."""
+
+    parameter: Tensor
+    mask: Tensor
+
+    def clean_(self) -> None:
+        """Set the parameter to zero where its mask prunes it."""
+
+    def mark_clean(self) -> None:
+        """Record that the parameter is zero there as it stands."""
+
+
+# By id, as a weak reference to a parameter would keep torch.utils.swap_tensors from working. What
+# is bound holds its parameter, so an id is not used again while its entry is there.
+_bound: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+def bind(parameter: Tensor, bound: BoundMask) -> None:
+    """Record what holds the mask of `parameter`. It stays bound as long as `bound` lives."""
+    _bound[id(parameter)] = bound
+
+
+def unbind(parameter: Tensor) -> None:
+    """Forget the mask of `parameter`."""
+    _bound.pop(id(parameter), None)
+
+
+def bound_to(parameter: Tensor) -> Any:
+    """Return what holds the mask of `parameter`, or None."""
+    found = _bound.get(id(parameter))
+    return found if found is not None and found.parameter is parameter else None
 
 
 def mask_of(parameter: Tensor) -> Tensor | None:
-    """Return the mask bound to `parameter`, or None."""
-    return _masks.get(parameter)
+    """Return the mask bound to `parameter` (bool, its shape), or None."""
+    found = bound_to(parameter)
+    return None if found is None else found.mask
+
+
+def bound_of(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
+    """Yield what holds the masks of an optimizer's parameters."""
+    if _bound:
+        for group in optimizer.param_groups:
+            yield from bound_among(group["params"])
+
+
+def bound_among(parameters: Iterable[Tensor]) -> Iterator[Any]:
+    """Yield what holds the masks of those parameters that have one."""
+    for parameter in parameters:
+        found = bound_to(parameter)
+        if found is not None:
+            yield found
+
+
+def _after_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    # Whatever stepped, momentum from before the mask included, pruned weights are zero after it.
+    # A compiled step cannot look at tables: the next forward notices what it wrote.
+    if not torch.compiler.is_compiling() and not getattr(optimizer, "keeps_masks", False):
+        for bound in bound_of(optimizer):
+            bound.clean_()
+
+
+# The one place where every optimizer of torch passes, also those that write through `.data`, which
+# no version counter sees. Without masks it costs a look at an empty table.
+register_optimizer_step_post_hook(_after_any_step)
 
 
 def bind_dense_passes(plan: Tensor | None, passes: frozenset[str]) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import backends, blocked_conv, blocked_pool  # noqa: F401  # register their handlers
 from .blocked_handlers import blocks_of, remember
 from .blocked_tensor import BlockedTensor
+from .transforms import transformed
 
 _PLAIN = (Tensor, torch.nn.Parameter, BlockedTensor)
 
@@ -49,9 +49,8 @@ def untraced(x: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # first: it warns about what is asked of shapes
         and type(x) in _PLAIN
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not transformed()
         and torch._C._len_torch_dispatch_stack() == 0
-        and forward_ad._current_level < 0
     )
 
 

@@ -38,6 +38,8 @@ import torch
 from torch import Tensor
 
 from .binding import dense_passes_of
+from .masking import mark_on_mask
+from .transforms import transformed
 
 NAMESPACE = "sparselth"
 
@@ -124,6 +126,8 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
 
 def memory_format(like: Tensor) -> torch.memory_format:
     """Return the layout of a convolution's result: channels_last exactly when `like` has it."""
+    if transformed(like):
+        return torch.contiguous_format  # within vmap there is no asking
     if like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
         return torch.channels_last
     return torch.contiguous_format
@@ -208,9 +212,12 @@ def _register_autograd(name: str, setup, backward) -> None:
     torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup)
 
 
-def _serving(name: str, dense: bool) -> Callable[..., Tensor]:
-    """Return the sparse op `name`, or the dense computation of the same."""
-    if not dense:
+def _serving(name: str, grad: Tensor, dense: bool = False) -> Callable[..., Tensor]:
+    """Return the sparse op `name`, or the dense computation of the same.
+
+    Dense also where `grad` is being transformed, for a batch of gradients say.
+    """
+    if not dense and not transformed(grad):
         return getattr(_ops, name)
     from . import reference  # which is built on this module
 
@@ -240,15 +247,15 @@ def conv_backward(ctx, grad):
     input, weight, mask, plan, *_ = ctx.saved_tensors
     need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
     grad_input = grad_weight = grad_bias = None
-    if need_input and need_weight and not ctx.dense_passes:
+    if need_input and need_weight and not ctx.dense_passes and not transformed(grad):
         grad = in_layout_of(input, grad)
     if need_input:
         input_hw = input.shape[2:]
-        run = _serving("masked_conv2d_grad_input", "grad_input" in ctx.dense_passes)
+        run = _serving("masked_conv2d_grad_input", grad, "grad_input" in ctx.dense_passes)
         grad_input = run(grad, weight, mask, plan, input_hw, *ctx.conv)
     if need_weight:
-        run = _serving("masked_conv2d_grad_weight", "grad_weight" in ctx.dense_passes)
-        grad_weight = run(grad, input, mask, plan, *ctx.conv)
+        run = _serving("masked_conv2d_grad_weight", grad, "grad_weight" in ctx.dense_passes)
+        grad_weight = mark_on_mask(run(grad, input, mask, plan, *ctx.conv), mask)
     if ctx.has_bias and need_bias:
         grad_bias = grad.sum((0, 2, 3))
     return grad_input, grad_weight, None, grad_bias, None, None, None, None, None
@@ -275,9 +282,9 @@ def _conv_grad_input_backward(ctx, grad):
     need_output, need_weight, *_ = ctx.needs_input_grad
     d_output = d_weight = None
     if need_output:
-        d_output = _ops.masked_conv2d(grad, weight, mask, None, plan, *ctx.conv)
+        d_output = _serving("masked_conv2d", grad)(grad, weight, mask, None, plan, *ctx.conv)
     if need_weight:
-        d_weight = _ops.masked_conv2d_grad_weight(grad_output, grad, mask, plan, *ctx.conv)
+        d_weight = _serving("masked_conv2d_grad_weight", grad)(grad_output, grad, mask, plan, *ctx.conv)
     return d_output, d_weight, None, None, None, None, None, None, None
 
 
@@ -291,10 +298,10 @@ def _conv_grad_weight_backward(ctx, grad):
     need_output, need_input, *_ = ctx.needs_input_grad
     d_output = d_input = None
     if need_output:
-        d_output = _ops.masked_conv2d(input, grad, mask, None, plan, *ctx.conv)
+        d_output = _serving("masked_conv2d", grad)(input, grad, mask, None, plan, *ctx.conv)
     if need_input:
         input_hw = input.shape[2:]
-        d_input = _ops.masked_conv2d_grad_input(grad_output, grad, mask, plan, input_hw, *ctx.conv)
+        d_input = _serving("masked_conv2d_grad_input", grad)(grad_output, grad, mask, plan, input_hw, *ctx.conv)
     return d_output, d_input, None, None, None, None, None, None
 
 
@@ -318,11 +325,11 @@ def linear_backward(ctx, grad):
     need_input, need_weight, _, need_bias, _ = ctx.needs_input_grad
     grad_input = grad_weight = grad_bias = None
     if need_input:
-        run = _serving("masked_linear_grad_input", "grad_input" in ctx.dense_passes)
+        run = _serving("masked_linear_grad_input", grad, "grad_input" in ctx.dense_passes)
         grad_input = run(grad, weight, mask, plan)
     if need_weight:
-        run = _serving("masked_linear_grad_weight", "grad_weight" in ctx.dense_passes)
-        grad_weight = run(grad, input, mask, plan)
+        run = _serving("masked_linear_grad_weight", grad, "grad_weight" in ctx.dense_passes)
+        grad_weight = mark_on_mask(run(grad, input, mask, plan), mask)
     if ctx.has_bias and need_bias:
         grad_bias = grad.sum(0)
     return grad_input, grad_weight, None, grad_bias, None
@@ -335,9 +342,9 @@ def _linear_pair_setup(ctx, inputs, output):
 def _linear_grad_input_backward(ctx, grad):
     grad_output, weight, mask, plan = ctx.saved_tensors
     need_output, need_weight, *_ = ctx.needs_input_grad
-    d_output = _ops.masked_linear(grad, weight, mask, None, plan) if need_output else None
+    d_output = _serving("masked_linear", grad)(grad, weight, mask, None, plan) if need_output else None
     d_weight = (
-        _ops.masked_linear_grad_weight(grad_output, grad, mask, plan) if need_weight else None
+        _serving("masked_linear_grad_weight", grad)(grad_output, grad, mask, plan) if need_weight else None
     )
     return d_output, d_weight, None, None
 
@@ -345,8 +352,8 @@ def _linear_grad_input_backward(ctx, grad):
 def _linear_grad_weight_backward(ctx, grad):
     grad_output, input, mask, plan = ctx.saved_tensors
     need_output, need_input, *_ = ctx.needs_input_grad
-    d_output = _ops.masked_linear(input, grad, mask, None, plan) if need_output else None
-    d_input = _ops.masked_linear_grad_input(grad_output, grad, mask, plan) if need_input else None
+    d_output = _serving("masked_linear", grad)(input, grad, mask, None, plan) if need_output else None
+    d_input = _serving("masked_linear_grad_input", grad)(grad_output, grad, mask, plan) if need_input else None
     return d_output, d_input, None, None
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SparselthError
+from . import reference
 from .backends import forced, implementation
 from .blocked import accepts, traceless
 from .blocked_conv import BlockedConv2d
@@ -25,6 +26,7 @@ from .checks import (
     check_mask,
     check_same_length,
 )
+from .transforms import transformed
 
 
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
@@ -73,6 +75,33 @@ def masked_conv2d(
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """
     x, weight, bias = autocast(x, weight, bias)
+    conv = check_conv2d(x, weight, mask, bias, stride, padding, dilation, groups)
+    if transformed():
+        y = reference.masked_conv2d(x, weight, mask, bias, None, *conv)
+        return y.relu() if relu else y
+    if not torch.compiler.is_compiling() and _direct(x, weight):
+        y = BlockedConv2d.apply(x, weight, mask, bias, plan, *conv)
+    elif relu and x.device.type == "cuda":
+        return implementation("masked_conv2d_relu", x.device)(x, weight, mask, bias, plan, *conv)
+    else:
+        y = implementation("masked_conv2d", x.device)(x, weight, mask, bias, plan, *conv)
+    return y.relu() if relu else y
+
+
+def check_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> tuple[list[int], list[int], list[int], int]:
+    """Check what `masked_conv2d` is given; return the settings as the op takes them.
+
+    Raises SparselthError on mismatched shapes, dtypes or devices.
+    """
     if x.dim() != 4:
         raise SparselthError(f"x must be (N, C_in, H, W), got shape {tuple(x.shape)}")
     if weight.dim() != 4:
@@ -86,8 +115,7 @@ def masked_conv2d(
             f"channels do not fit: x has {x.shape[1]}, weight {tuple(weight.shape)} with "
             f"groups={groups} takes {weight.shape[1] * groups} and needs C_out divisible by groups"
         )
-    if bias is not None and bias.shape != (weight.shape[0],):
-        raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
+    _check_bias(bias, weight)
     conv = (
         as_pair("stride", stride, 1),
         as_pair("padding", padding, 0),
@@ -95,13 +123,12 @@ def masked_conv2d(
         groups,
     )
     _check_not_empty(x, weight, *conv[:3])
-    if not torch.compiler.is_compiling() and _direct(x, weight):
-        y = BlockedConv2d.apply(x, weight, mask, bias, plan, *conv)
-    elif relu and x.device.type == "cuda":
-        return implementation("masked_conv2d_relu", x.device)(x, weight, mask, bias, plan, *conv)
-    else:
-        y = implementation("masked_conv2d", x.device)(x, weight, mask, bias, plan, *conv)
-    return y.relu() if relu else y
+    return conv
+
+
+def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
+    if bias is not None and bias.shape != (weight.shape[0],):
+        raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
 
 
 def _direct(x: Tensor, weight: Tensor) -> bool:
@@ -137,6 +164,19 @@ def masked_linear(
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """
     x, weight, bias = autocast(x, weight, bias)
+    check_linear(x, weight, mask, bias)
+    if transformed():
+        return reference.masked_linear(x, weight, mask, bias, None)
+    rows = x.reshape(-1, weight.shape[1])
+    run = implementation("masked_linear", x.device)
+    return run(rows, weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
+
+
+def check_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None) -> None:
+    """Check what `masked_linear` is given.
+
+    Raises SparselthError on mismatched shapes, dtypes or devices.
+    """
     if weight.dim() != 2:
         raise SparselthError(f"weight must be (C_out, C_in), got shape {tuple(weight.shape)}")
     check_mask(mask, weight)
@@ -145,11 +185,7 @@ def masked_linear(
         raise SparselthError(
             f"x must end in {weight.shape[1]} features, got shape {tuple(x.shape)}"
         )
-    if bias is not None and bias.shape != (weight.shape[0],):
-        raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
-    rows = x.reshape(-1, weight.shape[1])
-    run = implementation("masked_linear", x.device)
-    return run(rows, weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
+    _check_bias(bias, weight)
 
 
 @torch.no_grad()

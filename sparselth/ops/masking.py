@@ -11,16 +11,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_WHOLE = {torch.float32: torch.int32, torch.float64: torch.int64}
+from .transforms import transformed
+
+_WHOLE = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+
+# Where a gradient says that it is zero off a mask: the mask.
+_ON_MASK = "_sparselth_on_mask"
+
+
+def has_bits(values: Tensor) -> bool:
+    """Say whether masks of `values` can be applied by bits: floating point, real, dense."""
+    return values.dtype in _WHOLE and values.layout is torch.strided
 
 
 def bits_of(mask: Tensor, weight: Tensor) -> Tensor:
     """Return whole numbers as wide as the weight's: all ones where `mask` keeps, else zero.
 
-    mask: bool, the weight's shape.  weight: float32 or float64; the result has its layout.
+    mask: bool, the weight's shape.  weight: of `has_bits`; the result has its layout.
     """
-    bits = torch.empty_like(weight, dtype=_WHOLE[weight.dtype], requires_grad=False)
-    return bits.copy_(mask).neg_()
+    # Kept for later: it must not be an inference tensor where it happens to be made first.
+    with torch.inference_mode(False):
+        bits = torch.empty_like(weight, dtype=_WHOLE[weight.dtype], requires_grad=False)
+        return bits.copy_(mask).neg_()
 
 
 def apply_bits(values: Tensor, bits: Tensor) -> Tensor:
@@ -28,14 +45,40 @@ def apply_bits(values: Tensor, bits: Tensor) -> Tensor:
     return (values.view(bits.dtype) & bits).view(values.dtype)
 
 
+def apply_bits_(values: Tensor, bits: Tensor) -> None:
+    """Set `values` to zero where pruned, in place; below autograd."""
+    values.view(bits.dtype).bitwise_and_(bits)
+
+
+def mark_on_mask(grad: Tensor, mask: Tensor) -> Tensor:
+    """Note on a gradient that it is zero where `mask` prunes, and return it."""
+    setattr(grad, _ON_MASK, mask)
+    return grad
+
+
+def take_mark(grad: Tensor, mask: Tensor) -> bool:
+    """Say whether `mark_on_mask` noted this mask on this gradient, and take the note away.
+
+    What is left on a tensor would be saved with it.
+    """
+    return grad.__dict__.pop(_ON_MASK, None) is mask
+
+
 class ApplyBits(torch.autograd.Function):
-    """`apply_bits`, differentiable any number of times in `values`."""
+    """`apply_bits`, differentiable any number of times in `values`.
+
+    mask: what `bits` are of, noted on the gradient; None notes nothing.
+    """
 
     @staticmethod
-    def forward(ctx, values: Tensor, bits: Tensor) -> Tensor:
-        ctx.bits = bits
+    def forward(ctx, values: Tensor, bits: Tensor, mask: Tensor | None = None) -> Tensor:
+        ctx.bits, ctx.mask = bits, mask
         return apply_bits(values, bits)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return ApplyBits.apply(grad, ctx.bits), None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        if not has_bits(grad) or transformed(grad):
+            # Gradients in a batch (torch.autograd.grad with is_grads_batched) have no bits.
+            return torch.where(ctx.bits.bool(), grad, 0.0), None, None
+        out = ApplyBits.apply(grad, ctx.bits, ctx.mask)
+        return (out if ctx.mask is None else mark_on_mask(out, ctx.mask)), None, None

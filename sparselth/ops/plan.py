@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from . import gpu_conv, loader, triton_kernels
+from .contract import NAMESPACE, fake
+
+# Mask -> its version, groups and plan: what is asked for a mask time and again.
+_plans = WeakIdKeyDictionary()
 
 
 def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     """Build the plan of a convolution or linear mask.
 
-    mask: (C_out, C_in / groups, kH, kW) or (C_out, C_in), bool.
+    mask: (C_out, C_in / groups, kH, kW), (C_out, C_in / groups, K) or (C_out, C_in), bool.
     Returns int32 (length,) on the CPU, int32 (blocks, 4) on a GPU for a convolution, or None where
     no kernel takes a plan: another device, or a package without what builds it. Kernels accept
     None.
     """
+    if mask.dim() == 3:
+        mask = mask.unsqueeze(2)  # images one pixel high
     if mask.device.type == "cuda" and mask.dim() == 4 and not triton_kernels.why_missing():
         return gpu_conv.block_plan(mask, groups)
     host = loader.host()
@@ -28,6 +35,40 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
         return None
     shape = tuple(mask.shape) if mask.dim() == 4 else (*mask.shape, 1, 1)
     return torch.from_numpy(host.conv_plan(mask.contiguous().view(shape).numpy(), groups))
+
+
+def plan_of(mask: Tensor, groups: int = 1) -> Tensor | None:
+    """Return the plan of a mask, as `conv_plan`; built anew when the mask was edited.
+
+    mask: no inference tensor.  None also on the meta device, where a mask has no values.
+    """
+    if mask.is_meta:
+        return None
+    version, known, plan = _plans.get(mask, (None, None, None))
+    if version != mask._version or known != groups:
+        with torch.inference_mode(False):  # training reuses what evaluation derived
+            plan = conv_plan(mask, groups)
+        _plans[mask] = (mask._version, groups, plan)
+    return plan
+
+
+# A compiled program holds tensors, not version counters: the plan is looked up while it runs.
+torch.library.define(f"{NAMESPACE}::mask_plan", "(Tensor mask, int groups) -> Tensor")
+
+
+def _mask_plan(mask: Tensor, groups: int) -> Tensor:
+    plan = plan_of(mask, groups)
+    assert plan is not None  # asked for where masks have plans
+    return plan.clone()  # a program may write to what its ops return
+
+
+torch.library.register_kernel(f"{NAMESPACE}::mask_plan", None, _mask_plan)
+
+
+@fake("mask_plan")
+def _(mask, groups):
+    length = torch.library.get_ctx().new_dynamic_size()
+    return mask.new_empty(length, dtype=torch.int32)
 
 
 def density_of(mask: Tensor, plan: Tensor | None) -> float:

@@ -25,6 +25,11 @@ def masked(weight: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
 
+def zero_off_mask_(weight: Tensor, mask: Tensor) -> None:
+    """Set `weight` to zero where `mask` prunes it, in place; NaN too."""
+    weight.masked_fill_(~mask, 0)
+
+
 def masked_conv2d(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     out = F.conv2d(input, masked(weight, mask), bias, stride, padding, dilation, groups)
     return out.contiguous(memory_format=memory_format(input))

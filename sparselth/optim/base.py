@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..ops.binding import mask_of
+from ..ops.binding import bound_to
 
 _Pairs = dict[int, tuple[Tensor, Tensor]]
 
@@ -50,6 +50,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
     A subclass says which of a group's options its op does not know, makes the state as torch would,
     and calls the op. `admm` may be set and taken away between steps.
     """
+
+    keeps_masks = True
+    """What its step leaves is on the masks: nothing has to be cleaned after it."""
 
     unavailable: tuple[str, ...]
     """Options of a group, all False by default, that masked parameters cannot have."""
@@ -98,8 +101,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     def _fused_step(self, group: dict[str, Any], pairs: _Pairs) -> list[Member]:
         """Update masked and penalised parameters and hide their gradients from torch's step."""
+        bound = {id(p): bound_to(p) for p in group["params"] if p.grad is not None}
         found = [
-            (p, p.grad, mask_of(p), pairs.get(id(p))) for p in group["params"] if p.grad is not None
+            (p, p.grad, None if bound[id(p)] is None else bound[id(p)].mask, pairs.get(id(p)))
+            for p in group["params"]
+            if p.grad is not None
         ]
         found = [one for one in found if one[2] is not None or one[3] is not None]
         asked = [option for option in self.unavailable if group[option]]
@@ -116,6 +122,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
             z, u = ([m.pair[i] for m in alike if m.pair is not None] for i in range(2))
             rho = self.admm.rho if self.admm is not None and z else 0.0
             self._run(group, alike, (masks, z, u), rho)
+            for member in alike:
+                if member.mask is not None:
+                    bound[id(member.parameter)].mark_clean()
         for member in members:
             member.parameter.grad = None
         return members

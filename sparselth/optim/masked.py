@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import SparselthError
-from ..ops.binding import mask_of
+from ..ops.binding import bound_of
 from .base import MaskedOptimizer
 
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
@@ -41,26 +40,18 @@ def masked(optimizer: _Optimizer) -> _Optimizer:
     return optimizer
 
 
-def _masked_parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the parameters that have a mask, and where it prunes them."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            mask = mask_of(parameter)
-            if mask is not None:
-                yield parameter, ~mask
-
-
 @torch.no_grad()
 def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    for parameter, pruned in _masked_parameters(optimizer):
-        if parameter.grad is not None:
-            parameter.grad.masked_fill_(pruned, 0)
+    for bound in bound_of(optimizer):
+        if bound.parameter.grad is not None:
+            bound.parameter.grad.masked_fill_(~bound.mask, 0)
 
 
 @torch.no_grad()
 def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    for parameter, pruned in _masked_parameters(optimizer):
-        parameter.masked_fill_(pruned, 0)
+    # The weights themselves are cleaned after every step of any optimizer, see `ops.binding`.
+    for bound in bound_of(optimizer):
+        parameter, pruned = bound.parameter, ~bound.mask
         for value in optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 value.masked_fill_(pruned, 0)

@@ -5,11 +5,11 @@ from .admm import ADMM, ADMMUpdate
 from .allocation import ALLOCATIONS
 from .controls import inverted_masks, shuffled_masks, shuffled_weights
 from .erk import erk_sparsities
-from .masks import SCORES, check_alive, find_masks, sparsity
+from .masks import SCORES, check_alive, check_search, find_masks, sparsity
 from .overlap import layer_overlaps, overlap_chance, weight_overlap
 from .patterns import PATTERNS, kernel_shapes
 from .quantize import Levels
-from .tensors import first_and_last, prunable_parameters
+from .tensors import Coverage, coverage, first_and_last, prunable_parameters
 
 __all__ = [
     "ADMM",
@@ -17,8 +17,11 @@ __all__ = [
     "PATTERNS",
     "SCORES",
     "ADMMUpdate",
+    "Coverage",
     "Levels",
     "check_alive",
+    "check_search",
+    "coverage",
     "erk_sparsities",
     "find_masks",
     "first_and_last",

@@ -25,6 +25,7 @@ def counts_for(
     sparsity: Sparsity | None,
     allocation: str,
     pattern: Pattern = ELEMENT,
+    stacklevel: int = 5,
 ) -> int | list[int] | None:
     """Return how many weights or groups stay, as `selection.topk_mask` takes it.
 
@@ -33,6 +34,7 @@ def counts_for(
     where rounding would have left none.
     sparsity: one share for all, with allocation "uniform", "global" or "erk"; or by parameter name,
     with allocation "given". None: what the pattern prunes by itself, `DEFAULT_SPARSITY` for most.
+    stacklevel: of the warning, so that it names who called `ADMM` or `find_masks`.
 
     Raises SparselthError on a share outside [0, 1), names that do not fit, an unknown allocation,
     or a sparsity that the pattern cannot have.
@@ -61,7 +63,8 @@ def counts_for(
         if isinstance(pattern, NOfM):
             return None
         return counts[0] if pooled else counts
-    return _counts_by_layer(parameters, _by_layer(parameters, sparsity, allocation), pattern)
+    shares = _by_layer(parameters, sparsity, allocation)
+    return _counts_by_layer(parameters, shares, pattern, stacklevel)
 
 
 def op_allocation(allocation: str) -> str:
@@ -88,6 +91,7 @@ def _counts_by_layer(
     parameters: Mapping[str, Tensor],
     shares: Mapping[str, float],
     pattern: Blocks | KernelShapes,
+    stacklevel: int,
 ) -> list[int]:
     counts, raised = [], []
     for name, tensor in parameters.items():
@@ -105,7 +109,7 @@ def _counts_by_layer(
         warnings.warn(
             f"rounding leaves no {unit} in some layers, where one is kept instead: "
             + ", ".join(raised),
-            stacklevel=5,  # who called find_masks or ADMM
+            stacklevel=stacklevel,
         )
     return counts
 

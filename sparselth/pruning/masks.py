@@ -5,18 +5,16 @@ The axes are registries of plain functions. A new method is one function and one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import SparselthError, unknown_name
-from ..ops import selection
-from ..ops.binding import mask_of
+from ..errors import SparselthError
+from ..nn import masks_of
 from ..ops.patterns import Pattern
-from .allocation import Sparsity, counts_for, op_allocation
-from .patterns import pattern_for
-from .tensors import prunable_parameters
+from .allocation import Sparsity
+from .search import Score, Search
 
 
 def magnitude(weights: list[Tensor]) -> list[Tensor]:
@@ -37,7 +35,7 @@ def random(weights: list[Tensor]) -> list[Tensor]:
     return [torch.rand(w.shape, device=w.device, dtype=torch.float32) for w in weights]
 
 
-SCORES: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
+SCORES: dict[str, Score] = {
     "magnitude": magnitude,
     "random": random,
 }
@@ -51,6 +49,7 @@ def find_masks(
     allocation: str = "uniform",
     pattern: str | Pattern = "element",
     exclude: Collection[str] | None = None,
+    include: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Choose which weights to keep: parameter name -> bool mask.
 
@@ -66,25 +65,38 @@ def find_masks(
     outputs x inputs such as "16x1" or "32x32", "2:4" along the inputs, or "kernel_shape", a
     dictionary of 3x3 shapes found from the weights; or a pattern of `sparselth.ops.patterns`.
     A sparsity is a share of groups, or of weights with "kernel_shape".
-    exclude: parameter names to leave dense; None leaves out the first convolution and the
-    classifier, see `prunable_parameters`.
+    exclude: parameter names to leave dense, or patterns such as "*.qkv.weight"; None leaves out the
+    first convolution and the classifier.  include: what is pruned on request only, embeddings. Both
+    as in `prunable_parameters`.
+
+    Warns of weights that cannot have masks, with the share of the model that the masks cover.
 
     Raises SparselthError for an unknown name (listing the known ones), a sparsity outside
     [0, 1) or beyond the pattern, NaN or Inf in a weight (naming it), or layers that "global" would
     leave without any weight, see `check_alive`.
     """
-    if score not in SCORES:
-        raise unknown_name("score", score, SCORES)
-    parameters = prunable_parameters(model, exclude)
-    scores = SCORES[score]([p.detach() for p in parameters.values()])
-    groups = pattern_for(pattern, scores)
-    k = counts_for(parameters, sparsity, allocation, groups)
-    found = selection.topk_mask(
-        scores, k, allocation=op_allocation(allocation), pattern=groups, names=list(parameters)
-    )
-    masks = dict(zip(parameters, found, strict=True))
+    search = Search.prepared(model, SCORES, score, sparsity, allocation, pattern, exclude, include)
+    search.warn_of_gaps(model)
+    masks = search.run()
     check_alive(masks)
     return masks
+
+
+def check_search(
+    model: nn.Module,
+    score: str = "magnitude",
+    sparsity: Sparsity | None = None,
+    allocation: str = "uniform",
+    pattern: str | Pattern = "element",
+    exclude: Collection[str] | None = None,
+    include: Collection[str] = (),
+) -> None:
+    """Check what `find_masks` will be asked for, before a training that ends with it.
+
+    Raises SparselthError as `find_masks` would for these arguments and the model's layers; what
+    depends on the trained weights (NaN, a layer that "global" empties) shows only then.
+    """
+    Search.prepared(model, SCORES, score, sparsity, allocation, pattern, exclude, include)
 
 
 def check_alive(masks: Mapping[str, Tensor]) -> None:
@@ -104,12 +116,9 @@ def check_alive(masks: Mapping[str, Tensor]) -> None:
 
 def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
     """Return the share of pruned entries, in [0, 1], of a sparsified model or of masks."""
-    if isinstance(of, nn.Module):
-        masks = [mask for p in of.parameters() if (mask := mask_of(p)) is not None]
-    else:
-        masks = list(of.values())
+    masks = list((masks_of(of) if isinstance(of, nn.Module) else of).values())
     total = sum(mask.numel() for mask in masks)
     return 1.0 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
 
 
-__all__ = ["SCORES", "check_alive", "find_masks", "sparsity"]
+__all__ = ["SCORES", "check_alive", "check_search", "find_masks", "sparsity"]

@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from ..errors import SparselthError
+from ..nn import masks_of
+from ..nn.kinds import CONVOLUTIONS, Site, owners_of, sites_of
 
 
 def first_and_last(model: nn.Module) -> tuple[str | None, str | None]:
-    """Return the parameter names of the first Conv2d's weight and of the classifier's, the last
-    Linear's; None for one that the model lacks.
+    """Return the parameter names of the first convolution's weight and of the classifier's, the
+    last Linear's; None for one that the model lacks.
 
     These are what `prunable_parameters` excludes by default.
     """
-    modules = _modules(model)
-    convs = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
-    linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    sites = sites_of(model)
+    convs = [name for name, site in sites.items() if isinstance(site.module, CONVOLUTIONS)]
+    linears = [name for name, site in sites.items() if isinstance(site.module, nn.Linear)]
     return (convs[0] if convs else None), (linears[-1] if linears else None)
 
 
 def prunable_parameters(
-    model: nn.Module, exclude: Collection[str] | None = None
+    model: nn.Module, exclude: Collection[str] | None = None, include: Collection[str] = ()
 ) -> dict[str, nn.Parameter]:
-    """Return the weights of every Conv2d and Linear by parameter name, in model order.
+    """Return the weights to prune by parameter name, in model order; a shared one once.
 
-    exclude: parameter names to leave dense. None leaves out the first convolution and the
-    classifier (the last Linear), as Liu et al. 2021 (arXiv:2102.11068) and its group's
-    configurations do; pass () to prune everything.
+    Those are the weights of convolutions (of any dimension, transposed too) and linear layers, the
+    projections of MultiheadAttention, and transformers' Conv1D: see `sparsify`.
+    exclude: parameter names to leave dense, or patterns of names such as "*.qkv.weight". None
+    leaves out the first convolution and the classifier (the last Linear), as Liu et al. 2021
+    (arXiv:2102.11068) and its group's configurations do; pass () to prune everything.
+    include: names or patterns of what is pruned on request only: embeddings.
 
-    Raises SparselthError when nothing is left, or `exclude` names a weight the model lacks.
+    Raises SparselthError when nothing is left, a name is not the model's, or a weight cannot have a
+    mask and is not excluded (saying why).
     """
-    modules = _modules(model)
+    return {name: site.parameter for name, site in prunable_sites(model, exclude, include).items()}
+
+
+def prunable_sites(
+    model: nn.Module, exclude: Collection[str] | None = None, include: Collection[str] = ()
+) -> dict[str, Site]:
+    """Return what `prunable_parameters` does with all that is known of each place."""
+    sites = sites_of(model)
     if exclude is None:
-        exclude = {name for name in first_and_last(model) if name is not None}
-    unknown = set(exclude) - set(modules)
+        left_out = {name for name in first_and_last(model) if name is not None}
+    else:
+        left_out = _named(model, sites, exclude, "exclude")
+    asked = _named(model, sites, include, "include")
+    unknown = sorted(asked - set(sites))
     if unknown:
-        raise SparselthError(
-            f"exclude names {sorted(unknown)}, but the model's Conv2d and Linear weights are "
-            f"{sorted(modules)}"
-        )
+        raise SparselthError(f"include names {unknown}, which cannot have masks")
     chosen = {
-        name: module.get_parameter("weight")
-        for name, module in modules.items()
-        if name not in exclude
+        name: site
+        for name, site in sites.items()
+        if name not in left_out and (site.kind.by_default or name in asked)
     }
+    refused = {name: site.refusal for name, site in chosen.items() if site.refusal}
+    if refused:
+        reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        names = sorted({*left_out, *refused})
+        raise SparselthError(f"{reasons}. To leave what is dense out, pass exclude={names}")
     if not chosen:
         raise SparselthError(
             "the model has no weight to prune: besides the first convolution and the classifier "
@@ -55,10 +75,84 @@ def prunable_parameters(
     return chosen
 
 
-def _modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every Conv2d and Linear by its weight's parameter name, in model order."""
-    return {
-        f"{name}.weight" if name else "weight": module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
+def _named(
+    model: nn.Module, sites: dict[str, Site], given: Collection[str], what: str
+) -> set[str]:
+    """Return the places that names and patterns stand for, a shared weight under its first name."""
+    first = {
+        name: several[0][0] for several in owners_of(model).values() for name, _, _ in several
     }
+    first.update({name: name for name in sites})
+    chosen, unknown = set(), []
+    if isinstance(given, str):
+        raise SparselthError(f"{what} takes a list of parameter names, got the text {given!r}")
+    for one in given:
+        matches = {first[name] for name in first if name == one or fnmatchcase(name, one)}
+        chosen |= matches
+        if not matches:
+            unknown.append(one)
+    if unknown:
+        raise SparselthError(
+            f"{what} names {sorted(unknown)}, but the model's Conv2d and Linear weights are "
+            f"{sorted(name for name, site in sites.items() if site.kind.by_default)}"
+        )
+    return chosen
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a model masks cover. Printed, it is a sentence.
+
+    covered, total: entries of weights, that is of parameters with two dimensions or more.
+    left_out: name -> why, of every weight without a mask.
+    """
+
+    covered: int
+    total: int
+    left_out: dict[str, str]
+
+    @property
+    def share(self) -> float:
+        """Share of the weights that have a mask, in [0, 1]."""
+        return self.covered / self.total if self.total else 0.0
+
+    def __str__(self) -> str:
+        text = f"masks cover {self.covered:,} of {self.total:,} weights ({self.share:.1%})"
+        if self.left_out:
+            named = [f"{name} ({why})" for name, why in self.left_out.items()]
+            more = f", and {len(named) - 8} more" if len(named) > 8 else ""
+            text += f"; left out: {', '.join(named[:8])}{more}"
+        return text
+
+
+def coverage(model: nn.Module, names: Iterable[str] | None = None) -> Coverage:
+    """Say what share of a model's weights masks cover, and what is left out.
+
+    names: of the parameters with masks, such as the keys of `find_masks`'s result; None asks a
+    model that `sparsify` made sparse.
+    """
+    if names is None:
+        names = masks_of(model)
+    covered_names = set(names)
+    sites = sites_of(model)
+    owners = owners_of(model)
+    covered = total = 0
+    left_out: dict[str, str] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            continue
+        total += parameter.numel()
+        several = owners[id(parameter)]
+        if any(other in covered_names for other, _, _ in several):
+            covered += parameter.numel()
+        else:
+            left_out[name] = _why_left_out(sites.get(name), several[0][1])
+    return Coverage(covered, total, left_out)
+
+
+def _why_left_out(site: Site | None, module: nn.Module) -> str:
+    if site is None:
+        return f"a parameter of {type(module).__name__}, which masks do not go on"
+    if site.refusal:
+        return site.refusal
+    return "excluded" if site.kind.by_default else "on request, with include"

@@ -258,7 +258,7 @@ def test_a_module_measures_when_its_mask_is_new(autocast):
     sl.ops.choice.clear_choices()
     with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
         y = model(x)
-        (choice,) = model[3]._choices.values()
+        (choice,) = model[3].service.choices.values()
         assert choice.by == "measured"
         assert choice.timings is not None
         assert all(p.sparse > 0 and p.dense > 0 for p in choice.timings.passes.values())
@@ -278,10 +278,10 @@ def test_the_choice_is_fixed_where_asked_and_for_float64():
     model, x = network(mask), x[:, :3]
     with sl.use_choice("fixed"):
         model(x)
-    assert not model[3]._choices
+    assert not model[3].service.choices
     model = model.double()
     assert model(x.double()).dtype == torch.float64
-    assert not model[3]._choices
+    assert not model[3].service.choices
 
 
 def test_a_full_mask_and_an_empty_one():

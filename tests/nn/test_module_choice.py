@@ -151,10 +151,10 @@ def test_a_forced_kernel_is_never_measured(clock):
     clock.sparse, clock.dense = (9.0, 1.0, 1.0), (1.0, 9.0, 9.0)
     conv = masked_conv(density=0.9)
     conv(X)
-    assert dense_passes_of(conv._plan) == {"forward"}
+    assert dense_passes_of(conv.service.plan) == {"forward"}
     with sl.use_backend("cpu"):
         assert isinstance(conv(X), BlockedTensor)
-        assert dense_passes_of(conv._plan) == frozenset()
+        assert dense_passes_of(conv.service.plan) == frozenset()
     assert clock.calls == 1
 
 
@@ -193,7 +193,7 @@ def test_dense_passes_of_a_sparse_layer_compute_the_same(clock, dense):
         made = module.choice(x.requires_grad_())
         assert made.sparse
         assert made.dense_passes == dense
-        assert dense_passes_of(module._plan) == (dense if has_plan else frozenset())
+        assert dense_passes_of(module.service.plan) == (dense if has_plan else frozenset())
         with sl.use_backend("reference"):
             torch.testing.assert_close(got, gradients(module, x))
 
@@ -227,7 +227,7 @@ def test_a_dense_layer_between_sparse_ones(clock):
     masks = {f"{i}.weight": torch.rand_like(model[i].weight) < 0.5 for i in (0, 3, 6)}
     sl.sparsify(model, masks)
     got = gradients(model, X.double())
-    made = [next(iter(model[i]._choices.values())) for i in (0, 3, 6)]
+    made = [next(iter(model[i].service.choices.values())) for i in (0, 3, 6)]
     assert [choice.sparse for choice in made] == [True, False, True]
     with sl.use_backend("reference"):
         torch.testing.assert_close(got, gradients(model, X.double()))
@@ -273,9 +273,9 @@ def test_a_full_mask_is_plain_convolution(clock):
 def test_choices_are_never_saved(clock):
     conv = masked_conv()
     conv(X)
-    assert conv._choices
+    assert conv.service.choices
     for twin in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
-        assert not twin._choices
+        assert not twin.service.choices
         torch.testing.assert_close(twin(X).dense(), conv(X).dense())
     assert set(conv.state_dict()) == {"weight", "bias", "weight_mask"}
     sl.densify(conv)

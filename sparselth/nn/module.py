@@ -1,0 +1,333 @@
+"""MaskedModule: what every module with masked parameters does about them.
+
+The masks are bool buffers beside the parameters (`weight` and `weight_mask`), saved and loaded with
+them. `state.py` says what is kept up and how; here are the ways in and out of a module: its slots,
+its state dict, copies, moves, and whoever reads a parameter from outside.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SparselthError
+from ..ops import reference
+from ..ops.checks import check_mask
+from ..ops.masking import ApplyBits, has_bits
+from ..ops.transforms import transformed
+from .state import MaskState, mask_name
+
+
+def masked_parameter(name: str) -> Any:
+    """Return the property that a masked module has for a parameter.
+
+    Read from outside it is the parameter, zero off its mask; where another tensor stands in its
+    place (`torch.func.functional_call`, a program being compiled or exported), and within the
+    module's own forward, its masked values, differentiably.
+    """
+    return property(lambda module: module._read(name))
+
+
+class MaskedModule(nn.Module):
+    """A module with parameters on masks. Made by `sparsify`, which mixes this into its class."""
+
+    maskable: tuple[str, ...] = ("weight",)
+    """The parameters that may have a mask."""
+
+    _plain: type[nn.Module]
+    _states: dict[str, MaskState]
+    _computing: dict[str, Tensor] | None = None
+
+    # --- masks ----------------------------------------------------------------------------------
+
+    def set_mask(self, mask: Tensor, name: str = "weight") -> None:
+        """Adopt `mask` (bool, the parameter's shape): pruned weights become exactly zero.
+
+        Raises SparselthError when shape, dtype or device do not fit the parameter.
+        """
+        parameter = self._parameters[name]
+        assert parameter is not None
+        check_mask(mask, parameter, mask_name(name))
+        self._bind(name, mask, replace=True)
+
+    def refresh_mask(self) -> None:
+        """Zero pruned weights and derive anew what follows from the masks."""
+        for state in self._states.values():
+            state.renew()
+
+    @property
+    def sparsity(self) -> float:
+        """Share of pruned weights among the parameters with a mask, in [0, 1]."""
+        kept = {name: state.density for name, state in self._states.items()}
+        sizes = {name: state.mask.numel() for name, state in self._states.items()}
+        total = sum(sizes.values())
+        return 1.0 - sum(kept[n] * sizes[n] for n in sizes) / total if total else 0.0
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return the masks by the names of their parameters."""
+        return {name: self._mask(name) for name in self._states}
+
+    def _mask(self, name: str) -> Tensor:
+        mask = self._buffers[mask_name(name)]
+        assert mask is not None
+        return mask
+
+    def _bind(self, name: str, mask: Tensor, replace: bool = False) -> None:
+        """Let the parameter in the slot `name` and a mask belong together.
+
+        A parameter that has a mask already, in a module that shares it, keeps that one unless
+        `replace`.
+        """
+        parameter = self._parameters[name]
+        states = self.__dict__.setdefault("_states", {})
+        mine, shared = states.get(name), MaskState.of(parameter)
+        if shared is None:
+            if mine is not None and (mine.parameter is parameter or mine.is_only_of(self)):
+                mine.adopt(parameter)
+                shared, replace = mine, True  # what is derived belongs to the one before
+            else:
+                shared = MaskState(parameter, mask)
+        if replace:
+            shared.set_mask(mask)
+        if mine is not None and mine is not shared:
+            mine.leave(self)
+        states[name] = shared
+        shared.add_owner(self, name)
+
+    def _settled(self, name: str = "weight") -> MaskState | None:
+        """Return a parameter's state, brought up to date.
+
+        None where something else stands in a slot, as within `functional_call`, or nothing may be
+        written: then masks are applied as functions.
+        """
+        state = self._states[name]
+        if not self._owns(name, state):
+            return None
+        state.settle()
+        return state
+
+    def _owns(self, name: str, state: MaskState) -> bool:
+        return (
+            self._parameters.get(name) is state.parameter
+            and self._buffers.get(mask_name(name)) is state.mask
+        )
+
+    # --- reading a parameter --------------------------------------------------------------------
+
+    def _read(self, name: str) -> Tensor:
+        parameter = self._slot(name)
+        states = self.__dict__.get("_states") or {}
+        if name not in states:
+            return parameter
+        if self._computing is not None:
+            if name not in self._computing:
+                self._computing[name] = self._masked(name)
+            return self._computing[name]
+        if torch.compiler.is_compiling() or not self._owns(name, states[name]):
+            return self._masked(name)
+        states[name].settle()
+        states[name].clean_()  # whoever wrote through `data` went unseen
+        return parameter
+
+    def _slot(self, name: str) -> Tensor:
+        # A replica of torch.nn.DataParallel has plain tensors for parameters.
+        slots = self._parameters if name in self._parameters else self.__dict__
+        if name not in slots:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return slots[name]
+
+    def _masked(self, name: str = "weight") -> Tensor:
+        """Return a parameter with its mask applied, differentiably."""
+        weight, mask = self._slot(name), self._mask(name)
+        if not torch.compiler.is_compiling() and is_simple(weight):
+            state = self._settled(name)
+            if state is not None:
+                return ApplyBits.apply(weight, state.bits(), state.mask)
+        return reference.masked(weight, mask)
+
+    @contextmanager
+    def _own_forward(self) -> Iterator[None]:
+        """Within it the module reads its parameters with their masks applied, each once."""
+        before, self.__dict__["_computing"] = self._computing, {}
+        try:
+            yield
+        finally:
+            self.__dict__["_computing"] = before
+
+    # --- writing to a slot ------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        states = self.__dict__.get("_states") or {}
+        of_mask = name.removesuffix("_mask")
+        if name in states:
+            self._replace_parameter(name, value)
+        elif of_mask != name and of_mask in states:
+            if not isinstance(value, Tensor):
+                raise SparselthError(f"{name} must be a bool tensor, got {type(value).__name__}")
+            self.set_mask(value, of_mask)
+        else:
+            super().__setattr__(name, value)
+
+    def _replace_parameter(self, name: str, value: Any) -> None:
+        if name not in self._parameters and isinstance(value, Tensor):
+            self.__dict__[name] = value  # a replica's
+            return
+        if not isinstance(value, nn.Parameter):
+            raise SparselthError(
+                f"{name} has a mask and stays a parameter, got {type(value).__name__}; use "
+                "sparselth.densify first"
+            )
+        mask = self._mask(name)
+        if value.shape != mask.shape:
+            raise SparselthError(
+                f"a parameter of shape {tuple(value.shape)} does not fit the mask of {name}, "
+                f"{tuple(mask.shape)}; use sparselth.densify first, or give one of its shape"
+            )
+        super().__setattr__(name, value)
+        if type(value) is nn.Parameter:  # another type, sharded say, is masked as a function
+            self._bind(name, mask.to(value.device))
+
+    def __delattr__(self, name: str) -> None:
+        states = self.__dict__.get("_states") or {}
+        if name in states or name.removesuffix("_mask") in states:
+            raise SparselthError(_taken(type(self), name, "cannot be deleted"))
+        super().__delattr__(name)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Refuse the parameters by which others take a masked one's place.
+
+        torch.nn.utils.prune and the older weight and spectral norms put `weight_orig`, or `weight_g`
+        and `weight_v`, in the place of `weight`, and compute it before each forward.
+
+        Raises SparselthError for those, with the module as it was.
+        """
+        for own, state in (self.__dict__.get("_states") or {}).items():
+            if name in (f"{own}_orig", f"{own}_g", f"{own}_v"):
+                self._parameters[own] = state.parameter
+                raise SparselthError(_taken(type(self), own, f"cannot be computed from {name}"))
+        super().register_parameter(name, param)
+
+    # --- copies, moves and saved state ----------------------------------------------------------
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        for state in self._states.values():
+            state.release()  # it may be swapped, which wants a parameter without hooks
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            for name in list(self._states):
+                self._bind(name, self._mask(name), replace=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_states", "_computing")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for name in self.maskable:
+            if self._buffers.get(mask_name(name)) is not None:
+                self._bind(name, self._mask(name))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        kind = type(self)
+        if kind.__dict__.get("_made_for") is None:
+            return super().__reduce_ex__(protocol)
+        return _remake, (kind._made_by, kind._made_for), self.__getstate__()  # type: ignore[attr-defined]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        for name in self._states:
+            state = self._settled(name)
+            if state is not None:
+                state.clean_()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        for name in self._states:
+            # A dense checkpoint has no mask: keep ours.
+            key = prefix + mask_name(name)
+            if key in missing_keys:
+                missing_keys.remove(key)
+            self._settled(name)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        # torch.jit.script, and what exports through it, gets the plain module, zeros in place.
+        return self.plain_copy()
+
+    def plain_copy(self) -> nn.Module:
+        """Return a plain module with copies of the parameters, zeros in place of pruned weights."""
+        twin = self._plain.__new__(self._plain)
+        dropped = {"_states", "_computing", "_parameters", "_buffers"}
+        twin.__dict__.update({k: v for k, v in self.__dict__.items() if k not in dropped})
+        masks = {mask_name(name) for name in self._states}
+        twin._buffers = {k: v for k, v in self._buffers.items() if k not in masks}
+        twin._parameters = dict(self._parameters)
+        for name in self._states:
+            values = reference.masked(self._slot(name).detach(), self._mask(name))
+            twin._parameters[name] = nn.Parameter(values, self._slot(name).requires_grad)
+        return twin
+
+    def make_plain(self) -> None:
+        """Turn into the plain module again, in place, with zeros where weights were pruned."""
+        for name, state in self._states.items():
+            state.settle()
+            state.clean_()
+            state.leave(self)
+            del self._buffers[mask_name(name)]
+            self._non_persistent_buffers_set.discard(mask_name(name))
+        plain = self._plain
+        for name in ("_states", "_computing"):
+            self.__dict__.pop(name, None)
+        self.__class__ = plain  # type: ignore[assignment]  # to the class it was made from
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, (super().extra_repr(), f"sparsity={self.sparsity:.4f}")))
+
+
+def is_simple(weight: Tensor) -> bool:
+    """Say whether a mask can be applied to `weight` by its bits, unseen: no program or transform."""
+    return (
+        type(weight) is nn.Parameter
+        and has_bits(weight)
+        and not transformed()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.jit.is_tracing()
+    )
+
+
+def _taken(kind: type, name: str, what: str) -> str:
+    return (
+        f"the {name} of a {kind.__name__} belongs to its mask and {what}; use sparselth.densify "
+        "first, parametrize or prune the plain module, and take the masks of torch.nn.utils.prune "
+        "over with sparselth.from_torch_prune"
+    )
+
+
+@functools.cache
+def masked_subclass(base: type[MaskedModule], plain: type[nn.Module]) -> type[MaskedModule]:
+    """Return the masked class of a plain module's class: `base` mixed into it.
+
+    Made once for each: what a subclass adds to a layer stays there.
+    """
+    attributes = {
+        "_made_by": base,
+        "_made_for": plain,
+        "_plain": plain,
+        "__module__": base.__module__,
+        "__doc__": f"`{plain.__name__}` whose parameters are kept on masks. Made by `sparsify`.",
+        **{name: masked_parameter(name) for name in base.maskable},
+    }
+    return type(f"Masked{plain.__name__}", (base, plain), attributes)
+
+
+def _remake(base: type[MaskedModule], plain: type[nn.Module]) -> MaskedModule:
+    kind = masked_subclass(base, plain)
+    return kind.__new__(kind)

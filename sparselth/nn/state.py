@@ -1,0 +1,227 @@
+"""A parameter and its mask: what keeps one on the other, and what is derived from both.
+
+The invariant: whoever wrote to the parameter, to the mask or into the module's slot for either, the
+next forward, gradient, saved state, `densify`, `sparsity` and export agree, or the write raised.
+
+How it is kept. Forwards compute with kept weights only, whatever stands off the mask. A hook on the
+parameter sets gradients to zero there that came past the forwards. The parameter itself is cleaned
+where a write can be seen (an assignment, a version counter, new memory, any optimizer's step) and
+wherever values leave the package: when state is saved, at `densify`, when `weight` is read from
+outside. Cleaning writes beneath the version counter: no forward has saved what it changes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SparselthError
+from ..ops import reference
+from ..ops.binding import bind, bound_to, unbind
+from ..ops.choice import Choice
+from ..ops.masking import apply_bits_, bits_of, has_bits, take_mark
+from ..ops.plan import density_of, plan_of
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often `tensor` was written to; -1 where nobody counts (inference tensors)."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def mask_name(name: str) -> str:
+    """Return what the mask of a parameter is called, as a buffer of the same module."""
+    return f"{name}_mask"
+
+
+class Service:
+    """How modules of one geometry compute with a mask: its plan, and the choices made under it.
+
+    plan: the mask's packed indices, or None.  work: see `plan.density_of`.  choices: kind of input
+    -> how it is served.  dense_passes: those bound to the plan.  checked: the kind of input whose
+    arguments were checked last.
+    """
+
+    __slots__ = ("checked", "choices", "dense_passes", "plan", "work")
+
+    def __init__(self, mask: Tensor, groups: int) -> None:
+        self.plan = plan_of(mask, groups)
+        self.work = density_of(mask, self.plan)
+        self.choices: dict[tuple, Choice] = {}
+        self.dense_passes: frozenset[str] = frozenset()
+        self.checked: tuple | None = None
+
+
+class MaskState:
+    """A parameter, its mask, and all modules that share the parameter.
+
+    parameter: the ordinary parameter.  mask: bool, its shape and device, a buffer of every owner.
+    """
+
+    def __init__(self, parameter: nn.Parameter, mask: Tensor) -> None:
+        self.parameter = parameter
+        self._owned: list[tuple[weakref.ref[nn.Module], str]] = []
+        self._hook: torch.utils.hooks.RemovableHandle | None = None
+        self._clean: tuple[int, int] | None = None
+        self.adopt(parameter)
+        self.set_mask(mask)
+
+    # --- who it belongs to --------------------------------------------------------------------
+
+    @staticmethod
+    def of(parameter: Tensor | None) -> MaskState | None:
+        """Return the state of a parameter that has a mask, or None."""
+        return None if parameter is None else bound_to(parameter)
+
+    def is_only_of(self, module: nn.Module) -> bool:
+        """Say whether nobody but `module` has the parameter."""
+        return all(owner is module for owner, _ in self.owners())
+
+    def adopt(self, parameter: nn.Parameter) -> None:
+        """Take `parameter` in the place of the one before, which is free then."""
+        self.release()
+        self.parameter = parameter
+        bind(parameter, self)
+        self._hold_gradient()
+
+    def release(self) -> None:
+        """Let go of the parameter: no hook, no entry."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if bound_to(self.parameter) is self:
+            unbind(self.parameter)
+
+    def owners(self) -> Iterator[tuple[nn.Module, str]]:
+        """Yield the modules that have the parameter, with what they call it."""
+        for reference_, name in self._owned:
+            module = reference_()
+            if module is not None:
+                yield module, name
+
+    def add_owner(self, module: nn.Module, name: str) -> None:
+        """Note that `module` has the parameter under `name`; its mask becomes this one."""
+        if not any(owner is module and name == other for owner, other in self.owners()):
+            self._owned.append((weakref.ref(module), name))
+        module._buffers[mask_name(name)] = self.mask
+
+    def leave(self, module: nn.Module) -> None:
+        """Forget an owner; the last one frees the parameter."""
+        self._owned = [
+            (reference_, name) for reference_, name in self._owned if reference_() is not module
+        ]
+        if not any(True for _ in self.owners()):
+            self.release()
+
+    # --- the mask -----------------------------------------------------------------------------
+
+    def set_mask(self, mask: Tensor) -> None:
+        """Take `mask`, which fits the parameter, for all owners; pruned weights become zero."""
+        with torch.inference_mode(False):
+            self.mask = mask.detach().clone(memory_format=torch.contiguous_format)
+        for module, name in self.owners():
+            module._buffers[mask_name(name)] = self.mask
+        self.renew()
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Forget what was derived from the mask before, and clean the parameter."""
+        mask = self.mask
+        self._services: dict[Any, Service] = {}
+        self._bits: Tensor | None = None
+        self._seen = version_of(mask)
+        # On the meta device it has no values yet: loading follows, and is noticed.
+        kept = mask.numel() if mask.is_meta else int(mask.sum())
+        self.density_seen = kept / max(mask.numel(), 1)
+        self._clean_by(reference.zero_off_mask_)
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that are kept."""
+        self.settle()
+        return self.density_seen
+
+    def service(self, geometry: Any, groups: int) -> Service:
+        """Return how modules of one geometry compute; made when it is first asked for."""
+        found = self._services.get(geometry)
+        if found is None:
+            found = self._services[geometry] = Service(self.mask, groups)
+        return found
+
+    def known_service(self, geometry: Any) -> Service | None:
+        """Return how modules of one geometry compute, or None where nobody asked for it yet."""
+        return self._services.get(geometry)
+
+    def bits(self) -> Tensor:
+        """Return the mask as `masking.apply_bits` takes it for the parameter as it is."""
+        parameter, bits = self.parameter, self._bits
+        if (
+            bits is None
+            or bits.itemsize != parameter.itemsize
+            or bits.stride() != parameter.stride()
+        ):
+            bits = self._bits = bits_of(self.mask, parameter)
+        return bits
+
+    # --- keeping the parameter on it ------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Notice what was written to the mask or to the parameter since the last time.
+
+        Two version counters and an address are compared: the cost for each forward.
+        Raises SparselthError where the parameter does not fit the mask any more.
+        """
+        parameter = self.parameter
+        if version_of(self.mask) != self._seen:
+            self._fit()
+            self.renew()
+        elif (parameter.data_ptr(), version_of(parameter)) != self._clean:
+            self._fit()
+            self.clean_()
+        if self._hook is None and parameter.requires_grad:
+            self._hold_gradient()
+
+    def _fit(self) -> None:
+        """Follow a parameter whose `data` was replaced: to another device, not to another shape."""
+        if self.parameter.shape != self.mask.shape:
+            raise SparselthError(
+                f"a masked parameter has shape {tuple(self.parameter.shape)} now, its mask "
+                f"{tuple(self.mask.shape)}; densify the model before changing a layer's size"
+            )
+        if self.parameter.device != self.mask.device:
+            self.set_mask(self.mask.to(self.parameter.device))
+
+    def clean_(self) -> None:
+        """Set the parameter to zero where its mask prunes it."""
+        # Again and again, so it is worth keeping the bits.
+        if has_bits(self.parameter):
+            self._clean_by(lambda values, _: apply_bits_(values, self.bits()))
+        else:
+            self._clean_by(reference.zero_off_mask_)
+
+    def _clean_by(self, apply: Any) -> None:
+        if not self.parameter.is_meta and not self.mask.is_meta:
+            with torch.no_grad():
+                apply(self.parameter.data, self.mask)  # what is done to `data` is not counted
+        self.mark_clean()
+
+    def mark_clean(self) -> None:
+        """Record that the parameter is zero off the mask as it stands."""
+        self._clean = (self.parameter.data_ptr(), version_of(self.parameter))
+
+    def _hold_gradient(self) -> None:
+        """Set gradients to zero off the mask that are not so already."""
+        if not self.parameter.requires_grad or self.parameter.is_inference():
+            return
+        reference_ = weakref.ref(self)
+
+        def zero_off_mask(grad: Tensor) -> Tensor | None:
+            state = reference_()
+            if state is None or take_mark(grad, state.mask):
+                return None
+            return reference.masked(grad, state.mask)
+
+        self._hook = self.parameter.register_hook(zero_off_mask)

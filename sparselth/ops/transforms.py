@@ -1,0 +1,25 @@
+"""Whether a transform of torch.func, or forward-mode differentiation, is going on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_functorch = torch._C._functorch
+
+
+def transformed(grad: Tensor | None = None) -> bool:
+    """Say whether tensors are being transformed: torch.func, vmap, forward-mode derivatives.
+
+    Then masks are applied by PyTorch's own ops, which have every derivative and batching rule. Ours
+    have formulas for reverse mode alone, and forward mode would take their result for a constant.
+
+    grad: of a backward, where `torch.autograd.grad(..., is_grads_batched=True)` puts gradients in a
+    batch by the older vmap, which shows on the tensor alone.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if grad is not None and _functorch.is_legacy_batchedtensor(grad):
+        return True
+    return _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
