@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..ops import choice as choosing
 from ..ops.blocked import blocked, traceless
 from ..ops.blocked_conv import BlockedConv2d
 from ..ops.plan import conv_plan
+from .recording import NotScriptable, recorded
 
 # Weights per output: with few, dense convolution is inefficient and the kernels on blocks, which
 # multiply one weight with 16 images, are not.
@@ -23,7 +25,7 @@ _DERIVED = ("_everything", "_enters")
 _MEASURED_INPUTS = 16
 
 
-class EntryConv2d(nn.Conv2d):
+class EntryConv2d(NotScriptable, nn.Conv2d):
     """`nn.Conv2d` whose result may come in blocks, for the batch norm after it. Made by `sparsify`.
 
     Its weights are dense and stay so. Where choices are measured (`sparselth.use_choice`), the
@@ -53,12 +55,14 @@ class EntryConv2d(nn.Conv2d):
             self.__dict__.pop(name, None)
         self.__class__ = nn.Conv2d  # type: ignore[assignment]  # to the base class
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return recorded(self, (input,), {})
         conv = (self.stride, self.padding, self.dilation, self.groups)
-        if not self._in_blocks(x, conv):
-            return super().forward(x)
+        if not self._in_blocks(input, conv):
+            return super().forward(input)
         mask, plan = self._mask_and_plan()
-        return BlockedConv2d.apply(blocked(x), self.weight, mask, self.bias, plan, *conv)
+        return BlockedConv2d.apply(blocked(input), self.weight, mask, self.bias, plan, *conv)
 
     def _in_blocks(self, x: Tensor, conv: Any) -> bool:
         if (

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..ops import choice as choosing
 from ..ops import functional, reference
@@ -25,6 +26,7 @@ from ..ops.measure import Timings
 from ..ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from ..ops.transforms import transformed
 from .module import MaskedModule, masked_parameter
+from .recording import recorded
 from .state import MaskState, Service
 
 # So many kinds of input are measured per mask; the fixed table serves the rest, lest a network that
@@ -141,6 +143,8 @@ class MaskedConvolution(ChoosingModule):
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self._compiled(input)
+        if isinstance(input, Proxy):
+            return recorded(self, (input,), {})
         state = self._settled()
         if state is None or transformed() or torch.jit.is_tracing():
             return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
@@ -252,6 +256,8 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self._compiled(input)
+        if isinstance(input, Proxy):
+            return recorded(self, (input,), {})
         state = self._settled()
         if state is None or transformed() or torch.jit.is_tracing():
             return F.linear(input, self._masked(), self.bias)
@@ -291,6 +297,9 @@ class MaskedDense(MaskedModule):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return super().forward(*args, **kwargs)
+        call = recorded(self, args, kwargs)
+        if call is not None:
+            return call
         with self._own_forward():
             return super().forward(*args, **kwargs)
 

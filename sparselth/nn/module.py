@@ -20,6 +20,7 @@ from ..ops import reference
 from ..ops.checks import check_mask
 from ..ops.masking import ApplyBits, has_bits
 from ..ops.transforms import transformed
+from .recording import NotScriptable
 from .state import MaskState, mask_name
 
 
@@ -33,7 +34,7 @@ def masked_parameter(name: str) -> Any:
     return property(lambda module: module._read(name))
 
 
-class MaskedModule(nn.Module):
+class MaskedModule(NotScriptable):
     """A module with parameters on masks. Made by `sparsify`, which mixes this into its class."""
 
     maskable: tuple[str, ...] = ("weight",)
@@ -257,23 +258,6 @@ class MaskedModule(nn.Module):
             if key in missing_keys:
                 missing_keys.remove(key)
             self._settled(name)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        # torch.jit.script, and what exports through it, gets the plain module, zeros in place.
-        return self.plain_copy()
-
-    def plain_copy(self) -> nn.Module:
-        """Return a plain module with copies of the parameters, zeros in place of pruned weights."""
-        twin = self._plain.__new__(self._plain)
-        dropped = {"_states", "_computing", "_parameters", "_buffers"}
-        twin.__dict__.update({k: v for k, v in self.__dict__.items() if k not in dropped})
-        masks = {mask_name(name) for name in self._states}
-        twin._buffers = {k: v for k, v in self._buffers.items() if k not in masks}
-        twin._parameters = dict(self._parameters)
-        for name in self._states:
-            values = reference.masked(self._slot(name).detach(), self._mask(name))
-            twin._parameters[name] = nn.Parameter(values, self._slot(name).requires_grad)
-        return twin
 
     def make_plain(self) -> None:
         """Turn into the plain module again, in place, with zeros where weights were pruned."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..ops.backends import forced
 from ..ops.blocked import accepts, blocked
+from .recording import NotScriptable, recorded
 
 
-class BlockedBatchNorm2d(nn.BatchNorm2d):
+class BlockedBatchNorm2d(NotScriptable, nn.BatchNorm2d):
     """`nn.BatchNorm2d` that computes on blocked activations. Made by `sparsify`.
 
     After a masked convolution its input is in blocks already. After any other layer, such as the
@@ -16,7 +18,9 @@ class BlockedBatchNorm2d(nn.BatchNorm2d):
     then one pass over memory, and the next masked convolution has nothing left to convert.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if forced() != "reference" and accepts(x):
-            x = blocked(x)
-        return super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return recorded(self, (input,), {})
+        if forced() != "reference" and accepts(input):
+            input = blocked(input)
+        return super().forward(input)
