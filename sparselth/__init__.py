@@ -14,7 +14,7 @@ from .memory import keep_freed_memory
 from .nn import MaskedConv2d, MaskedLinear, Profile, densify, masks_of, profile, sparsify
 from .ops import use_backend, use_choice
 from .ops.backends import backends
-from .pruning import ADMM, find_masks, sparsity, weight_overlap
+from .pruning import ADMM, coverage, find_masks, from_torch_prune, sparsity, weight_overlap
 from .training import Recipe, find_ticket, prune_and_finetune, train
 
 __version__ = "0.1.0"
@@ -35,10 +35,12 @@ __all__ = [
     "Recipe",
     "SparselthError",
     "backends",
+    "coverage",
     "data",
     "densify",
     "find_masks",
     "find_ticket",
+    "from_torch_prune",
     "keep_freed_memory",
     "masks_of",
     "models",

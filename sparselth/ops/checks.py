@@ -111,9 +111,13 @@ def check_finite(labels: Sequence[str], tensors: Sequence[Tensor]) -> None:
 
 def check_sparsity(sparsity: float) -> float:
     """Require a share of pruned weights in [0, 1)."""
-    if not 0 <= sparsity < 1:
+    number = not isinstance(sparsity, (str, bytes, bool)) and hasattr(sparsity, "__float__")
+    if not number or not 0 <= float(sparsity) < 1:
+        hint = "" if number else "; pass a number"
+        if number and 1 < float(sparsity) < 100:
+            hint = f"; {sparsity} % is {float(sparsity) / 100:g}"
         raise SparselthError(
-            f"sparsity is the share of weights to prune, in [0, 1); got {sparsity!r}"
+            f"sparsity is the share of weights to prune, in [0, 1); got {sparsity!r}{hint}"
         )
     return float(sparsity)
 

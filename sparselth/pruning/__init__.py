@@ -9,6 +9,7 @@ from .masks import SCORES, check_alive, check_search, find_masks, sparsity
 from .overlap import layer_overlaps, overlap_chance, weight_overlap
 from .patterns import PATTERNS, kernel_shapes
 from .quantize import Levels
+from .torch_prune import from_torch_prune
 from .tensors import Coverage, coverage, first_and_last, prunable_parameters
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "erk_sparsities",
     "find_masks",
     "first_and_last",
+    "from_torch_prune",
     "inverted_masks",
     "kernel_shapes",
     "layer_overlaps",

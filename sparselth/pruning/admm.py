@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SparselthError
+from ..nn.kinds import Site
 from ..ops import selection
-from ..ops.patterns import Pattern
+from ..ops.patterns import ELEMENT, Pattern
 from .allocation import Sparsity, counts_for, op_allocation
 from .masks import check_alive
 from .patterns import pattern_for
 from .rho import RhoSchedule, find_schedule
-from .tensors import prunable_parameters
+from .tensors import prunable_sites
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ class ADMM:
         self.rho_schedule = find_schedule(rho_schedule)
         self.updates = 0
         self.abs_tol, self.rel_tol = abs_tol, rel_tol
-        self.parameters = prunable_parameters(model, exclude)
+        self._sites = prunable_sites(model, exclude)
+        _refuse_turned(self._sites, pattern)
         if projection is None:
             projection = SparseSet(self._weights(), sparsity, allocation, pattern)
         elif (sparsity, allocation, pattern) != (None, "uniform", "element"):
@@ -163,6 +165,21 @@ class ADMM:
         self.projection = projection
         self.z = projection.nearest(self._weights())
         self.u = [torch.zeros_like(w) for w in self.z]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that are pruned, by name: those that the model has now.
+
+        Raises SparselthError where one was replaced by another of a different shape.
+        """
+        parameters = {name: site.parameter for name, site in self._sites.items()}
+        for (name, parameter), z in zip(parameters.items(), getattr(self, "z", ()), strict=False):
+            if parameter.shape != z.shape:
+                raise SparselthError(
+                    f"{name} has shape {tuple(parameter.shape)} now, {tuple(z.shape)} when ADMM "
+                    "began; make a new ADMM for the changed model"
+                )
+        return parameters
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.parameters.items()}
@@ -251,6 +268,16 @@ class ADMM:
             z.copy_(state[f"z.{name}"])
             u.copy_(state[f"u.{name}"])
         self.rho, self.updates = float(state["rho"]), int(state["updates"])
+
+
+def _refuse_turned(sites: Mapping[str, Site], pattern: str | Pattern) -> None:
+    """Refuse groups of weights where a layer keeps its weights as (in, out)."""
+    turned = [name for name, site in sites.items() if site.kind.transposed]
+    if turned and pattern not in ("element", ELEMENT):
+        raise SparselthError(
+            f"ADMM prunes single weights of transposed layers, and {', '.join(turned)} "
+            f'have their inputs first; use pattern="element", or exclude them'
+        )
 
 
 def _norm(tensors: list[Tensor]) -> float:

@@ -122,6 +122,19 @@ def overlap_chance(
 def _check(theta_a, theta_b, masks) -> None:
     if not theta_a:
         raise SparselthError("theta_a is empty; pass the prunable parameters of both networks")
+    kinds: dict[object, str] = {}
+    for label, theta in (("theta_a", theta_a), ("theta_b", theta_b)):
+        for name, tensor in theta.items():
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                what = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise SparselthError(
+                    f"{label}[{name!r}] is {what}; R_p compares real floating-point weights, so "
+                    "pass the prunable parameters of both networks, not whole state dicts"
+                )
+            kinds.setdefault((tensor.dtype, tensor.device), f"{label}[{name!r}]")
+    if len(kinds) > 1:
+        found = ", ".join(f"{where} is {kind[0]} on {kind[1]}" for kind, where in kinds.items())
+        raise SparselthError(f"R_p compares weights of one dtype on one device; {found}")
     for label, other in (("theta_b", theta_b), ("masks", masks)):
         if other is None:
             continue

@@ -20,7 +20,7 @@ from ..errors import SparselthError
 from ..nn import sparsify
 from ..ops.checks import check_sparsity
 from ..ops.patterns import Pattern
-from ..pruning import find_masks
+from ..pruning import check_search, find_masks
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
 from .distributed import World
@@ -99,6 +99,7 @@ def find_ticket(
             "rounds=1"
         )
     kept = 1 - check_sparsity(sparsity)
+    check_search(model, score, sparsity, allocation, pattern, exclude)  # before hours of training
     start = _Start(model, rewind_to, _below(checkpoint, "start"))
     histories, masks, trained = [], None, None
     for done in range(rounds):
@@ -146,6 +147,7 @@ def prune_and_finetune(
 
     Raises SparselthError as `train` and `find_masks` do.
     """
+    check_search(model, score, sparsity, allocation, pattern, exclude)  # before hours of training
     options: dict[str, Any] = {"device": device, "callbacks": callbacks}
     pretraining = None
     if pretrain is not None:
