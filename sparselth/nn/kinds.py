@@ -65,7 +65,9 @@ class Site:
     @property
     def parameter(self) -> nn.Parameter:
         """The parameter itself, as it is now."""
-        return self.module.get_parameter(self.local)
+        parameter = self.module._parameters[self.local]
+        assert parameter is not None
+        return parameter
 
 
 def kind_of(module: nn.Module) -> Kind | None:

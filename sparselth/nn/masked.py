@@ -25,7 +25,7 @@ from ..ops.choice import Choice
 from ..ops.measure import Timings
 from ..ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from ..ops.transforms import transformed
-from .module import MaskedModule, masked_parameter
+from .module import MaskedModule, masked_parameter, shown_mask
 from .recording import recorded
 from .state import MaskState, Service
 
@@ -79,7 +79,7 @@ class ChoosingModule(MaskedModule):
     def _choose(self, x: Tensor, conv: Any, state: MaskState) -> Choice:
         service = self._service(state)
         # A mask that keeps everything leaves nothing to win.
-        if state.density_seen < 1.0 and choosing.measures(self._op, x):
+        if not state.keeps_all and choosing.measures(self._op, x):
             choice = self._look_up(x, conv, state, service)
         else:
             choice = choosing.fixed_choice(self._op, x, service.work)
@@ -109,7 +109,7 @@ class ChoosingModule(MaskedModule):
         """Return the weight for dense passes, its mask applied in the cheapest way."""
         if forced() == "reference":
             return reference.masked(state.parameter, state.mask)
-        return state.parameter if state.density_seen == 1.0 else self._masked()
+        return state.parameter if state.keeps_all else self._masked()
 
     def _compiled_plan(self, x: Tensor, geometry: Any, groups: int) -> tuple[bool, Tensor | None]:
         """Say whether a compiled program takes the sparse op for `x`, and return its plan.
@@ -118,7 +118,7 @@ class ChoosingModule(MaskedModule):
         """
         state = self._states["weight"]
         service = state.known_service(geometry)
-        work = state.density_seen if service is None else service.work
+        work = state.density if service is None else service.work
         if not choosing.fixed_choice(self._op, x, work).sparse:
             return False, None
         mask = self._mask("weight")
@@ -145,8 +145,8 @@ class MaskedConvolution(ChoosingModule):
             return self._compiled(input)
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
-        state = self._settled()
-        if state is None or transformed() or torch.jit.is_tracing():
+        state = None if transformed() or torch.jit.is_tracing() else self._settled()
+        if state is None:
             return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
         if input.dim() < state.parameter.dim():
             return self.forward(input.unsqueeze(0)).squeeze(0)
@@ -234,6 +234,7 @@ class MaskedConv2d(MaskedConvolution, nn.Conv2d):
 
     _plain = nn.Conv2d
     weight = masked_parameter("weight")
+    weight_mask = shown_mask("weight")
 
 
 class MaskedConv1d(MaskedConvolution, nn.Conv1d):
@@ -244,6 +245,7 @@ class MaskedConv1d(MaskedConvolution, nn.Conv1d):
 
     _plain = nn.Conv1d
     weight = masked_parameter("weight")
+    weight_mask = shown_mask("weight")
 
 
 class MaskedLinear(ChoosingModule, nn.Linear):
@@ -252,14 +254,15 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     _op = "masked_linear"
     _plain = nn.Linear
     weight = masked_parameter("weight")
+    weight_mask = shown_mask("weight")
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self._compiled(input)
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
-        state = self._settled()
-        if state is None or transformed() or torch.jit.is_tracing():
+        state = None if transformed() or torch.jit.is_tracing() else self._settled()
+        if state is None:
             return F.linear(input, self._masked(), self.bias)
         x, weight, bias = functional.autocast(input, state.parameter, self.bias)
         choice = self._choose(x, None, state)

@@ -34,6 +34,11 @@ def masked_parameter(name: str) -> Any:
     return property(lambda module: module._read(name))
 
 
+def shown_mask(name: str) -> Any:
+    """Return the property that a masked module has for the mask of a parameter."""
+    return property(lambda module: module._show(name))
+
+
 class MaskedModule(NotScriptable):
     """A module with parameters on masks. Made by `sparsify`, which mixes this into its class."""
 
@@ -64,10 +69,12 @@ class MaskedModule(NotScriptable):
     @property
     def sparsity(self) -> float:
         """Share of pruned weights among the parameters with a mask, in [0, 1]."""
-        kept = {name: state.density for name, state in self._states.items()}
-        sizes = {name: state.mask.numel() for name, state in self._states.items()}
-        total = sum(sizes.values())
-        return 1.0 - sum(kept[n] * sizes[n] for n in sizes) / total if total else 0.0
+        kept = total = 0
+        for name, mask in self.masks().items():
+            state = self._settled(name)
+            kept += int(mask.sum()) if state is None else state.kept
+            total += mask.numel()
+        return 1.0 - kept / total if total else 0.0
 
     def masks(self) -> dict[str, Tensor]:
         """Return the masks by the names of their parameters."""
@@ -112,6 +119,15 @@ class MaskedModule(NotScriptable):
         state.settle()
         return state
 
+    def _clean(self, name: str) -> None:
+        """Set what stands in a slot to zero off its mask, before it leaves."""
+        state = self._settled(name)
+        if state is not None:
+            state.clean_()
+        elif type(self._slot(name)) in (Tensor, nn.Parameter):
+            with torch.no_grad():
+                reference.zero_off_mask_(self._slot(name).data, self._mask(name))
+
     def _owns(self, name: str, state: MaskState) -> bool:
         return (
             self._parameters.get(name) is state.parameter
@@ -129,11 +145,20 @@ class MaskedModule(NotScriptable):
             if name not in self._computing:
                 self._computing[name] = self._masked(name)
             return self._computing[name]
-        if torch.compiler.is_compiling() or not self._owns(name, states[name]):
+        if is_recording() or not self._owns(name, states[name]):
             return self._masked(name)
         states[name].settle()
         states[name].clean_()  # whoever wrote through `data` went unseen
         return parameter
+
+    def _show(self, name: str) -> Tensor:
+        mask = self._buffers.get(mask_name(name))
+        if mask is None:
+            raise AttributeError(f"{type(self).__name__!r} has no mask of {name!r}")
+        states = self.__dict__.get("_states") or {}
+        if is_recording() or not self._owns(name, states[name]):
+            return mask
+        return states[name].show_mask()
 
     def _slot(self, name: str) -> Tensor:
         # A replica of torch.nn.DataParallel has plain tensors for parameters.
@@ -241,9 +266,7 @@ class MaskedModule(NotScriptable):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name in self._states:
-            state = self._settled(name)
-            if state is not None:
-                state.clean_()
+            self._clean(name)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -262,8 +285,7 @@ class MaskedModule(NotScriptable):
     def make_plain(self) -> None:
         """Turn into the plain module again, in place, with zeros where weights were pruned."""
         for name, state in self._states.items():
-            state.settle()
-            state.clean_()
+            self._clean(name)
             state.leave(self)
             del self._buffers[mask_name(name)]
             self._non_persistent_buffers_set.discard(mask_name(name))
@@ -274,6 +296,11 @@ class MaskedModule(NotScriptable):
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, (super().extra_repr(), f"sparsity={self.sparsity:.4f}")))
+
+
+def is_recording() -> bool:
+    """Say whether a program is being recorded, which would hold what is done beside it."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def is_simple(weight: Tensor) -> bool:
@@ -308,6 +335,7 @@ def masked_subclass(base: type[MaskedModule], plain: type[nn.Module]) -> type[Ma
         "__module__": base.__module__,
         "__doc__": f"`{plain.__name__}` whose parameters are kept on masks. Made by `sparsify`.",
         **{name: masked_parameter(name) for name in base.maskable},
+        **{mask_name(name): shown_mask(name) for name in base.maskable},
     }
     return type(f"Masked{plain.__name__}", (base, plain), attributes)
 

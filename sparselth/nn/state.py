@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +66,8 @@ class MaskState:
         self.parameter = parameter
         self._owned: list[tuple[weakref.ref[nn.Module], str]] = []
         self._hook: torch.utils.hooks.RemovableHandle | None = None
+        self.kept = 0
+        self.keeps_all = False
         self._clean: tuple[int, int] | None = None
         self.adopt(parameter)
         self.set_mask(mask)
@@ -92,6 +95,10 @@ class MaskState:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+            if not self.parameter._backward_hooks:
+                # torch.utils.swap_tensors leaves the table with the object, and what calls it with
+                # the values: the next hook must make a new one.
+                self.parameter._backward_hooks = None
         if bound_to(self.parameter) is self:
             unbind(self.parameter)
 
@@ -132,17 +139,17 @@ class MaskState:
         mask = self.mask
         self._services: dict[Any, Service] = {}
         self._bits: Tensor | None = None
-        self._seen = version_of(mask)
+        self._shown: np.ndarray | None = None
+        self._seen = (mask.data_ptr(), version_of(mask))
         # On the meta device it has no values yet: loading follows, and is noticed.
-        kept = mask.numel() if mask.is_meta else int(mask.sum())
-        self.density_seen = kept / max(mask.numel(), 1)
+        self.kept = mask.numel() if mask.is_meta else int(mask.sum())
+        self.keeps_all = self.kept == mask.numel()
         self._clean_by(reference.zero_off_mask_)
 
     @property
     def density(self) -> float:
-        """Share of the weights that are kept."""
-        self.settle()
-        return self.density_seen
+        """Share of the weights that are kept, as it was when the mask was last looked at."""
+        return self.kept / max(self.mask.numel(), 1)
 
     def service(self, geometry: Any, groups: int) -> Service:
         """Return how modules of one geometry compute; made when it is first asked for."""
@@ -171,11 +178,11 @@ class MaskState:
     def settle(self) -> None:
         """Notice what was written to the mask or to the parameter since the last time.
 
-        Two version counters and an address are compared: the cost for each forward.
+        Two version counters and two addresses are compared: the cost for each forward.
         Raises SparselthError where the parameter does not fit the mask any more.
         """
-        parameter = self.parameter
-        if version_of(self.mask) != self._seen:
+        parameter, mask = self.parameter, self.mask
+        if (mask.data_ptr(), version_of(mask)) != self._seen or self._changed_unseen():
             self._fit()
             self.renew()
         elif (parameter.data_ptr(), version_of(parameter)) != self._clean:
@@ -184,12 +191,27 @@ class MaskState:
         if self._hook is None and parameter.requires_grad:
             self._hold_gradient()
 
+    def show_mask(self) -> Tensor:
+        """Return the mask to somebody who may write to it, through `data` or numpy too.
+
+        No counter sees that: on the CPU the mask is compared with a copy from then on.
+        """
+        self.settle()
+        if self._shown is None and self.mask.device.type == "cpu":
+            self._shown = self.mask.numpy().copy()
+        return self.mask
+
+    def _changed_unseen(self) -> bool:
+        # By numpy, which programs being recorded do not see.
+        return self._shown is not None and not np.array_equal(self.mask.numpy(), self._shown)
+
     def _fit(self) -> None:
         """Follow a parameter whose `data` was replaced: to another device, not to another shape."""
-        if self.parameter.shape != self.mask.shape:
+        if self.mask.dtype != torch.bool or self.parameter.shape != self.mask.shape:
             raise SparselthError(
                 f"a masked parameter has shape {tuple(self.parameter.shape)} now, its mask "
-                f"{tuple(self.mask.shape)}; densify the model before changing a layer's size"
+                f"{tuple(self.mask.shape)} and {self.mask.dtype}; densify the model before changing "
+                "a layer's size, and keep masks bool"
             )
         if self.parameter.device != self.mask.device:
             self.set_mask(self.mask.to(self.parameter.device))
@@ -220,8 +242,11 @@ class MaskState:
 
         def zero_off_mask(grad: Tensor) -> Tensor | None:
             state = reference_()
-            if state is None or take_mark(grad, state.mask):
+            if state is None:
                 return None
-            return reference.masked(grad, state.mask)
+            # Of an owner's slot, which may have been written to directly.
+            mask = next((m._buffers[mask_name(n)] for m, n in state.owners()), None)
+            mask = state.mask if mask is None else mask
+            return None if take_mark(grad, mask) else reference.masked(grad, mask)
 
         self._hook = self.parameter.register_hook(zero_off_mask)
