@@ -1,0 +1,365 @@
+"""Which layers masks go on, and that each computes as a dense one with its weight masked."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import sparselth as sl
+from sparselth.nn.kinds import sites_of
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 5), (4, 6)),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3, padding=1, stride=2), (2, 4, 9)),
+    "conv1d, circular": (
+        lambda: nn.Conv1d(4, 6, 4, padding="same", padding_mode="circular", groups=2),
+        (2, 4, 9),
+    ),
+    "conv2d, 1x1": (lambda: nn.Conv2d(4, 6, 1), (2, 4, 5, 5)),
+    "conv3d": (lambda: nn.Conv3d(4, 6, (1, 3, 2), padding=1), (2, 4, 3, 5, 4)),
+    "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2), (2, 4, 5)),
+    "transposed 2d": (lambda: nn.ConvTranspose2d(4, 6, 3, output_padding=1, stride=2), (2, 4, 5, 5)),
+    "transposed 3d": (lambda: nn.ConvTranspose3d(4, 6, 2, groups=2), (2, 4, 3, 3, 3)),
+}
+
+
+def masked_pair(make, keep=0.4):
+    torch.manual_seed(0)
+    model = nn.Sequential(make())
+    dense = copy.deepcopy(model)
+    mask = torch.rand_like(model[0].weight) < keep
+    with torch.no_grad():
+        dense[0].weight.mul_(mask)
+    return sl.sparsify(model, {"0.weight": mask}), dense, mask
+
+
+@pytest.mark.parametrize("choice", sl.ops.choice.MODES)
+@pytest.mark.parametrize("unbatched", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_computes_what_its_masked_twin_does(layer, unbatched, choice):
+    make, shape = LAYERS[layer]
+    model, dense, mask = masked_pair(make)
+    x = torch.randn(shape[1:] if unbatched else shape)
+    results = []
+    with sl.use_choice(choice):
+        for net in (model, dense):
+            z = x.clone().requires_grad_()
+            y = net(input=z)
+            y.square().sum().backward()
+            grad = net[0].weight.grad
+            results.append((y, z.grad, grad if net is model else grad * mask, net[0].bias.grad))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_is_copied_saved_and_made_plain(layer):
+    make, shape = LAYERS[layer]
+    model, dense, mask = masked_pair(make)
+    x = torch.randn(shape)
+    want = model(x)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    for twin in (copy.deepcopy(model), loaded):
+        assert torch.equal(twin(x), want)
+        assert torch.equal(sl.masks_of(twin)["0.weight"], mask)
+        assert type(twin[0]) is type(model[0])
+    assert isinstance(model[0], type(dense[0]))
+    sl.densify(model)
+    assert type(model[0]) is type(dense[0])
+    assert model.state_dict().keys() == dense.state_dict().keys()
+    torch.testing.assert_close(model(x), dense(x))
+
+
+class PlainSubclass(nn.Linear):
+    """What a library adds to a layer without touching its forward."""
+
+    def double_width(self):
+        return 2 * self.out_features
+
+
+class OwnForward(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x * 2)
+
+
+def test_a_subclass_with_the_plain_forward_keeps_what_it_adds():
+    layer = PlainSubclass(6, 4)
+    sl.sparsify(layer, {"weight": torch.rand(4, 6) < 0.5})
+    assert isinstance(layer, PlainSubclass)
+    assert isinstance(layer, sl.MaskedLinear)
+    assert layer.double_width() == 8
+    twin = copy.deepcopy(layer)
+    assert type(twin) is type(layer)
+    sl.densify(layer)
+    assert type(layer) is PlainSubclass
+    torch.testing.assert_close(layer(torch.ones(2, 6)), twin(torch.ones(2, 6)))
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_refused_by_both_at_once():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), OwnForward(4, 4, 3), nn.Conv2d(4, 4, 3))
+    message = r"1\.weight.*OwnForward has a forward of its own"
+    with pytest.raises(sl.SparselthError, match=message + r".*exclude=\['0\.weight', '1\.weight'\]"):
+        sl.find_masks(model, sparsity=0.5)
+    with pytest.raises(sl.SparselthError, match=message):
+        sl.sparsify(model, {"1.weight": torch.ones(4, 4, 3, 3).bool()})
+    masks = sl.find_masks(model, sparsity=0.5, exclude=["0.weight", "1.weight"])
+    assert set(masks) == {"2.weight"}
+
+
+@pytest.mark.parametrize("kdim", [None, 6])
+def test_attention_is_masked_in_all_its_projections(kdim):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True, kdim=kdim, vdim=kdim)
+    dense = copy.deepcopy(attention)
+    masks = sl.find_masks(attention, sparsity=0.6, exclude=())
+    packed = {"in_proj_weight"} if kdim is None else {f"{n}_proj_weight" for n in "qkv"}
+    assert set(masks) == {*packed, "out_proj.weight"}
+    sl.sparsify(attention, masks)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            dense.get_parameter(name).mul_(mask)
+    query, key = torch.randn(2, 5, 8), torch.randn(2, 7, kdim or 8)
+    got, want = (net(query, key, key, need_weights=False)[0] for net in (attention, dense))
+    torch.testing.assert_close(got, want)
+    got.square().sum().backward()
+    want.square().sum().backward()
+    for name, mask in masks.items():
+        torch.testing.assert_close(
+            attention.get_parameter(name).grad, dense.get_parameter(name).grad * mask
+        )
+    attention.eval()
+    dense.eval()
+    with torch.no_grad():  # torch's fast path reads the weights past the modules
+        torch.testing.assert_close(attention(query, key, key)[0], dense(query, key, key)[0])
+    twin = copy.deepcopy(attention)
+    sl.densify(attention)
+    assert type(attention) is nn.MultiheadAttention
+    torch.testing.assert_close(attention(query, key, key)[0], twin(query, key, key)[0])
+
+
+@pytest.mark.parametrize("write", [lambda w: None, lambda w: w.data.fill_(1.0)])
+def test_a_transformer_layer_reads_masked_weights_on_its_fast_path(write):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 32), nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), nn.Linear(32, 4)
+    )
+    masks = sl.find_masks(model, sparsity=0.8)
+    assert "1.self_attn.out_proj.weight" in masks
+    sl.sparsify(model, masks)
+    for name in masks:
+        write(model.get_parameter(name))
+    model.eval()
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        fast = model(x)
+    torch.testing.assert_close(fast, model(x).detach())
+    torch.testing.assert_close(fast, sl.densify(model)(x).detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_embeddings_are_masked_on_request():
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    with pytest.warns(UserWarning, match=r"cover 16 of 68 weights.*0\.weight \(on request"):
+        assert set(sl.find_masks(model)) == {"1.weight"}
+    masks = sl.find_masks(model, sparsity=0.5, include=["0.weight"])
+    assert set(masks) == {"0.weight", "1.weight"}
+    dense = copy.deepcopy(model)
+    sl.sparsify(model, masks)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            dense.get_parameter(name).mul_(mask)
+    words = torch.tensor([[1, 2, 9]])
+    torch.testing.assert_close(model(words), dense(words))
+    model(words).sum().backward()
+    assert not model[0].weight.grad[~masks["0.weight"]].any()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Linear(3, 3, dtype=torch.complex64), "real floating-point weights, not on .*complex64"),
+        (nn.LazyLinear(3), "no shape before the model's first forward"),
+        (nn.Embedding(4, 2, sparse=True), "sparse=False"),
+        (nn.Embedding(4, 2, max_norm=1.0), "max_norm"),
+    ],
+)
+def test_what_cannot_have_a_mask_says_why(layer, message):
+    model = nn.Sequential(layer)
+    include = ["0.weight"] if isinstance(layer, nn.Embedding) else ()
+    with pytest.raises(sl.SparselthError, match=message):
+        sl.find_masks(model, exclude=(), include=include)
+    with pytest.raises(sl.SparselthError, match=message):
+        sl.sparsify(model, {"0.weight": torch.ones(1).bool()})
+
+
+def test_find_masks_and_sparsify_have_one_predicate():
+    for make, _ in LAYERS.values():
+        model = nn.Sequential(make())
+        masks = sl.find_masks(model, sparsity=0.5, exclude=())
+        assert set(masks) == {n for n, site in sites_of(model).items() if not site.refusal}
+        sl.sparsify(model, masks)
+
+
+@pytest.mark.parametrize("pattern", ["filter", "channel", "4x1"])
+def test_patterns_see_transposed_weights_turned(pattern):
+    torch.manual_seed(0)
+    layer, plain = nn.ConvTranspose2d(4, 8, 3), nn.Conv2d(4, 8, 3)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight.transpose(0, 1))
+    (mask,) = sl.find_masks(layer, sparsity=0.5, pattern=pattern, exclude=()).values()
+    (want,) = sl.find_masks(plain, sparsity=0.5, pattern=pattern, exclude=()).values()
+    assert torch.equal(mask.transpose(0, 1), want)
+
+
+# --- shared weights ---------------------------------------------------------------------------
+
+
+def tied():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    return model
+
+
+def test_a_shared_weight_has_one_mask():
+    model = tied()
+    masks = sl.find_masks(model, score="random", sparsity=0.5, exclude=())
+    assert set(masks) == {"0.weight"}
+    sl.sparsify(model, masks)
+    assert sl.sparsity(model) == 0.5
+    assert (model[0].weight == 0).float().mean() == 0.5
+    assert model[2].weight is model[0].weight
+    assert model[2].weight_mask is model[0].weight_mask
+    assert set(sl.masks_of(model)) == {"0.weight"}
+    dense = sl.densify(copy.deepcopy(model))
+    x = torch.randn(3, 8)
+    model(x).sum().backward()
+    dense(x).sum().backward()
+    torch.testing.assert_close(model[0].weight.grad, dense[0].weight.grad * masks["0.weight"])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda m, k: setattr(m[2], "weight_mask", k),
+        lambda m, k: m[2].weight_mask.copy_(k),
+        lambda m, k: sl.sparsify(m, {"2.weight": k}),
+        lambda m, k: m[2].set_mask(k),
+    ],
+)
+def test_a_write_to_one_owner_of_a_shared_weight_is_seen_by_all(write):
+    model, mask = tied(), torch.rand(8, 8) < 0.3
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.5, exclude=()))
+    model(torch.randn(2, 8))
+    write(model, mask)
+    model(torch.randn(2, 8))
+    for module in (model[0], model[2]):
+        assert torch.equal(module.weight_mask, mask)
+    assert not model[0].weight[~mask].any()
+
+
+@pytest.mark.parametrize("change", [lambda m: m.double(), copy.deepcopy, lambda m: m.to("cpu")])
+def test_a_shared_weight_stays_shared(change):
+    model = tied()
+    masks = sl.find_masks(model, sparsity=0.5, exclude=())
+    model = change(sl.sparsify(model, masks))
+    assert model[0].weight is model[2].weight
+    assert model[0].weight_mask is model[2].weight_mask
+    assert torch.equal(model[0].weight_mask, masks["0.weight"])
+
+
+def test_a_weight_replaced_in_one_owner_is_its_own_from_then_on():
+    model = tied()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.5, exclude=()))
+    mask = model[0].weight_mask.clone()
+    model[2].weight = nn.Parameter(torch.ones(8, 8))
+    model[2].weight_mask = torch.eye(8).bool()
+    assert torch.equal(model[0].weight_mask, mask)
+    assert torch.equal(model[2].weight, torch.eye(8) * mask)
+    model[2].weight = model[0].weight  # and back
+    assert model[2].weight_mask is model[0].weight_mask
+    assert torch.equal(model[2].weight_mask, mask)
+
+
+def test_two_masks_for_one_weight_are_refused():
+    model = tied()
+    masks = {"0.weight": torch.eye(8).bool(), "2.weight": torch.ones(8, 8).bool()}
+    with pytest.raises(sl.SparselthError, match=r"'2\.weight' is '0\.weight' under another name"):
+        sl.sparsify(model, masks)
+    assert type(model[0]) is nn.Linear
+    sl.sparsify(model, {"0.weight": masks["0.weight"], "2.weight": masks["0.weight"]})
+
+
+def test_a_decoder_tied_to_an_embedding_masks_both():
+    model = nn.Sequential(nn.Embedding(12, 6), nn.Linear(6, 6), nn.Linear(6, 12, bias=False))
+    model[2].weight = model[0].weight
+    masks = sl.find_masks(model, sparsity=0.5, exclude=(), include=["0.weight"])
+    sl.sparsify(model, masks)
+    mask = masks["0.weight"]
+    model[2].weight.data.fill_(1.0)
+    words = torch.tensor([3, 4])
+    want = sl.densify(copy.deepcopy(model))(words)
+    torch.testing.assert_close(model(words), want)
+    model(words).sum().backward()
+    assert not model[0].weight.grad[~mask].any()
+
+
+def test_a_weight_shared_with_what_cannot_be_masked_is_refused():
+    class Other(nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            self.table = weight
+
+    model = nn.ModuleDict({"layer": nn.Linear(4, 4)})
+    model["other"] = Other(model["layer"].weight)
+    with pytest.raises(sl.SparselthError, match=r"is also 'other\.table'.*it is a Other"):
+        sl.sparsify(model, {"layer.weight": torch.eye(4).bool()})
+
+
+# --- what is covered --------------------------------------------------------------------------
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(8, 4)
+        self.up = nn.Parameter(torch.randn(4, 8, 8))
+        self.memory = nn.LSTM(8, 8)
+        self.out = nn.Linear(8, 8)
+
+
+def test_find_masks_says_what_share_it_covers_and_what_is_left_out():
+    with pytest.warns(UserWarning) as said:
+        masks = sl.find_masks(Experts(), sparsity=0.5, exclude=())
+    (warning,) = said
+    assert "cover 96 of 864 weights (11.1%)" in str(warning.message)
+    assert "up (a parameter of Experts" in str(warning.message)
+    assert "memory.weight_ih_l0" in str(warning.message)
+    assert warning.filename == __file__
+    model = sl.sparsify(Experts(), masks)
+    found = sl.coverage(model)
+    assert (found.covered, found.total) == (96, 864)
+    assert found.share == pytest.approx(1 / 9)
+
+
+def test_layers_left_out_on_purpose_are_no_gap(recwarn):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    masks = sl.find_masks(model)
+    assert not recwarn
+    assert "0.weight (excluded)" in str(sl.coverage(model, masks))
+
+
+def test_mixed_dtypes_and_patterns_of_names():
+    model = nn.Sequential(nn.Linear(8, 8).half(), nn.Linear(8, 8), nn.Linear(8, 8).double())
+    for allocation in ("uniform", "global", "erk"):
+        masks = sl.find_masks(model, sparsity=0.5, allocation=allocation, exclude=())
+        assert sum(int(mask.sum()) for mask in masks.values()) == 96
+        assert [mask.dtype for mask in masks.values()] == [torch.bool] * 3
+    assert set(sl.find_masks(model, exclude=["[02].*"])) == {"1.weight"}
+    with pytest.raises(sl.SparselthError, match=r"exclude names \['7\.\*'\]"):
+        sl.find_masks(model, exclude=["7.*"])
+    with pytest.raises(sl.SparselthError, match="list of parameter names"):
+        sl.find_masks(model, exclude="0.weight")
