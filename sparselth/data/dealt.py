@@ -10,6 +10,8 @@ class Dealt:
     a last batch that has not one for each is left out.
     """
 
+    resumes_within = True
+
     def __init__(self, train_count: int, batch_size: int, shard: tuple[int, int]) -> None:
         self.train_count = train_count
         self.batch_size = batch_size

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..errors import SparselthError
 from .batches import Batches
+from .given import GivenBatches, Pair, TensorBatches, check_given, is_pair
 from .image_folder import ImageFolder
 from .image_set import ImageSet
 from .stream import StreamedBatches
 
 
-class BatchSource(Protocol):
-    """Normalised batches on one device: `(x, labels)`, x float32 (N, C, H, W), labels int64 (N,).
+Data = ImageSet | ImageFolder | Pair | Iterable[Any]
+"""What can be trained on: also a pair of tensors (x, y), or an iterable of such batches."""
 
-    An epoch of training has `steps` batches of `train_count` images in all, which follow from the
-    seed and the epoch alone; testing has `test_count`. Among several processes each gets its share
-    of every batch; `images_in` counts those of all.
+
+class BatchSource(Protocol):
+    """Batches on one device: `(x, labels)`, x of floats (N, ...), labels int64 (N,).
+
+    Those of image sets are float32 (N, C, H, W), normalised. An epoch of training has `steps`
+    batches of `train_count` images in all, which follow from the seed and the epoch alone; 0 where
+    nobody knows before. Among several processes each gets its share of every batch; `images_in`
+    counts those of all, for the batch yielded last. `resumes_within` says whether an epoch can be
+    begun at a later step.
     """
 
     device: torch.device
     train_count: int
-    test_count: int
+    resumes_within: bool
 
     @property
     def steps(self) -> int: ...
@@ -37,17 +45,35 @@ class BatchSource(Protocol):
 
 
 def batches_of(
-    data: ImageSet | ImageFolder,
+    data: Data,
     batch_size: int,
     seed: int,
     augment: bool,
     device: torch.device,
     shard: tuple[int, int] = (0, 1),
+    test: Any = None,
 ) -> BatchSource:
-    """Serve a data set: one in memory from the device, a folder by worker processes.
+    """Serve data: image sets in memory from the device, a folder by worker processes.
 
     shard: (rank, size) of a process among several, which gets its share of each batch.
+    test: what to evaluate on, a pair of tensors or an iterable of batches, where the data has no
+    test images of its own.
+
+    Raises SparselthError for data of another kind, saying what is expected.
     """
-    if isinstance(data, ImageFolder):
-        return StreamedBatches(data, batch_size, seed, augment, device, shard)
-    return Batches(data, batch_size, seed, augment, device, shard)
+    if isinstance(data, (ImageSet, ImageFolder)):
+        if test is not None:
+            raise SparselthError(f"{data.name} has test images of its own; leave test out")
+        kind = StreamedBatches if isinstance(data, ImageFolder) else Batches
+        return kind(data, batch_size, seed, augment, device, shard)  # type: ignore[arg-type]
+    check_given(data)
+    if test is not None:
+        check_given(test, "test")
+    if is_pair(data):
+        return TensorBatches(data, test, batch_size, seed, device, shard)  # type: ignore[arg-type]
+    if shard[1] > 1:
+        raise SparselthError(
+            "in a process group an iterable of batches cannot be dealt to the processes; pass "
+            "tensors (x, y), an ImageSet or an ImageFolder"
+        )
+    return GivenBatches(data, test, seed, device)

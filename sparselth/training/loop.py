@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageFolder, ImageSet, batches_of
+from ..data import BatchSource, Data, batches_of
 from ..errors import SparselthError
 from ..nn import adopt_choices, measured_choices, sparsify
 from ..ops import use_choice
@@ -46,9 +46,10 @@ class Regulariser(Protocol):
 
 def train(
     model: nn.Module,
-    data: ImageSet | ImageFolder,
+    data: Data,
     recipe: Recipe,
     *,
+    test: Any = None,
     masks: dict[str, Tensor] | None = None,
     regulariser: Regulariser | None = None,
     checkpoint: str | Path | None = None,
@@ -59,13 +60,21 @@ def train(
 ) -> History:
     """Train `model` in place on `data` and return what happened in each epoch.
 
+    data: an `ImageSet` (`sparselth.data.load`) or `ImageFolder`, which bring test images and are
+    augmented as the recipe says; or a pair of tensors (x, y), x floats (N, ...), y class numbers
+    (N,), dealt into batches by the recipe; or a `DataLoader` or other iterable of such batches,
+    whose size and order are its own. With the last two `test`, of either form, is what accuracy is
+    measured on; without, it is NaN. The loss is cross entropy: the model returns logits (N, classes).
+
     With `masks` the model is first made sparse, and pruned weights stay exactly zero. `regulariser`
     acts in the optimizer's step, so that the losses reported are the data's alone.
 
     With `checkpoint`, a folder, the run is saved there after every epoch, and within epochs every
     `checkpoint_every` steps; a run that was stopped goes on from there and ends exactly as if it
     had not been (unless the recipe's `choice` is "measured"), and one that was complete is only
-    loaded. SIGTERM then saves after the step in progress and raises SystemExit(143).
+    loaded. SIGTERM then saves after the step in progress and raises SystemExit(143). With an
+    iterable of batches a run goes on after whole epochs only, as nobody can ask it for a later
+    batch: `checkpoint_every` is refused, and SIGTERM ends the epoch in progress first.
 
     `device` is where the model moves, on a GPU to channels_last; by default it stays.
     `on_epoch_end` and `callbacks` see each epoch once its checkpoint is written.
@@ -77,19 +86,28 @@ def train(
     see; the first writes. They agree on SIGTERM where a checkpoint is due. What the first
     process measured all of them choose, from after the first step of an epoch.
 
-    Raises `SparselthError` when a loss is not finite, with the epoch and the step; earlier
+    Raises `SparselthError` for what cannot be trained, before anything is: data of another kind,
+    masks that do not fit, a model that returns something else than logits, labels beyond them. Raises it when a loss is not finite, with the epoch and the step; earlier
     checkpoints stay. Raises it in a process group whose masks differ. Raises `CheckpointError` when
     `checkpoint` belongs to another run or is damaged beyond use.
     """
+    _check(recipe, checkpoint_every)
     device = torch.device(device) if device is not None else _device_of(model)
+    world = World.current()
+    shard = (world.rank, world.size)
+    batches = batches_of(data, recipe.batch_size, recipe.seed, recipe.augment, device, shard, test)
+    if checkpoint_every is not None and not batches.resumes_within:
+        raise SparselthError(
+            "an iterable of batches cannot go on within an epoch, so checkpoint_every has no use "
+            "with it; leave it out, or pass tensors (x, y)"
+        )
     model.to(device)
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
-    world = World.current()
     if masks is not None:
         world.check_same("the mask", masks)
         sparsify(model, masks)
-    run = _Run(model, data, recipe, regulariser, device, world)
+    run = _Run(model, batches, recipe, regulariser, device, world)
     run.folder = CheckpointFolder(checkpoint) if checkpoint is not None else None
     run.checkpoint_every = checkpoint_every
     if on_epoch_end is not None:
@@ -116,17 +134,14 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        data: ImageSet | ImageFolder,
+        batches: BatchSource,
         recipe: Recipe,
         regulariser: Regulariser | None,
         device: torch.device,
         world: World,
     ) -> None:
         self.recipe, self.device, self.world = recipe, device, world
-        shard = (world.rank, world.size)
-        self.batches = batches_of(
-            data, recipe.batch_size, recipe.seed, recipe.augment, device, shard
-        )
+        self.batches = batches
         optimizer = optimizer_for(model, recipe)
         if regulariser is not None:
             regulariser.attach(optimizer)
@@ -214,6 +229,8 @@ class _Run:
         """Say whether a checkpoint follows this step; the epoch's own follows the last one."""
         if self.folder is None or tally.step == self.batches.steps:
             return False
+        if not self.batches.resumes_within:
+            return False
         every = self.checkpoint_every
         planned = every is not None and tally.step % every == 0
         return planned or (self.interrupt.asked and self.world.size == 1)
@@ -244,6 +261,18 @@ def optimizer_for(model: nn.Module, recipe: Recipe) -> MaskedOptimizer:
     return SGD(
         parameters, lr=lr, weight_decay=decay, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
+
+
+def _check(recipe: Any, checkpoint_every: Any) -> None:
+    """Check what can be before the model is touched."""
+    if not isinstance(recipe, Recipe):
+        raise SparselthError(f"recipe must be a sparselth.Recipe, got {type(recipe).__name__}")
+    if checkpoint_every is None:
+        return
+    if not isinstance(checkpoint_every, int) or checkpoint_every < 1:
+        raise SparselthError(
+            f"checkpoint_every counts steps, a whole number from 1, got {checkpoint_every!r}"
+        )
 
 
 def _device_of(model: nn.Module) -> torch.device:

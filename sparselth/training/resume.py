@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import masks_of
+from ..nn.kinds import masked_modules
+from ..nn.state import mask_name
 from .checkpoint import CheckpointError, CheckpointFolder, same_tensors
 from .distributed import World
 from .history import History
@@ -105,5 +107,9 @@ def _check_same_run(
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the state dict that a dense model has: without the masks."""
-    masks = {f"{name}_mask" for name in masks_of(model)}
+    masks = {
+        f"{path}.{mask_name(local)}" if path else mask_name(local)
+        for path, module in masked_modules(model)
+        for local in module.masks()
+    }
     return {name: tensor for name, tensor in model.state_dict().items() if name not in masks}

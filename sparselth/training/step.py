@@ -51,6 +51,7 @@ class TrainingStep:
         self.recipe = recipe
         self.device = device
         self.processes = processes
+        self._unchecked = True
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._forward: Callable[[Tensor, Tensor], Result] = self._loss
         if recipe.step == "compile":
@@ -74,6 +75,11 @@ class TrainingStep:
 
     def _loss(self, x: Tensor, labels: Tensor) -> Result:
         logits = self.model(x)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
+            raise SparselthError(_no_logits(logits, len(labels)))
+        if self._unchecked and not torch.compiler.is_compiling():
+            self._unchecked = False
+            _check_labels(labels, logits.shape[1])
         loss = F.cross_entropy(logits, labels)
         return loss, (logits.detach().argmax(1) == labels).sum()
 
@@ -112,6 +118,25 @@ class TrainingStep:
         if later and isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return nullcontext()
+
+
+def _no_logits(got: Any, samples: int) -> str:
+    shape = f" of shape {tuple(got.shape)}" if isinstance(got, Tensor) else ""
+    return (
+        f"the model returned a {type(got).__name__}{shape}; training by cross entropy takes logits, "
+        f"a tensor ({samples}, classes): wrap the model in a module that returns them"
+    )
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    """Check the labels of the first batch, in words; those of later ones torch checks."""
+    least, most = int(labels.min()), int(labels.max())
+    # -100 is what cross entropy passes over.
+    if most >= classes or (least < 0 and least != -100):
+        raise SparselthError(
+            f"labels run to {most}, and the model has {classes} logits; they are class numbers "
+            f"from 0 to {classes - 1}"
+        )
 
 
 @dataclass(frozen=True)

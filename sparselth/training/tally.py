@@ -17,6 +17,7 @@ class Tally:
     """Losses and right answers of the steps taken, on the device until they are asked for.
 
     All are sums over images, and so add up over processes.
+    steps: of the epoch, or 0 where nobody knows.
     """
 
     def __init__(self, steps: int, device: torch.device) -> None:
@@ -28,6 +29,9 @@ class Tally:
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
         """Count one step of this process. loss: the mean over its images."""
+        if self.step == len(self.losses):  # more than was said, where anything was
+            more = self.losses.new_zeros(max(self.step, 64))
+            self.losses, self.images = (torch.cat([t, more]) for t in (self.losses, self.images))
         self.losses[self.step] = loss * images
         self.images[self.step] = images
         self.correct += correct

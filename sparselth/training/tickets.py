@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageFolder, ImageSet
+from ..data import Data
 from ..errors import SparselthError
 from ..nn import sparsify
 from ..ops.checks import check_sparsity
@@ -60,7 +60,7 @@ class FineTuned:
 
 def find_ticket(
     model: nn.Module,
-    data: ImageSet | ImageFolder,
+    data: Data,
     recipe: Recipe,
     sparsity: float,
     *,
@@ -73,6 +73,7 @@ def find_ticket(
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
     callbacks: Sequence[Callback] = (),
+    test: Any = None,
 ) -> Ticket:
     """Train, prune, and put the weights back: what is left is a lottery ticket, or is not.
 
@@ -83,7 +84,7 @@ def find_ticket(
     one-shot. `recipe` is that of every round.  rewind_to: the epoch of the first training whose
     weights the ticket starts from; 0 is the initialisation.
     score, allocation, pattern, exclude: as in `find_masks`.
-    checkpoint, device, callbacks: as in `train`; with a checkpoint folder a search that was
+    checkpoint, device, callbacks, test: as in `train`; with a checkpoint folder a search that was
     stopped goes on, from the initialisation it began with.
 
     Raises SparselthError as `train` and `find_masks` do, and for a `rewind_to` outside the recipe.
@@ -112,6 +113,7 @@ def find_ticket(
             masks=masks,
             checkpoint=_below(checkpoint, f"round-{done + 1}"),
             device=device,
+            test=test,
             callbacks=[*callbacks, *([start] if masks is None else [])],
         )
         histories.append(history)
@@ -127,7 +129,7 @@ def find_ticket(
 
 def prune_and_finetune(
     model: nn.Module,
-    data: ImageSet | ImageFolder,
+    data: Data,
     recipe: Recipe,
     sparsity: float,
     *,
@@ -139,6 +141,7 @@ def prune_and_finetune(
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
     callbacks: Sequence[Callback] = (),
+    test: Any = None,
 ) -> FineTuned:
     """Train dense, prune once, and train what is left, from the weights it has.
 
@@ -148,7 +151,7 @@ def prune_and_finetune(
     Raises SparselthError as `train` and `find_masks` do.
     """
     check_search(model, score, sparsity, allocation, pattern, exclude)  # before hours of training
-    options: dict[str, Any] = {"device": device, "callbacks": callbacks}
+    options: dict[str, Any] = {"device": device, "callbacks": callbacks, "test": test}
     pretraining = None
     if pretrain is not None:
         folder = _below(checkpoint, "pretrain")
