@@ -132,8 +132,10 @@ def block_plan(mask: Tensor, groups: int) -> Tensor:
             for kernel, (length, rate) in _BY_VECTORS.items():
                 covers = sum(vectors.densities(mask, length)) * _RATE_OF_CUDNN / rate
                 work[kernel] = (covers + work["entries"]) / 3
-    _by_plan[index.blocks] = Found(index, left, work)
-    return index.blocks
+    # A tensor of its own over the same memory: what a weak table holds must not hold its key.
+    plan = index.blocks.detach()
+    _by_plan[plan] = Found(index, left, work)
+    return plan
 
 
 def work_of(plan: Tensor | None) -> float | None:

@@ -3,7 +3,9 @@
 On the host `entries_conv2d` is served by its oracle, so its way through the adapter runs here too.
 """
 
+import gc
 import importlib.util
+import weakref
 
 import pytest
 import torch
@@ -55,6 +57,15 @@ def test_a_mask_is_served_by_what_should_take_least_time():
     plan = gpu_conv.block_plan(scattered(0.005), 1)
     share = float(scattered(0.005).float().mean())
     assert gpu_conv.work_of(plan) == pytest.approx(share * 450 / 12.5)
+
+
+def test_a_plan_that_nobody_holds_is_gone():
+    plans = [gpu_conv.block_plan(scattered(0.005, seed), 1) for seed in range(5)]
+    found = [weakref.ref(gpu_conv.found_of(plan, scattered(0.005), 1)) for plan in plans]
+    assert all(ref() is not None for ref in found)
+    del plans
+    gc.collect()
+    assert [ref() for ref in found] == [None] * 5
 
 
 def test_a_forced_backend_serves_any_mask(forcing):
