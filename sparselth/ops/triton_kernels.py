@@ -25,9 +25,20 @@ LIST_OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "mask
 OPS = (*LIST_OPS, *gpu_conv.OPS)
 
 
-@cache
+# A plain module global, so that torch.compile can guard on it: the questions themselves (which
+# modules are installed, which files are there) break the graph. A module asks when it gets a mask.
+_why_missing: str | None = None
+
+
 def why_missing() -> str:
-    """Say why the Triton kernels cannot run here; nothing when they can."""
+    """Say why the Triton kernels cannot run here; nothing when they can. Found out once."""
+    global _why_missing
+    if _why_missing is None:
+        _why_missing = _found_missing()
+    return _why_missing
+
+
+def _found_missing() -> str:
     if loader.left_out("triton"):
         return loader.LEFT_OUT
     if not _installed("triton"):

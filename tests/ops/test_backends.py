@@ -138,7 +138,23 @@ def test_every_reason_why_triton_cannot_run(monkeypatch, where, value, reason):
     for name, found in {**all_well, where: value}.items():
         if name != "SPARSELTH_DISABLE":
             monkeypatch.setattr(f"sparselth.ops.triton_kernels.{name}", found)
-    assert re.search(reason, triton_kernels.why_missing.__wrapped__())
+    assert re.search(reason, triton_kernels._found_missing())
+
+
+def test_a_compiled_program_asks_nothing_about_triton(monkeypatch):
+    """What a masked convolution asks on a GPU must not break the graph: an error here."""
+    triton_kernels.why_missing()  # as a module does when it gets its mask
+    # find_spec breaks the graph of torch 2.11, not that of 2.14; this breaks every graph.
+    monkeypatch.setattr(
+        triton_kernels, "_installed", lambda module: torch._dynamo.graph_break() or False
+    )
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def call(x):
+        return -x if prefer_dense("masked_conv2d", torch.device("cuda"), 0.01) else x
+
+    sign = -1 if prefer_dense("masked_conv2d", torch.device("cuda"), 0.01) else 1
+    assert call(torch.ones(3)).tolist() == [sign] * 3
 
 
 def test_importing_does_not_import_triton():
