@@ -1,13 +1,19 @@
 """The `compare` fixture: candidates timed in turn within one run, minima and ratios recorded.
 
+Without pytest-benchmark all is measured all the same, and kept where SPARSELTH_BENCH_ROWS says.
+
 pytest benchmarks --benchmark-json=build/bench.json
 python benchmarks/report.py build/bench.json        table, and a file under benchmarks/results/
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +23,12 @@ import sparselth as sl
 
 # For every candidate alike: what is compared is computing, not the C library's page faults.
 sl.keep_freed_memory()
+
+# A file that gets what is recorded at once, one JSON object a line: a run that is killed leaves it.
+ROWS = os.environ.get("SPARSELTH_BENCH_ROWS")
+
+# How long candidates take turns. A GPU's times are steadier, and there are many cases for it.
+SECONDS = {"cpu": 1.5, "cuda": 0.3}
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -45,6 +57,41 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
+class _Benchmark:
+    """What the files here use of pytest-benchmark's fixture, where that is not installed."""
+
+    def __init__(self) -> None:
+        self.extra_info: dict[str, Any] = {}
+
+    def pedantic(self, call: Callable[[], object], rounds: int) -> None:
+        for _ in range(rounds):
+            call()
+
+
+if importlib.util.find_spec("pytest_benchmark") is None:
+
+    @pytest.fixture
+    def benchmark() -> _Benchmark:
+        return _Benchmark()
+
+
+def _write_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    if ROWS:
+        with open(ROWS, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def record_rows(benchmark):
+    """Return `record_rows(rows)`: keep several entries of one benchmark."""
+
+    def keep(rows: Iterable[Mapping[str, Any]]) -> None:
+        benchmark.extra_info["rows"] = rows = list(rows)
+        _write_rows(rows)
+
+    return keep
+
+
 @pytest.fixture
 def record(benchmark):
     """Return `record(values, *ratios, **facts)`: keep what was measured and what it amounts to.
@@ -60,6 +107,7 @@ def record(benchmark):
             ratios=found,
             speedup=found[ratios[0].over]["ratio"],
         )
+        _write_rows([benchmark.extra_info])
 
     return keep
 
@@ -74,14 +122,16 @@ def _steady(call: Callable[[], object]) -> float:
 
 
 def _best_times(
-    candidates: Mapping[str, Callable[[], object]], before: Callable[[str], object]
+    candidates: Mapping[str, Callable[[], object]],
+    before: Callable[[str], object],
+    seconds: float,
 ) -> tuple[dict[str, float], int]:
     """Time the candidates in turn; return the minima in milliseconds, and the rounds."""
     best = dict.fromkeys(candidates, float("inf"))
     for name, call in candidates.items():
         before(name)
         call()
-    deadline = time.perf_counter() + 1.5
+    deadline = time.perf_counter() + seconds
     rounds = 0
     while rounds < 3 or (rounds < 100 and time.perf_counter() < deadline):
         rounds += 1
@@ -105,7 +155,7 @@ def compare(benchmark, record):
         before: Callable[[str], object] = lambda name: None,
         **facts,
     ) -> None:
-        best, rounds = _best_times(candidates, before)
+        best, rounds = _best_times(candidates, before, SECONDS[facts.get("device", "cpu")])
         record(best, *ratios, rounds=rounds, **facts)
         # The plugin wants a measurement of its own; the figures above are the ones to read.
         benchmark.pedantic(candidates[ratios[0].ours[0]], rounds=1)
