@@ -79,7 +79,7 @@ SINGLE = st.sampled_from([torch.float16, torch.float32])
 @pytest.fixture
 def precise():
     """Multiply float32 as float32; TF32 is what cuDNN does, and no GPU is needed for it."""
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 

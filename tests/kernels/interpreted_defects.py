@@ -182,7 +182,7 @@ def checks(package, examples) -> dict[str, Callable[[], None]]:
         agreement.same_masks(package, (*case, []))
 
     def convolutions(case, size):
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             agreement.same_convolution(package, case, torch.float32, size)
 
     step = (SIZES, st.sampled_from(TRUSTED), st.just(True), agreement.settings_of_steps())

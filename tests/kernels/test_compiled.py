@@ -97,7 +97,7 @@ def test_blocks_are_multiplied_by_tensor_cores(compiling, capability, instructio
 
 def test_float32_is_multiplied_exactly_where_cudnn_would(compiling):
     launches = compiling(90)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         launch_convolutions(torch.float32, 32)
     for kernel in launches.kernels.values():
         found = instructions(kernel)

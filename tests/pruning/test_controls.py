@@ -4,6 +4,9 @@ from collections import Counter
 
 import pytest
 import torch
+
+pytest.importorskip("hypothesis", reason="it draws the cases")
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
