@@ -1,0 +1,208 @@
+"""Experiments with convolutions: cuDNN pass by pass, and the kernels for masks against it.
+
+Every result is compared with cuDNN's before it is timed: a wrong kernel may be fast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from first_light_rows import DEVICE, DRY, DTYPE, LAST, keep, kept, microseconds, say
+from gpu_timing import cudnn, kernel_microseconds, require_cudnn
+from problems import Layer
+from torch import Tensor
+
+import sparselth as sl
+from sparselth.ops import gpu_conv, reference
+from sparselth.ops.forcing import force
+from sparselth.ops.patterns import find_pattern
+
+LAYERS = (
+    *(Layer(64, 128, 28), Layer(128, 256, 14), Layer(64, 64, 32), Layer(64, 256, 8)),
+    Layer(256, 512, 7),
+)
+if DRY:
+    LAYERS = (Layer(1, 64, 5),)
+CONV = ([1, 1], [1, 1], [1, 1], 1)
+CUDNN = "cuDNN bf16, channels_last, in a graph"
+# Of the norm of a result: two roundings to bfloat16 of sums in different orders.
+MOST_ERROR = 0.02
+
+Pass = Callable[[], Tensor]
+
+
+def tensors(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw x, weight and the gradient of the output, channels_last."""
+    shape = (layer.batch, layer.channels, layer.size, layer.size)
+    x, grad = (torch.randn(shape, device=DEVICE, dtype=DTYPE) for _ in range(2))
+    weight = torch.randn(layer.channels, layer.channels, 3, 3, device=DEVICE, dtype=DTYPE)
+    return tuple(t.contiguous(memory_format=LAST) for t in (x, weight / layer.channels, grad))
+
+
+def flops(layer: Layer) -> float:
+    """Return the operations of one dense pass."""
+    return 2.0 * layer.batch * layer.size**2 * layer.channels**2 * 9
+
+
+def dense_passes(x: Tensor, weight: Tensor, grad: Tensor) -> dict[str, Pass]:
+    """Return the three passes of cuDNN's convolution."""
+    back = partial(reference.convolution_backward, grad, x, weight, CONV)
+    return {
+        "forward": lambda: F.conv2d(x, weight, padding=1),
+        "input gradient": lambda: back([True, False, False])[0],
+        "weight gradient": lambda: back([False, True, False])[1],
+    }
+
+
+def masked_passes(x: Tensor, weight: Tensor, grad: Tensor, mask: Tensor) -> dict[str, Pass]:
+    """Return the three passes of whichever kernel of ours is forced."""
+    plan, size = gpu_conv.block_plan(mask, 1), list(x.shape[2:])
+    return {
+        "forward": lambda: gpu_conv.masked_conv2d(x, weight, mask, None, plan, *CONV),
+        "input gradient": lambda: gpu_conv.masked_conv2d_grad_input(
+            grad, weight, mask, plan, size, *CONV
+        ),
+        "weight gradient": lambda: gpu_conv.masked_conv2d_grad_weight(grad, x, mask, plan, *CONV),
+    }
+
+
+def dense() -> None:
+    """Time cuDNN's passes, its algorithms chosen by trying them. The baseline of all else."""
+    with cudnn():
+        require_cudnn()
+        for layer in LAYERS:
+            for name, call in dense_passes(*tensors(layer)).items():
+                us = microseconds(call)
+                keep(f"dense, {name}", str(layer), 0.0, {"dense": us}, TF=flops(layer) / us / 1e6)
+
+
+def masks(
+    layer: Layer, pattern: str, sparsities: tuple[float, ...]
+) -> Iterator[tuple[float, Tensor]]:
+    """Draw masks of a pattern, each behind its sparsity."""
+    shape = (layer.channels, layer.channels, 3, 3)
+    groups = find_pattern(pattern).groups(shape)
+    for sparsity in sparsities:
+        count = max(1, round((1 - sparsity) * groups))
+        mask = sl.ops.topk_mask(torch.rand(shape, device=DEVICE), count, pattern=pattern)
+        yield sparsity, mask
+
+
+@contextmanager
+def forced(backend: str) -> Iterator[None]:
+    """Force a backend, also where the interpreter stands in for it."""
+    if not DRY:
+        with sl.use_backend(backend):
+            yield
+        return
+    previous = force(backend)
+    try:
+        yield
+    finally:
+        force(previous)
+
+
+def compare(backend: str, pattern: str, layer: Layer, sparsities: tuple[float, ...]) -> None:
+    """Time every pass of a backend on masks of a pattern, and keep the ratio to cuDNN's."""
+    x, weight, grad = tensors(layer)
+    for sparsity, mask in masks(layer, pattern, sparsities):
+        exact = dense_passes(x, reference.masked(weight, mask), grad)
+        with forced(backend):
+            ours = masked_passes(x, weight, grad, mask)
+            kernel = gpu_conv.found_of(None, mask, 1).serving(DTYPE)
+            for name, call in ours.items():
+                error = difference(call(), reference_of(exact, name, mask))
+                us = microseconds(call)
+                values = {"sparse": us} | against(layer, name)
+                rate = float(mask.float().mean()) * flops(layer) / us / 1e6
+                over = CUDNN if "dense" in values else ""
+                more = {"kernel": kernel, "TF_of_kept": round(rate, 1), "error": error}
+                keep(
+                    f"masked_conv2d, {name}", f"{layer}, {pattern}", sparsity, values, over, **more
+                )
+            if sparsity == 0.9 and not DRY:
+                for name, call in ours.items():
+                    say(f"kernels of {layer}, {pattern}, {name}", us=kernel_microseconds(call))
+
+
+def reference_of(exact: dict[str, Pass], name: str, mask: Tensor) -> Tensor:
+    """Return what a pass must agree with."""
+    with cudnn():
+        found = exact[name]()
+    return reference.masked(found, mask) if name == "weight gradient" else found
+
+
+def against(layer: Layer, name: str) -> dict[str, float]:
+    """Return cuDNN's time of a pass as `dense` kept it; nothing where that has not run."""
+    return kept(f"dense, {name}", str(layer)) or {}
+
+
+def difference(got: Tensor, want: Tensor) -> float:
+    """Return the error relative to the norm; raises AssertionError where it is no rounding."""
+    error = float((got.float() - want.float()).norm() / want.float().norm())
+    assert error < MOST_ERROR, f"wrong by {error:.3g} of the norm"
+    return float(f"{error:.2g}")
+
+
+def needs_kernels(which: str) -> None:
+    """Say plainly what is missing, instead of measuring something else in its place."""
+    if which == "triton" and DRY and os.environ.get("TRITON_INTERPRET") != "1":
+        raise SystemExit("no GPU: set TRITON_INTERPRET=1 to try the kernels in the interpreter")
+    if which == "cuda" and not gpu_conv._has_cuda_kernels():
+        raise SystemExit("sparselth was built without _C_cuda, so there is nothing to measure")
+
+
+def blocks() -> None:
+    """Time the Triton kernels on masks of whole blocks."""
+    needs_kernels("triton")
+    for pattern in ("32x32", "64x64", "16x16"):
+        for layer in LAYERS:
+            compare("triton", pattern, layer, (0.9,) if DRY else (0.9, 0.5, 0.95))
+
+
+def scattered() -> None:
+    """Time the CUDA kernels on vectors and on single weights."""
+    needs_kernels("cuda")
+    needs_kernels("triton")
+    for pattern, sparsities in {"16x1": (0.9, 0.95), "element": (0.98,), "8x1": (0.95,)}.items():
+        for layer in LAYERS[:4]:
+            compare("cuda", pattern, layer, sparsities)
+
+
+def tma() -> None:
+    """Time the experiment of `tma_conv2d.py`, in every configuration of its launch table."""
+    needs_kernels("triton")
+    import tma_conv2d
+    from sparselth.kernels.blocks import find_blocks
+
+    for size in (32, 64):
+        for layer in LAYERS:
+            x, weight, grad = tensors(layer)
+            for sparsity, mask in masks(layer, f"{size}x{size}", (0.9, 0.5, 0.0)):
+                index = find_blocks(mask, 1, size)
+                want = reference_of(
+                    dense_passes(x, reference.masked(weight, mask), grad), "forward", mask
+                )
+                for options in tma_conv2d.CONFIGURATIONS:
+                    run = partial(tma_conv2d.masked_conv2d, x, weight, mask, index, 1, *options)
+                    _one_configuration(layer, size, sparsity, options, run, want)
+
+
+def _one_configuration(layer, size, sparsity, options, run: Pass, want: Tensor) -> None:
+    tile_h, tile_w, warps, stages = options
+    problem = f"{layer}, {size}x{size}, {tile_h}x{tile_w} {warps} warps {stages} stages"
+    try:
+        error = difference(run(), want)
+        us = microseconds(run)
+    except Exception as failed:  # a prototype: what else there is to try is tried
+        say(f"tma failed: {problem}", why=f"{type(failed).__name__}: {str(failed)[:160]}")
+        return
+    values = {"sparse": us} | against(layer, "forward")
+    rate = (1 - sparsity) * flops(layer) / us / 1e6
+    over = CUDNN if "dense" in values else ""
+    keep("forward by TMA", problem, sparsity, values, over, TF_of_kept=round(rate, 1), error=error)
