@@ -26,6 +26,50 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *left_out_lines(found)]).strip() + "\n"
 
 
+def short_table(found: list[dict[str, Any]], characters: int) -> str:
+    """Render ratios alone, for a screen: the main one of every op first, problems as measured.
+
+    characters: how many the text may have; what does not fit is counted in its last line. Of the
+    ops the one with the fewest problems comes first, so that it is not what does not fit.
+    """
+    ops = dict.fromkeys((row["op"], row["device"]) for row in found if row.get("ratios"))
+    of_op = {
+        op: [r for r in found if (r["op"], r["device"]) == op and r.get("ratios")] for op in ops
+    }
+    ratios = {
+        op: list(dict.fromkeys(o for r in rs for o in r["ratios"])) for op, rs in of_op.items()
+    }
+    blocks = [
+        (rank, _short_block(of_op[op], over)) for op in ops for rank, over in enumerate(ratios[op])
+    ]
+    blocks.sort(key=lambda block: (min(block[0], 1), len(block[1])))
+    lines = [line for _, block in blocks for line in block]
+    room, fitting = characters - len(f"... {len(lines)} more lines"), 0
+    while fitting < len(lines) and room > len(lines[fitting]):
+        room -= len(lines[fitting]) + 1
+        fitting += 1
+    left = len(lines) - fitting
+    return "\n".join([*lines[:fitting], *([f"... {left} more lines"] if left else [])])
+
+
+def _short_block(found: list[dict[str, Any]], over: str) -> list[str]:
+    cells = {
+        (r["problem"], r["sparsity"]): f"{r['ratios'][over]['ratio']:.2f}"
+        for r in found
+        if over in r["ratios"]
+    }
+    sparsities = sorted({sparsity for _, sparsity in cells})
+    head = " ".join(f"{f'{100 * s:g}%':>6}" for s in sparsities)
+    return [
+        f"{found[0]['op']}, times {over}",
+        f"{head}  problem",
+        *(
+            " ".join(f"{cells.get((problem, s), '-'):>6}" for s in sparsities) + f"  {problem}"
+            for problem in dict.fromkeys(problem for problem, _ in cells)
+        ),
+    ]
+
+
 def ratio_lines(found: list[dict[str, Any]], over: str) -> list[str]:
     """Render one ratio: a line per problem, a column per sparsity."""
     cells = {

@@ -7,7 +7,6 @@ import pytest
 import report
 import sparseprop_baseline
 import torch
-from gpu_report import Part
 from problems import Layer, conv_problem
 from ratios import Ratio, evaluate
 
@@ -103,27 +102,3 @@ def test_the_break_even_lies_between_the_last_loss_and_the_next_point():
     assert plot.break_even(points[1:]) is None
     assert plot.break_even([(0.0, 0.98), (0.9, 2.0)]) is None
     assert plot.break_even([(0.5, 0.5), (0.9, 0.9)]) is None
-
-
-def test_a_part_that_takes_too_long_keeps_what_it_has_measured(tmp_path):
-    measuring = (
-        "import sys, time\n"
-        "try:\n"
-        "    print('measuring', flush=True)\n"
-        "    time.sleep(60)\n"
-        "except KeyboardInterrupt:\n"
-        "    open(sys.argv[1], 'w').write('measured')\n"
-        "    print('written')\n"
-    )
-    result = tmp_path / "result"
-    part = Part("slow", [sys.executable, "-c", measuring, str(result)], limit_s=2)
-    part.run()
-    assert (part.status, part.last_line) == ("over 2 s", "written")
-    assert result.read_text() == "measured"
-    for command, status in (("", "ok"), ("raise SystemExit(3)", "failed (3)")):
-        part = Part("fast", [sys.executable, "-c", command], limit_s=60)
-        part.run()
-        assert part.status == status
-    part = Part("missing", [str(tmp_path / "nothing")], limit_s=1)
-    part.run()
-    assert part.status == "failed to start"
