@@ -20,6 +20,7 @@ import torch
 from first_light_rows import DEVICE, DRY, DTYPE, LAST, keep, microseconds, say
 from gpu_timing import cudnn, event_microseconds, in_graph, kernel_microseconds, require_cudnn
 from torch import nn
+from training_gpu import BATCH, dense, sparse, training_step
 
 import sparselth as sl
 
@@ -48,8 +49,6 @@ STEPS = (
 
 def steps() -> None:
     """Time whole training steps as graphs, and list the kernels that they consist of."""
-    from bench_training_step_gpu import BATCH, dense, sparse, training_step
-
     for name, pattern, sparsity in STEPS[:1] if DRY else STEPS:
         values = {}
         with cudnn():
@@ -99,12 +98,12 @@ def host() -> None:
     around = {"fixed table": lambda: sl.use_choice("fixed")}
     for backend in ("triton", "cuda", "reference"):
         around[f"forced {backend}"] = lambda name=backend: first_light_conv.forced(name)
-    dense = many(plain)
+    theirs = many(plain)
     for name, context in {"measured": contextlib.nullcontext, **around}.items():
         if DRY and name in ("forced triton", "forced cuda"):
             continue  # modules on a CPU have no such kernels
         with context():
-            values = {"sparse": many(masked), "dense": dense}
+            values = {"sparse": many(masked), "dense": theirs}
         keep("eager layer, host's time", name, 0.9, values, "nn.Conv2d, eager")
     profile_of(lambda: many(masked))
 
