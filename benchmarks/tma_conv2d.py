@@ -28,7 +28,7 @@ CONFIGURATIONS = ((8, 16, 4, 4), (8, 16, 8, 4), (16, 16, 8, 3))
 # --- device code ----------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles_h", "tiles_w", "out_h", "out_w"])
 def correlate_boxes(
     x_boxes, blocks, y, rows, entries, tiles_h, tiles_w, out_h, out_w, y_image, y_row, y_column,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, SIZE: tl.constexpr,
