@@ -108,12 +108,12 @@ bench: setup sparseprop
 	$(BIN)/python benchmarks/report.py build/bench.json
 	$(BIN)/python benchmarks/plot.py
 
-# On a machine with a GPU, offline: in PYTHON's own environment, into which this tree is installed
-# (editable), with the torch that is there.
+# On a machine with a GPU, offline: in PYTHON's own environment, with the torch that is there. Where
+# there is no make, call the script.
 gpu:
 	$(PYTHON) benchmarks/gpu_report.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f sparselth/*.so sparselth/_build_info.json
+	rm -f sparselth/*.so sparselth/_build_info.json sparselth/kernels
 	rm -rf $(VENV) $(ABI_VENV)

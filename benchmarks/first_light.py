@@ -49,8 +49,12 @@ def profiled() -> list[str]:
 
 def parts(call: str, rows: Path) -> list[Part]:
     """Return the parts of call "1" or "2"."""
+    # Beside the rows: what they mean nothing without.
+    facts = [PYTHON, "benchmarks/machine.py", str(rows.with_suffix(".machine.json"))]
+    machine = Part("machine", facts, 30, ("torch",))
     if call == "1":
         return [
+            machine,
             experiment("ceilings", 40, rows),
             Part("tests of CUDA", [*PYTEST, *shared_by(6), *TESTS], 75, ("pytest",)),
             experiment("dense", 45, rows),
@@ -60,6 +64,7 @@ def parts(call: str, rows: Path) -> list[Part]:
         ]
     convolutions = ["tests/kernels/test_on_device.py", "-k", "convolution"]
     return [
+        machine,
         experiment("steps", 70, rows),
         experiment("host", 30, rows),
         experiment("lists", 20, rows),
@@ -93,7 +98,15 @@ def main() -> int:
     link_kernels()
     todo = [*([] if "--built" in sys.argv else [build()]), *parts(call, rows)]
     seconds = float(os.environ.get("GPU_REPORT_SECONDS") or SECONDS)
-    run_all(todo, log, seconds, lambda: None)
+    try:
+        run_all(todo, log, seconds, lambda: None)
+    finally:  # also when it is ended from outside
+        show(todo, log, rows)
+    return 0 if all(part.status == "ok" for part in todo) else 1
+
+
+def show(todo: list[Part], log: Path, rows: Path) -> None:
+    """Print how the parts ended, what no kernel beats, and last the ratios."""
     found = kept_in(rows)
     print(f"\nall that was printed: {log.name}; all that was measured: {rows.name}")
     print(summary(todo, SUMMARY_CHARACTERS))
@@ -101,7 +114,6 @@ def main() -> int:
         if row["op"].startswith("ceiling"):
             print(f"  {row['op']}, {row['problem']}: {row['values']['us']} us", _rate(row))
     print(short_table(found, TABLE_CHARACTERS))
-    return 0 if all(part.status == "ok" for part in todo) else 1
 
 
 def _rate(row: dict) -> str:

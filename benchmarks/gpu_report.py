@@ -176,12 +176,19 @@ def main() -> int:
     link_kernels()
     steps = parts(built="--built" in sys.argv[1:])
     seconds = float(os.environ.get("GPU_REPORT_SECONDS") or SECONDS)
-    run_all(steps, LOG, seconds, lambda: write(steps))
+    try:
+        run_all(steps, LOG, seconds, lambda: write(steps))
+    finally:  # also when it is ended from outside
+        show(steps)
+    return 0 if all(step.status == "ok" for step in steps) else 1
+
+
+def show(steps: list[Part]) -> None:
+    """Print how the parts ended, and last the table."""
     found = found_so_far(steps)
     print(f"\n{found['device']}; all that was printed: {LOG.name}")
     print(summary(steps, SUMMARY_CHARACTERS))
     print(short_table(found["measured"], TABLE_CHARACTERS))
-    return 0 if all(step.status == "ok" for step in steps) else 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -292,6 +293,23 @@ def test_every_file_that_a_part_names_is_there(monkeypatch):
     named = {word for part in todo for word in part.command if word.endswith(".py")}
     assert "benchmarks/single_kernels.py" in named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_kernels_are_linked_where_nothing_is_installed(monkeypatch, tmp_path, installed):
+    def distribution(name):
+        if not installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(gpu_report.importlib.metadata, "distribution", distribution)
+    monkeypatch.setattr(gpu_report, "ROOT", tmp_path)
+    (tmp_path / "sparselth").mkdir()
+    (tmp_path / "kernels").mkdir()
+    for _ in range(2):
+        gpu_report.link_kernels()
+    link = tmp_path / "sparselth" / "kernels"
+    assert link.exists() != installed
+    assert installed or link.resolve() == tmp_path / "kernels"
 
 
 def test_without_pytest_the_experiments_measure(monkeypatch):
