@@ -82,6 +82,7 @@ class Part:
                 self.status = "failed to start"
                 sink.write(f"{error}\n")
             else:
+                self.status = "cut short"
                 self.status = _ended_within(process, limit_s)
                 if "pytest" in self.command and self.status == "failed (5)":
                     self.status = "no tests"
@@ -123,13 +124,21 @@ def run_all(
 ) -> None:
     """Run the parts in order, all within `seconds`; `after_each` is called behind every one."""
     # So that the group of the part that runs ends with us.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGINT)}
     begun = time.monotonic()
-    for part in parts:
-        print(f"--- {part.name}", flush=True)
-        part.run(log, seconds - (time.monotonic() - begun))
-        print(line(part), flush=True)
-        after_each()
+    try:
+        for part in parts:
+            print(f"--- {part.name}", flush=True)
+            part.run(log, seconds - (time.monotonic() - begun))
+            print(line(part), flush=True)
+            after_each()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: object) -> None:
+    sys.exit(f"ended from outside by {signal.Signals(number).name}")
 
 
 def line(part: Part) -> str:

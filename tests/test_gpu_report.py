@@ -1,20 +1,16 @@
-"""The report of a GPU: that its baselines are true, and that what it measures survives."""
+"""The report of a GPU: that its baselines are true, and that what it measures is kept."""
 
 from __future__ import annotations
 
 import ast
 import importlib.metadata
 import json
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import bench_masked_conv2d_gpu
 import gpu_report
 import gpu_timing
-import parts
 import pytest
 import tables
 import torch
@@ -27,11 +23,6 @@ SOURCES = ("benchmarks", "examples", "kernels", "sparselth", "tests")
 
 def python(name: str, code: str, *arguments: str, limit_s: float = 60, **more) -> Part:
     return Part(name, [sys.executable, "-c", code, *arguments], limit_s, **more)
-
-
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "log"
 
 
 def without_enabled(path: Path) -> list[int]:
@@ -73,124 +64,6 @@ def test_what_says_most_is_measured_first():
     assert first == [("bf16", name) for name in ("32x32", "16x1", "element") for _ in range(6)]
     assert all(layer.channels >= 128 for *_, layer in cases[:18])
     assert bench_masked_conv2d_gpu.SPARSITIES == (0.5, 0.9, 0.95, 0.98)
-
-
-# --- parts --------------------------------------------------------------------------------------
-
-
-def test_a_part_that_takes_too_long_keeps_what_it_has_measured(tmp_path, log):
-    measuring = (
-        "import sys, time\n"
-        "try:\n"
-        "    print('measuring', flush=True)\n"
-        "    time.sleep(60)\n"
-        "except KeyboardInterrupt:\n"
-        "    open(sys.argv[1], 'w').write('measured')\n"
-        "    print('written')\n"
-    )
-    result = tmp_path / "result"
-    part = python("slow", measuring, str(result), limit_s=2)
-    part.run(log)
-    assert (part.status, part.last_line) == ("over 2 s", "written")
-    assert result.read_text() == "measured"
-    assert log.read_text() == "measuring\nwritten\n"
-
-
-@pytest.mark.parametrize(
-    ("code", "status"), [("", "ok"), ("raise SystemExit(3)", "failed (3)")], ids=str
-)
-def test_a_part_says_how_it_ended(log, code, status):
-    part = python("fast", code)
-    part.run(log)
-    assert part.status == status
-
-
-def test_a_program_that_is_not_there(log, tmp_path):
-    part = Part("missing", [str(tmp_path / "nothing")], limit_s=1)
-    part.run(log)
-    assert part.status == "failed to start"
-    assert "nothing" in part.last_line
-
-
-STUBBORN = (
-    "import signal, subprocess, sys, time\n"
-    "child = 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)'\n"
-    "started = subprocess.Popen([sys.executable, '-c', child])\n"
-    "open(sys.argv[1], 'w').write(str(started.pid))\n"
-    "time.sleep(float(sys.argv[2]))\n"
-)
-
-
-@pytest.mark.parametrize("sleeps", [0, 60])
-def test_what_a_part_started_ends_with_it(tmp_path, log, sleeps):
-    """Also one that ignores Ctrl-C and holds the output open, as compilers and sanitizers do."""
-    pid = tmp_path / "pid"
-    begun = time.monotonic()
-    part = python("parent", STUBBORN, str(pid), str(sleeps), limit_s=3)
-    part.run(log)
-    assert time.monotonic() - begun < 30
-    assert part.status == ("over 3 s" if sleeps else "ok")
-    assert not alive(int(pid.read_text()))
-
-
-def alive(pid: int) -> bool:
-    for _ in range(50):  # it is the system that buries it
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return False
-        if state == "Z":
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def test_the_path_that_was_given_stays(monkeypatch, log):
-    monkeypatch.setenv("PYTHONPATH", "/brought")
-    part = python("path", "import os; print(os.environ['PYTHONPATH'])")
-    part.run(log)
-    assert part.last_line == f"{ROOT}{os.pathsep}/brought"
-
-
-def test_a_part_whose_packages_are_missing_is_one_line(log):
-    part = python("benchmark", "raise SystemExit(1)", needs=("json", "no_such_module", "xdist_"))
-    part.run(log)
-    assert part.status == "left out"
-    assert part.last_line == "needs no_such_module, xdist_: not installed"
-    assert not log.exists()
-
-
-def test_the_parts_share_one_deadline(monkeypatch, log):
-    monkeypatch.setattr(parts, "GRACE_S", 1)
-    monkeypatch.setattr(parts, "LEAST_S", 2)
-    todo = [python(name, "import time; time.sleep(60)", limit_s=30) for name in "ab"]
-    seen, begun = [], time.monotonic()
-    parts.run_all(todo, log, 5, lambda: seen.append([part.status for part in todo]))
-    assert time.monotonic() - begun < 6
-    assert seen[-1] == ["over 4 s", "no time left"]
-    assert len(seen) == 2
-
-
-def test_a_report_that_is_ended_ends_its_part(tmp_path):
-    pid = tmp_path / "pid"
-    code = (
-        "import sys, parts, pathlib\n"
-        "child = 'import os, sys, time; open(sys.argv[1], \"w\").write(str(os.getpid()));'\n"
-        "child += 'time.sleep(60)'\n"
-        "part = parts.Part('p', [sys.executable, '-c', child, sys.argv[1]], 60)\n"
-        "parts.run_all([part], pathlib.Path(sys.argv[1] + '.log'), 100, lambda: None)\n"
-    )
-    report = subprocess.Popen([sys.executable, "-c", code, str(pid)], cwd=ROOT / "benchmarks")
-    for _ in range(300):
-        if pid.exists() and pid.read_text():
-            break
-        time.sleep(0.1)
-    report.terminate()
-    assert report.wait(30) != 0
-    assert not alive(int(pid.read_text()))
-
-
-# --- the report ---------------------------------------------------------------------------------
 
 
 def row(problem: str, sparsity: float, op: str = "conv") -> dict:
