@@ -14,7 +14,7 @@ import torch
 
 from sparselth.ops import backends
 
-# A machine lent for its GPU may lack it; tests that draw nothing run there all the same.
+# A machine with a GPU may lack it; tests that draw nothing run there all the same.
 if importlib.util.find_spec("hypothesis"):
     from hypothesis import HealthCheck, settings
 
