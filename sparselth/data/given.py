@@ -18,8 +18,8 @@ from .dealt import Dealt
 Pair = tuple[Tensor, Tensor]
 
 _EXPECTED = (
-    "an ImageSet (sparselth.data.load), an ImageFolder, a pair of tensors (x, y), or a DataLoader or "
-    "other iterable of batches (x, y)"
+    "an ImageSet (sparselth.data.load), an ImageFolder, a pair of tensors (x, y), or a DataLoader "
+    "or other iterable of batches (x, y)"
 )
 
 
@@ -84,7 +84,7 @@ class TensorBatches(Dealt):
 
     def test(self) -> Iterator[Pair]:
         """Yield every test sample once; each process its share."""
-        return tested(self._test, self.device, (self.rank, self.processes), self.batch_size)
+        return _tested(self._test, self.device, (self.rank, self.processes), self.batch_size)
 
 
 class GivenBatches:
@@ -118,18 +118,19 @@ class GivenBatches:
         assert first_step == 0, "it cannot begin within an epoch"
         torch.manual_seed(derive(self.seed, "batches", epoch))
         for part in (getattr(self.data, name, None) for name in ("sampler", "batch_sampler")):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
+            set_epoch = getattr(part, "set_epoch", None)  # of a sampler for several processes
+            if set_epoch is not None:
+                set_epoch(epoch)
         for x, y in _batches(self.data, "data"):
             self._images = len(y)
             yield x.to(self.device), y.to(self.device).long()
 
     def test(self) -> Iterator[Pair]:
         """Yield the batches to be tested on."""
-        return tested(self._test, self.device, (0, 1))
+        return _tested(self._test, self.device, (0, 1))
 
 
-def tested(
+def _tested(
     test: Any, device: torch.device, shard: tuple[int, int], batch_size: int = 500
 ) -> Iterator[Pair]:
     """Yield batches to be tested on: nothing for None.  shard: rank and size."""
@@ -154,8 +155,9 @@ def _batches(data: Iterable[Any], what: str) -> Iterator[Pair]:
                 f"{what} gave a batch that is a {_named(batch)}; a batch is a pair of tensors "
                 "(x, y): give the DataLoader a collate_fn that makes one"
             )
-        _check_batch(*batch, f"a batch of {what}")
-        yield tuple(batch)
+        x, y = batch
+        _check_batch(x, y, f"a batch of {what}")
+        yield x, y
 
 
 def _named(batch: Any) -> str:

@@ -15,7 +15,6 @@ from .image_folder import ImageFolder
 from .image_set import ImageSet
 from .stream import StreamedBatches
 
-
 Data = ImageSet | ImageFolder | Pair | Iterable[Any]
 """What can be trained on: also a pair of tensors (x, y), or an iterable of such batches."""
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from .entry import EntryConv2d
 from .masked import MaskedAttention, MaskedConv1d, MaskedConv2d, MaskedDense, MaskedLinear
 from .module import MaskedModule, masked_subclass
-from .entry import EntryConv2d
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ KINDS = (
     Kind(nn.EmbeddingBag, MaskedDense, by_default=False),
 )
 
-# Linear layers of GPT-2 and its like, weights (in, out): known by name, as transformers is optional.
+# Linear layers of GPT-2 and its like, weights (in, out). By name: transformers is optional.
 _HF_CONV1D = ("transformers.pytorch_utils", "Conv1D")
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -132,13 +132,13 @@ class MaskedConvolution(ChoosingModule):
 
     _op = "masked_conv2d"
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
+    stride: Any
+    padding: Any
+    dilation: Any
     groups: int
-    padding_mode: str
-    bias: Tensor | None
-    _reversed_padding_repeated_twice: list[int]
+    padding_mode: Any
+    bias: Any
+    _reversed_padding_repeated_twice: Any
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():

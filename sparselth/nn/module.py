@@ -7,7 +7,6 @@ its state dict, copies, moves, and whoever reads a parameter from outside.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 from ..errors import SparselthError
 from ..ops import reference
 from ..ops.checks import check_mask
-from ..ops.masking import ApplyBits, has_bits
-from ..ops.transforms import transformed
+from ..ops.masking import ApplyBits, can_apply_bits
+from ..ops.transforms import is_recording
 from .recording import NotScriptable
 from .state import MaskState, mask_name
 
@@ -92,6 +91,7 @@ class MaskedModule(NotScriptable):
         `replace`.
         """
         parameter = self._parameters[name]
+        assert parameter is not None
         states = self.__dict__.setdefault("_states", {})
         mine, shared = states.get(name), MaskState.of(parameter)
         if shared is None:
@@ -162,7 +162,7 @@ class MaskedModule(NotScriptable):
 
     def _slot(self, name: str) -> Tensor:
         # A replica of torch.nn.DataParallel has plain tensors for parameters.
-        slots = self._parameters if name in self._parameters else self.__dict__
+        slots: dict[str, Any] = self._parameters if name in self._parameters else self.__dict__
         if name not in slots:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return slots[name]
@@ -170,7 +170,7 @@ class MaskedModule(NotScriptable):
     def _masked(self, name: str = "weight") -> Tensor:
         """Return a parameter with its mask applied, differentiably."""
         weight, mask = self._slot(name), self._mask(name)
-        if not torch.compiler.is_compiling() and is_simple(weight):
+        if not torch.compiler.is_compiling() and can_apply_bits(weight):
             state = self._settled(name)
             if state is not None:
                 return ApplyBits.apply(weight, state.bits(), state.mask)
@@ -227,8 +227,8 @@ class MaskedModule(NotScriptable):
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Refuse the parameters by which others take a masked one's place.
 
-        torch.nn.utils.prune and the older weight and spectral norms put `weight_orig`, or `weight_g`
-        and `weight_v`, in the place of `weight`, and compute it before each forward.
+        torch.nn.utils.prune and the older weight and spectral norms put `weight_orig`, or
+        `weight_g` and `weight_v`, in the place of `weight`, and compute it before each forward.
 
         Raises SparselthError for those, with the module as it was.
         """
@@ -298,22 +298,6 @@ class MaskedModule(NotScriptable):
         return ", ".join(filter(None, (super().extra_repr(), f"sparsity={self.sparsity:.4f}")))
 
 
-def is_recording() -> bool:
-    """Say whether a program is being recorded, which would hold what is done beside it."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def is_simple(weight: Tensor) -> bool:
-    """Say whether a mask can be applied to `weight` by its bits, unseen: no program or transform."""
-    return (
-        type(weight) is nn.Parameter
-        and has_bits(weight)
-        and not transformed()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch.jit.is_tracing()
-    )
-
-
 def _taken(kind: type, name: str, what: str) -> str:
     return (
         f"the {name} of a {kind.__name__} belongs to its mask and {what}; use sparselth.densify "
@@ -322,22 +306,26 @@ def _taken(kind: type, name: str, what: str) -> str:
     )
 
 
-@functools.cache
+_made: dict[tuple[type, type], type[MaskedModule]] = {}
+
+
 def masked_subclass(base: type[MaskedModule], plain: type[nn.Module]) -> type[MaskedModule]:
     """Return the masked class of a plain module's class: `base` mixed into it.
 
     Made once for each: what a subclass adds to a layer stays there.
     """
-    attributes = {
-        "_made_by": base,
-        "_made_for": plain,
-        "_plain": plain,
-        "__module__": base.__module__,
-        "__doc__": f"`{plain.__name__}` whose parameters are kept on masks. Made by `sparsify`.",
-        **{name: masked_parameter(name) for name in base.maskable},
-        **{mask_name(name): shown_mask(name) for name in base.maskable},
-    }
-    return type(f"Masked{plain.__name__}", (base, plain), attributes)
+    if (base, plain) not in _made:
+        attributes: dict[str, Any] = {
+            "_made_by": base,
+            "_made_for": plain,
+            "_plain": plain,
+            "__module__": base.__module__,
+            "__doc__": f"`{plain.__name__}` with parameters on masks. Made by `sparsify`.",
+        }
+        for name in base.maskable:
+            attributes[name], attributes[mask_name(name)] = masked_parameter(name), shown_mask(name)
+        _made[base, plain] = type(f"Masked{plain.__name__}", (base, plain), attributes)
+    return _made[base, plain]
 
 
 def _remake(base: type[MaskedModule], plain: type[nn.Module]) -> MaskedModule:

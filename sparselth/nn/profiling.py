@@ -107,7 +107,10 @@ def _removed(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 def _row(name: str, module: ChoosingModule, x: Tensor) -> ProfileRow:
     made = module.choice(x)
-    arrives, wanted = choosing.needs_no_conversion(x), choosing.wanted_passes(x, module.weight)
+    arrives, wanted = (
+        choosing.needs_no_conversion(x),
+        choosing.wanted_passes(x, module.get_parameter("weight")),
+    )
     timings = made.timings or module.timings(x)
     totals = choosing.decide(timings, wanted, arrives) if timings else made
     passes = [timings.passes[each] for each in wanted] if timings else []
@@ -130,7 +133,7 @@ def _row(name: str, module: ChoosingModule, x: Tensor) -> ProfileRow:
 def _geometry(module: ChoosingModule, x: Tensor) -> str:
     shape = "x".join(map(str, x.shape))
     if not isinstance(module, nn.Conv2d):
-        return f"{shape} -> {module.weight.shape[0]}"
+        return f"{shape} -> {module.get_parameter('weight').shape[0]}"
     text = f"{shape} -> {module.out_channels}, {'x'.join(map(str, module.kernel_size))}"
     if any(step != 1 for step in module.stride):
         text += f" /{module.stride[0]}"

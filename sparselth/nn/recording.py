@@ -25,7 +25,6 @@ def recorded(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     return None
 
 
-
 class NotScriptable(nn.Module):
     """A module that torch.jit.script cannot compile. Mixed into ours."""
 

@@ -210,8 +210,8 @@ class MaskState:
         if self.mask.dtype != torch.bool or self.parameter.shape != self.mask.shape:
             raise SparselthError(
                 f"a masked parameter has shape {tuple(self.parameter.shape)} now, its mask "
-                f"{tuple(self.mask.shape)} and {self.mask.dtype}; densify the model before changing "
-                "a layer's size, and keep masks bool"
+                f"{tuple(self.mask.shape)} and {self.mask.dtype}; densify the model before a layer "
+                "changes its size, and keep masks bool"
             )
         if self.parameter.device != self.mask.device:
             self.set_mask(self.mask.to(self.parameter.device))

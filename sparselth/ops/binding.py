@@ -22,8 +22,11 @@ _NONE: frozenset[str] = frozenset()
 class BoundMask(Protocol):
     """A parameter and its mask, see `nn.state.MaskState`."""
 
-    parameter: Tensor
-    mask: Tensor
+    @property
+    def parameter(self) -> Tensor: ...
+
+    @property
+    def mask(self) -> Tensor: ...
 
     def clean_(self) -> None:
         """Set the parameter to zero where its mask prunes it."""

@@ -85,7 +85,12 @@ class BlockedConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         input, weight, mask, plan = ctx.saved_tensors
-        if torch.is_grad_enabled() or ctx.dense_passes or not input.is_blocked() or transformed(grad):
+        if (
+            torch.is_grad_enabled()
+            or ctx.dense_passes
+            or not input.is_blocked()
+            or transformed(grad)
+        ):
             return contract.conv_backward(ctx, grad)
         need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
         grad = contract.in_layout_of(input, grad)
@@ -96,7 +101,7 @@ class BlockedConv2d(torch.autograd.Function):
             grads[0] = conv_grad_input(grad, weight, mask, plan, input.shape[2:], *ctx.conv)
         elif need_weight:
             grads[1] = conv_grad_weight(grad, input, mask, plan, *ctx.conv)
-        if need_weight:
+        if grads[1] is not None:
             mark_on_mask(grads[1], mask)
         if ctx.has_bias and need_bias:
             grads[3] = grad.sum((0, 2, 3))

@@ -284,7 +284,9 @@ def _conv_grad_input_backward(ctx, grad):
     if need_output:
         d_output = _serving("masked_conv2d", grad)(grad, weight, mask, None, plan, *ctx.conv)
     if need_weight:
-        d_weight = _serving("masked_conv2d_grad_weight", grad)(grad_output, grad, mask, plan, *ctx.conv)
+        d_weight = _serving("masked_conv2d_grad_weight", grad)(
+            grad_output, grad, mask, plan, *ctx.conv
+        )
     return d_output, d_weight, None, None, None, None, None, None, None
 
 
@@ -301,7 +303,9 @@ def _conv_grad_weight_backward(ctx, grad):
         d_output = _serving("masked_conv2d", grad)(input, grad, mask, None, plan, *ctx.conv)
     if need_input:
         input_hw = input.shape[2:]
-        d_input = _serving("masked_conv2d_grad_input", grad)(grad_output, grad, mask, plan, input_hw, *ctx.conv)
+        d_input = _serving("masked_conv2d_grad_input", grad)(
+            grad_output, grad, mask, plan, input_hw, *ctx.conv
+        )
     return d_output, d_input, None, None, None, None, None, None
 
 
@@ -342,18 +346,22 @@ def _linear_pair_setup(ctx, inputs, output):
 def _linear_grad_input_backward(ctx, grad):
     grad_output, weight, mask, plan = ctx.saved_tensors
     need_output, need_weight, *_ = ctx.needs_input_grad
-    d_output = _serving("masked_linear", grad)(grad, weight, mask, None, plan) if need_output else None
-    d_weight = (
-        _serving("masked_linear_grad_weight", grad)(grad_output, grad, mask, plan) if need_weight else None
-    )
+    d_output = d_weight = None
+    if need_output:
+        d_output = _serving("masked_linear", grad)(grad, weight, mask, None, plan)
+    if need_weight:
+        d_weight = _serving("masked_linear_grad_weight", grad)(grad_output, grad, mask, plan)
     return d_output, d_weight, None, None
 
 
 def _linear_grad_weight_backward(ctx, grad):
     grad_output, input, mask, plan = ctx.saved_tensors
     need_output, need_input, *_ = ctx.needs_input_grad
-    d_output = _serving("masked_linear", grad)(input, grad, mask, None, plan) if need_output else None
-    d_input = _serving("masked_linear_grad_input", grad)(grad_output, grad, mask, plan) if need_input else None
+    d_output = d_input = None
+    if need_output:
+        d_output = _serving("masked_linear", grad)(input, grad, mask, None, plan)
+    if need_input:
+        d_input = _serving("masked_linear_grad_input", grad)(grad_output, grad, mask, plan)
     return d_output, d_input, None, None
 
 

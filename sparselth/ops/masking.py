@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .transforms import transformed
+from .transforms import is_recording, transformed
 
 _WHOLE = {
     torch.float16: torch.int16,
@@ -27,6 +27,17 @@ _ON_MASK = "_sparselth_on_mask"
 def has_bits(values: Tensor) -> bool:
     """Say whether masks of `values` can be applied by bits: floating point, real, dense."""
     return values.dtype in _WHOLE and values.layout is torch.strided
+
+
+def can_apply_bits(weight: Tensor) -> bool:
+    """Say whether bits may be applied to `weight` unseen: a parameter, no program, no transform."""
+    return (
+        type(weight) is torch.nn.Parameter
+        and has_bits(weight)
+        and not is_recording()
+        and not transformed()
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
 
 
 def bits_of(mask: Tensor, weight: Tensor) -> Tensor:

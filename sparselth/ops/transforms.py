@@ -9,6 +9,11 @@ from torch.autograd import forward_ad
 _functorch = torch._C._functorch
 
 
+def is_recording() -> bool:
+    """Say whether a program is being recorded, which would hold what is done beside it."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def transformed(grad: Tensor | None = None) -> bool:
     """Say whether tensors are being transformed: torch.func, vmap, forward-mode derivatives.
 

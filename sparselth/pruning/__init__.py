@@ -9,8 +9,8 @@ from .masks import SCORES, check_alive, check_search, find_masks, sparsity
 from .overlap import layer_overlaps, overlap_chance, weight_overlap
 from .patterns import PATTERNS, kernel_shapes
 from .quantize import Levels
-from .torch_prune import from_torch_prune
 from .tensors import Coverage, coverage, first_and_last, prunable_parameters
+from .torch_prune import from_torch_prune
 
 __all__ = [
     "ADMM",

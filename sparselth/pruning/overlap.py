@@ -122,7 +122,7 @@ def overlap_chance(
 def _check(theta_a, theta_b, masks) -> None:
     if not theta_a:
         raise SparselthError("theta_a is empty; pass the prunable parameters of both networks")
-    kinds: dict[object, str] = {}
+    kinds: dict[tuple[torch.dtype, torch.device], str] = {}
     for label, theta in (("theta_a", theta_a), ("theta_b", theta_b)):
         for name, tensor in theta.items():
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():

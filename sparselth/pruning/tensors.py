@@ -75,13 +75,9 @@ def prunable_sites(
     return chosen
 
 
-def _named(
-    model: nn.Module, sites: dict[str, Site], given: Collection[str], what: str
-) -> set[str]:
+def _named(model: nn.Module, sites: dict[str, Site], given: Collection[str], what: str) -> set[str]:
     """Return the places that names and patterns stand for, a shared weight under its first name."""
-    first = {
-        name: several[0][0] for several in owners_of(model).values() for name, _, _ in several
-    }
+    first = {name: several[0][0] for several in owners_of(model).values() for name, _, _ in several}
     first.update({name: name for name in sites})
     chosen, unknown = set(), []
     if isinstance(given, str):
@@ -146,12 +142,17 @@ def coverage(model: nn.Module, names: Iterable[str] | None = None) -> Coverage:
         if any(other in covered_names for other, _, _ in several):
             covered += parameter.numel()
         else:
-            left_out[name] = _why_left_out(sites.get(name), several[0][1])
+            left_out[name] = _why_left_out(sites, name, several[0][1])
     return Coverage(covered, total, left_out)
 
 
-def _why_left_out(site: Site | None, module: nn.Module) -> str:
+def _why_left_out(sites: dict[str, Site], name: str, module: nn.Module) -> str:
+    site = sites.get(name)
     if site is None:
+        # What a weight is computed from, of a place that could only be excluded.
+        paths = [s.name.removesuffix(s.local) for s in sites.values() if s.refusal]
+        if any(name.startswith(path) for path in paths):
+            return "excluded"
         return f"a parameter of {type(module).__name__}, which masks do not go on"
     if site.refusal:
         return site.refusal

@@ -64,7 +64,8 @@ def train(
     augmented as the recipe says; or a pair of tensors (x, y), x floats (N, ...), y class numbers
     (N,), dealt into batches by the recipe; or a `DataLoader` or other iterable of such batches,
     whose size and order are its own. With the last two `test`, of either form, is what accuracy is
-    measured on; without, it is NaN. The loss is cross entropy: the model returns logits (N, classes).
+    measured on; without, it is NaN. The loss is cross entropy: the model returns logits, (N,
+    classes).
 
     With `masks` the model is first made sparse, and pruned weights stay exactly zero. `regulariser`
     acts in the optimizer's step, so that the losses reported are the data's alone.
@@ -87,9 +88,10 @@ def train(
     process measured all of them choose, from after the first step of an epoch.
 
     Raises `SparselthError` for what cannot be trained, before anything is: data of another kind,
-    masks that do not fit, a model that returns something else than logits, labels beyond them. Raises it when a loss is not finite, with the epoch and the step; earlier
-    checkpoints stay. Raises it in a process group whose masks differ. Raises `CheckpointError` when
-    `checkpoint` belongs to another run or is damaged beyond use.
+    masks that do not fit, a model that returns something else than logits, labels beyond them, a
+    process group whose masks differ. Raises it when a loss is not finite, with the epoch and the
+    step; earlier checkpoints stay. Raises `CheckpointError` when `checkpoint` belongs to another
+    run or is damaged beyond use.
     """
     _check(recipe, checkpoint_every)
     device = torch.device(device) if device is not None else _device_of(model)

@@ -123,8 +123,8 @@ class TrainingStep:
 def _no_logits(got: Any, samples: int) -> str:
     shape = f" of shape {tuple(got.shape)}" if isinstance(got, Tensor) else ""
     return (
-        f"the model returned a {type(got).__name__}{shape}; training by cross entropy takes logits, "
-        f"a tensor ({samples}, classes): wrap the model in a module that returns them"
+        f"the model returned a {type(got).__name__}{shape}; training by cross entropy takes "
+        f"logits, a tensor ({samples}, classes): wrap the model in a module that returns them"
     )
 
 

@@ -349,7 +349,10 @@ def test_an_exported_program_is_dense_with_zeros(layer):
 # --- writes that are refused ------------------------------------------------------------------
 
 REFUSED = {
-    "mask of another shape": (lambda c: setattr(c.owner, "weight_mask", torch.ones(2) > 0), "shape"),
+    "mask of another shape": (
+        lambda c: setattr(c.owner, "weight_mask", torch.ones(2) > 0),
+        "shape",
+    ),
     "mask of floats": (lambda c: setattr(c.owner, "weight_mask", torch.ones(8, 4, 3, 3)), "bool"),
     "no mask": (lambda c: setattr(c.owner, "weight_mask", None), "must be a bool tensor"),
     "no weight": (lambda c: setattr(c.owner, "weight", None), "stays a parameter"),

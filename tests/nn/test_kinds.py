@@ -20,7 +20,10 @@ LAYERS = {
     "conv2d, 1x1": (lambda: nn.Conv2d(4, 6, 1), (2, 4, 5, 5)),
     "conv3d": (lambda: nn.Conv3d(4, 6, (1, 3, 2), padding=1), (2, 4, 3, 5, 4)),
     "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2), (2, 4, 5)),
-    "transposed 2d": (lambda: nn.ConvTranspose2d(4, 6, 3, output_padding=1, stride=2), (2, 4, 5, 5)),
+    "transposed 2d": (
+        lambda: nn.ConvTranspose2d(4, 6, 3, output_padding=1, stride=2),
+        (2, 4, 5, 5),
+    ),
     "transposed 3d": (lambda: nn.ConvTranspose3d(4, 6, 2, groups=2), (2, 4, 3, 3, 3)),
 }
 
@@ -102,7 +105,9 @@ def test_a_subclass_with_the_plain_forward_keeps_what_it_adds():
 def test_a_subclass_with_a_forward_of_its_own_is_refused_by_both_at_once():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), OwnForward(4, 4, 3), nn.Conv2d(4, 4, 3))
     message = r"1\.weight.*OwnForward has a forward of its own"
-    with pytest.raises(sl.SparselthError, match=message + r".*exclude=\['0\.weight', '1\.weight'\]"):
+    with pytest.raises(
+        sl.SparselthError, match=message + r".*exclude=\['0\.weight', '1\.weight'\]"
+    ):
         sl.find_masks(model, sparsity=0.5)
     with pytest.raises(sl.SparselthError, match=message):
         sl.sparsify(model, {"1.weight": torch.ones(4, 4, 3, 3).bool()})
@@ -332,7 +337,7 @@ class Experts(nn.Module):
 
 
 def test_find_masks_says_what_share_it_covers_and_what_is_left_out():
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="left out") as said:
         masks = sl.find_masks(Experts(), sparsity=0.5, exclude=())
     (warning,) = said
     assert "cover 96 of 864 weights (11.1%)" in str(warning.message)

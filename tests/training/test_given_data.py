@@ -114,7 +114,7 @@ REFUSED = {
     "none": (lambda: None, {}, r"data must be .*got NoneType"),
     "a generator": (lambda: (b for b in loader()), {}, "gives its batches once"),
     "an iterator": (lambda: iter(loader()), {}, "gives its batches once"),
-    "nothing": (lambda: [], {}, "holds no batches"),
+    "nothing": (list, {}, "holds no batches"),
     "no samples": (lambda: (X[:0], Y[:0]), {}, "holds no samples"),
     "lengths": (lambda: (X, Y[:7]), {}, "differ in length"),
     "images of bytes": (lambda: (X.byte(), Y), {}, r"pass x\.float\(\)"),
@@ -195,8 +195,8 @@ def test_a_search_that_cannot_end_well_is_refused_before_it_begins(how, options,
     model = net()
     model.register_forward_hook(never)
     options = {"sparsity": 0.5, "exclude": (), **options}
+    search = sl.find_ticket
+    if how == "fine-tuning":
+        search, options = sl.prune_and_finetune, {**options, "pretrain": RECIPE}
     with pytest.raises(sl.SparselthError, match=message):
-        if how == "ticket":
-            sl.find_ticket(model, (X, Y), RECIPE, **options)
-        else:
-            sl.prune_and_finetune(model, (X, Y), RECIPE, pretrain=RECIPE, **options)
+        search(model, (X, Y), RECIPE, **options)
