@@ -96,7 +96,8 @@ def check_search(
     Raises SparselthError as `find_masks` would for these arguments and the model's layers; what
     depends on the trained weights (NaN, a layer that "global" empties) shows only then.
     """
-    Search.prepared(model, SCORES, score, sparsity, allocation, pattern, exclude, include)
+    search = Search.prepared(model, SCORES, score, sparsity, allocation, pattern, exclude, include)
+    search.check_enough()
 
 
 def check_alive(masks: Mapping[str, Tensor]) -> None:

@@ -53,19 +53,24 @@ class Search:
         search = cls(sites, scores[score], sparsity, allocation, pattern)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
-            search._check(search._oriented([site.parameter for site in sites.values()]))
+            search._kept_by_shape()
         return search
 
-    def _check(self, weights: list[Tensor]) -> None:
-        groups = self._pattern_of(weights)
-        k = self._counts(weights, groups)
-        if self.allocation == "global" and isinstance(k, int) and not isinstance(groups, NOfM):
-            layers = sum(weight.numel() > 0 for weight in weights)
-            if k < layers:
-                raise SparselthError(
-                    f"a sparsity of {self.sparsity} keeps {k} of all weights or groups together, "
-                    f"and there are {layers} layers that need one each; lower the sparsity"
-                )
+    def check_enough(self) -> None:
+        """Refuse a sparsity that leaves fewer weights or groups than there are layers.
+
+        Raises SparselthError; what else "global" may empty shows when weights are ranked.
+        """
+        k, layers = self._kept_by_shape(), len(self.sites)
+        if self.allocation == "global" and isinstance(k, int) and k < layers:
+            raise SparselthError(
+                f"a sparsity of {self.sparsity} keeps {k} of all weights or groups together, and "
+                f"there are {layers} layers that need one each; lower the sparsity"
+            )
+
+    def _kept_by_shape(self) -> int | list[int] | None:
+        weights = self._oriented([site.parameter for site in self.sites.values()])
+        return self._counts(weights, self._pattern_of(weights))
 
     def warn_of_gaps(self, model: nn.Module) -> None:
         """Warn where weights are left out that nobody excluded."""
