@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from ..errors import SparselthError
 from ..ops import choice as choosing
 from ..ops.measure import Timings
 from ..ops.plan import pattern
 from .masked import ChoosingModule
+from .module import MaskedModule
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,42 @@ class Profile:
         return _table(self.rows)
 
 
-def profile(model: nn.Module, x: Tensor, *, backward: bool = True) -> Profile:
+def profile(model: nn.Module, x: Any, *, backward: bool = True) -> Profile:
     """Say what serves each masked layer for the input `x`, and time sparse against dense there.
 
     model: made sparse by `sparsify`; runs once, in evaluation mode, and is left as it was.
-    x: what the model takes.  backward: count the passes of training; False counts the forward.
-    Times are measured layer by layer, on the device of `x`, also where the choice is fixed or
-    forced.
+    x: what the model takes: a tensor, a tuple or list of arguments, or a dict of them by keyword.
+    backward: count the passes of training; False counts the forward.
+    Times are measured layer by layer, on the device of the layer's input, also where the choice is
+    fixed or forced. Layers that no sparse kernel serves are listed as dense, without times.
+
+    Raises SparselthError for an `x` of another kind.
     """
+    args, kwargs = _arguments(x)
     rows: list[ProfileRow] = []
     # The passes of training do not run on inference tensors, wherever this is called.
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
-        if x.is_inference():
-            x = x.clone()
+        args, kwargs = tree_map_only(Tensor, _ordinary, (args, kwargs))
         with _observed(model, backward, rows):
-            model(x)
+            model(*args, **kwargs)
     return Profile(rows)
+
+
+def _arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(x, Tensor):
+        return (x,), {}
+    if isinstance(x, (tuple, list)):
+        return tuple(x), {}
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    raise SparselthError(
+        "x is what the model takes: a tensor, a tuple of arguments or a dict of them by keyword; "
+        f"got {type(x).__name__}"
+    )
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    return x.clone() if x.is_inference() else x
 
 
 @contextmanager
@@ -83,12 +106,15 @@ def _observed(model: nn.Module, backward: bool, rows: list[ProfileRow]) -> Itera
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, ChoosingModule):
+            if isinstance(module, MaskedModule):
 
-                def before(module: Any, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                    rows.append(_row(name, module, inputs[0]))
+                def before(module: Any, args: Any, kwargs: Any, name: str = name) -> None:
+                    x = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+                    row = _row if isinstance(module, ChoosingModule) else _dense_row
+                    rows.append(row(name, module, x))
 
-                stack.enter_context(_removed(module.register_forward_pre_hook(before)))
+                handle = module.register_forward_pre_hook(before, with_kwargs=True)
+                stack.enter_context(_removed(handle))
         model.eval()
         try:
             yield
@@ -127,6 +153,24 @@ def _row(name: str, module: ChoosingModule, x: Tensor) -> ProfileRow:
         sparse_ms=totals.sparse_ms + sum(p.sparse - p.best for p in passes),
         chosen_ms=totals.sparse_ms if made.sparse else totals.dense_ms,
         timings=timings,
+    )
+
+
+def _dense_row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
+    nothing = math.nan
+    return ProfileRow(
+        name=name,
+        kind=type(module).__name__,
+        geometry="x".join(map(str, x.shape)),
+        sparsity=module.sparsity,
+        pattern=pattern(next(iter(module.masks().values()))),
+        in_blocks=False,
+        by="fixed",
+        backend={"forward": "dense"},
+        dense_ms=nothing,
+        sparse_ms=nothing,
+        chosen_ms=nothing,
+        timings=None,
     )
 
 
@@ -185,8 +229,9 @@ def _backend(row: ProfileRow) -> str:
 
 
 def _totals(rows: Sequence[ProfileRow]) -> tuple[str, ...]:
-    dense, sparse = sum(row.dense_ms for row in rows), sum(row.sparse_ms for row in rows)
-    chosen = sum(row.chosen_ms for row in rows)
+    timed = [row for row in rows if row.timings is not None] or rows
+    dense, sparse = sum(row.dense_ms for row in timed), sum(row.sparse_ms for row in timed)
+    chosen = sum(row.chosen_ms for row in timed)
     tail = "" if math.isnan(chosen) else f"as chosen {_number(chosen)} ms"
     return ("total", "", "", "", tail, _number(dense), _number(sparse), _number(dense / sparse))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import SparselthError, unknown_name
 from ..nn.kinds import Site
 from ..ops import selection
-from ..ops.patterns import ELEMENT, NOfM, Pattern
+from ..ops.patterns import ELEMENT, Pattern
 from .allocation import Sparsity, counts_for, op_allocation
 from .patterns import pattern_for
 from .tensors import coverage, prunable_sites

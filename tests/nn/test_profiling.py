@@ -117,3 +117,32 @@ def test_for_real():
     with sl.use_choice("measured"):
         rows = sl.profile(net(), X).rows
     assert all(row.dense_ms > 0 and row.sparse_ms > 0 for row in rows)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (
+            nn.Linear(4, 4),
+            nn.Conv1d(2, 4, 3),
+            nn.Conv3d(1, 2, 1),
+        )
+
+    def forward(self, x, z, scale=1.0):
+        return self.first(input=x).sum() + self.second(z).sum() * scale + self.third(z[None]).sum()
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("kind", [tuple, list, lambda pair: dict(zip("xz", pair, strict=True))])
+def test_a_model_of_several_inputs(kind):
+    model = TwoInputs()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.5, exclude=()))
+    found = sl.profile(model, kind([torch.randn(3, 4), torch.randn(1, 2, 9)][:2]))
+    assert [row.name for row in found.rows] == ["first", "second", "third"]
+    assert found.rows[2].backend == {"forward": "dense"}
+    assert "third" in str(found)
+
+
+def test_what_is_no_input_is_named():
+    with pytest.raises(sl.SparselthError, match="a dict of them by keyword; got str"):
+        sl.profile(net(), "x")
