@@ -46,7 +46,8 @@ class ChoosingModule(MaskedModule):
         up. It depends on which gradients are wanted.
         """
         x, conv = self._prepared(*functional.autocast(input))
-        return self._choose(x, conv, self._state_in_place())
+        state = self._state_in_place()
+        return self._choose(x, conv, state, self._service(state))
 
     def timings(self, input: Tensor) -> Timings | None:
         """Time sparse against dense for an input; None where nothing can be timed."""
@@ -76,8 +77,7 @@ class ChoosingModule(MaskedModule):
     def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
         raise NotImplementedError
 
-    def _choose(self, x: Tensor, conv: Any, state: MaskState) -> Choice:
-        service = self._service(state)
+    def _choose(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
         # A mask that keeps everything leaves nothing to win.
         if not state.keeps_all and choosing.measures(self._op, x):
             choice = self._look_up(x, conv, state, service)
@@ -161,7 +161,7 @@ class MaskedConvolution(ChoosingModule):
         """Convolve x (N, C_in, H, W) with a weight and mask (C_out, C_in / groups, kH, kW)."""
         x, weight, bias = functional.autocast(x, weight, self.bias)
         service = self._service(state)
-        choice = self._choose(x, conv, state)
+        choice = self._choose(x, conv, state, service)
         if not choice.sparse:
             if choice.timings is not None and choosing.in_blocks(x):
                 x = x.dense()  # once, for the forward and for the weight's gradient
@@ -265,8 +265,9 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         if state is None:
             return F.linear(input, self._masked(), self.bias)
         x, weight, bias = functional.autocast(input, state.parameter, self.bias)
-        choice = self._choose(x, None, state)
-        mask, plan = state.mask, self._service(state).plan
+        service = self._service(state)
+        choice = self._choose(x, None, state, service)
+        mask, plan = state.mask, service.plan
         if not choice.sparse:
             return reference.masked_linear(x, self._dense_weight(state), None, bias, None)
         if "forward" in choice.dense_passes:

@@ -12,6 +12,7 @@ outside. Cleaning writes beneath the version counter: no forward has saved what 
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,7 @@ def version_of(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+@functools.cache  # asked in every forward
 def mask_name(name: str) -> str:
     """Return what the mask of a parameter is called, as a buffer of the same module."""
     return f"{name}_mask"

@@ -1,0 +1,69 @@
+"""What a masked layer costs besides its arithmetic: one so small that hardly any is left.
+
+`upkeep` is what keeping the mask costs in every forward: noticing writes to weight, mask and slots.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ratios import Ratio
+from torch import nn
+
+import sparselth as sl
+
+LAYERS = {
+    "conv 3x3, 16 channels, 8x8, batch 1": (lambda: nn.Conv2d(16, 16, 3, padding=1), (1, 16, 8, 8)),
+    "linear 64x64, batch 1": (lambda: nn.Linear(64, 64), (1, 64)),
+}
+
+
+def _layer(make, sparsity):
+    layer = make()
+    if sparsity is not None:
+        sl.sparsify(layer, sl.find_masks(layer, sparsity=sparsity, exclude=()))
+    return layer
+
+
+def _forward(layer, x):
+    def run() -> None:
+        for _ in range(100):
+            layer(x)
+
+    return run
+
+
+def _both(layer, x):
+    gradient = torch.ones_like(layer(x))
+    x = x.clone().requires_grad_()
+
+    def run() -> None:
+        for _ in range(100):
+            layer(x).backward(gradient)
+
+    return run
+
+
+@pytest.mark.parametrize("passes", ["forward", "forward and backward"])
+@pytest.mark.parametrize("name", LAYERS)
+def bench_small_layer(compare, name, passes):
+    make, shape = LAYERS[name]
+    x = torch.randn(shape)
+    timed = _forward if passes == "forward" else _both
+    sparse = _layer(make, 0.9)
+    candidates = {"masked": timed(sparse, x), "dense": timed(_layer(make, None), x)}
+    if hasattr(sparse, "_settled"):
+
+        def upkeep() -> None:
+            for _ in range(100):
+                sparse._settled()
+
+        candidates["upkeep"] = upkeep
+    torch.set_num_threads(1)
+    compare(
+        candidates,
+        Ratio("the plain layer", ("dense",), ours=("masked",)),
+        op=f"100 calls of a small layer: {passes}",
+        problem=name,
+        sparsity=0.9,
+    )
