@@ -36,6 +36,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
 
 from .binding import dense_passes_of
 from .masking import mark_on_mask
@@ -208,8 +209,26 @@ def _(weights, grads, exp_avgs, exp_avg_sqs, masks, z, u, steps, step, *settings
 # grad_weight. Double backward (Hessian-vector products) follows without another kernel.
 
 
+_autograd = torch.library.Library(NAMESPACE, "IMPL")
+
+
 def _register_autograd(name: str, setup, backward) -> None:
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup)
+    """Differentiate an op by its formula; by the oracle's own derivatives under transforms.
+
+    As `torch.library.register_autograd`, whose kernels would take the result for a constant in
+    forward mode: without an input that requires a gradient they do not look for derivatives.
+    """
+    op = getattr(_ops, name).default
+    by_formula = make_autograd_impl(op, Info(backward, setup))
+
+    def kernel(keyset, *args):
+        if transformed():
+            from . import reference  # which is built on this module
+
+            return getattr(reference, name)(*args)
+        return by_formula(keyset, *args)
+
+    _autograd.impl(name, kernel, "Autograd", with_keyset=True)
 
 
 def _serving(name: str, grad: Tensor, dense: bool = False) -> Callable[..., Tensor]:

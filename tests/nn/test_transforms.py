@@ -164,3 +164,29 @@ def test_the_functions_have_forward_derivatives():
     got = jvp(lambda x, w: sl.ops.masked_linear(x, w, kept), (rows, matrix), tangents)
     want = jvp(lambda x, w: nn.functional.linear(x, w * kept), (rows, matrix), tangents)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("how", ["jvp", "dual", "hessian", "jacrev"])
+def test_the_ops_themselves_have_forward_derivatives(how):
+    x, w = torch.randn(2, 3, 5, 5).double(), torch.randn(4, 3, 3, 3).double()
+    mask = torch.rand(4, 3, 3, 3) < 0.5
+    conv = ([1, 1], [0, 0], [1, 1], 1)
+
+    def op(x):
+        return torch.ops.sparselth.masked_conv2d(x, w, mask, None, None, *conv).sin()
+
+    def dense(x):
+        return nn.functional.conv2d(x, w * mask).sin()
+
+    def derivative(f):
+        if how == "jvp":
+            return jvp(f, (x,), (torch.ones_like(x),))[1]
+        if how == "jacrev":
+            return jacrev(lambda z: f(z).sum())(x)
+        if how == "hessian":
+            return hessian(lambda z: f(z).sum())(x)
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(f(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+
+    torch.testing.assert_close(derivative(op), derivative(dense))
+    assert derivative(op).any()
