@@ -26,7 +26,7 @@ from ..ops import reference
 from ..ops.binding import bind, bound_to, unbind
 from ..ops.choice import Choice
 from ..ops.masking import apply_bits_, bits_of, has_bits, take_mark
-from ..ops.plan import density_of, plan_of
+from ..ops.plan import density_of, forget_plan, plan_of
 
 
 def version_of(tensor: Tensor) -> int:
@@ -71,6 +71,7 @@ class MaskState:
         self.kept = 0
         self.keeps_all = False
         self._clean: tuple[int, int] | None = None
+        self._copy: Tensor | None = None
         self.adopt(parameter)
         self.set_mask(mask)
 
@@ -133,15 +134,18 @@ class MaskState:
             self.mask = mask.detach().clone(memory_format=torch.contiguous_format)
         for module, name in self.owners():
             module._buffers[mask_name(name)] = self.mask
+        self._watched = self._exposed = False
         self.renew()
 
     @torch.no_grad()
     def renew(self) -> None:
         """Forget what was derived from the mask before, and clean the parameter."""
         mask = self.mask
+        forget_plan(mask)
         self._services: dict[Any, Service] = {}
         self._bits: Tensor | None = None
-        self._shown: np.ndarray | None = None
+        with torch.inference_mode(False):
+            self._copy = mask.clone() if self._watched else None
         self._seen = (mask.data_ptr(), version_of(mask))
         # On the meta device it has no values yet: loading follows, and is noticed.
         self.kept = mask.numel() if mask.is_meta else int(mask.sum())
@@ -184,12 +188,15 @@ class MaskState:
         Raises SparselthError where the parameter does not fit the mask any more.
         """
         parameter, mask = self.parameter, self.mask
-        if (mask.data_ptr(), version_of(mask)) != self._seen or self._changed_unseen():
+        seen = (mask.data_ptr(), version_of(mask))
+        if (seen != self._seen or self._exposed) and not self._mask_is_known():
+            self._watched = True
             self._fit()
             self.renew()
         elif (parameter.data_ptr(), version_of(parameter)) != self._clean:
             self._fit()
             self.clean_()
+        self._seen = (self.mask.data_ptr(), version_of(self.mask))
         if self._hook is None and parameter.requires_grad:
             self._hold_gradient()
 
@@ -199,13 +206,23 @@ class MaskState:
         No counter sees that: on the CPU the mask is compared with a copy from then on.
         """
         self.settle()
-        if self._shown is None and self.mask.device.type == "cpu":
-            self._shown = self.mask.numpy().copy()
+        if not self._exposed and self.mask.device.type == "cpu":
+            self._watched = self._exposed = True
+            self._copy = self.mask.clone()
         return self.mask
 
-    def _changed_unseen(self) -> bool:
-        # By numpy, which programs being recorded do not see.
-        return self._shown is not None and not np.array_equal(self.mask.numpy(), self._shown)
+    def _mask_is_known(self) -> bool:
+        """Say whether the mask holds what it did when it was last looked at, written to or not.
+
+        There is a copy to tell once a mask was written to in place: torch's DistributedDataParallel
+        writes the same buffers again before every forward.
+        """
+        mask, known = self.mask, self._copy
+        if known is None or mask.device != known.device or mask.shape != known.shape:
+            return False
+        if mask.device.type == "cpu":  # by numpy, which programs being recorded do not see
+            return np.array_equal(mask.numpy(), known.numpy())
+        return torch.equal(mask, known)
 
     def _fit(self) -> None:
         """Follow a parameter whose `data` was replaced: to another device, not to another shape."""

@@ -52,6 +52,11 @@ def plan_of(mask: Tensor, groups: int = 1) -> Tensor | None:
     return plan
 
 
+def forget_plan(mask: Tensor) -> None:
+    """Forget the plan of a mask that may have changed without its version counter."""
+    _plans.pop(mask, None)
+
+
 # A compiled program holds tensors, not version counters: the plan is looked up while it runs.
 torch.library.define(f"{NAMESPACE}::mask_plan", "(Tensor mask, int groups) -> Tensor")
 

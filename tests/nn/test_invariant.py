@@ -4,6 +4,7 @@ After any write below, and before anything else was called, each reader must giv
 gives whose weight was multiplied by the mask; or the write must raise and leave all as it was.
 """
 
+import contextlib
 import copy
 
 import pytest
@@ -38,6 +39,18 @@ LAYERS = {
     "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3), (2, 4, 5, 5), "0.weight"),
     "attention": (Attention, (2, 5, 8), "0.mixed.in_proj_weight"),
 }
+
+# Those with sparse kernels, once more with these forced: the fixed table would take dense ones.
+SPARSE = ("conv2d", "linear", "conv1d")
+SERVED = [(layer, None) for layer in LAYERS] + [(layer, "cpu") for layer in SPARSE]
+
+
+@pytest.fixture(params=SERVED, ids=lambda served: "-".join(filter(None, served)))
+def layer(request):
+    """A layer by name, within the backend that serves it."""
+    name, backend = request.param
+    with sl.use_backend(backend) if backend else contextlib.nullcontext():
+        yield name
 
 
 class Case:
@@ -182,6 +195,20 @@ def within_inference(case):
         case.mask.copy_(case.other)
 
 
+def mask_data_again(case):
+    mask = mask_of(case)
+    mask.data.copy_(~case.other)
+    case.model(case.x)
+    mask.data.copy_(case.other)
+
+
+def ones_that_are_known(case):
+    # As DistributedDataParallel writes buffers before every forward.
+    for _ in range(2):
+        case.mask.copy_(case.mask.clone())
+        case.model(case.x)
+
+
 WRITES = {
     "nothing": lambda case: None,
     # the weight
@@ -207,11 +234,13 @@ WRITES = {
     "nan": lambda case: case.weight.data.masked_fill_(~case.mask, float("nan")),
     # the mask
     "mask copy_": lambda case: case.mask.copy_(case.other),
+    "mask copy_ of the same": ones_that_are_known,
     "mask item": lambda case: case.mask.__setitem__(0, True),
     "mask zero_": lambda case: case.mask.zero_(),
     "mask logical": lambda case: case.mask.logical_and_(case.other),
     "mask by attribute": lambda case: mask_of(case).copy_(case.other),
     "mask data": lambda case: mask_of(case).data.copy_(case.other),
+    "mask data, again": mask_data_again,
     "mask data=": lambda case: setattr(mask_of(case), "data", case.other.clone()),
     "mask numpy": lambda case: mask_of(case).numpy().__setitem__(slice(None), case.other.numpy()),
     "mask in inference mode": within_inference,
@@ -307,7 +336,6 @@ READS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("write", WRITES)
 def test_all_readers_agree_after_a_write(write, layer):
     for read in READS:
@@ -319,7 +347,11 @@ def test_all_readers_agree_after_a_write(write, layer):
         dense = case.dense()
         got, want = read(case, dense)
         torch.testing.assert_close(
-            got, want, msg=lambda text, read=read: f"{read.__name__} after {write}: {text}"
+            got,
+            want,
+            atol=1e-4,
+            rtol=1e-4,
+            msg=lambda text, read=read: f"{read.__name__} after {write}: {text}",
         )
 
 
@@ -440,6 +472,21 @@ def test_a_frozen_weight_that_thaws_is_held_too():
     layer(seeded(2, 6))
     layer.weight.sum().backward()
     assert torch.equal(layer.weight.grad, mask.float())
+
+
+def test_a_mask_written_with_what_it_held_derives_nothing_anew():
+    case = Case("conv2d")
+    with sl.use_backend("cpu"):
+        case.mask.copy_(case.mask.clone())
+        case.model(case.x)  # from here on there is a copy to compare with
+        plan = case.owner.service.plan
+        for _ in range(3):
+            case.mask.copy_(case.mask.clone())
+            case.model(case.x)
+            assert case.owner.service.plan is plan
+        case.mask.copy_(case.other)
+        torch.testing.assert_close(case.model(case.x), case.dense()(case.x))
+        assert case.owner.service.plan is not plan
 
 
 def test_models_are_freed():
