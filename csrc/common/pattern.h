@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace sparselth {
@@ -38,8 +40,10 @@ struct Pattern {
   int64_t taps = 0;              // of the kernels that the shapes fit
   std::vector<uint32_t> shapes;  // bit t: tap t stays
 
+  // Throws unless the code is one that sparselth/ops/patterns.py encodes.
   explicit Pattern(const std::vector<int64_t>& code) {
     if (code.empty()) return;
+    check(code);
     kind = Kind(code[0] + 1);
     if (kind == kBlocks) box = {code[1], code[2], code[3]};
     if (kind == kNOfM) n = code[1], m = code[2];
@@ -47,6 +51,28 @@ struct Pattern {
       taps = code[1];
       for (size_t i = 2; i < code.size(); ++i) shapes.push_back(uint32_t(code[i]));
     }
+  }
+
+ private:
+  static void check(const std::vector<int64_t>& code) {
+    constexpr int64_t kMost = int64_t(1) << 30;
+    const auto within = [&](size_t i, int64_t low, int64_t high) {
+      return i < code.size() && code[i] >= low && code[i] <= high;
+    };
+    bool fits = false;
+    if (code[0] == 0) {
+      fits = code.size() == 4 && within(1, 0, kMost) && within(2, 0, kMost) && within(3, 0, kMost);
+    } else if (code[0] == 1) {
+      fits = code.size() == 3 && within(2, 2, 32) && within(1, 1, code[2] - 1);
+    } else if (code[0] == 2) {
+      fits = code.size() >= 3 && code.size() <= 2 + 16 && within(1, 1, 31);
+      for (size_t i = 2; fits && i < code.size(); ++i)
+        fits = within(i, 1, (int64_t(1) << code[1]) - 1);
+    }
+    if (fits) return;
+    std::string text;
+    for (const int64_t number : code) text += (text.empty() ? "" : ", ") + std::to_string(number);
+    throw std::runtime_error("[" + text + "] is no pattern; see sparselth/ops/contract.py");
   }
 };
 
@@ -64,9 +90,9 @@ struct Grouping {
       shaped = axes.taps == pattern.taps;
     }
     if (pattern.kind == Pattern::kNOfM) box = {1, pattern.m, 1};
-    if (box.out == 0) box.out = axes.out;
-    if (box.inputs == 0) box.inputs = axes.inputs;
-    if (box.taps == 0) box.taps = axes.taps;
+    if (box.out == 0 || box.out > axes.out) box.out = axes.out;
+    if (box.inputs == 0 || box.inputs > axes.inputs) box.inputs = axes.inputs;
+    if (box.taps == 0 || box.taps > axes.taps) box.taps = axes.taps;
     if (axes.size() == 0) return;
     blocks[0] = (axes.out + box.out - 1) / box.out;
     blocks[1] = (axes.inputs + box.inputs - 1) / box.inputs;

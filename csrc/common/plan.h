@@ -44,20 +44,65 @@ struct Plan {
   int64_t c_in() const { return c_in_per_group * groups; }
 };
 
+// Whether 32 bits hold the indices of a mask. row: weights per output channel.
+inline bool plannable(int64_t c_out, int64_t c_in, int64_t row, int64_t taps) {
+  return taps < (1 << kTapBits) && (c_in > c_out ? c_in : c_out) < (1 << (31 - kTapBits)) &&
+         c_out * row <= INT32_MAX;
+}
+
+// Whether all values lie in [0, limit). Without branches, so that it runs in vectors: a value's own
+// sign bit, or that of its distance to the last one allowed, shows what lies outside.
+inline bool all_below(const int32_t* values, int64_t count, int64_t limit) {
+  const uint32_t last = uint32_t(limit - 1);
+  uint32_t outside = 0;
+  for (int64_t i = 0; i < count; ++i)
+    outside |= uint32_t(values[i]) | (last - uint32_t(values[i]));
+  return int32_t(outside) >= 0;
+}
+
+// Whether a half of a plan, one of `rows` rows, stays inside: at below `most`, channels and taps
+// below theirs, and rows that follow each other up to the last entry.
+inline bool rows_fit(const PlanRows& half, int64_t rows, int64_t nnz, int64_t most,
+                     int64_t channels, int64_t taps) {
+  constexpr uint32_t kTapMask = (1u << kTapBits) - 1;
+  if (half.begin[0] != 0 || half.begin[rows] != nnz) return false;
+  bool ascend = true;
+  for (int64_t r = 0; r < rows; ++r) ascend &= half.begin[r] <= half.begin[r + 1];
+  const uint32_t last_tap = uint32_t(taps - 1);
+  uint32_t outside = 0;
+  for (int64_t i = 0; i < nnz; ++i) outside |= last_tap - (uint32_t(half.code[i]) & kTapMask);
+  return ascend && int32_t(outside) >= 0 && all_below(half.at, nnz, most) &&
+         all_below(half.code, nnz, channels << kTapBits);
+}
+
+// Throws unless the plan is one of a mask of this shape: its header says so, its length is what
+// the header claims, and no index in the half that a pass reads leads outside.
+//
+// The indices are looked at in every call. Remembered instead, by address or by a sum in the
+// header, they could change unseen; and a pass copies them into rows of its own anyway
+// (cpu/sparse_rows.inl), which costs several times as much as this does in vectors.
 inline void check_plan(const int32_t* data, int64_t length, int64_t c_out, int64_t c_in_per_group,
-                       int64_t taps, int64_t groups) {
-  const bool fits =
-      length >= kPlanHeader && data[0] == kPlanVersion && data[1] == c_out &&
-      data[2] == c_in_per_group && data[3] == taps && data[4] == groups &&
-      length == kPlanHeader + c_out + 1 + c_in_per_group * groups + 1 + 4 * int64_t(data[5]);
+                       int64_t taps, int64_t groups, bool by_input) {
+  const int64_t c_in = c_in_per_group * groups;
+  bool fits = plannable(c_out, c_in, c_in_per_group * taps, taps) && length >= kPlanHeader &&
+              data[0] == kPlanVersion && data[1] == c_out &&
+              data[2] == c_in_per_group && data[3] == taps && data[4] == groups && data[5] >= 0 &&
+              length == kPlanHeader + c_out + 1 + c_in + 1 + 4 * int64_t(data[5]);
+  if (fits) {
+    const Plan plan(data);
+    const int64_t weights = c_out * c_in_per_group * taps;
+    fits = rows_fit(plan.by_output, c_out, plan.nnz, weights, c_in, taps) &&
+           (!by_input || rows_fit(plan.by_input, c_in, plan.nnz, plan.nnz, c_out, taps));
+  }
   if (!fits) throw std::runtime_error("the plan belongs to another mask or version; rebuild it");
 }
 
 inline std::vector<int32_t> build_plan(const uint8_t* mask, int64_t c_out, int64_t c_in_per_group,
                                        int64_t taps, int64_t groups) {
+  if (groups < 1 || c_out % groups != 0)
+    throw std::runtime_error("a plan needs groups that divide the output channels");
   const int64_t c_in = c_in_per_group * groups, row = c_in_per_group * taps;
-  if (taps >= (1 << kTapBits) || (c_in > c_out ? c_in : c_out) >= (1 << (31 - kTapBits)) ||
-      c_out * row > INT32_MAX)
+  if (!plannable(c_out, c_in, row, taps))
     throw std::runtime_error("the weight is too large for a plan of 32-bit indices");
 
   std::vector<int32_t> flat;

@@ -28,17 +28,22 @@ namespace {
 Tensor admm_project_(const std::vector<Tensor>& weights, const std::vector<Tensor>& z,
                      const std::vector<Tensor>& u, const Ints& k, bool pooled, const Ints& pattern,
                      bool ordered) {
-  check_dtypes(weights, "admm_project_");
+  const char* op = "admm_project_";
+  check_kind(op, "weights", weights);
+  check_list(op, "z", z, weights);
+  check_list(op, "u", u, weights);
+  const Pattern kept(pattern);
+  check_counts(op, k, kept, pooled, weights);
   const Ints shape = {int64_t(weights.size()), 2};
   Tensor residuals = torch::stable::full(shape, 0.0, ScalarType::Double);
   const FlatList from(weights);
   FlatList targets(z), duals(u);
-  with_float_type(weights[0].scalar_type(), "admm_project_", [&](auto type) {
+  with_float_type(weights[0].scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(
         admm_project<T>,
         {from.pointers<const T>(), targets.pointers<T>(), duals.pointers<T>(), axes_of_all(weights),
-         from.sizes(), k, pooled, ordered, Pattern(pattern), data<double>(residuals)},
+         from.sizes(), k, pooled, ordered, kept, data<double>(residuals)},
         torch_threads(from.total()));
   });
   targets.write_back();

@@ -25,9 +25,9 @@ namespace {
 template <class T>
 T* in_place(const std::optional<Tensor>& running, int64_t channels, const char* op) {
   if (!running) return nullptr;
-  STD_TORCH_CHECK(running->scalar_type() == kScalarType<T> && running->is_contiguous() &&
-                      running->numel() == channels,
-                  op, " takes contiguous running statistics, one value per channel");
+  expect(running->scalar_type() == kScalarType<T> && running->is_contiguous(), op,
+         "takes contiguous running statistics of the input's dtype");
+  check_extents(op, "a running statistic", *running, {channels});
   return data<T>(*running);
 }
 
@@ -61,6 +61,7 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward(
     const Tensor& blocked, int64_t batch, int64_t blocked_halo, const Tensor& mean,
     const Tensor& invstd, const std::optional<Tensor>& weight, bool training, int64_t halo) {
   const char* op = "blocked_batch_norm_backward";
+  check_halo(op, halo);
   std::optional<std::tuple<Tensor, Tensor, Tensor>> result;
   with_blocked_type(grad.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
@@ -71,8 +72,8 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward(
     const PerChannel<T> m(mean, in.channels, op), s(invstd, in.channels, op);
     const PerChannel<T> w(weight, in.channels, op);
     const PerChannel<T> gs(gate_scale, in.channels, op), gh(gate_shift, in.channels, op);
-    STD_TORCH_CHECK(bool(gate_scale) == bool(gate_shift) && !(gate && gate_scale), op,
-                    " takes a gate, or its scale and shift, not both");
+    expect(bool(gate_scale) == bool(gate_shift) && !(gate && gate_scale), op,
+           "takes a gate, or its scale and shift, not both");
     const Tensor dx = empty_planes(grad, in.height, in.width, halo);
     const Tensor dw = torch::stable::new_empty(grad, {in.channels});
     const Tensor db = torch::stable::new_empty(grad, {in.channels});

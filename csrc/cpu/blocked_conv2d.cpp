@@ -36,8 +36,8 @@ Threads threads_for(const ConvGeometry& g, const Plan& plan) {
 template <class T>
 Blocked<T> addressable(const Tensor& t, int64_t halo) {
   const Blocked<T> b = blocked_view<T>(t, halo, "masked_conv2d");
-  STD_TORCH_CHECK(b.block_size() <= std::numeric_limits<uint32_t>::max(),
-                  "one block of images has more than 2^32 values; use the dense convolution");
+  expect(b.block_size() <= std::numeric_limits<uint32_t>::max(), "masked_conv2d",
+         "one block of images has more than 2^32 values; use the dense convolution");
   return b;
 }
 
@@ -110,17 +110,25 @@ std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy
 
 namespace {
 
-Ints image_shape(const Tensor& blocked, int64_t batch, int64_t halo) {
-  return {batch, blocked.size(1), blocked.size(2) - 2 * halo, blocked.size(3) - 2 * halo};
+// What a gradient of the output must be: blocks of so many images of the output's size.
+void check_grad(const char* op, const Tensor& grad, int64_t grad_halo, const ConvGeometry& g) {
+  const Ints shape = checked_images(op, grad, g.batch, grad_halo);
+  const Ints wanted = {g.batch, g.c_out, g.out_height, g.out_width};
+  expect(shape == wanted, op, "grad_output must hold images ", Extents(wanted), ", got ",
+         Extents(shape));
 }
 
 Tensor blocked_conv2d(const Tensor& blocked, int64_t batch, int64_t halo, const Tensor& weight,
                       const Tensor& mask, const std::optional<Tensor>& bias,
                       const std::optional<Tensor>& plan, const Ints& stride, const Ints& padding,
                       const Ints& dilation, int64_t groups) {
-  const ConvGeometry g = conv_geometry(image_shape(blocked, batch, halo), shape_of(weight), stride,
-                                       padding, dilation, groups);
-  const PlanHolder holder(plan, mask, g.taps(), groups);
+  const char* op = "blocked_conv2d";
+  const Ints x_shape = checked_images(op, blocked, batch, halo);
+  const ConvGeometry g =
+      checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
+  check_weight(op, weight, mask, blocked);
+  check_per_channel(op, "bias", bias, g.c_out, blocked);
+  const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const std::optional<Tensor> b =
       bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
   return conv_forward(g, torch::stable::contiguous(blocked), halo,
@@ -132,10 +140,13 @@ Tensor blocked_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64
                                  const std::optional<Tensor>& plan, const Ints& input_hw,
                                  const Ints& stride, const Ints& padding, const Ints& dilation,
                                  int64_t groups) {
-  const Ints x_shape = {batch, weight.size(1) * groups, input_hw[0], input_hw[1]};
+  const char* op = "blocked_conv2d_grad_input";
+  const Ints x_shape = input_shape(op, batch, weight, groups, input_hw);
   const ConvGeometry g =
-      conv_geometry(x_shape, shape_of(weight), stride, padding, dilation, groups);
-  const PlanHolder holder(plan, mask, g.taps(), groups);
+      checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
+  check_weight(op, weight, mask, grad_output);
+  check_grad(op, grad_output, halo, g);
+  const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   return conv_grad_input(g, torch::stable::contiguous(grad_output), halo,
                          torch::stable::contiguous(weight), holder.plan());
 }
@@ -145,9 +156,14 @@ Tensor blocked_conv2d_grad_weight(const Tensor& grad_output, int64_t grad_halo,
                                   const Tensor& mask, const std::optional<Tensor>& plan,
                                   const Ints& stride, const Ints& padding, const Ints& dilation,
                                   int64_t groups) {
-  const ConvGeometry g = conv_geometry(image_shape(blocked, batch, halo), shape_of(mask), stride,
-                                       padding, dilation, groups);
-  const PlanHolder holder(plan, mask, g.taps(), groups);
+  const char* op = "blocked_conv2d_grad_weight";
+  const Ints x_shape = checked_images(op, blocked, batch, halo);
+  const ConvGeometry g =
+      checked_conv(op, x_shape, shape_of(mask), stride, padding, dilation, groups);
+  check_like(op, "blocked", blocked, grad_output);
+  check_mask(op, mask, mask, grad_output);
+  check_grad(op, grad_output, grad_halo, g);
+  const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   return conv_grad_weight(g, torch::stable::contiguous(grad_output), grad_halo,
                           torch::stable::contiguous(blocked), halo, holder.plan());
 }
@@ -156,9 +172,14 @@ std::tuple<Tensor, Tensor> blocked_conv2d_backward(
     const Tensor& grad_output, int64_t grad_halo, const Tensor& blocked, int64_t batch,
     int64_t halo, const Tensor& weight, const Tensor& mask, const std::optional<Tensor>& plan,
     const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
-  const ConvGeometry g = conv_geometry(image_shape(blocked, batch, halo), shape_of(weight), stride,
-                                       padding, dilation, groups);
-  const PlanHolder holder(plan, mask, g.taps(), groups);
+  const char* op = "blocked_conv2d_backward";
+  const Ints x_shape = checked_images(op, blocked, batch, halo);
+  const ConvGeometry g =
+      checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
+  check_like(op, "blocked", blocked, grad_output);
+  check_weight(op, weight, mask, grad_output);
+  check_grad(op, grad_output, grad_halo, g);
+  const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   return conv_backward(g, torch::stable::contiguous(grad_output), grad_halo,
                        torch::stable::contiguous(blocked), halo, torch::stable::contiguous(weight),
                        holder.plan());

@@ -27,21 +27,23 @@ namespace {
 
 PoolWindow pool_window(const Ints& kernel, const Ints& stride, const Ints& padding,
                        const char* op) {
+  constexpr int64_t kMost = 255;  // positions are bytes
+  check_pair(op, "kernel", kernel, 1);
+  check_pair(op, "stride", stride, 1);
+  check_pair(op, "padding", padding, 0);
   for (int axis = 0; axis < 2; ++axis) {
-    STD_TORCH_CHECK(kernel[axis] >= 1 && stride[axis] >= 1, op,
-                    " takes a kernel and a stride of at least 1");
+    expect(kernel[axis] <= kMost && kernel[0] <= kMost / kernel[1], op,
+           "takes windows of at most 255 pixels, got ", Extents(kernel));
     // Every window then has a pixel of the image in it.
-    STD_TORCH_CHECK(padding[axis] >= 0 && 2 * padding[axis] <= kernel[axis], op,
-                    " takes a padding of at most half the kernel");
+    expect(padding[axis] <= kernel[axis] / 2, op, "takes a padding of at most half the kernel, ",
+           Extents(kernel), ", got ", Extents(padding));
   }
-  STD_TORCH_CHECK(kernel[0] <= 255 && kernel[1] <= 255 && kernel[0] * kernel[1] <= 255, op,
-                  " takes windows of at most 255 pixels");
   return {kernel[0], kernel[1], stride[0], stride[1], padding[0], padding[1]};
 }
 
 int64_t windows(int64_t size, int64_t kernel, int64_t stride, int64_t pad, const char* op) {
-  STD_TORCH_CHECK(size + 2 * pad >= kernel, op, ": a window of ", kernel,
-                  " pixels does not fit into ", size, " padded by ", pad);
+  expect(size >= 1 && size <= (int64_t(1) << 30) && size + 2 * pad >= kernel, op, "a window of ",
+         kernel, " pixels does not fit into ", size, " padded by ", pad);
   return (size + 2 * pad - kernel) / stride + 1;
 }
 
@@ -51,6 +53,7 @@ std::tuple<Tensor, Tensor> blocked_max_pool2d(const Tensor& blocked, int64_t bat
                                               int64_t halo) {
   const char* op = "blocked_max_pool2d";
   const PoolWindow w = pool_window(kernel, stride, padding, op);
+  check_halo(op, halo);
   std::optional<std::tuple<Tensor, Tensor>> result;
   with_blocked_type(blocked.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
@@ -74,6 +77,8 @@ Tensor blocked_max_pool2d_backward(const Tensor& grad, int64_t batch, int64_t gr
                                    const Ints& stride, const Ints& padding, int64_t halo) {
   const char* op = "blocked_max_pool2d_backward";
   const PoolWindow w = pool_window(kernel, stride, padding, op);
+  check_halo(op, halo);
+  check_pair(op, "input_hw", input_hw, 0);
   const Tensor places = torch::stable::contiguous(position);
   std::optional<Tensor> result;
   with_blocked_type(grad.scalar_type(), op, [&](auto type) {
@@ -81,12 +86,11 @@ Tensor blocked_max_pool2d_backward(const Tensor& grad, int64_t batch, int64_t gr
     const BlockedOperand<T> dy(grad, grad_halo, op);
     dy.check_batch(batch, op);
     const Blocked<const T>& in = dy.view();
-    STD_TORCH_CHECK(
-        in.height == windows(input_hw[0], w.kernel_h, w.stride_h, w.pad_h, op) &&
-            in.width == windows(input_hw[1], w.kernel_w, w.stride_w, w.pad_w, op) &&
-            places.scalar_type() == ScalarType::Byte &&
-            shape_of(places) == Ints({in.blocks, in.channels, in.height, in.width, in.lanes}),
-        op, " takes a gradient and uint8 positions of one value per window");
+    expect(in.height == windows(input_hw[0], w.kernel_h, w.stride_h, w.pad_h, op) &&
+               in.width == windows(input_hw[1], w.kernel_w, w.stride_w, w.pad_w, op),
+           op, "the gradient has ", in.height, " x ", in.width, " pixels, not one per window");
+    check_extents(op, "positions", places,
+                  {in.blocks, in.channels, in.height, in.width, in.lanes});
     result = empty_planes(grad, input_hw[0], input_hw[1], halo);
     SPARSELTH_CALL_ISA(
         max_pool_backward<T>, in, blocked_view<const uint8_t>(places, 0, in.lanes, op), w,

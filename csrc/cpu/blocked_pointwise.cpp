@@ -26,6 +26,7 @@ Tensor blocked_scale_add_relu(const Tensor& a, int64_t batch, int64_t a_halo,
                               const std::optional<Tensor>& b_shift, bool relu, double upper,
                               int64_t halo) {
   const char* op = "blocked_scale_add_relu";
+  check_halo(op, halo);
   std::optional<Tensor> result;
   with_blocked_type(a.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
@@ -48,6 +49,7 @@ Tensor blocked_relu_backward_add(const Tensor& grad, int64_t grad_halo,
                                  const std::optional<Tensor>& other, int64_t other_halo,
                                  int64_t halo) {
   const char* op = "blocked_relu_backward_add";
+  check_halo(op, halo);
   std::optional<Tensor> result;
   with_blocked_type(grad.scalar_type(), op, [&](auto type) {
     using T = decltype(type);

@@ -47,20 +47,46 @@ template <class F>
 void with_blocked_type(ScalarType dtype, const char* op, const F& f) {
   if (dtype == ScalarType::Float) return f(float{});
   if (dtype == ScalarType::Double) return f(double{});
-  STD_TORCH_CHECK(false, op, " takes float32 or float64");
+  fail(op, "takes float32 or float64, got ", toString(dtype));
+}
+
+// Images (batch, C, H, W) of a blocked tensor with this halo and so many lanes.
+inline Ints checked_images(const char* op, const Tensor& blocked, int64_t batch, int64_t halo,
+                           int64_t lanes) {
+  expect(blocked.dim() == 5 && halo >= 0 && halo <= blocked.size(2) / 2 &&
+             halo <= blocked.size(3) / 2,
+         op, "takes (blocks, channels, H + 2 halo, W + 2 halo, lanes) and a halo that fits, got ",
+         Extents(blocked), " and ", halo);
+  expect(blocked.size(4) == lanes, op, "takes blocks of ", lanes, " images with ",
+         isa_name(isa()), " registers, got ", blocked.size(4));
+  // (batch + lanes - 1) / lanes, of any batch
+  const int64_t blocks = batch / lanes + (batch % lanes > 0);
+  expect(batch >= 0 && blocks == blocked.size(0), op, batch, " images do not fill ",
+         blocked.size(0), " blocks of ", lanes);
+  return {batch, blocked.size(1), blocked.size(2) - 2 * halo, blocked.size(3) - 2 * halo};
+}
+
+// The same of the kernels' own lanes, for float and double.
+inline Ints checked_images(const char* op, const Tensor& blocked, int64_t batch, int64_t halo) {
+  const ScalarType dtype = blocked.scalar_type();
+  expect(dtype == ScalarType::Float || dtype == ScalarType::Double, op,
+         "takes float32 or float64, got ", toString(dtype));
+  return checked_images(op, blocked, batch, halo, running_lanes(dtype));
+}
+
+// A halo that a result gets.
+inline void check_halo(const char* op, int64_t halo) {
+  expect(halo >= 0 && halo <= (int64_t(1) << 30), op, "a halo of ", halo, " is outside [0, 2^30]");
 }
 
 // The kernels' view of `tensor`, which must be contiguous and outlive it. T: its values, const for
 // an operand. lanes: what its last extent must be.
 template <class T>
 Blocked<T> blocked_view(const Tensor& tensor, int64_t halo, int64_t lanes, const char* op) {
-  STD_TORCH_CHECK(
-      tensor.dim() == 5 && halo >= 0 && tensor.size(2) >= 2 * halo && tensor.size(3) >= 2 * halo,
-      op, " takes (blocks, channels, H + 2 halo, W + 2 halo, lanes) and a halo that fits");
-  STD_TORCH_CHECK(tensor.scalar_type() == kScalarType<std::remove_const_t<T>>, op,
-                  " takes tensors of one dtype");
-  STD_TORCH_CHECK(tensor.size(4) == lanes, op, " takes blocks of ", lanes, " images with ",
-                  isa_name(isa()), " registers, got ", tensor.size(4));
+  constexpr ScalarType dtype = kScalarType<std::remove_const_t<T>>;
+  expect(tensor.scalar_type() == dtype, op, "takes ", toString(dtype), " here, got ",
+         toString(tensor.scalar_type()));
+  checked_images(op, tensor, tensor.dim() == 5 ? tensor.size(0) * lanes : 0, halo, lanes);
   return {data<T>(tensor),           tensor.size(0), tensor.size(1), tensor.size(2) - 2 * halo,
           tensor.size(3) - 2 * halo, halo,           lanes};
 }
@@ -85,16 +111,15 @@ class BlockedOperand {
     if (!tensor) return;
     *this = BlockedOperand(*tensor, halo, op);
     const Blocked<const T>&a = other.view_, &b = view_;
-    STD_TORCH_CHECK(a.blocks == b.blocks && a.channels == b.channels && a.height == b.height &&
-                        a.width == b.width,
-                    op, " takes tensors of one shape without their halos");
+    expect(a.blocks == b.blocks && a.channels == b.channels && a.height == b.height &&
+               a.width == b.width,
+           op, "takes tensors of one shape without their halos, got ", Extents(*tensor));
   }
 
   const Blocked<const T>& view() const { return view_; }
 
   void check_batch(int64_t batch, const char* op) const {
-    STD_TORCH_CHECK((batch + view_.lanes - 1) / view_.lanes == view_.blocks && batch >= 0, op, ": ",
-                    batch, " images do not fill ", view_.blocks, " blocks of ", view_.lanes);
+    checked_images(op, *tensor_, batch, view_.halo, view_.lanes);
   }
 
  private:
@@ -108,9 +133,9 @@ class PerChannel {
  public:
   PerChannel(const std::optional<Tensor>& values, int64_t channels, const char* op) {
     if (!values) return;
-    STD_TORCH_CHECK(values->scalar_type() == kScalarType<T>, op, " takes tensors of one dtype");
-    STD_TORCH_CHECK(values->dim() == 1 && values->size(0) == channels, op, " takes ", channels,
-                    " values, one per channel");
+    expect(values->scalar_type() == kScalarType<T>, op, "takes ", toString(kScalarType<T>),
+           " values per channel, got ", toString(values->scalar_type()));
+    check_extents(op, "values per channel", *values, {channels});
     tensor_ = torch::stable::contiguous(*values);
   }
   const T* data() const { return tensor_ ? sparselth::data<T>(*tensor_) : nullptr; }

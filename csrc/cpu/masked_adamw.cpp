@@ -25,8 +25,12 @@ void masked_adamw_(const std::vector<Tensor>& weights, const std::vector<Tensor>
                    const std::vector<Tensor>& u, const std::vector<Tensor>& steps, int64_t step,
                    double lr, double beta1, double beta2, double eps, double weight_decay,
                    double rho) {
+  const char* op = "masked_adamw_";
+  check_step(op, weights, grads, masks, z, u);
+  check_list(op, "exp_avgs", exp_avgs, weights);
+  check_list(op, "exp_avg_sqs", exp_avg_sqs, weights);
+  check_step_counts(op, steps, step, weights);
   if (weights.empty()) return;
-  check_dtypes(weights, "masked_adamw_");
   const auto as_stored =
       channels_last_in_all({&weights, &grads, &exp_avgs, &exp_avg_sqs, &masks, &z, &u});
   FlatList w(weights, as_stored), m1(exp_avgs, as_stored), m2(exp_avg_sqs, as_stored);
@@ -34,7 +38,7 @@ void masked_adamw_(const std::vector<Tensor>& weights, const std::vector<Tensor>
   const FlatList targets(z, as_stored), duals(u, as_stored);
   std::vector<double> counts(weights.size(), double(step));
   for (size_t l = 0; l < steps.size(); ++l) counts[l] = *data<float>(steps[l]);
-  with_float_type(weights[0].scalar_type(), "masked_adamw_", [&](auto type) {
+  with_float_type(weights[0].scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(masked_adamw<T>,
                        {w.pointers<T>(),

@@ -29,9 +29,10 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const Tensor& ma
                      const std::optional<Tensor>& bias, const std::optional<Tensor>& plan,
                      const Ints& stride, const Ints& padding, const Ints& dilation,
                      int64_t groups) {
+  const char* op = "masked_conv2d";
   const ConvGeometry g =
-      conv_geometry(shape_of(input), shape_of(weight), stride, padding, dilation, groups);
-  const PlanHolder holder(plan, mask, g.taps(), groups);
+      checked_forward(op, input, weight, mask, bias, stride, padding, dilation, groups);
+  const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const int64_t halo = forward_halo(g);
   const Tensor y = conv_forward(g, in_blocks(input, halo), halo, dense(weight),
                                 bias ? std::optional(dense(*bias)) : std::nullopt, holder.plan());
@@ -42,10 +43,10 @@ Tensor masked_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
                                 const std::optional<Tensor>& plan, const Ints& input_hw,
                                 const Ints& stride, const Ints& padding, const Ints& dilation,
                                 int64_t groups) {
-  const Ints x_shape = {grad_output.size(0), weight.size(1) * groups, input_hw[0], input_hw[1]};
-  const ConvGeometry g =
-      conv_geometry(x_shape, shape_of(weight), stride, padding, dilation, groups);
-  const PlanHolder holder(plan, mask, g.taps(), groups);
+  const char* op = "masked_conv2d_grad_input";
+  const ConvGeometry g = checked_grad_input(op, grad_output, weight, mask, input_hw, stride,
+                                            padding, dilation, groups);
+  const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   const int64_t halo = grad_input_halo(g);
   const Tensor dx =
       conv_grad_input(g, in_blocks(grad_output, halo), halo, dense(weight), holder.plan());
@@ -55,9 +56,10 @@ Tensor masked_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
 Tensor masked_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input, const Tensor& mask,
                                  const std::optional<Tensor>& plan, const Ints& stride,
                                  const Ints& padding, const Ints& dilation, int64_t groups) {
+  const char* op = "masked_conv2d_grad_weight";
   const ConvGeometry g =
-      conv_geometry(shape_of(input), shape_of(mask), stride, padding, dilation, groups);
-  const PlanHolder holder(plan, mask, g.taps(), groups);
+      checked_grad_weight(op, grad_output, input, mask, stride, padding, dilation, groups);
+  const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const int64_t halo = forward_halo(g);
   const Tensor dw = conv_grad_weight(g, in_blocks(grad_output, 0), 0, in_blocks(input, halo), halo,
                                      holder.plan());

@@ -23,13 +23,17 @@ void masked_sgd_(const std::vector<Tensor>& weights, const std::vector<Tensor>& 
                  const std::vector<Tensor>& z, const std::vector<Tensor>& u, double lr,
                  double momentum, double dampening, double weight_decay, bool nesterov,
                  double rho) {
+  const char* op = "masked_sgd_";
+  check_step(op, weights, grads, masks, z, u);
+  check_optional_list(op, "momenta", momenta, weights);
+  expect(momentum == 0 || momenta.size() == weights.size(), op,
+         "a momentum other than 0 needs momenta");
   if (weights.empty()) return;
-  check_dtypes(weights, "masked_sgd_");
   const auto as_stored = channels_last_in_all({&weights, &grads, &momenta, &masks, &z, &u});
   FlatList w(weights, as_stored), v(momenta, as_stored);
   const FlatList g(grads, as_stored), m(masks, as_stored);
   const FlatList targets(z, as_stored), duals(u, as_stored);
-  with_float_type(weights[0].scalar_type(), "masked_sgd_", [&](auto type) {
+  with_float_type(weights[0].scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(masked_sgd<T>,
                        {w.pointers<T>(),

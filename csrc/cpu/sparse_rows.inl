@@ -63,7 +63,8 @@ PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_chann
   constexpr int32_t kTapMask = (1 << kTapBits) - 1;
   PackedRows<T> packed;
   packed.channels = channels;
-  packed.groups = (in_channels + group - 1) / group;
+  // At least one, though it be empty: results start from the bias in the first.
+  packed.groups = std::max<int64_t>(1, (in_channels + group - 1) / group);
   packed.begin.assign(packed.groups * channels + 1, 0);
 
   const int64_t runs = std::min(threads.count, channels);

@@ -63,17 +63,6 @@ inline std::vector<bool> channels_last_in_all(
   return all;
 }
 
-inline std::vector<Axes> axes_of_all(const std::vector<Tensor>& tensors) {
-  std::vector<Axes> all;
-  for (const Tensor& t : tensors) all.push_back(axes_of(t.sizes()));
-  return all;
-}
-
-inline void check_dtypes(const std::vector<Tensor>& tensors, const char* op) {
-  for (const Tensor& t : tensors)
-    STD_TORCH_CHECK(t.scalar_type() == tensors[0].scalar_type(), op, " takes tensors of one dtype");
-}
-
 // Calls f(T{}) with the tensors' own type.
 template <class F>
 void with_float_type(ScalarType dtype, const char* op, const F& f) {
@@ -81,7 +70,7 @@ void with_float_type(ScalarType dtype, const char* op, const F& f) {
   if (dtype == ScalarType::Double) return f(double{});
   if (dtype == ScalarType::Half) return f(Half{});
   if (dtype == ScalarType::BFloat16) return f(BFloat16{});
-  STD_TORCH_CHECK(false, op, " takes float16, bfloat16, float32 or float64");
+  fail(op, "takes float16, bfloat16, float32 or float64, got ", toString(dtype));
 }
 
 }  // namespace sparselth

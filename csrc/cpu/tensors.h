@@ -9,12 +9,11 @@
 #include <optional>
 #include <vector>
 
+#include "common/checks.h"
 #include "common/layout.h"
 #include "common/plan.h"
 
 namespace sparselth {
-
-using torch::headeronly::ScalarType;
 
 inline bool is_reduced(ScalarType dtype) {
   return dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
@@ -33,10 +32,6 @@ inline Tensor narrowed(const Tensor& t, ScalarType dtype) {
   return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
 }
 
-using Ints = std::vector<int64_t>;
-
-inline Ints shape_of(const Tensor& t) { return Ints(t.sizes().begin(), t.sizes().end()); }
-
 inline Tensor empty_images(const Tensor& like, const Ints& shape, ScalarType dtype,
                            bool channels_last) {
   return torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt,
@@ -49,14 +44,21 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
 }
 
-// The plan tensor, or one built here and kept alive.
+// Which rows of a plan a pass reads.
+enum class PlanHalf { by_output, by_input };
+
+// The plan tensor, checked, or one built here and kept alive.
 class PlanHolder {
  public:
-  PlanHolder(const std::optional<Tensor>& given, const Tensor& mask, int64_t taps, int64_t groups) {
+  PlanHolder(const char* op, const std::optional<Tensor>& given, const Tensor& mask, int64_t taps,
+             int64_t groups, PlanHalf half) {
     if (given.has_value()) {
+      expect(given->scalar_type() == ScalarType::Int, op, "a plan must be int32, got ",
+             toString(given->scalar_type()));
+      check_device(op, "the plan", *given, mask);
       tensor_ = torch::stable::contiguous(*given);
       check_plan(data<int32_t>(*tensor_), tensor_->numel(), mask.size(0), mask.size(1), taps,
-                 groups);
+                 groups, half == PlanHalf::by_input);
     } else {
       const Tensor dense = torch::stable::contiguous(mask);
       built_ = build_plan(data<uint8_t>(dense), mask.size(0), mask.size(1), taps, groups);
@@ -74,7 +76,7 @@ template <class F>
 void with_compute_type(ScalarType dtype, const char* op, const F& f) {
   if (dtype == ScalarType::Float) return f(float{});
   if (dtype == ScalarType::Double) return f(double{});
-  STD_TORCH_CHECK(false, op, " takes float16, bfloat16, float32 or float64");
+  fail(op, "takes float16, bfloat16, float32 or float64, got ", toString(dtype));
 }
 
 }  // namespace sparselth

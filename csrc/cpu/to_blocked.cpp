@@ -33,9 +33,13 @@ Tensor walkable(const Tensor& t) {
 }  // namespace
 
 Tensor to_blocked(const Tensor& input, int64_t lanes, int64_t halo) {
+  const char* op = "to_blocked";
+  check_dims(op, "input", input, 4);
+  check_halo(op, halo);
   const Tensor x = walkable(input);
-  STD_TORCH_CHECK(lanes == running_lanes(x.scalar_type()), "to_blocked: this CPU's kernels take ",
-                  running_lanes(x.scalar_type()), " lanes, got ", lanes);
+  with_compute_type(x.scalar_type(), op, [](auto) {});
+  expect(lanes == running_lanes(x.scalar_type()), op, "this CPU's kernels take ",
+         running_lanes(x.scalar_type()), " lanes, got ", lanes);
   Tensor blocked = empty_blocked(x, (x.size(0) + lanes - 1) / lanes, x.size(1), x.size(2),
                                  x.size(3), halo, lanes);
   if (blocked.numel() == 0) return blocked;
@@ -73,9 +77,9 @@ Tensor with_halo(const Tensor& blocked, int64_t halo, int64_t wanted) {
 namespace {
 
 Tensor from_blocked(const Tensor& blocked, int64_t batch, int64_t halo) {
+  const Ints shape = checked_images("from_blocked", blocked, batch, halo);
   const Tensor whole = torch::stable::contiguous(blocked);
-  Tensor images = torch::stable::new_empty(
-      whole, Ints{batch, whole.size(1), whole.size(2) - 2 * halo, whole.size(3) - 2 * halo});
+  Tensor images = torch::stable::new_empty(whole, shape);
   from_blocked_into(whole, halo, images);
   return images;
 }

@@ -28,21 +28,23 @@ namespace {
 
 std::tuple<std::vector<Tensor>, Tensor> topk_mask(const std::vector<Tensor>& scores, const Ints& k,
                                                   bool pooled, const Ints& pattern) {
-  check_dtypes(scores, "topk_mask");
+  const char* op = "topk_mask";
+  check_kind(op, "scores", scores);
+  const Pattern kept(pattern);
+  check_counts(op, k, kept, pooled, scores);
   std::vector<Tensor> masks;
   for (const Tensor& score : scores)
     masks.push_back(
         torch::stable::empty(shape_of(score), ScalarType::Bool, std::nullopt, score.device()));
   Tensor nonfinite = torch::stable::empty({int64_t(scores.size())}, ScalarType::Long);
-  if (scores.empty()) return {masks, nonfinite};
   const FlatList from(scores);
   std::vector<uint8_t*> to;
   for (const Tensor& mask : masks) to.push_back(data<uint8_t>(mask));
-  with_float_type(scores[0].scalar_type(), "topk_mask", [&](auto type) {
+  with_float_type(scores[0].scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(topk_masks<T>,
                        {from.pointers<const T>(), axes_of_all(scores), from.sizes(), k, pooled,
-                        Pattern(pattern), to, data<int64_t>(nonfinite)},
+                        kept, to, data<int64_t>(nonfinite)},
                        torch_threads(from.total()));
   });
   return {masks, nonfinite};

@@ -3,8 +3,9 @@
 Everything a backend has to agree on stands here, in Python (and, for the ops that only see
 blocked activations, in `contract_blocked.py`). `reference.py` registers the plain
 PyTorch oracle as the default kernel of each op; compiled libraries override it by dispatch key
-(`STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m)` in csrc/). None of the kernels checks its
-arguments for the user: that is done once, by the public functions in `functional.py`.
+(`STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m)` in csrc/). The public functions in `functional.py`
+check for the user, in words; every kernel compares its arguments again, `arguments.py` and
+csrc/common/checks.h, because the ops can be called past them.
 
 Conventions shared by all ops
     mask     bool, the shape of the weight it belongs to; True keeps the weight.
@@ -33,11 +34,13 @@ Conventions shared by all ops
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 
+from .arguments import check, output_size
 from .binding import dense_passes_of
 from .masking import mark_on_mask
 from .transforms import transformed
@@ -120,11 +123,6 @@ _ops = torch.ops.sparselth
 # --- fake kernels ---------------------------------------------------------------------------
 
 
-def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Return the output extent of a convolution along one axis."""
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
 def memory_format(like: Tensor) -> torch.memory_format:
     """Return the layout of a convolution's result: channels_last exactly when `like` has it."""
     if transformed(like):
@@ -135,8 +133,17 @@ def memory_format(like: Tensor) -> torch.memory_format:
 
 
 def fake(name: str):
-    """Return the decorator that registers an op's fake kernel."""
-    return torch.library.register_fake(f"{NAMESPACE}::{name}")
+    """Return the decorator that registers an op's fake kernel, which checks arguments first."""
+
+    def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            check(name, arguments)
+            return kernel(*arguments)
+
+        torch.library.register_fake(f"{NAMESPACE}::{name}", run)
+        return kernel
+
+    return register
 
 
 @fake("masked_conv2d")

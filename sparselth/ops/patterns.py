@@ -44,7 +44,10 @@ class Blocks:
 
     def groups(self, shape: Shape) -> int:
         """Return how many groups a weight of this shape has."""
-        return _boxes(tuple(shape), self.out, self.inputs, self.taps)
+        sides = tuple(shape)
+        # Sizes that torch.compile traces are no keys of a cache.
+        count = _boxes if all(type(n) is int for n in sides) else _boxes.__wrapped__
+        return count(sides, self.out, self.inputs, self.taps)
 
     def dropped(self, shapes: Sequence[Shape], sparsity: float) -> float:
         """Return how many groups of these weights a sparsity drops, before rounding."""

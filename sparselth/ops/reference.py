@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import checked
 from .contract import NAMESPACE, SCHEMAS, memory_format
 from .reference_selection import largest, masks_of
 
@@ -159,4 +160,4 @@ def masked_adamw_(
 
 
 for _name in SCHEMAS:
-    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, globals()[_name])
+    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, checked(_name, globals()[_name]))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
+from .arguments import checked
 from .blocked_layout import from_blocked, interior, to_blocked
 from .contract import NAMESPACE
 from .contract_blocked import BLOCKED_SCHEMAS
@@ -191,4 +192,4 @@ def blocked_max_pool2d_backward(
 
 
 for _name in BLOCKED_SCHEMAS:
-    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, globals()[_name])
+    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, checked(_name, globals()[_name]))

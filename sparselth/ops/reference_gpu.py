@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import reference
+from .arguments import checked
 from .contract import NAMESPACE
 from .contract_gpu import GPU_SCHEMAS
 
@@ -33,4 +34,4 @@ def vectors_conv2d_grad_input(grad_output, weight, mask, plan, vector, input_hw,
 
 
 for _name in GPU_SCHEMAS:
-    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, globals()[_name])
+    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, checked(_name, globals()[_name]))

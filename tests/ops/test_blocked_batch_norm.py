@@ -269,13 +269,13 @@ X = to_blocked(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
             lambda: ops.blocked_scale_add_relu(
                 X, 3, 1, torch.ones(3), None, None, 0, None, None, True, NONE, 1
             ),
-            "takes 2 values, one per channel",
+            r"values per channel must have shape \(2,\), got \(3,\)",
         ),
         (
             lambda: ops.blocked_scale_add_relu(
                 X, 3, 1, torch.ones(2).double(), None, None, 0, None, None, True, NONE, 1
             ),
-            "takes tensors of one dtype",
+            "takes Float values per channel, got Double",
         ),
     ],
 )
