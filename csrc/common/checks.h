@@ -127,11 +127,10 @@ inline ConvGeometry checked_conv(const char* op, const Ints& x, const Ints& w, c
   check_pair(op, "dilation", dilation, 1);
   for (const Ints* extents : {&x, &w, &stride, &padding, &dilation})
     for (const int64_t extent : *extents)
-      expect(extent >= 0 && extent <= kMost, op, "an extent of ", extent,
-             " is outside [0, 2^30]");
+      expect(extent >= 0 && extent <= kMost, op, "an extent of ", extent, " is outside [0, 2^30]");
   expect(groups >= 1 && w[0] % groups == 0 && groups <= kMost && x[1] == w[1] * groups, op,
-         "channels do not fit: the input has ", x[1], ", the weight ", Extents(w), " with groups=",
-         groups);
+         "channels do not fit: the input has ", x[1], ", the weight ", Extents(w),
+         " with groups=", groups);
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t kernel = w[2 + axis], padded = x[2 + axis] + 2 * padding[axis];
     const int64_t reach = dilation[axis] * (kernel - 1) + 1;
@@ -181,17 +180,15 @@ inline ConvGeometry checked_grad_input(const char* op, const Tensor& grad_output
                                        const Ints& padding, const Ints& dilation, int64_t groups) {
   check_dims(op, "grad_output", grad_output, 4);
   const Ints x = input_shape(op, grad_output.size(0), weight, groups, input_hw);
-  const ConvGeometry g =
-      checked_conv(op, x, shape_of(weight), stride, padding, dilation, groups);
+  const ConvGeometry g = checked_conv(op, x, shape_of(weight), stride, padding, dilation, groups);
   check_weight(op, weight, mask, grad_output);
   check_output(op, grad_output, g);
   return g;
 }
 
 inline ConvGeometry checked_grad_weight(const char* op, const Tensor& grad_output,
-                                        const Tensor& input, const Tensor& mask,
-                                        const Ints& stride, const Ints& padding,
-                                        const Ints& dilation, int64_t groups) {
+                                        const Tensor& input, const Tensor& mask, const Ints& stride,
+                                        const Ints& padding, const Ints& dilation, int64_t groups) {
   check_dims(op, "input", input, 4);
   const ConvGeometry g =
       checked_conv(op, shape_of(input), shape_of(mask), stride, padding, dilation, groups);
@@ -234,8 +231,8 @@ inline void check_optional_list(const char* op, const char* name, const std::vec
 inline void check_masks(const char* op, const std::vector<Tensor>& masks,
                         const std::vector<Tensor>& first) {
   if (masks.empty()) return;
-  expect(masks.size() == first.size(), op, "lists differ in length: ", masks.size(),
-         " masks for ", first.size(), " tensors");
+  expect(masks.size() == first.size(), op, "lists differ in length: ", masks.size(), " masks for ",
+         first.size(), " tensors");
   for (size_t i = 0; i < masks.size(); ++i) check_mask(op, masks[i], first[i], first[0]);
 }
 
@@ -274,10 +271,8 @@ inline std::vector<Axes> axes_of_all(const std::vector<Tensor>& tensors) {
 // none.
 inline void check_counts(const char* op, const Ints& k, const Pattern& pattern, bool pooled,
                          const std::vector<Tensor>& tensors) {
-  const size_t selections =
-      pattern.kind == Pattern::kNOfM ? 0 : pooled ? 1 : tensors.size();
-  expect(k.size() == selections, op, "k has ", k.size(), " counts for ", selections,
-         " selections");
+  const size_t selections = pattern.kind == Pattern::kNOfM ? 0 : pooled ? 1 : tensors.size();
+  expect(k.size() == selections, op, "k has ", k.size(), " counts for ", selections, " selections");
   if (selections == 0) return;
   int64_t pooled_groups = 0;
   for (size_t l = 0; l < tensors.size(); ++l) {
@@ -289,6 +284,17 @@ inline void check_counts(const char* op, const Ints& k, const Pattern& pattern, 
   if (pooled)
     expect(k[0] >= 0 && k[0] <= pooled_groups, op, "k[0] = ", k[0], " is outside [0, ",
            pooled_groups, "]");
+}
+
+// As many counts for each tensor, none above its size.
+inline void check_overlap_counts(const char* op, const Ints& k, const std::vector<Tensor>& a) {
+  expect(!k.empty() && k.size() % a.size() == 0, op, "takes as many counts for each tensor, got ",
+         k.size(), " for ", a.size());
+  const size_t asked = k.size() / a.size();
+  for (size_t i = 0; i < k.size(); ++i) {
+    const int64_t size = a[i / asked].numel();
+    expect(k[i] >= 0 && k[i] <= size, op, "k[", i, "] = ", k[i], " is outside [0, ", size, "]");
+  }
 }
 
 }  // namespace sparselth

@@ -55,8 +55,7 @@ inline bool plannable(int64_t c_out, int64_t c_in, int64_t row, int64_t taps) {
 inline bool all_below(const int32_t* values, int64_t count, int64_t limit) {
   const uint32_t last = uint32_t(limit - 1);
   uint32_t outside = 0;
-  for (int64_t i = 0; i < count; ++i)
-    outside |= uint32_t(values[i]) | (last - uint32_t(values[i]));
+  for (int64_t i = 0; i < count; ++i) outside |= uint32_t(values[i]) | (last - uint32_t(values[i]));
   return int32_t(outside) >= 0;
 }
 
@@ -85,8 +84,8 @@ inline void check_plan(const int32_t* data, int64_t length, int64_t c_out, int64
                        int64_t taps, int64_t groups, bool by_input) {
   const int64_t c_in = c_in_per_group * groups;
   bool fits = plannable(c_out, c_in, c_in_per_group * taps, taps) && length >= kPlanHeader &&
-              data[0] == kPlanVersion && data[1] == c_out &&
-              data[2] == c_in_per_group && data[3] == taps && data[4] == groups && data[5] >= 0 &&
+              data[0] == kPlanVersion && data[1] == c_out && data[2] == c_in_per_group &&
+              data[3] == taps && data[4] == groups && data[5] >= 0 &&
               length == kPlanHeader + c_out + 1 + c_in + 1 + 4 * int64_t(data[5]);
   if (fits) {
     const Plan plan(data);

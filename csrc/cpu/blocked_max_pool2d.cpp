@@ -89,8 +89,7 @@ Tensor blocked_max_pool2d_backward(const Tensor& grad, int64_t batch, int64_t gr
     expect(in.height == windows(input_hw[0], w.kernel_h, w.stride_h, w.pad_h, op) &&
                in.width == windows(input_hw[1], w.kernel_w, w.stride_w, w.pad_w, op),
            op, "the gradient has ", in.height, " x ", in.width, " pixels, not one per window");
-    check_extents(op, "positions", places,
-                  {in.blocks, in.channels, in.height, in.width, in.lanes});
+    check_extents(op, "positions", places, {in.blocks, in.channels, in.height, in.width, in.lanes});
     result = empty_planes(grad, input_hw[0], input_hw[1], halo);
     SPARSELTH_CALL_ISA(
         max_pool_backward<T>, in, blocked_view<const uint8_t>(places, 0, in.lanes, op), w,

@@ -53,12 +53,12 @@ void with_blocked_type(ScalarType dtype, const char* op, const F& f) {
 // Images (batch, C, H, W) of a blocked tensor with this halo and so many lanes.
 inline Ints checked_images(const char* op, const Tensor& blocked, int64_t batch, int64_t halo,
                            int64_t lanes) {
-  expect(blocked.dim() == 5 && halo >= 0 && halo <= blocked.size(2) / 2 &&
-             halo <= blocked.size(3) / 2,
-         op, "takes (blocks, channels, H + 2 halo, W + 2 halo, lanes) and a halo that fits, got ",
-         Extents(blocked), " and ", halo);
-  expect(blocked.size(4) == lanes, op, "takes blocks of ", lanes, " images with ",
-         isa_name(isa()), " registers, got ", blocked.size(4));
+  expect(
+      blocked.dim() == 5 && halo >= 0 && halo <= blocked.size(2) / 2 && halo <= blocked.size(3) / 2,
+      op, "takes (blocks, channels, H + 2 halo, W + 2 halo, lanes) and a halo that fits, got ",
+      Extents(blocked), " and ", halo);
+  expect(blocked.size(4) == lanes, op, "takes blocks of ", lanes, " images with ", isa_name(isa()),
+         " registers, got ", blocked.size(4));
   // (batch + lanes - 1) / lanes, of any batch
   const int64_t blocks = batch / lanes + (batch % lanes > 0);
   expect(batch >= 0 && blocks == blocked.size(0), op, batch, " images do not fill ",

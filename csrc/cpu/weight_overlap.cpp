@@ -22,7 +22,7 @@ namespace sparselth {
 
 namespace {
 
-// How many entries a mask keeps. No selection can find more.
+// How many entries a mask keeps. A selection that should find more would search for ever.
 int64_t kept_by(const uint8_t* mask, int64_t count) {
   int64_t kept = 0;
   for (int64_t i = 0; i < count; ++i) kept += mask[i] != 0;
@@ -35,20 +35,16 @@ Tensor weight_overlap(const std::vector<Tensor>& a, const std::vector<Tensor>& b
   check_kind(op, "a", a);
   check_list(op, "b", b, a);
   check_masks(op, masks, a);
-  expect(!k.empty() && k.size() % a.size() == 0, op, "takes as many counts for each tensor, got ", k.size(),
-         " for ", a.size());
+  check_overlap_counts(op, k, a);
   const int64_t asked = int64_t(k.size() / a.size());
   const Ints shape = {int64_t(a.size()), asked};
   Tensor counts = torch::stable::full(shape, 0.0, ScalarType::Long);
   const FlatList left(a), right(b), inside(masks);
-  for (size_t l = 0; l < a.size(); ++l) {
-    const int64_t size = a[l].numel();
-    const int64_t most = masks.empty() ? size : kept_by(inside.pointers<const uint8_t>()[l], size);
-    for (int64_t q = 0; q < asked; ++q) {
-      const int64_t count = k[l * asked + q];
-      expect(count >= 0 && count <= most, op, "k of tensor ", l, " is ", count, ", outside [0, ",
-             most, "], what there is to select from");
-    }
+  for (size_t l = 0; l < masks.size(); ++l) {
+    const int64_t most = kept_by(inside.pointers<const uint8_t>()[l], a[l].numel());
+    for (int64_t q = 0; q < asked; ++q)
+      expect(k[l * asked + q] <= most, op, "k of tensor ", l, " is ", k[l * asked + q],
+             ", but its mask keeps ", most, " entries");
   }
   with_float_type(a[0].scalar_type(), op, [&](auto type) {
     using T = decltype(type);

@@ -113,12 +113,13 @@ namespace sparselth::cuda {
 Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::vector<Tensor> u,
                      std::vector<int64_t> k, bool pooled, std::vector<int64_t> pattern_code,
                      bool ordered) {
-  STD_TORCH_CHECK(!weights.empty(), "sparselth::admm_project_: no tensors");
-  for (const auto* list : {&weights, &z, &u}) {
-    check_uniform(*list, weights[0], weights.size(), "admm_project_");
-  }
+  const char* op = "admm_project_";
+  check_kind(op, "weights", weights);
+  check_list(op, "z", z, weights);
+  check_list(op, "u", u, weights);
+  check_sizes(op, weights);
   const Pattern pattern(pattern_code);
-  check_counts(k, pattern, pooled, weights.size(), "admm_project_");
+  check_counts(op, k, pattern, pooled, weights);
   const DeviceGuard guard(weights[0].get_device_index());
   const cudaStream_t stream = current_stream(weights[0].get_device_index());
   const std::vector<Tensor> w_in = contiguous_all(weights), z_io = contiguous_all(z),

@@ -21,6 +21,12 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
+// Stops the kernel, and with an error the stream, where a plan leads outside of what it is for:
+// like torch's own index checks on a GPU. A launcher cannot look without waiting for the device.
+__device__ inline void trap_unless(bool inside) {
+  if (!inside) __trap();
+}
+
 // --- number formats -----------------------------------------------------------------------
 // Key: the magnitude bits as an unsigned number; its order is the order of |x|, and -0 equals 0.
 // Compute: what arithmetic is done in; results are rounded to T once.

@@ -41,6 +41,7 @@ __global__ void convolve_entries(const __grid_constant__ EntriesTile t,
     __syncthreads();
     const int32_t* run = plan.runs(group, chunk);
     const int32_t first = run[0], last = run[kSlots];
+    trap_unless(first >= 0 && last <= plan.count);
     int32_t entry = first, offset = 0;
     float value = 0;
 #pragma unroll
@@ -49,7 +50,7 @@ __global__ void convolve_entries(const __grid_constant__ EntriesTile t,
         const int32_t turn = (entry - first) % 32;
         if (turn == 0 && entry + lane < last) {
           offset = tap_offset(t, plan.codes[entry + lane]);
-          value = Number<T>::widen(weight[plan.positions[entry + lane]]);
+          value = Number<T>::widen(weight[plan.position(entry + lane)]);
         }
         const float* pixel = first_pixel + __shfl_sync(kAllLanes, offset, turn);
         const float factor = __shfl_sync(kAllLanes, value, turn);
@@ -62,6 +63,7 @@ __global__ void convolve_entries(const __grid_constant__ EntriesTile t,
   for (int slot = 0; slot < kSlots; ++slot) {
     const int32_t row = plan.rows[group * kSlots + slot];
     if (row < 0) continue;
+    trap_unless(row < rows);
     const float shift = bias == nullptr ? 0.0f : Number<T>::widen(bias[row]);
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
@@ -114,22 +116,22 @@ Tensor convolved(const char* op, const EntriesCall& call, const Tensor& input, c
 Tensor entries_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
                       const std::optional<Tensor>& bias, const Tensor& plan, Ints stride,
                       Ints padding, Ints dilation, int64_t groups) {
+  const char* op = "entries_conv2d";
   const ConvGeometry g =
-      conv_geometry(shape_of(input), shape_of(weight), stride, padding, dilation, groups);
-  const EntriesCall call("entries_conv2d", forward_pass(g), plan, g.c_out);
+      checked_forward(op, input, weight, mask, bias, stride, padding, dilation, groups);
+  const EntriesCall call(op, forward_pass(g), plan, mask, g.c_out);
   std::optional<Tensor> shift;
   if (bias.has_value()) shift = torch::stable::contiguous(*bias);
-  return convolved("entries_conv2d", call, input, weight, shift, g.c_out);
+  return convolved(op, call, input, weight, shift, g.c_out);
 }
 
 Tensor entries_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
                                  const Tensor& mask, const Tensor& plan, Ints input_hw, Ints stride,
                                  Ints padding, Ints dilation, int64_t groups) {
   const char* op = "entries_conv2d_grad_input";
-  const Ints x_shape = {grad_output.size(0), weight.size(1) * groups, input_hw[0], input_hw[1]};
-  const ConvGeometry g =
-      conv_geometry(x_shape, shape_of(weight), stride, padding, dilation, groups);
-  const EntriesCall call(op, backward_pass(g), plan, g.c_in);
+  const ConvGeometry g = checked_grad_input(op, grad_output, weight, mask, input_hw, stride,
+                                            padding, dilation, groups);
+  const EntriesCall call(op, backward_pass(g), plan, mask, g.c_in);
   return convolved(op, call, grad_output, weight, std::nullopt, g.c_in);
 }
 

@@ -79,6 +79,7 @@ __global__ void correlate_entries(const __grid_constant__ EntriesTile t,
       __syncthreads();
       const int32_t* run = plan.runs(group, chunk);
       const int32_t last = run[kSlots];
+      trap_unless(run[0] >= 0 && last <= plan.count);
       int32_t held = -1;  // the slot whose gradients are in registers
       float grads[kPixels] = {};
       for (int32_t first = run[0]; first < last; first += 32) {
@@ -94,7 +95,9 @@ __global__ void correlate_entries(const __grid_constant__ EntriesTile t,
             const float* pixel = first_pixel + __shfl_sync(kAllLanes, offset, turn);
             if (wanted != held) {
               held = wanted;
-              const T* line = lane_grads + plan.rows[group * kSlots + wanted] * plane;
+              const int32_t row = plan.rows[group * kSlots + wanted];
+              trap_unless(row >= 0 && row < rows);
+              const T* line = lane_grads + row * plane;
 #pragma unroll
               for (int i = 0; i < kPixels; ++i) {
                 grads[i] = inside >> i & 1 ? Number<T>::widen(line[i * t.out_w]) : 0.0f;
@@ -127,7 +130,7 @@ __global__ void finish_entries(const __grid_constant__ EntriesPlan plan, const f
   for (int32_t split = 0; split < splits; ++split) {
     total += partial[int64_t(split) * plan.count + entry];
   }
-  grad_weight[plan.positions[entry]] = Number<T>::narrow(total);
+  grad_weight[plan.position(entry)] = Number<T>::narrow(total);
 }
 
 // --- launcher -----------------------------------------------------------------------------
@@ -161,8 +164,8 @@ Tensor entries_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input
                                   Ints dilation, int64_t groups) {
   const char* op = "entries_conv2d_grad_weight";
   const ConvGeometry geometry =
-      conv_geometry(shape_of(input), shape_of(mask), stride, padding, dilation, groups);
-  const EntriesCall call(op, forward_pass(geometry), plan, geometry.c_out);
+      checked_grad_weight(op, grad_output, input, mask, stride, padding, dilation, groups);
+  const EntriesCall call(op, forward_pass(geometry), plan, mask, geometry.c_out);
   const Tensor x = torch::stable::contiguous(input), g = torch::stable::contiguous(grad_output);
   Tensor grad = torch::stable::new_zeros(input, mask.sizes());
   if (x.numel() == 0 || g.numel() == 0) return grad;

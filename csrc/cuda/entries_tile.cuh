@@ -32,6 +32,14 @@ struct EntriesPlan {
   const int32_t* codes;
   const int32_t* positions;
   int32_t slots, chunks, count;
+  int64_t weights;  // of the mask
+
+  // Where entry `at` stands in the weight.
+  __device__ int32_t position(int32_t at) const {
+    const int32_t position = positions[at];
+    trap_unless(position >= 0 && position < weights);
+    return position;
+  }
 
   // The runs of one warp's rows in one chunk: run[s] to run[s + 1] for slot s.
   __device__ const int32_t* runs(int32_t group, int32_t chunk) const {
@@ -50,12 +58,14 @@ struct EntriesPlan {
 };
 
 // The plan of `rows` rows in `length` words; its count is negative where the length is wrong.
-inline EntriesPlan read_plan(const int32_t* words, int64_t length, int64_t rows, int64_t columns) {
+inline EntriesPlan read_plan(const int32_t* words, int64_t length, int64_t rows, int64_t columns,
+                             int64_t weights) {
   EntriesPlan plan{};
+  plan.weights = weights;
   plan.slots = int32_t((rows + kRows - 1) / kRows * kRows);
   plan.chunks = int32_t((columns + kColumns - 1) / kColumns);
   const int64_t head = int64_t(plan.slots) * (1 + plan.chunks) + 1, rest = length - head;
-  plan.count = rest < 0 || rest % 2 != 0 ? -1 : int32_t(rest / 2);
+  plan.count = rest < 0 || rest % 2 != 0 || rest / 2 > weights ? -1 : int32_t(rest / 2);
   plan.rows = words, plan.starts = plan.rows + plan.slots;
   plan.codes = plan.rows + head, plan.positions = plan.codes + plan.count;
   return plan;
@@ -70,6 +80,7 @@ struct EntriesTile : VirtualInput {
   Divisor by_plane_w, by_plane_h, by_images;
 
   __host__ __device__ int32_t tiles() const { return tiles_x * tiles_y * tiles_n; }
+  int64_t all_tiles() const { return int64_t(tiles_x) * tiles_y * tiles_n; }  // to be checked
   __host__ __device__ uint32_t shared_bytes() const {
     return uint32_t(columns < kColumns ? columns : kColumns) * images * plane * sizeof(float);
   }
@@ -82,9 +93,14 @@ inline bool cut_into_tiles(const ConvPass& pass, EntriesTile& t) {
   t.tile_w = 1;
   while (t.tile_w < 32 && t.tile_w < t.out_w) t.tile_w *= 2;
   t.images = 32 / t.tile_w;
+  if (t.kernel_h > kLargestKernel || t.kernel_w > kLargestKernel) return false;
+  if (!reach_fits(t.tile_w, t.down_w, t.kernel_w, t.dilation_w, kTileBytes) ||
+      !reach_fits(1, t.down_h, t.kernel_h, t.dilation_h, kTileBytes))
+    return false;
   t.plane_w = (t.tile_w - 1) * t.down_w + (t.kernel_w - 1) * t.dilation_w + 1;
   for (const int32_t pixels : {8, 4, 1}) {
     if (pixels != 1 && t.out_h <= pixels / 2) continue;
+    if (!reach_fits(pixels, t.down_h, t.kernel_h, t.dilation_h, kTileBytes / t.plane_w)) continue;
     t.pixels = pixels;
     t.plane_h = (pixels - 1) * t.down_h + (t.kernel_h - 1) * t.dilation_h + 1;
     // An odd multiple of tile_w: that leaves every image banks of its own.
@@ -140,9 +156,10 @@ struct Place {
 // How far a code's column and tap lie from a pixel in the shared tile.
 __device__ inline int32_t tap_offset(const EntriesTile& t, int32_t code) {
   const int32_t column = code & 31, row = code >> 5 & 255, tap = code >> 13 & 255;
+  trap_unless(column < t.columns && row < t.kernel_h && tap < t.kernel_w);
   return column * t.images * t.plane + row * t.dilation_h * t.plane_w + tap * t.dilation_w;
 }
-__device__ inline int32_t slot_of(int32_t code) { return code >> 21; }
+__device__ inline int32_t slot_of(int32_t code) { return code >> 21 & (kSlots - 1); }
 
 // Copies the tile's pixels of one chunk of columns to shared memory, zero where there are none.
 // input: (batch, columns, in_h, in_w). The caller has the barriers.

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "common/checks.h"
 #include "device.cuh"
 
 namespace sparselth::cuda {
@@ -56,20 +57,13 @@ void dispatch_float(ScalarType dtype, const char* op, F&& f) {
     case ScalarType::BFloat16:
       return f(static_cast<__nv_bfloat16*>(nullptr));
     default:
-      STD_TORCH_CHECK(false, "sparselth::", op, ": float32, float64, float16 or bfloat16 only");
+      fail(op, "float32, float64, float16 or bfloat16 only, got ", toString(dtype));
   }
 }
 
-// Lists are handled in one go, so they must agree in dtype and device.
-inline void check_uniform(const std::vector<Tensor>& tensors, const Tensor& like, size_t count,
-                          const char* op) {
-  STD_TORCH_CHECK(tensors.size() == count, "sparselth::", op, ": lists of different lengths");
-  for (const Tensor& t : tensors) {
-    STD_TORCH_CHECK(
-        t.scalar_type() == like.scalar_type() && t.get_device_index() == like.get_device_index(),
-        "sparselth::", op, ": tensors of different dtypes or devices in one list");
-    STD_TORCH_CHECK(t.numel() < (int64_t(1) << 31), "sparselth::", op, ": more than 2^31 values");
-  }
+// Kernels count the values of one tensor in 32 bits.
+inline void check_sizes(const char* op, const std::vector<Tensor>& list) {
+  for (const Tensor& t : list) expect(t.numel() < (int64_t(1) << 31), op, "more than 2^31 values");
 }
 
 inline std::vector<Tensor> contiguous_all(const std::vector<Tensor>& tensors) {

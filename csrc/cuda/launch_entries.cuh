@@ -11,19 +11,20 @@ struct EntriesCall {
   EntriesTile tile;
   EntriesPlan plan;
 
-  // rows: channels of the result.
-  EntriesCall(const char* op, const ConvPass& pass, const Tensor& words, int64_t rows) {
+  // rows: channels of the result.  mask: whose plan it is.
+  EntriesCall(const char* op, const ConvPass& pass, const Tensor& words, const Tensor& mask,
+              int64_t rows) {
     const bool fits = cut_into_tiles(pass, tile);
-    plan = read_plan(plan_words(op, words), words.numel(), rows, tile.columns);
-    check_conv(op, fits, plan.count >= 0, int64_t(tile.tiles()) * (plan.slots / kRows));
+    const int32_t* first = plan_words(op, words, mask);
+    plan = read_plan(first, words.numel(), rows, tile.columns, mask.numel());
+    check_conv(op, fits, plan.count >= 0, tile.all_tiles() * (plan.slots / kRows));
   }
 };
 
 // As dispatch_float, without float64: sums are in float32.
 template <class F>
 void dispatch_entries(ScalarType dtype, const char* op, F&& f) {
-  STD_TORCH_CHECK(dtype != ScalarType::Double, "sparselth::", op,
-                  ": float32, float16 or bfloat16 only");
+  expect(dtype != ScalarType::Double, op, "float32, float16 or bfloat16 only");
   dispatch_float(dtype, op, [&]<class T>(T* none) {
     if constexpr (sizeof(T) < 8) f(none);
   });

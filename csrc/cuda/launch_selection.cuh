@@ -6,13 +6,6 @@
 
 namespace sparselth::cuda {
 
-// k has one entry per selection; N:M, which fixes what stays, has none.
-inline void check_counts(const std::vector<int64_t>& k, const Pattern& pattern, bool pooled,
-                         size_t tensors, const char* op) {
-  const size_t selections = pattern.kind == Pattern::kNOfM ? 0 : pooled ? 1 : tensors;
-  STD_TORCH_CHECK(k.size() == selections, "sparselth::", op, ": length of k");
-}
-
 // k's entry at `which`, or of N:M none, counts what is kept of a contiguous tensor.
 inline Segment segment_of(const Tensor& values, const std::vector<int64_t>& k, size_t which) {
   Segment segment{};
@@ -27,8 +20,7 @@ inline Segment segment_of(const Tensor& values, const std::vector<int64_t>& k, s
 // as the kernels are queued.
 template <class AnySelection>
 Tensor scratch_for(AnySelection& selection, const Tensor& like, const char* op) {
-  STD_TORCH_CHECK(selection.total() < (uint64_t(1) << 32), "sparselth::", op,
-                  ": more than 2^32 values in one call");
+  expect(selection.total() < (uint64_t(1) << 32), op, "more than 2^32 values in one call");
   const int64_t bytes = static_cast<int64_t>(selection.prepare());
   return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
 }

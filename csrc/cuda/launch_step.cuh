@@ -13,14 +13,13 @@ class StepLists {
  public:
   using Tensors = std::vector<Tensor>;
 
-  // masks, z, u and states may be empty; z is where u is.
+  // masks, z, u and states may be empty; z is where u is. All checked by the caller.
   StepLists(Tensors& weights, const Tensors& grads, Tensors* const (&states)[kStates],
-            const Tensors& masks, const Tensors& z, const Tensors& u, const char* op)
+            const Tensors& masks, const Tensors& z, const Tensors& u)
       : weights_(weights) {
     given_[kWeight] = &weights, given_[kGrad] = &grads, given_[kMask] = &masks;
     given_[kZ] = &z, given_[kU] = &u;
     for (int s = 0; s < kStates; ++s) given_[kState + s] = states_[s] = states[s];
-    check(op);
     for (size_t l = 0; l < weights.size(); ++l) {
       bool as_is = true;
       for (const Tensors* list : given_) {
@@ -61,17 +60,6 @@ class StepLists {
 
  private:
   enum { kWeight, kGrad, kMask, kZ, kU, kState, kLists = kState + kStates };
-
-  void check(const char* op) const {
-    const size_t count = weights_.size();
-    for (int i = 0; i < kLists; ++i) {
-      if (i == kMask || (i > kGrad && given_[i]->empty())) continue;
-      check_uniform(*given_[i], weights_[0], count, op);
-    }
-    const size_t masks = given_[kMask]->size();
-    STD_TORCH_CHECK((masks == 0 || masks == count) && given_[kZ]->size() == given_[kU]->size(),
-                    "sparselth::", op, ": lists of different lengths");
-  }
 
   Tensors& weights_;
   Tensors* states_[kStates];

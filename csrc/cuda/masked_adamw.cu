@@ -101,19 +101,18 @@ void masked_adamw_(std::vector<Tensor> weights, std::vector<Tensor> grads,
                    std::vector<Tensor> masks, std::vector<Tensor> z, std::vector<Tensor> u,
                    std::vector<Tensor> steps, int64_t step, double lr, double beta1, double beta2,
                    double eps, double weight_decay, double rho) {
+  const char* op = "masked_adamw_";
+  check_step(op, weights, grads, masks, z, u);
+  check_list(op, "exp_avgs", exp_avgs, weights);
+  check_list(op, "exp_avg_sqs", exp_avg_sqs, weights);
+  check_step_counts(op, steps, step, weights);
+  check_sizes(op, weights);
   if (weights.empty()) return;
   const size_t count = weights.size();
-  STD_TORCH_CHECK(exp_avgs.size() == count && exp_avg_sqs.size() == count &&
-                      (steps.empty() || steps.size() == count),
-                  "sparselth::masked_adamw_: lists of different lengths");
   const int32_t device = weights[0].get_device_index();
-  for (const Tensor& t : steps) {
-    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.get_device_index() == device,
-                    "sparselth::masked_adamw_: steps must be float32 on the weights' device");
-  }
   const DeviceGuard guard(device);
   const cudaStream_t stream = current_stream(device);
-  StepLists<2> lists(weights, grads, {&exp_avgs, &exp_avg_sqs}, masks, z, u, "masked_adamw_");
+  StepLists<2> lists(weights, grads, {&exp_avgs, &exp_avg_sqs}, masks, z, u);
   dispatch_float(weights[0].scalar_type(), "masked_adamw_", [&]<class T>(T*) {
     auto launcher =
         adamw_launcher<T>({lr, beta1, beta2, eps, weight_decay, rho}, static_cast<double>(step),

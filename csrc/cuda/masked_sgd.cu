@@ -81,13 +81,17 @@ void masked_sgd_(std::vector<Tensor> weights, std::vector<Tensor> grads,
                  std::vector<Tensor> momenta, std::vector<Tensor> masks, std::vector<Tensor> z,
                  std::vector<Tensor> u, double lr, double momentum, double dampening,
                  double weight_decay, bool nesterov, double rho) {
+  const char* op = "masked_sgd_";
+  check_step(op, weights, grads, masks, z, u);
+  check_optional_list(op, "momenta", momenta, weights);
+  expect(momentum == 0 || momenta.size() == weights.size(), op,
+         "a momentum other than 0 needs momenta");
+  check_sizes(op, weights);
   if (weights.empty()) return;
   if (momentum == 0) momenta.clear();
-  STD_TORCH_CHECK((momentum == 0) == momenta.empty(),
-                  "sparselth::masked_sgd_: lists of different lengths");
   const DeviceGuard guard(weights[0].get_device_index());
   const cudaStream_t stream = current_stream(weights[0].get_device_index());
-  StepLists<1> lists(weights, grads, {&momenta}, masks, z, u, "masked_sgd_");
+  StepLists<1> lists(weights, grads, {&momenta}, masks, z, u);
   dispatch_float(weights[0].scalar_type(), "masked_sgd_", [&]<class T>(T*) {
     auto launcher = sgd_launcher<T>({lr, momentum, dampening, weight_decay, nesterov, rho},
                                     step_chunk_size<T>(lists.total()), stream);

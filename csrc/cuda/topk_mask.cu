@@ -45,11 +45,12 @@ namespace sparselth::cuda {
 std::tuple<std::vector<Tensor>, Tensor> topk_mask(std::vector<Tensor> scores,
                                                   std::vector<int64_t> k, bool pooled,
                                                   std::vector<int64_t> pattern_code) {
-  STD_TORCH_CHECK(!scores.empty(), "sparselth::topk_mask: no tensors");
+  const char* op = "topk_mask";
+  check_kind(op, "scores", scores);
+  check_sizes(op, scores);
   const Pattern pattern(pattern_code);
+  check_counts(op, k, pattern, pooled, scores);
   std::vector<Tensor> masks;
-  check_uniform(scores, scores[0], scores.size(), "topk_mask");
-  check_counts(k, pattern, pooled, scores.size(), "topk_mask");
   const DeviceGuard guard(scores[0].get_device_index());
   const cudaStream_t stream = current_stream(scores[0].get_device_index());
   const std::vector<Tensor> inputs = contiguous_all(scores);

@@ -63,17 +63,26 @@ struct VectorsPlan {
   const int32_t* codes;
   const int32_t* bases;
   int32_t slots, chunks, steps;
+  int64_t weights;  // of the mask
+
+  static __device__ int32_t groups_of(int32_t rows, int32_t vector) {
+    return (rows + vector - 1) / vector;
+  }
 };
 
 // The plan of `rows` rows in `length` words, by vectors of `vector` of them; its steps are negative
 // where the length is wrong.
 inline VectorsPlan read_vectors_plan(const int32_t* words, int64_t length, int64_t rows,
-                                     int64_t columns, int64_t vector) {
+                                     int64_t columns, int64_t vector, int64_t weights) {
   VectorsPlan plan{};
+  plan.weights = weights;
   plan.slots = int32_t((rows + kRows - 1) / kRows * (kRows / vector));
   plan.chunks = int32_t((columns + kColumns - 1) / kColumns);
   const int64_t head = int64_t(plan.slots) * (1 + plan.chunks) + 1, rest = length - head;
-  plan.steps = rest < 0 || rest % (2 * kStep) != 0 ? -1 : int32_t(rest / (2 * kStep));
+  const int64_t steps = rest / (2 * kStep);
+  // Places of its words are counted in 32 bits.
+  const bool whole = rest >= 0 && rest % (2 * kStep) == 0 && steps < (int64_t(1) << 27);
+  plan.steps = whole ? int32_t(steps) : -1;
   plan.groups = words, plan.starts = plan.groups + plan.slots;
   plan.codes = plan.groups + head, plan.bases = plan.codes + int64_t(plan.steps) * kStep;
   return plan;
@@ -86,6 +95,7 @@ struct VectorsTile : VirtualInput {
   Divisor by_pixels, by_plane_w;
 
   int32_t tiles() const { return tiles_x * tiles_y * tiles_n; }
+  int64_t all_tiles() const { return int64_t(tiles_x) * tiles_y * tiles_n; }  // to be checked
   __host__ __device__ int32_t quads() const {  // of columns, in shared memory at a time
     return ((columns < kColumns ? columns : kColumns) + 3) / 4;
   }
@@ -98,6 +108,10 @@ inline bool cut_into_vector_tiles(const ConvPass& pass, VectorsTile& t) {
   t.tile_w = 1;
   while (t.tile_w < 8 && t.tile_w < t.out_w) t.tile_w *= 2;
   t.tile_h = kPixels / t.tile_w;
+  if (t.kernel_h > kLargestKernel || t.kernel_w > kLargestKernel) return false;
+  if (!reach_fits(t.tile_w, t.down_w, t.kernel_w, t.dilation_w, kTileBytes) ||
+      !reach_fits(t.tile_h, t.down_h, t.kernel_h, t.dilation_h, kTileBytes / t.tile_w))
+    return false;
   t.plane_w = (t.tile_w - 1) * t.down_w + (t.kernel_w - 1) * t.dilation_w + 1;
   t.plane_h = (t.tile_h - 1) * t.down_h + (t.kernel_h - 1) * t.dilation_h + 1;
   t.plane = t.plane_h * t.plane_w | 1;  // odd: columns begin in different banks
@@ -132,11 +146,14 @@ __global__ void pack_vectors(const __grid_constant__ VectorsPlan plan, const T* 
     const int32_t middle = (run + end) / 2;
     (plan.starts[middle] <= step ? run : end) = middle;
   }
-  const int32_t first_row = plan.groups[run / plan.chunks] * kVector;
+  const int32_t group = plan.groups[run / plan.chunks];
+  trap_unless(group >= 0 && group < VectorsPlan::groups_of(rows, kVector));
+  const int32_t first_row = group * kVector;
   const auto half = [&](int32_t row, int32_t column) -> uint32_t {
     const int32_t base = plan.bases[step * kStep + column];
     if (base < 0 || first_row + row >= rows) return 0;
-    const int32_t at = base + row * row_stride;
+    const int64_t at = int64_t(base) + row * row_stride;
+    trap_unless(at < plan.weights);
     return mask[at] ? bits_of(weight[at]) : 0;
   };
   const auto pair = [&](int32_t row, int32_t column) {
@@ -227,10 +244,12 @@ __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while o
     load_vector_tile(t, image, y, x, chunk, input, tile);
     __syncthreads();
     const int32_t* run = plan.starts + slot * plan.chunks + chunk;
+    trap_unless(run[0] >= 0 && run[1] <= plan.steps);
     for (int32_t step = run[0]; step < run[1]; ++step) {
       const auto weights = packed[step * 32 + lane];
       const int32_t code = plan.codes[step * kStep + lane % kStep];
       const int32_t column = code & 31, tap_row = code >> 5 & 255, tap_column = code >> 13 & 255;
+      trap_unless(column < t.columns && tap_row < t.kernel_h && tap_column < t.kernel_w);
       const uint4* from =
           tile + column * t.plane + tap_row * t.dilation_h * t.plane_w + tap_column * t.dilation_w;
 #pragma unroll
@@ -249,6 +268,7 @@ __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while o
   }
   const int32_t group = plan.groups[slot];
   if (group < 0) return;
+  trap_unless(group < VectorsPlan::groups_of(rows, kVector));
 #pragma unroll
   for (int i = 0; i < kSums; ++i) {
 #pragma unroll
@@ -302,14 +322,13 @@ template <int kVector>
 Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, const Tensor& weight,
                  const Tensor& mask, const std::optional<Tensor>& bias, const Tensor& words,
                  int64_t rows, int64_t row_stride, int64_t groups) {
-  STD_TORCH_CHECK(groups == 1, "sparselth::", op, ": no groups");
-  STD_TORCH_CHECK(is_channels_last(input), "sparselth::", op, ": activations in channels_last");
+  expect(groups == 1, op, "no groups");
+  expect(is_channels_last(input), op, "activations in channels_last");
   VectorsTile t;
   const bool fits = cut_into_vector_tiles(pass, t);
-  const VectorsPlan plan =
-      read_vectors_plan(plan_words(op, words), words.numel(), rows, t.columns, kVector);
-  check_conv(op, fits, plan.steps >= 0,
-             int64_t(t.tiles()) * (plan.slots / Split<kVector>::kGroups));
+  const VectorsPlan plan = read_vectors_plan(plan_words(op, words, mask), words.numel(), rows,
+                                             t.columns, kVector, mask.numel());
+  check_conv(op, fits, plan.steps >= 0, t.all_tiles() * (plan.slots / Split<kVector>::kGroups));
   const Ints shape = {t.batch, rows, t.out_h, t.out_w};
   Tensor y = torch::stable::empty(shape, input.scalar_type(), std::nullopt, input.device(),
                                   std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
@@ -328,7 +347,7 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
           packed.mutable_data_ptr(), y.mutable_data_ptr(),
           current_stream(input.get_device_index()));
     } else {
-      STD_TORCH_CHECK(false, "sparselth::", op, ": float16 or bfloat16 only");
+      fail(op, "float16 or bfloat16 only");
     }
   });
   check_launch(op);
@@ -338,28 +357,29 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
 template <class... Args>
 Tensor convolved_by(int64_t vector, const char* op, const Args&... args) {
   if (vector == 16) return convolved<16>(op, args...);
-  STD_TORCH_CHECK(vector == 8, "sparselth::", op, ": vectors of 16 or 8 weights, got ", vector);
+  expect(vector == 8, op, "vectors of 16 or 8 weights, got ", vector);
   return convolved<8>(op, args...);
 }
 
 Tensor vectors_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
                       const std::optional<Tensor>& bias, const Tensor& plan, int64_t vector,
                       Ints stride, Ints padding, Ints dilation, int64_t groups) {
+  const char* op = "vectors_conv2d";
   const ConvGeometry g =
-      conv_geometry(shape_of(input), shape_of(weight), stride, padding, dilation, groups);
-  return convolved_by(vector, "vectors_conv2d", forward_pass(g), input, weight, mask, bias, plan,
-                      g.c_out, g.c_in * g.taps(), groups);
+      checked_forward(op, input, weight, mask, bias, stride, padding, dilation, groups);
+  return convolved_by(vector, op, forward_pass(g), input, weight, mask, bias, plan, g.c_out,
+                      g.c_in * g.taps(), groups);
 }
 
 Tensor vectors_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
                                  const Tensor& mask, const Tensor& plan, int64_t vector,
                                  Ints input_hw, Ints stride, Ints padding, Ints dilation,
                                  int64_t groups) {
-  const Ints x_shape = {grad_output.size(0), weight.size(1), input_hw[0], input_hw[1]};
-  const ConvGeometry g =
-      conv_geometry(x_shape, shape_of(weight), stride, padding, dilation, groups);
-  return convolved_by(vector, "vectors_conv2d_grad_input", backward_pass(g), grad_output, weight,
-                      mask, std::optional<Tensor>(), plan, g.c_in, g.taps(), groups);
+  const char* op = "vectors_conv2d_grad_input";
+  const ConvGeometry g = checked_grad_input(op, grad_output, weight, mask, input_hw, stride,
+                                            padding, dilation, groups);
+  return convolved_by(vector, op, backward_pass(g), grad_output, weight, mask,
+                      std::optional<Tensor>(), plan, g.c_in, g.taps(), groups);
 }
 
 }  // namespace sparselth::cuda

@@ -6,6 +6,15 @@
 
 namespace sparselth::cuda {
 
+constexpr int32_t kLargestKernel = 255;  // along an axis: what a plan's code has room for
+
+// Whether a tile of `pixels` along one axis reads at most `most` pixels. In 64 bits: the products
+// that follow are in 32.
+inline bool reach_fits(int64_t pixels, int64_t down, int64_t kernel, int64_t dilation,
+                       int64_t most) {
+  return (pixels - 1) * down + (kernel - 1) * dilation + 1 <= most;
+}
+
 struct VirtualInput : ConvPass {
   Divisor by_up_h, by_up_w;
 

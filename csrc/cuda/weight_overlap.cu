@@ -76,11 +76,12 @@ namespace sparselth::cuda {
 
 Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<Tensor> masks,
                       std::vector<int64_t> k) {
-  STD_TORCH_CHECK(!a.empty() && k.size() % a.size() == 0, "sparselth::weight_overlap: length of k");
-  check_uniform(a, a[0], a.size(), "weight_overlap");
-  check_uniform(b, a[0], a.size(), "weight_overlap");
-  STD_TORCH_CHECK(masks.empty() || masks.size() == a.size(),
-                  "sparselth::weight_overlap: lists of different lengths");
+  const char* op = "weight_overlap";
+  check_kind(op, "a", a);
+  check_list(op, "b", b, a);
+  check_masks(op, masks, a);
+  check_sizes(op, a);
+  check_overlap_counts(op, k, a);
   const size_t asked = k.size() / a.size();
   const DeviceGuard guard(a[0].get_device_index());
   const cudaStream_t stream = current_stream(a[0].get_device_index());
@@ -94,8 +95,6 @@ Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<
     for (const auto* inputs : {&inputs_a, &inputs_b}) {
       for (size_t l = 0; l < inputs->size(); ++l) {
         const Tensor& t = (*inputs)[l];
-        STD_TORCH_CHECK(t.numel() == inputs_a[l].numel(),
-                        "sparselth::weight_overlap: a pair of different sizes");
         for (size_t q = 0; q < asked; ++q) {
           Segment segment = segment_of(t, k, l * asked + q);
           if (!inside.empty()) segment.mask = const_cast<void*>(inside[l].const_data_ptr());

@@ -56,6 +56,12 @@ namespace emulation {
   std::exit(3);
 }
 
+}  // namespace emulation
+
+[[noreturn]] inline void __trap() { emulation::fail("trap: a plan leads outside"); }
+
+namespace emulation {
+
 // --- order -----------------------------------------------------------------------------------
 
 // SplitMix64 (Steele, Lea, Flood, 2014).

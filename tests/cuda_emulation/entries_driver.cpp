@@ -29,7 +29,8 @@ void run(const Head& head) {
   const int64_t length = read_word();
   const Array words = read(length, 4);
   const EntriesPlan plan =
-      read_plan(static_cast<const int32_t*>(words.data()), length, rows, tile.columns);
+      read_plan(static_cast<const int32_t*>(words.data()), length, rows, tile.columns, weights);
+  if (plan.count < 0) emulation::fail("the plan's length is wrong");
   Array result;
   if (op == kGradWeight) {
     const Array grad_output = read(outputs, sizeof(T)), input = read(inputs, sizeof(T));

@@ -57,6 +57,40 @@ def test_a_result_does_not_depend_on_the_order_of_blocks(programs, op: str) -> N
     assert first != b""
 
 
+# What the words of a plan are overwritten with.
+GARBAGE = (1 << 30, -1, (255 << 5) + 31)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("value", GARBAGE)
+def test_a_plan_that_leads_outside_stops_the_kernel(programs, op: str, value: int) -> None:
+    case = next(c for c in conv_cases.cases_of(op, torch.float16, SEEDS) if _words(c) > 8)
+    plan, complaints = case.arrays[0], []
+    for words in (slice(-1, None), slice(-17, -1), slice(len(plan) // 2, None), slice(0, None)):
+        case.arrays[0] = plan.clone()
+        case.arrays[0][words] = value
+        output, complaint = host_build.run(programs[driver_of(op)], conv_cases.encode([case]))
+        complaints.append(complaint)
+        # A value may also be a good one; a plan of which every run is empty leads nowhere.
+        if complaint == "":
+            assert len(output) == case.oracle().numel() * case.dtype.itemsize
+        else:  # not AddressSanitizer's: nothing outside is read
+            assert "trap: a plan leads outside" in complaint
+    assert any(complaints)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_plan_of_another_length_is_refused(programs, op: str) -> None:
+    case = conv_cases.draw(op, torch.float16, 3)
+    case.arrays[0] = case.arrays[0][:-1]
+    _, complaint = host_build.run(programs[driver_of(op)], conv_cases.encode([case]))
+    assert "the plan's length is wrong" in complaint
+
+
+def _words(case: conv_cases.Case) -> int:
+    return int(case.arguments[2].sum())  # of the mask
+
+
 MUTANTS = [
     Mutant("dilation is forgotten", "entries_tile.cuh", "tap * t.dilation_w", "tap", FORWARD),
     Mutant(
@@ -174,7 +208,7 @@ MUTANTS = [
     Mutant(
         "gradients are put in the plan's order",
         "entries_conv2d_grad_weight.cu",
-        "grad_weight[plan.positions[entry]]",
+        "grad_weight[plan.position(entry)]",
         "grad_weight[entry]",
         GRAD_WEIGHT,
     ),

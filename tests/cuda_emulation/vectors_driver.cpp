@@ -24,7 +24,8 @@ void run(const Head& head) {
   const int64_t length = read_word();
   const Array words = read(length, 4);
   const VectorsPlan plan = read_vectors_plan(static_cast<const int32_t*>(words.data()), length,
-                                             rows, tile.columns, kVector);
+                                             rows, tile.columns, kVector, weights);
+  if (plan.steps < 0) emulation::fail("the plan's length is wrong");
   const Array input = read(forward ? inputs : outputs, sizeof(T));
   const Array weight = read(weights, sizeof(T)), mask = read(weights, 1);
   const Array bias = read(has_bias ? rows : 0, sizeof(T));
