@@ -54,6 +54,12 @@ struct Pattern {
   }
 
  private:
+  static int bits(int64_t shape) {
+    int count = 0;
+    for (; shape > 0; shape >>= 1) count += shape & 1;
+    return count;
+  }
+
   static void check(const std::vector<int64_t>& code) {
     constexpr int64_t kMost = int64_t(1) << 30;
     const auto within = [&](size_t i, int64_t low, int64_t high) {
@@ -66,8 +72,10 @@ struct Pattern {
       fits = code.size() == 3 && within(2, 2, 32) && within(1, 1, code[2] - 1);
     } else if (code[0] == 2) {
       fits = code.size() >= 3 && code.size() <= 2 + 16 && within(1, 1, 31);
-      for (size_t i = 2; fits && i < code.size(); ++i)
-        fits = within(i, 1, (int64_t(1) << code[1]) - 1);
+      for (size_t i = 2; fits && i < code.size(); ++i) {
+        fits = within(i, 1, (int64_t(1) << code[1]) - 1) && bits(code[i]) == bits(code[2]);
+        for (size_t j = 2; j < i; ++j) fits &= code[i] != code[j];
+      }
     }
     if (fits) return;
     std::string text;

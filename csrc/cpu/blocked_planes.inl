@@ -53,6 +53,7 @@ template <class T, class Row>
 SPARSELTH_INLINE void write_plane(const Blocked<T>& out, int64_t plane, Row row) {
   const int64_t columns = out.width + 2 * out.halo, border = out.halo * columns + out.halo;
   T* to = clear(out.data + plane * out.plane_size(), border);
+  if (out.height == 0) clear(to, out.halo * columns - out.halo);  // no row comes to clear the rest
   for (int64_t y = 0; y < out.height; ++y) {
     row(y, to);
     to += out.width * kLanes<T>;

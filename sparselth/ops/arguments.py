@@ -232,9 +232,7 @@ def _check_geometry(op: str, given: Named, sizes: dict[str, int]) -> None:
                 f"a kernel of {sizes[kernel]} with dilation {dilation[axis]} does not fit into "
                 f"{sizes[size]} pixels padded by {padding[axis]}",
             )
-        want = output_size(
-            sizes[size], sizes[kernel], stride[axis], padding[axis], dilation[axis]
-        )
+        want = output_size(sizes[size], sizes[kernel], stride[axis], padding[axis], dilation[axis])
         if sizes.setdefault(out, want) != want:
             raise _fail(op, f"the output has {want} pixels along an axis, got {sizes[out]}")
     if "vector" in given and (given["vector"] not in (8, 16) or given["groups"] != 1):
@@ -249,8 +247,10 @@ def _check_pooling(op: str, sizes: dict[str, int], padding: Sequence[int]) -> No
 
 
 def _check_channels(op: str, groups: int, sizes: dict[str, int]) -> None:
-    if groups < 1 or sizes["O"] % groups or sizes.get("C", sizes["I"] * groups) != (
-        sizes["I"] * groups
+    if (
+        groups < 1
+        or sizes["O"] % groups
+        or sizes.get("C", sizes["I"] * groups) != (sizes["I"] * groups)
     ):
         raise _fail(
             op,
