@@ -17,7 +17,7 @@ import torch
 from ..errors import SparselthError, unknown_name
 from . import gpu_conv, loader, reference, reference_blocked, triton_kernels
 from .contract import NAMESPACE
-from .forcing import force, forced
+from .forcing import forced, forcing
 from .schemas import ALL_SCHEMAS
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
@@ -69,7 +69,9 @@ def use_backend(name: str) -> Iterator[None]:
 
     name: "reference", "cpu", "cuda" or "triton". `reference` computes densely with the mask
     applied, by plain PyTorch, on any device. The others turn the automatic choice of dense for
-    masks that are too full off.
+    masks that are too full off. It holds in the current thread or asynchronous task alone, and for
+    the backward of what is computed in it, wherever that runs. A thread started inside does not
+    inherit it; run it in `contextvars.copy_context()` if it should.
 
     Raises SparselthError when the name is unknown or the backend is not there, with the reason.
     """
@@ -79,11 +81,8 @@ def use_backend(name: str) -> Iterator[None]:
         missing = _why_missing(name)
         if missing:
             raise SparselthError(f"backend {name!r} is not available: {missing}")
-    previous = force(name)
-    try:
+    with forcing(name):
         yield
-    finally:
-        force(previous)
 
 
 def implementation(op: str, device: torch.device) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -49,7 +50,10 @@ def checked_mode(name: str) -> str:
     return name
 
 
-_mode = checked_mode(os.environ.get("SPARSELTH_CHOICE") or "measured")
+# Of the context: a thread or asynchronous task that sets it does not change the choices of others.
+_mode: ContextVar[str] = ContextVar(
+    "sparselth_choice", default=checked_mode(os.environ.get("SPARSELTH_CHOICE") or "measured")
+)
 
 
 @contextmanager
@@ -57,23 +61,24 @@ def use_choice(name: str) -> Iterator[None]:
     """Choose between sparse and dense by measuring, or by a fixed table, in the `with` block.
 
     name: "measured" is fastest; "fixed" gives the same numbers, bit for bit, in every run.
-    Outside of any block the environment variable SPARSELTH_CHOICE holds, or "measured". The fixed
+    Outside of any block, and in threads started inside one, the environment variable
+    SPARSELTH_CHOICE holds, or "measured". The fixed
     table also serves deterministic algorithms (`torch.use_deterministic_algorithms`), compiled
     and traced programs, linear layers on a GPU, and on the CPU autocast and 16-bit types.
 
     Raises SparselthError for an unknown name.
     """
-    global _mode
-    previous, _mode = _mode, checked_mode(name)
+    previous = mode()
+    _mode.set(checked_mode(name))
     try:
         yield
     finally:
-        _mode = previous
+        _mode.set(previous)
 
 
 def mode() -> str:
     """Return how choices are made now: "measured" or "fixed"."""
-    return _mode
+    return _mode.get()
 
 
 # --- decisions --------------------------------------------------------------------------------
@@ -178,7 +183,7 @@ def measurable(op: str, x: Tensor) -> bool:
 def measures(op: str, x: Tensor) -> bool:
     """Say whether the choice for `x` is made by measuring."""
     return (
-        _mode == "measured"
+        mode() == "measured"
         and not torch.compiler.is_compiling()
         and backends.forced() is None
         and not torch.are_deterministic_algorithms_enabled()

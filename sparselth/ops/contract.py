@@ -42,6 +42,7 @@ from torch._library.autograd import Info, make_autograd_impl
 
 from .arguments import check, output_size
 from .binding import dense_passes_of
+from .forcing import forced, forcing
 from .masking import mark_on_mask
 from .transforms import transformed
 
@@ -225,8 +226,18 @@ def _register_autograd(name: str, setup, backward) -> None:
     As `torch.library.register_autograd`, whose kernels would take the result for a constant in
     forward mode: without an input that requires a gradient they do not look for derivatives.
     """
+
+    def keep(ctx, inputs, output):
+        ctx.forced = forced()
+        setup(ctx, inputs, output)
+
+    def run(ctx, *grads):
+        # On a GPU a backward runs in a thread of autograd's own, which has a context of its own.
+        with forcing(ctx.forced):
+            return backward(ctx, *grads)
+
     op = getattr(_ops, name).default
-    by_formula = make_autograd_impl(op, Info(backward, setup))
+    by_formula = make_autograd_impl(op, Info(run, keep))
 
     def kernel(keyset, *args):
         if transformed():
