@@ -56,6 +56,9 @@ class BuildNative(build_ext):
         package = (ROOT if in_place else Path(self.build_lib).resolve()) / "sparselth"
         package.mkdir(parents=True, exist_ok=True)
         decisions = rules.decide(env, tools, SOURCES)
+        if tools.nvcc is not None and any(d.build and d.library == "_C_cuda" for d in decisions):
+            for left_out in rules.architectures(env, tools.nvcc.archs).left_out:
+                print(f"sparselth: TORCH_CUDA_ARCH_LIST: left out: {left_out}")
         record: dict[str, Any] = describe(env, tools)
         # An editable install gets a temporary build_temp; a fixed folder keeps it incremental.
         folder = (ROOT / "build" if in_place else Path(self.build_temp).resolve()) / "native"
@@ -101,7 +104,7 @@ def describe(env: Any, tools: Toolchain) -> dict[str, Any]:
         "nvcc": "{}.{}".format(*nvcc.version) if nvcc else None,
         "cuda_home": str(nvcc.home) if nvcc else None,
         "nvcc_missing": tools.nvcc_reason,
-        "cuda_archs": rules.arch_flags(env, nvcc.archs)[0] if nvcc else None,
+        "cuda_archs": rules.architectures(env, nvcc.archs).words if nvcc else None,
         "cxx_flags": " ".join([*CXX_FLAGS, *shlex.split(env.get("CXXFLAGS", ""))]),
         "nvcc_flags": " ".join(NVCC_FLAGS),
         "libraries": {},
@@ -141,7 +144,7 @@ def write_ninja(
             assert tools.nvcc is not None
             compiler = [str(tools.nvcc.path), f"-ccbin={tools.cxx}", *NVCC_FLAGS, *STABLE_ABI]
             compiler += [f"-Xcompiler={prefix_map}", "-DUSE_CUDA"]
-            compiler += rules.arch_flags(env, tools.nvcc.archs)[1]
+            compiler += rules.architectures(env, tools.nvcc.archs).flags
             if env.get("NVCC_THREADS"):
                 compiler.append(f"--threads={env['NVCC_THREADS']}")
             # The static runtime: the library then loads beside any torch, CPU-only ones included.

@@ -15,6 +15,28 @@ OLDEST_TORCH = (2, 10)
 # One cubin per architecture family: 8.0 code runs on every 8.x, 9.0 on 9.0, 10.0 on 10.x, and
 # the PTX of the newest is compiled by the driver for whatever comes later.
 DEFAULT_ARCHS = (80, 90, 100)
+OLDEST_ARCH = 80  # bfloat16 on tensor cores
+
+# What torch.utils.cpp_extension and CMake take in TORCH_CUDA_ARCH_LIST, and base images set.
+# Longer names first: "Ampere+Tegra" is not "Ampere".
+DEFAULT_NAMES = ("all", "common", "auto", "native")
+NAMED_ARCHS = {
+    "kepler+tesla": "3.7",
+    "kepler": "3.5+PTX",
+    "maxwell+tegra": "5.3",
+    "maxwell": "5.0 5.2+PTX",
+    "pascal": "6.0 6.1+PTX",
+    "volta+tegra": "7.2",
+    "volta": "7.0+PTX",
+    "turing": "7.5+PTX",
+    "ampere+tegra": "8.7",
+    "ampere": "8.0 8.6+PTX",
+    "ada": "8.9+PTX",
+    "hopper": "9.0+PTX",
+    "blackwell+tegra": "11.0",
+    "blackwell": "10.0 10.3 12.0 12.1+PTX",
+    "rubin": "10.7+PTX",
+}
 
 
 class BuildError(SystemExit):
@@ -65,6 +87,8 @@ def decide(
             continue
         else:
             reason = obstacle(library, tools, required)
+            if is_cuda and not reason:
+                reason = arch_obstacle(env, tools)
         if reason and required:
             raise BuildError(f"{library} was asked for but cannot be built: {reason}")
         decisions.append(Decision(library, not reason, reason, required))
@@ -109,41 +133,72 @@ def cuda_obstacle(tools: Toolchain, asked_for: bool) -> str:
     return ""
 
 
+def arch_obstacle(env: Mapping[str, str], tools: Toolchain) -> str:
+    """Return why there is no architecture to compile for, or "" when there is one."""
+    assert tools.nvcc is not None
+    found = architectures(env, tools.nvcc.archs)
+    if found.words:
+        return ""
+    named = env.get("TORCH_CUDA_ARCH_LIST")
+    return f"nothing is left of TORCH_CUDA_ARCH_LIST={named!r}: " + "; ".join(found.left_out)
+
+
 def release(version: str) -> tuple[int, int]:
     """Return (major, minor) of a version string such as 2.10.0+cu130."""
     major, minor = re.match(r"(\d+)\.(\d+)", version).groups()  # type: ignore[union-attr]
     return int(major), int(minor)
 
 
-def arch_flags(env: Mapping[str, str], accepted: frozenset[int]) -> tuple[str, list[str]]:
-    """Return the architecture list in words and nvcc's -gencode flags for it.
+@dataclass(frozen=True)
+class Architectures:
+    """What the CUDA kernels are compiled for."""
 
-    TORCH_CUDA_ARCH_LIST is honoured ("8.0 9.0a+PTX"; spaces or semicolons). When it is unset the
-    default list is clipped to what nvcc accepts, with PTX for the newest entry.
+    words: str
+    """The list, as in TORCH_CUDA_ARCH_LIST; empty when nothing is left of it."""
+    flags: list[str]
+    """nvcc's -gencode flags."""
+    left_out: list[str]
+    """What the list asks for and is not compiled for, each with the reason."""
+
+
+def architectures(env: Mapping[str, str], accepted: frozenset[int]) -> Architectures:
+    """Return what to compile for.
+
+    TORCH_CUDA_ARCH_LIST is honoured: "8.0 9.0a+PTX", with spaces or semicolons, and names such as
+    "Hopper". "All", or nothing, is the default list, clipped to what nvcc accepts, with PTX for the
+    newest entry. Base images set lists for all their packages: what these kernels or this nvcc
+    cannot serve is left out.
     """
-    named = env.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
-    if not named:
+    asked = env.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    known = " ".join(NAMED_ARCHS.get(name.lower(), name) for name in asked).split()
+    if not known or any(name.lower() in DEFAULT_NAMES for name in known):
         usable = [arch for arch in DEFAULT_ARCHS if arch in accepted] or [max(accepted)]
-        named = [f"{arch // 10}.{arch % 10}" for arch in usable]
-        named[-1] += "+PTX"
-    flags = []
-    for name in named:
+        known = [f"{arch // 10}.{arch % 10}" for arch in usable]
+        known[-1] += "+PTX"
+    words, flags, left_out = [], [], []
+    for name in dict.fromkeys(known):
         found = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
+        why = "" if found is None else _why_left_out(int(found[1] + found[2]), accepted)
         if found is None:
-            raise BuildError(
-                f"TORCH_CUDA_ARCH_LIST entry {name!r} is not understood; write 9.0, 9.0a or 9.0+PTX"
-            )
-        number = int(found[1] + found[2])
-        if number not in accepted:
-            known = ", ".join(f"{arch // 10}.{arch % 10}" for arch in sorted(accepted))
-            raise BuildError(
-                f"TORCH_CUDA_ARCH_LIST asks for {name} but this nvcc accepts only {known}"
-            )
-        arch = f"{number}{found[3]}"
-        flags.append(f"-gencode=arch=compute_{arch},code=sm_{arch}")
-        if found[4]:
-            flags.append(f"-gencode=arch=compute_{arch},code=compute_{arch}")
-    return " ".join(named), flags
+            left_out.append(f"{name!r} is not understood; write 9.0, 9.0a, 9.0+PTX or Hopper")
+        elif why:
+            left_out.append(f"{name} {why}")
+        else:
+            words.append(name)
+            arch = found[1] + found[2] + found[3]
+            flags.append(f"-gencode=arch=compute_{arch},code=sm_{arch}")
+            if found[4]:
+                flags.append(f"-gencode=arch=compute_{arch},code=compute_{arch}")
+    return Architectures(" ".join(words), flags, left_out)
+
+
+def _why_left_out(arch: int, accepted: frozenset[int]) -> str:
+    if arch < OLDEST_ARCH:
+        return f"is below {OLDEST_ARCH // 10}.{OLDEST_ARCH % 10}, which the kernels need"
+    if arch not in accepted:
+        known = ", ".join(f"{a // 10}.{a % 10}" for a in sorted(accepted))
+        return f"is not among what this nvcc accepts: {known}"
+    return ""
 
 
 def max_jobs(env: Mapping[str, str], cores: int, available_bytes: int) -> int:

@@ -1,5 +1,7 @@
 """Load the compiled libraries; a library that cannot be loaded is a reason, never an exception.
 
+One that was not built is no news; one that was built and does not load is said once, in a warning.
+
 `contract` must be imported first: the libraries only register kernels, the schemas are Python's.
 SPARSELTH_DISABLE=_C,_C_cuda,_host,triton leaves the named libraries (and the Triton kernels) out,
 so that the plain PyTorch reference runs instead (used by the tests, and to rule a kernel out when
@@ -12,6 +14,7 @@ import importlib.util
 import json
 import os
 import sysconfig
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,6 +48,17 @@ def load() -> None:
     for name in LIBRARIES:
         if name not in _status:
             _status[name] = _load(name)
+            if _status[name].path is not None and not _status[name].loaded:
+                _warn(_status[name])
+
+
+def _warn(status: LibraryStatus) -> None:
+    warnings.warn(
+        f"sparselth's {status.name} was built but cannot be loaded, plain PyTorch takes its place: "
+        f"{status.reason}. Build it again in this environment (pip install -e . "
+        f"--no-build-isolation), or set SPARSELTH_DISABLE={status.name} to go without",
+        stacklevel=3,
+    )
 
 
 def status() -> list[LibraryStatus]:
@@ -113,9 +127,26 @@ def _why_not_built(name: str) -> str:
     return "not built: no build record; run pip install -e . --no-build-isolation"
 
 
-def _why_not_loaded(error: Exception) -> str:
+# The linker's sentence, in an error that torch may begin with lines of its own.
+_CAUSES = (
+    "undefined symbol",
+    "cannot open shared object",
+    "not found (required by",
+    "No such file",
+)
+_CAUSES += ("file too short", "invalid ELF header", "wrong ELF class", "image not found")
+
+
+def _why_not_loaded(error: BaseException) -> str:
+    """Return the line that matters of what loading said, and the torch it was built with."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
+        cause = cause.__cause__ or cause.__context__
+    known = [line for line in lines if any(words in line for words in _CAUSES)]
+    text = (known or lines or [type(error).__name__])[0]
     built_for = build_info().get("torch")
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if built_for and built_for != torch.__version__:
         return f"built with torch {built_for}, running {torch.__version__}: {text}"
     return text

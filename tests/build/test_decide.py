@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 from fakes import ARCHS, COMPLETE, NVCC, SOURCES, tools
 
-from build_support.decide import BuildError, arch_flags, decide, max_jobs
+from build_support.decide import NAMED_ARCHS, BuildError, architectures, decide, max_jobs
 from build_support.toolchain import Torch
 
 CPU_TORCH = Torch("2.13.0+cpu", None, Path("torch"))
@@ -108,16 +110,22 @@ def test_auto_requires_nothing_and_cpu_requires_the_cpu_libraries():
     assert required({"SPARSELTH_BUILD": "cuda"}) == {"_C", "_C_cuda", "_host"}
 
 
-def test_without_an_arch_list_the_default_is_clipped_to_what_nvcc_accepts():
-    assert arch_flags({}, ARCHS)[0] == "8.0 9.0 10.0+PTX"
-    assert arch_flags({}, frozenset({70, 80, 86, 90}))[0] == "8.0 9.0+PTX"
-    assert arch_flags({}, frozenset({110, 120}))[0] == "12.0+PTX"
+def archs(named, accepted=ARCHS):
+    return architectures({"TORCH_CUDA_ARCH_LIST": named}, accepted)
+
+
+@pytest.mark.parametrize("named", ["", "All", "common", "native", "7.0 All"])
+def test_without_an_arch_list_the_default_is_clipped_to_what_nvcc_accepts(named):
+    assert archs(named).words == "8.0 9.0 10.0+PTX"
+    assert archs(named, frozenset({70, 80, 86, 90})).words == "8.0 9.0+PTX"
+    assert archs(named, frozenset({110, 120})).words == "12.0+PTX"
 
 
 def test_the_arch_list_becomes_gencode_flags():
-    words, flags = arch_flags({"TORCH_CUDA_ARCH_LIST": "8.6;9.0a+PTX"}, NVCC.archs)
-    assert words == "8.6 9.0a+PTX"
-    assert flags == [
+    found = architectures({"TORCH_CUDA_ARCH_LIST": "8.6;9.0a+PTX"}, NVCC.archs)
+    assert found.words == "8.6 9.0a+PTX"
+    assert found.left_out == []
+    assert found.flags == [
         "-gencode=arch=compute_86,code=sm_86",
         "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_90a,code=compute_90a",
@@ -125,11 +133,44 @@ def test_the_arch_list_becomes_gencode_flags():
 
 
 @pytest.mark.parametrize(
-    ("named", "says"), [("Hopper", "not understood"), ("6.0", "accepts only 7.5, 8.0")]
+    ("named", "words", "left_out"),
+    [
+        ("7.0 8.0", "8.0", ["7.0 is below 8.0"]),
+        ("Hopper", "9.0+PTX", []),
+        ("Volta;Ampere;hopper", "8.0 8.6+PTX 9.0+PTX", ["7.0+PTX is below 8.0"]),
+        ("Ampere+Tegra 9.0", "9.0", ["8.7 is not among what this nvcc accepts"]),
+        ("9.0 9.0 8.0", "9.0 8.0", []),
+        ("8.0 Hooper", "8.0", ["'Hooper' is not understood"]),
+        ("6.0 7.5", "", ["6.0 is below", "7.5 is below"]),
+    ],
 )
-def test_an_arch_that_cannot_be_compiled_for_is_refused(named, says):
-    with pytest.raises(BuildError, match=says):
-        arch_flags({"TORCH_CUDA_ARCH_LIST": named}, ARCHS)
+def test_names_are_mapped_and_what_cannot_be_served_is_left_out(named, words, left_out):
+    found = archs(named)
+    assert found.words == words
+    assert len(found.left_out) == len(left_out)
+    for said, expected in zip(found.left_out, left_out, strict=True):
+        assert expected in said
+
+
+def test_names_are_those_of_torch():
+    from torch.utils.cpp_extension import _get_cuda_arch_flags
+
+    text = inspect.getsource(_get_cuda_arch_flags)
+    theirs = dict(re.findall(r"\('([A-Z][A-Za-z+]+)', '([^']+)'\)", text))
+    assert theirs, "torch's table of names is not where it was"
+    for name, listed in theirs.items():
+        assert NAMED_ARCHS.get(name.lower()) == listed.replace(";", " "), name
+
+
+def test_an_arch_list_of_which_nothing_is_left_leaves_out_cuda_or_fails_where_it_was_asked_for():
+    env = {"TORCH_CUDA_ARCH_LIST": "6.0 7.0"}
+    assert built(env, COMPLETE) == {"_C": True, "_C_cuda": False, "_host": True}
+    said = reason(env, COMPLETE, "_C_cuda")
+    assert "6.0 is below 8.0" in said
+    assert "7.0 is below 8.0" in said
+    for also in ({"SPARSELTH_BUILD": "cuda"}, {"FORCE_CUDA": "1"}):
+        with pytest.raises(BuildError, match="nothing is left of TORCH_CUDA_ARCH_LIST"):
+            decide(env | also, COMPLETE, SOURCES)
 
 
 def test_max_jobs_by_cores_and_memory():

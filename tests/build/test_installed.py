@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,45 @@ def test_a_broken_library_is_a_reason(tmp_path, monkeypatch):
     assert status.reason
     assert "\n" not in status.reason
     assert "no build record" in loader._load("_host").reason or loader.build_info()
+
+
+@pytest.mark.parametrize("name", ["_C", "_host"])
+def test_a_library_that_lacks_a_symbol_says_which_and_is_warned_about_once(
+    tmp_path, monkeypatch, name
+):
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to build a broken library with")
+    source = tmp_path / "broken.cpp"
+    source.write_text("void sparselth_missing(); struct A { A() { sparselth_missing(); } } a;\n")
+    library = tmp_path / loader._path(name).name
+    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    monkeypatch.setattr(loader, "PACKAGE", tmp_path)
+    monkeypatch.setattr(loader, "LIBRARIES", (name,))
+    monkeypatch.setattr(loader, "_status", {})
+    with pytest.warns(UserWarning, match=f"{name} was built but .* undefined symbol: .*missing"):
+        loader.load()
+    assert "sparselth_missing" in loader._status[name].reason
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader.load()  # says nothing the second time
+
+
+def test_a_library_that_was_not_built_is_no_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "PACKAGE", tmp_path)
+    monkeypatch.setattr(loader, "_status", {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader.load()
+    assert all(not status.loaded for status in loader._status.values())
+
+
+def test_the_line_that_matters_is_kept():
+    error = OSError("Could not load this library: _C.so\n_C.so: undefined symbol: torch_x\nmore")
+    assert "undefined symbol: torch_x" in loader._why_not_loaded(error)
+    wrapped = RuntimeError("could not be loaded")
+    wrapped.__cause__ = error
+    assert "undefined symbol: torch_x" in loader._why_not_loaded(wrapped)
 
 
 def test_the_kernels_folder_is_not_importable_as_a_top_level_package():
