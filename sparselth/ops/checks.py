@@ -26,6 +26,45 @@ def as_pair(name: str, value: int | Sequence[int], minimum: int) -> list[int]:
     return pair
 
 
+def same_padding(
+    padding: str, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return what "same" or "valid" stands for: [height, width], and what x is padded by before.
+
+    The second, [left, right, top, bottom], is all zeros but for kernels of even reach: those want
+    one more pixel at the end, as in `torch.nn.functional.conv2d`.
+    """
+    if padding not in ("same", "valid"):
+        raise unknown_name("padding", padding, ("same", "valid"))
+    if padding == "valid":
+        return [0, 0], [0, 0, 0, 0]
+    if any(s != 1 for s in stride):
+        raise SparselthError(
+            f'padding="same" needs a stride of 1, got {list(stride)}; give the padding in pixels'
+        )
+    total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    (top, left), (odd_h, odd_w) = [t // 2 for t in total], [t % 2 for t in total]
+    return [top, left], [0, odd_w, 0, odd_h]
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Require a dtype that the ops compute in."""
+    if not isinstance(tensor, Tensor):
+        raise SparselthError(f"{name} must be a torch tensor, got {_kind(tensor)}")
+    if tensor.dtype not in FLOATS:
+        raise SparselthError(
+            f"{name} is {tensor.dtype}; the ops take float16, bfloat16, float32 and float64, "
+            "convert it with .to()"
+        )
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
 def check_aligned(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Require the same dtype and device."""
     if tensor.device != other.device:
@@ -49,6 +88,10 @@ def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> No
 
 def check_mask(mask: Tensor, weight: Tensor, name: str = "mask") -> None:
     """Require a bool mask with the shape and device of its weight."""
+    if not isinstance(mask, Tensor):
+        raise SparselthError(
+            f"{name} must be a torch bool tensor, got {_kind(mask)}; pass torch.as_tensor(mask)"
+        )
     if mask.dtype != torch.bool:
         raise SparselthError(f"{name} must be bool, got {mask.dtype}; pass mask.bool()")
     if mask.shape != weight.shape:
@@ -123,7 +166,9 @@ def check_sparsity(sparsity: float) -> float:
 
 
 def check_list(tensors: Sequence[Tensor]) -> None:
-    """Require one dtype and device."""
+    """Require one dtype, which the ops compute in, and one device."""
+    for tensor in tensors[:1]:
+        check_floating("a tensor of the list", tensor)
     if len(set(map(attrgetter("dtype", "device"), tensors))) > 1:
         kinds = sorted({f"{t.dtype} on {t.device}" for t in tensors})
         raise SparselthError(f"a list needs tensors of one dtype and device, got {kinds}")

@@ -50,10 +50,10 @@ def checked_mode(name: str) -> str:
     return name
 
 
+_DEFAULT = checked_mode(os.environ.get("SPARSELTH_CHOICE") or "measured")
+
 # Of the context: a thread or asynchronous task that sets it does not change the choices of others.
-_mode: ContextVar[str] = ContextVar(
-    "sparselth_choice", default=checked_mode(os.environ.get("SPARSELTH_CHOICE") or "measured")
-)
+_mode: ContextVar[str] = ContextVar("sparselth_choice", default=_DEFAULT)
 
 
 @contextmanager

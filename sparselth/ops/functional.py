@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SparselthError
@@ -21,10 +22,12 @@ from .blocked_tensor import BlockedTensor
 from .checks import (
     as_pair,
     check_aligned,
+    check_floating,
     check_list,
     check_lists,
     check_mask,
     check_same_length,
+    same_padding,
 )
 from .transforms import transformed
 
@@ -50,7 +53,7 @@ def masked_conv2d(
     mask: Tensor,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     *,
@@ -59,10 +62,12 @@ def masked_conv2d(
 ) -> Tensor:
     """Convolve with the weights that the mask keeps: y = conv2d(x, weight * mask) + bias.
 
-    x: (N, C_in, H, W), contiguous or channels_last; the result has the same layout.
+    x: (N, C_in, H, W), contiguous or channels_last; the result has the same layout. Or one image,
+    (C_in, H, W).
     weight: (C_out, C_in / groups, kH, kW).  mask: bool, the weight's shape.
-    bias: (C_out,) or None.  relu: return max(y, 0); a GPU's kernel of blocks does that before it
-    stores y, all others in a pass of their own.
+    bias: (C_out,) or None.  padding: in pixels, or "same" or "valid", as for `conv2d`.
+    relu: return max(y, 0); a GPU's kernel of blocks does that before it stores y, all others in a
+    pass of their own.
     plan: `sparselth.ops.plan.conv_plan(mask, groups)`, built anew when None.
     float16 and bfloat16 accumulate in float32.
     Differentiable twice; the weight gradient is exactly zero where the mask is False.
@@ -74,7 +79,14 @@ def masked_conv2d(
 
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """
+    check_floating("x", x)
+    check_floating("weight", weight)
+    if x.dim() == 3:
+        conv = (stride, padding, dilation, groups)
+        return masked_conv2d(x[None], weight, mask, bias, *conv, relu=relu, plan=plan)[0]
     x, weight, bias = autocast(x, weight, bias)
+    if isinstance(padding, str):
+        x, padding = _padded(x, weight, padding, stride, dilation)
     conv = check_conv2d(x, weight, mask, bias, stride, padding, dilation, groups)
     if transformed():
         y = reference.masked_conv2d(x, weight, mask, bias, None, *conv)
@@ -86,6 +98,21 @@ def masked_conv2d(
     else:
         y = implementation("masked_conv2d", x.device)(x, weight, mask, bias, plan, *conv)
     return y.relu() if relu else y
+
+
+def _padded(
+    x: Tensor,
+    weight: Tensor,
+    padding: str,
+    stride: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> tuple[Tensor, Sequence[int]]:
+    """Return x, padded where the two sides differ, and the padding in pixels that is left."""
+    if weight.dim() != 4:
+        return x, (0, 0)  # which is refused below
+    steps, spread = as_pair("stride", stride, 1), as_pair("dilation", dilation, 1)
+    pads, uneven = same_padding(padding, weight.shape[2:], steps, spread)
+    return (F.pad(x, uneven) if any(uneven) else x), pads
 
 
 def check_conv2d(
@@ -103,7 +130,9 @@ def check_conv2d(
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """
     if x.dim() != 4:
-        raise SparselthError(f"x must be (N, C_in, H, W), got shape {tuple(x.shape)}")
+        raise SparselthError(
+            f"x must be (N, C_in, H, W) or (C_in, H, W), got shape {tuple(x.shape)}"
+        )
     if weight.dim() != 4:
         raise SparselthError(
             f"weight must be (C_out, C_in/groups, kH, kW), got shape {tuple(weight.shape)}"
@@ -127,8 +156,11 @@ def check_conv2d(
 
 
 def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
-    if bias is not None and bias.shape != (weight.shape[0],):
+    if bias is None:
+        return
+    if bias.shape != (weight.shape[0],):
         raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
+    check_aligned("bias", bias, "weight", weight)
 
 
 def _direct(x: Tensor, weight: Tensor) -> bool:
@@ -163,13 +195,21 @@ def masked_linear(
 
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """
+    check_floating("x", x)
+    check_floating("weight", weight)
     x, weight, bias = autocast(x, weight, bias)
     check_linear(x, weight, mask, bias)
     if transformed():
         return reference.masked_linear(x, weight, mask, bias, None)
-    rows = x.reshape(-1, weight.shape[1])
     run = implementation("masked_linear", x.device)
+    rows = as_rows(x)
     return run(rows, weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """Return x (..., C_in) as (rows, C_in)."""
+    # Not -1: without features the number of rows could not be told.
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 def check_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None) -> None:

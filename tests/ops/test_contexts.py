@@ -1,4 +1,4 @@
-"""`use_backend` and `use_choice` hold in one thread, one asynchronous task, one compiled program."""
+"""`use_backend` and `use_choice` hold in one thread or asynchronous task, compiled or not."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ M = torch.ones(6, 4, 3, 3, dtype=torch.bool)
         ({"mask": M.to("meta")}, "mask is on meta, its weight on cpu"),
         ({"x": X.double()}, "x is torch.float64, weight torch.float32"),
         ({"x": X[:, :3]}, "channels do not fit: x has 3"),
-        ({"x": X[0]}, r"x must be \(N, C_in, H, W\)"),
+        ({"x": X[0, 0]}, r"x must be \(N, C_in, H, W\) or \(C_in, H, W\)"),
         ({"bias": torch.zeros(5)}, r"bias must be \(6,\), got \(5,\)"),
         ({"stride": 0}, "stride must be one or two ints >= 1, got 0"),
         ({"padding": (1, 2, 3)}, "padding must be one or two ints"),
