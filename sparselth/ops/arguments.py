@@ -8,17 +8,14 @@ plans only for their dtype: these kernels do not read them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import SparselthError
-from .patterns import Blocks, KernelShapes, NOfM, Pattern
-
-Named = dict[str, Any]
+from .list_arguments import Named, check_lists_of, failure
 
 # Tensor -> what its extents are called. A name that comes twice is one size; N images lie in B
 # blocks of L lanes, and primes are extents with a halo.
@@ -27,8 +24,10 @@ _FORWARD = {"input": "N C H W", **_WEIGHT, "bias": "O"}
 _GRAD_INPUT = {"grad_output": "N O P Q", **_WEIGHT}
 _GRAD_WEIGHT = {"grad_output": "N O P Q", "input": "N C H W", "mask": "O I R S"}
 _BLOCKED, _BLOCKED_GRAD = "B C H' W' L", "B O P' Q' L"
-_PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "mean", "invstd")
-_PER_CHANNEL += ("a_scale", "a_shift", "b_scale", "b_shift", "gate_scale", "gate_shift")
+_PER_CHANNEL = (
+    *("weight", "bias", "running_mean", "running_var", "mean", "invstd"),
+    *("a_scale", "a_shift", "b_scale", "b_shift", "gate_scale", "gate_shift"),
+)
 _STATISTICS = dict.fromkeys(_PER_CHANNEL, "C")
 _SHAPES: dict[str, dict[str, str]] = {
     "masked_conv2d": _FORWARD,
@@ -100,7 +99,7 @@ def check(op: str, arguments: Sequence[Any]) -> None:
         _check_halos(op, given, sizes)
         _check_geometry(op, given, sizes)
     else:
-        _check_lists(op, given)
+        check_lists_of(op, given)
 
 
 _ACCEPTED: set[tuple] = set()
@@ -136,10 +135,6 @@ def _facts(argument: Any) -> Any:
 # --- tensors of one op ------------------------------------------------------------------------
 
 
-def _fail(op: str, text: str) -> SparselthError:
-    return SparselthError(f"sparselth::{op}: {text}")
-
-
 def _unified(op: str, given: Named) -> dict[str, int]:
     """Check shapes, dtypes and devices of an op's tensors; return its sizes by name."""
     sizes: dict[str, int] = {}
@@ -153,10 +148,10 @@ def _unified(op: str, given: Named) -> dict[str, int]:
             continue  # a plan
         extents = _SHAPES[op][name].split()
         if value.dim() != len(extents):
-            raise _fail(op, f"{name} must be ({', '.join(extents)}), got {tuple(value.shape)}")
+            raise failure(op, f"{name} must be ({', '.join(extents)}), got {tuple(value.shape)}")
         for extent, size in zip(extents, value.shape, strict=True):
             if sizes.setdefault(extent, size) != size:
-                raise _fail(
+                raise failure(
                     op,
                     f"{name} {tuple(value.shape)} does not fit: it is ({', '.join(extents)}), and "
                     f"{extent} is {sizes[extent]} elsewhere",
@@ -166,45 +161,45 @@ def _unified(op: str, given: Named) -> dict[str, int]:
 
 def _check_kind(op: str, name: str, tensor: Tensor, first: Tensor) -> None:
     if tensor.device != first.device:
-        raise _fail(op, f"{name} is on {tensor.device}, the first tensor on {first.device}")
+        raise failure(op, f"{name} is on {tensor.device}, the first tensor on {first.device}")
     wanted = _DTYPES.get(name, first.dtype)
     if tensor.dtype != wanted:
-        raise _fail(op, f"{name} must be {wanted}, got {tensor.dtype}")
+        raise failure(op, f"{name} must be {wanted}, got {tensor.dtype}")
     if not first.is_floating_point():
-        raise _fail(op, f"takes floating point numbers, got {first.dtype}")
+        raise failure(op, f"takes floating point numbers, got {first.dtype}")
 
 
 def _check_halos(op: str, given: Named, sizes: dict[str, int]) -> None:
     """Check every halo, and that images in blocks are of one size without it; note that size."""
     if given.get("halo", 0) < 0:
-        raise _fail(op, f"a halo must be >= 0, got {given['halo']}")
+        raise failure(op, f"a halo must be >= 0, got {given['halo']}")
     for name, extents in _SHAPES[op].items():
         tensor = given.get(name)
         if tensor is None or not extents.endswith("' L"):
             continue
         halo = given["halo"] if op == "from_blocked" else given[_HALOS[name]]
         if halo < 0 or 2 * halo > min(tensor.shape[2:4]):
-            raise _fail(op, f"{name} {tuple(tensor.shape)} has no halo of {halo}")
+            raise failure(op, f"{name} {tuple(tensor.shape)} has no halo of {halo}")
         for extent, padded in zip(extents.split()[2:4], tensor.shape[2:4], strict=True):
             size = padded - 2 * halo
             if sizes.setdefault(extent.strip("'"), size) != size:
-                raise _fail(op, f"{name} is of other images: {size} pixels without its halo")
+                raise failure(op, f"{name} is of other images: {size} pixels without its halo")
     if "B" in sizes and "batch" in given:
         batch, lanes = given["batch"], sizes["L"]
         if batch < 0 or lanes < 1 or -(-batch // lanes) != sizes["B"]:
-            raise _fail(op, f"{batch} images do not fill {sizes['B']} blocks of {lanes}")
+            raise failure(op, f"{batch} images do not fill {sizes['B']} blocks of {lanes}")
     if "gate_scale" in given:
         scaled = given["gate_scale"] is not None
         if scaled != (given["gate_shift"] is not None) or (scaled and given["gate"] is not None):
-            raise _fail(op, "takes a gate, or its scale and shift, not both")
+            raise failure(op, "takes a gate, or its scale and shift, not both")
     if given.get("lanes", 1) < 1:
-        raise _fail(op, f"lanes must be >= 1, got {given['lanes']}")
+        raise failure(op, f"lanes must be >= 1, got {given['lanes']}")
 
 
 def _pair(op: str, given: Named, name: str, least: int) -> tuple[int, int]:
     pair = given[name]
     if len(pair) != 2 or any(not least <= value <= 2**30 for value in pair):
-        raise _fail(op, f"{name} must be two ints in [{least}, 2^30], got {list(pair)}")
+        raise failure(op, f"{name} must be two ints in [{least}, 2^30], got {list(pair)}")
     return pair[0], pair[1]
 
 
@@ -223,27 +218,27 @@ def _check_geometry(op: str, given: Named, sizes: dict[str, int]) -> None:
         _check_pooling(op, sizes, padding)
     else:
         _check_channels(op, given["groups"], sizes)
-    for axis, (size, kernel, out) in enumerate(("HRP", "WSQ")):
+    for axis, (size, kernel, out) in enumerate((("H", "R", "P"), ("W", "S", "Q"))):
         reach = dilation[axis] * (sizes[kernel] - 1) + 1
         padded = sizes[size] + 2 * padding[axis]
         if sizes[kernel] < 1 or reach > padded:
-            raise _fail(
+            raise failure(
                 op,
                 f"a kernel of {sizes[kernel]} with dilation {dilation[axis]} does not fit into "
                 f"{sizes[size]} pixels padded by {padding[axis]}",
             )
         want = output_size(sizes[size], sizes[kernel], stride[axis], padding[axis], dilation[axis])
         if sizes.setdefault(out, want) != want:
-            raise _fail(op, f"the output has {want} pixels along an axis, got {sizes[out]}")
+            raise failure(op, f"the output has {want} pixels along an axis, got {sizes[out]}")
     if "vector" in given and (given["vector"] not in (8, 16) or given["groups"] != 1):
-        raise _fail(op, f"takes vectors of 16 or 8 without groups, got {given['vector']}")
+        raise failure(op, f"takes vectors of 16 or 8 without groups, got {given['vector']}")
 
 
 def _check_pooling(op: str, sizes: dict[str, int], padding: Sequence[int]) -> None:
     if sizes["R"] * sizes["S"] > 255 or min(sizes["H"], sizes["W"]) < 1:
-        raise _fail(op, "takes windows of at most 255 pixels on images that have any")
+        raise failure(op, "takes windows of at most 255 pixels on images that have any")
     if 2 * padding[0] > sizes["R"] or 2 * padding[1] > sizes["S"]:
-        raise _fail(op, f"takes a padding of at most half the kernel, got {list(padding)}")
+        raise failure(op, f"takes a padding of at most half the kernel, got {list(padding)}")
 
 
 def _check_channels(op: str, groups: int, sizes: dict[str, int]) -> None:
@@ -252,103 +247,8 @@ def _check_channels(op: str, groups: int, sizes: dict[str, int]) -> None:
         or sizes["O"] % groups
         or sizes.get("C", sizes["I"] * groups) != (sizes["I"] * groups)
     ):
-        raise _fail(
+        raise failure(
             op,
             f"channels do not fit: the input has {sizes.get('C')}, the weight {sizes['O']} outputs "
             f"of {sizes['I']} inputs with groups={groups}",
         )
-
-
-# --- lists of tensors -------------------------------------------------------------------------
-
-_MAY_BE_EMPTY = ("momenta", "masks", "z", "u", "steps")
-
-
-def _check_lists(op: str, given: Named) -> None:
-    lists = {n: v for n, v in given.items() if isinstance(v, (list, tuple)) and _of_tensors(n)}
-    first_name, first = next(iter(lists.items()))
-    steps_in_place = op in ("masked_sgd_", "masked_adamw_")
-    if not first and not steps_in_place:
-        raise _fail(op, f"{first_name} is an empty list")
-    for name, tensors in lists.items():
-        optional = steps_in_place or op == "weight_overlap"
-        if optional and name in _MAY_BE_EMPTY and not tensors:
-            continue
-        _check_list(op, name, tensors, first)
-    if steps_in_place:
-        _check_step(op, given)
-    elif op == "weight_overlap":
-        _check_overlap(op, given)
-    else:
-        _check_counts(op, given, [t.shape for t in first])
-
-
-def _of_tensors(name: str) -> bool:
-    return name not in ("k", "pattern")
-
-
-def _check_list(op: str, name: str, tensors: Sequence[Tensor], first: Sequence[Tensor]) -> None:
-    if len(tensors) != len(first):
-        raise _fail(
-            op, f"lists differ in length: {name} has {len(tensors)} tensors, not {len(first)}"
-        )
-    for i, (tensor, like) in enumerate(zip(tensors, first, strict=True)):
-        wanted = {"masks": torch.bool, "steps": torch.float32}.get(name, first[0].dtype)
-        shape = torch.Size(()) if name == "steps" else like.shape
-        if tensor.shape != shape or tensor.dtype != wanted or tensor.device != first[0].device:
-            raise _fail(
-                op,
-                f"{name}[{i}] must be {wanted} of shape {tuple(shape)} on {first[0].device}, got "
-                f"{tensor.dtype} of {tuple(tensor.shape)} on {tensor.device}",
-            )
-        if not first[0].is_floating_point():
-            raise _fail(op, f"takes floating point numbers, got {first[0].dtype}")
-
-
-def _check_step(op: str, given: Named) -> None:
-    if len(given["z"]) != len(given["u"]):
-        raise _fail(op, f"z and u go together: got {len(given['z'])} and {len(given['u'])}")
-    if op == "masked_sgd_" and given["momentum"] != 0 and given["weights"] and not given["momenta"]:
-        raise _fail(op, "a momentum other than 0 needs momenta")
-    if op == "masked_adamw_" and given["weights"] and not given["steps"] and given["step"] < 1:
-        raise _fail(op, f"step counts from 1, got {given['step']}")
-
-
-def _check_overlap(op: str, given: Named) -> None:
-    a, k = given["a"], given["k"]
-    if not k or len(k) % len(a):
-        raise _fail(op, f"takes as many counts for each tensor, got {len(k)} for {len(a)}")
-    asked = len(k) // len(a)
-    for i, count in enumerate(k):
-        if not 0 <= count <= a[i // asked].numel():
-            raise _fail(op, f"k[{i}] = {count} is outside [0, {a[i // asked].numel()}]")
-
-
-def decoded(op: str, code: Sequence[int]) -> Pattern:
-    """Return the pattern that `code` encodes; raises SparselthError where it is none."""
-    kind, *numbers = code or [0, 1, 1, 1]
-    try:
-        if kind == 0 and len(numbers) == 3 and max(numbers) <= 2**30:
-            return Blocks(*numbers)
-        if kind == 1 and len(numbers) == 2:
-            return NOfM(*numbers)
-        if kind == 2 and numbers and len(numbers) > 1:
-            return KernelShapes(tuple(numbers[1:]), numbers[0])
-    except SparselthError as error:
-        raise _fail(op, f"{list(code)} is no pattern: {error}") from None
-    raise _fail(op, f"{list(code)} is no pattern")
-
-
-def _check_counts(op: str, given: Named, shapes: Sequence[Sequence[int]]) -> None:
-    pattern, k, pooled = decoded(op, given["pattern"]), given["k"], given["pooled"]
-    if isinstance(pattern, NOfM):
-        limits: Iterable[int] = []
-    else:
-        limits = [pattern.groups(shape) for shape in shapes]
-        limits = [sum(limits)] if pooled else limits
-    limits = list(limits)
-    if len(k) != len(limits):
-        raise _fail(op, f"k has {len(k)} counts for {len(limits)} selections")
-    for i, (count, most) in enumerate(zip(k, limits, strict=True)):
-        if not 0 <= count <= most:
-            raise _fail(op, f"k[{i}] = {count} is outside [0, {most}]")

@@ -129,12 +129,9 @@ def _why_not_built(name: str) -> str:
 
 # The linker's sentence, in an error that torch may begin with lines of its own.
 _CAUSES = (
-    "undefined symbol",
-    "cannot open shared object",
-    "not found (required by",
-    "No such file",
+    *("undefined symbol", "cannot open shared object", "not found (required by"),
+    *("No such file", "file too short", "invalid ELF header", "wrong ELF class", "image not found"),
 )
-_CAUSES += ("file too short", "invalid ELF header", "wrong ELF class", "image not found")
 
 
 def _why_not_loaded(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from . import gpu_conv, loader, reference
+from .arguments import checked
 from .contract import NAMESPACE
 
 LIST_OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
@@ -104,4 +105,4 @@ def register(op: str) -> None:
         # Asked at the first call: a query at import would initialise CUDA in every process.
         return serving(op)(*arguments)
 
-    torch.library.register_kernel(f"{NAMESPACE}::{op}", "cuda", run)
+    torch.library.register_kernel(f"{NAMESPACE}::{op}", "cuda", checked(op, run))
