@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparselth.ops import gpu_conv, reference
-from sparselth.ops.forcing import force
+from sparselth.ops.forcing import forcing
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
@@ -27,10 +27,9 @@ def with_entries(monkeypatch):
 
 
 @pytest.fixture
-def forcing():
-    previous = force(None)
-    yield force
-    force(previous)
+def on_cuda():
+    with forcing("cuda"):
+        yield
 
 
 def scattered(share, seed=0):
@@ -68,13 +67,13 @@ def test_a_plan_that_nobody_holds_is_gone():
     assert [ref() for ref in found] == [None] * 5
 
 
-def test_a_forced_backend_serves_any_mask(forcing):
+def test_a_forced_backend_serves_any_mask():
     scarce, blocks = scattered(0.005), in_blocks()
-    forcing("triton")
-    assert gpu_conv.found_of(None, scarce, 1).serving() != "entries"
-    forcing("cuda")
-    assert gpu_conv.found_of(None, blocks, 1).serving() == "entries"
-    assert gpu_conv.found_of(None, blocks, 1).serving(torch.bfloat16) == "vectors16"
+    with forcing("triton"):
+        assert gpu_conv.found_of(None, scarce, 1).serving() != "entries"
+    with forcing("cuda"):
+        assert gpu_conv.found_of(None, blocks, 1).serving() == "entries"
+        assert gpu_conv.found_of(None, blocks, 1).serving(torch.bfloat16) == "vectors16"
 
 
 def test_vectors_serve_16_bits_without_groups():
@@ -85,23 +84,23 @@ def test_vectors_serve_16_bits_without_groups():
     assert not {"vectors16", "vectors8"} & gpu_conv.found_of(None, mask, 2).work.keys()
 
 
-def test_vectors_are_as_long_as_the_masks(forcing):
-    forcing("cuda")
+@pytest.mark.usefixtures("on_cuda")
+def test_vectors_are_as_long_as_the_masks():
     for length in (16, 8):
         chosen = torch.rand(64 // length, 64, 3, 3) < 0.05
         mask = chosen.repeat_interleave(length, 0)
         assert gpu_conv.found_of(None, mask, 1).serving(torch.float16) == f"vectors{length}"
 
 
+@pytest.mark.usefixtures("on_cuda")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_scattered_weights_go_through_all_passes(forcing, layout, groups, dtype):
+def test_scattered_weights_go_through_all_passes(layout, groups, dtype):
     conv = (*CONV[:3], groups)
     x = torch.randn(2, 64 * groups, 5, 6, dtype=dtype).contiguous(memory_format=layout)
     weight, bias = torch.randn(64, 64, 3, 3, dtype=dtype), torch.randn(64, dtype=dtype)
     mask, hw = scattered(0.005), [5, 6]
-    forcing("cuda")
     kernel = "vectors8" if dtype == torch.bfloat16 and groups == 1 else "entries"
     assert gpu_conv.found_of(None, mask, groups).serving(dtype) == kernel
     y = gpu_conv.masked_conv2d(x, weight, mask, bias, None, *conv)
@@ -118,7 +117,7 @@ def test_scattered_weights_go_through_all_passes(forcing, layout, groups, dtype)
     torch.testing.assert_close(dw, reference.masked_conv2d_grad_weight(y, x, mask, None, *conv))
 
 
-def test_a_kernel_that_reaches_too_far_goes_elsewhere(forcing, monkeypatch):
+def test_a_kernel_that_reaches_too_far_goes_elsewhere(monkeypatch):
     mask, weight = scattered(0.005), torch.randn(64, 64, 3, 3)
     x, conv = torch.randn(1, 64, 40, 40), ([1, 1], [12, 12], [12, 12], 1)
     served = []
@@ -127,6 +126,8 @@ def test_a_kernel_that_reaches_too_far_goes_elsewhere(forcing, monkeypatch):
     )
     gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)
     assert served == ["masked_conv2d"]
-    forcing("cuda")
-    with pytest.raises(ValueError, match=r"dilation .12, 12. reaches too far for it"):
+    with (
+        forcing("cuda"),
+        pytest.raises(ValueError, match=r"dilation .12, 12. reaches too far"),
+    ):
         gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)
