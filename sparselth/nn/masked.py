@@ -272,7 +272,7 @@ class MaskedLinear(ChoosingModule, nn.Linear):
             return reference.masked_linear(x, self._dense_weight(state), None, bias, None)
         if "forward" in choice.dense_passes:
             functional.check_linear(x, weight, mask, bias)
-            rows = x.reshape(-1, weight.shape[1])
+            rows = functional.as_rows(x)
             out = DenseForwardLinear.apply(rows, weight, mask, bias, plan)
             return out.view(*x.shape[:-1], weight.shape[0])
         return functional.masked_linear(x, weight, mask, bias, plan=plan)
