@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import contract
+from . import autograd
 from .blocked_handlers import blocks_of, handles, is_blocked
 from .blocked_tensor import BlockedTensor
 from .masking import mark_on_mask
@@ -79,7 +79,7 @@ class BlockedConv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, weight, mask, bias, plan, stride, padding, dilation, groups) -> Tensor:
         inputs = (input, weight, mask, bias, plan, stride, padding, dilation, groups)
-        contract.conv_setup(ctx, inputs, None)
+        autograd.conv_setup(ctx, inputs, None)
         return conv(*inputs)
 
     @staticmethod
@@ -91,9 +91,9 @@ class BlockedConv2d(torch.autograd.Function):
             or not input.is_blocked()
             or transformed(grad)
         ):
-            return contract.conv_backward(ctx, grad)
+            return autograd.conv_backward(ctx, grad)
         need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
-        grad = contract.in_layout_of(input, grad)
+        grad = autograd.in_layout_of(input, grad)
         grads: list[Tensor | None] = [None] * 9
         if need_input and need_weight:
             grads[:2] = conv_backward(grad, input, weight, mask, plan, *ctx.conv)

@@ -1,6 +1,6 @@
 """A dense forward with the autograd formulas of the sparse ops: layers served pass by pass.
 
-The passes of the backward are picked in the formulas themselves (`contract.py`), from the table in
+The passes of the backward are picked in the formulas themselves (`autograd.py`), from the table in
 `binding.py`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import contract, reference
+from . import autograd, reference
 from .blocked import as_blocks
 from .blocked_tensor import BlockedTensor
 
@@ -23,8 +23,8 @@ class DenseForwardConv2d(torch.autograd.Function):
         out = reference.masked_conv2d(input, weight, mask, bias, None, *conv)
         return as_blocks(out) if isinstance(input, BlockedTensor) else out
 
-    setup_context = staticmethod(contract.conv_setup)
-    backward = staticmethod(contract.conv_backward)
+    setup_context = staticmethod(autograd.conv_setup)
+    backward = staticmethod(autograd.conv_backward)
 
 
 class DenseForwardLinear(torch.autograd.Function):
@@ -34,5 +34,5 @@ class DenseForwardLinear(torch.autograd.Function):
     def forward(input, weight, mask, bias, plan) -> Tensor:
         return reference.masked_linear(input, weight, mask, bias, None)
 
-    setup_context = staticmethod(contract.linear_setup)
-    backward = staticmethod(contract.linear_backward)
+    setup_context = staticmethod(autograd.linear_setup)
+    backward = staticmethod(autograd.linear_backward)
