@@ -153,7 +153,7 @@ def needs_kernels(which: str) -> None:
     """Say plainly what is missing, instead of measuring something else in its place."""
     if which == "triton" and DRY and os.environ.get("TRITON_INTERPRET") != "1":
         raise SystemExit("no GPU: set TRITON_INTERPRET=1 to try the kernels in the interpreter")
-    if which == "cuda" and not gpu_conv._has_cuda_kernels():
+    if which == "cuda" and not gpu_conv.has_cuda_kernels():
         raise SystemExit("sparselth was built without _C_cuda, so there is nothing to measure")
 
 

@@ -145,10 +145,10 @@ def _first_line(command: list[str]) -> str:
 
 
 def _libraries() -> dict[str, str]:
-    from .ops import loader, triton_kernels
+    from .ops import loader, triton_support
 
     found = {s.name: "loaded" if s.loaded else f"no: {s.reason}" for s in loader.status()}
-    missing = triton_kernels.why_missing()
+    missing = triton_support.why_missing()
     return {**found, "Triton kernels": f"no: {missing}" if missing else "ready"}
 
 

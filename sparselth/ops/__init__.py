@@ -5,7 +5,6 @@ from . import autograd, contract, loader, reference, reference_blocked, referenc
 
 loader.load()  # before `backends` looks at what is there
 
-from . import flops  # noqa: E402, F401  # the formulas torch's counter looks up
 from .backends import use_backend  # noqa: E402
 from .choice import clear_choices, use_choice  # noqa: E402
 from .functional import masked_adamw_, masked_conv2d, masked_linear, masked_sgd_  # noqa: E402

@@ -142,7 +142,9 @@ def served(op: str, device: str) -> bool:
     """Say whether a kernel of ours serves `op` for tensors on this type of device."""
     if compiled(op, device):
         return True
-    return device == "cuda" and op in triton_kernels.OPS and not triton_kernels.why_missing()
+    if device != "cuda" or op not in triton_kernels.OPS:
+        return False
+    return not triton_kernels.why_missing() or (op in gpu_conv.OPS and _has_kernel(op, "cuda"))
 
 
 def backends() -> list[BackendReport]:

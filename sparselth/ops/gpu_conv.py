@@ -30,6 +30,7 @@ from .compaction import Compaction, find_compaction
 from .contract import NAMESPACE, memory_format
 from .entries import Entries, find_entries
 from .forcing import forced
+from .triton_support import why_missing
 from .vectors import Vectors, find_vectors
 
 if TYPE_CHECKING:
@@ -81,14 +82,15 @@ class Found:
     vectors: dict[int, Vectors] = field(default_factory=dict)  # by length
 
     def serving(self, dtype: torch.dtype | None = None) -> str:
-        """Name the kernel to be used: "blocks", "compaction", "entries", "vectors16", "vectors8".
+        """Name the kernel to be used: "blocks", "compaction", "entries", "vectors16", "vectors8",
+        or "dense" where none serves.
 
         dtype: of the activations; None asks for what serves all.
         """
         names = [n for n in _OF_BACKEND.get(forced(), self.work) if n in self.work]
         if dtype not in _16_BIT:
             names = [name for name in names if name not in _BY_VECTORS]
-        return min(names, key=self.work.__getitem__)
+        return min(names, key=self.work.__getitem__, default="dense")
 
     def left(self) -> Compaction:
         """Return what is left of the mask, where it serves."""
@@ -109,9 +111,14 @@ class Found:
 
 
 @cache
-def _has_cuda_kernels() -> bool:
+def has_cuda_kernels() -> bool:
     """Say whether the convolutions of _C_cuda are there."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::entries_conv2d", "CUDA")
+
+
+def _blocks_serve(mask: Tensor) -> bool:
+    """Say whether the kernels of blocks, in Triton, can run where the mask is."""
+    return mask.device.type != "cuda" or not why_missing()
 
 
 def block_plan(mask: Tensor, groups: int) -> Tensor:
@@ -121,11 +128,13 @@ def block_plan(mask: Tensor, groups: int) -> Tensor:
     """
     blocks = importlib.import_module("sparselth.kernels.blocks")
     index = blocks.find_blocks(mask, groups)
-    work = {"blocks": index.density * _RATE_OF_CUDNN / blocks.EXPECTED_RATE[index.size]}
+    work = {}
+    if _blocks_serve(mask):
+        work["blocks"] = index.density * _RATE_OF_CUDNN / blocks.EXPECTED_RATE[index.size]
     left = find_compaction(mask) if groups == 1 else None
     if left is not None:
         work["compaction"] = left.density
-    if _has_cuda_kernels():
+    if has_cuda_kernels():
         density = float(mask.sum()) / max(mask.numel(), 1)
         work["entries"] = density * _RATE_OF_CUDNN / _RATE_OF_ENTRIES
         if groups == 1:
@@ -141,7 +150,7 @@ def block_plan(mask: Tensor, groups: int) -> Tensor:
 def work_of(plan: Tensor | None) -> float | None:
     """Return the time expected under a plan of this module, as a share of dense; else None."""
     found = None if plan is None else _by_plan.get(plan)
-    return None if found is None else found.work[found.serving()]
+    return None if found is None else found.work.get(found.serving(), 1.0)
 
 
 def found_of(plan: Tensor | None, mask: Tensor, groups: int) -> Found:
@@ -166,7 +175,10 @@ def _kernel(op: str) -> Callable[..., Tensor]:
     return getattr(importlib.import_module(f"sparselth.kernels.{op}"), op)
 
 
-def _choose(plan: Tensor | None, mask: Tensor, input_hw, conv, dtype) -> tuple[str, Found]:
+def _choose(plan: Tensor | None, mask: Tensor, input_hw, conv, dtype) -> tuple[str, Found | None]:
+    """Return the kernel that serves and what was found out about the mask; None for dense."""
+    if dtype not in DTYPES:
+        return "dense", None
     found = found_of(plan, mask, conv[3])
     kernel = found.serving(dtype)
     if kernel in _BY_VECTORS and not vectors.fits_all(mask.shape, input_hw, conv):
@@ -177,8 +189,8 @@ def _choose(plan: Tensor | None, mask: Tensor, input_hw, conv, dtype) -> tuple[s
                 "use_backend('cuda') is on, but a kernel of "
                 f"{tuple(mask.shape[2:])} with dilation {tuple(conv[2])} reaches too far for it"
             )
-        kernel = "blocks"
-    return kernel, found
+        kernel = "blocks" if "blocks" in found.work else "dense"
+    return kernel, None if kernel == "dense" else found
 
 
 def _last(x: Tensor) -> Tensor:
@@ -194,10 +206,10 @@ def masked_conv2d(
     *conv: Any,
     relu: bool = False,
 ) -> Tensor:
-    if input.dtype not in DTYPES:
+    kernel, found = _choose(plan, mask, input.shape[2:], conv, input.dtype)
+    if found is None:
         run = reference.masked_conv2d_relu if relu else reference.masked_conv2d
         return run(input, weight, mask, bias, plan, *conv)
-    kernel, found = _choose(plan, mask, input.shape[2:], conv, input.dtype)
     if kernel == "entries":
         by_output = found.entries_of(mask).by_output
         out = _ops.entries_conv2d(input, weight, mask, bias, by_output, *conv)
@@ -222,9 +234,9 @@ def masked_conv2d_relu(*arguments: Any) -> Tensor:
 def masked_conv2d_grad_input(
     grad_output: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None, input_hw, *conv: Any
 ) -> Tensor:
-    if grad_output.dtype not in DTYPES:
-        return reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     kernel, found = _choose(plan, mask, input_hw, conv, grad_output.dtype)
+    if found is None:
+        return reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     run: Callable[..., Tensor]
     if kernel == "entries":
         run, by_input = _ops.entries_conv2d_grad_input, found.entries_of(mask).by_input
@@ -245,9 +257,9 @@ def masked_conv2d_grad_input(
 def masked_conv2d_grad_weight(
     grad_output: Tensor, input: Tensor, mask: Tensor, plan: Tensor | None, *conv: Any
 ) -> Tensor:
-    if input.dtype not in DTYPES:
-        return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
     kernel, found = _choose(plan, mask, input.shape[2:], conv, input.dtype)
+    if found is None:
+        return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
     if kernel == "entries" or kernel in _BY_VECTORS:
         by_output = found.entries_of(mask).by_output
         return _ops.entries_conv2d_grad_weight(grad_output, input, mask, by_output, *conv)

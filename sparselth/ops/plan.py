@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from . import gpu_conv, loader, triton_kernels
+from . import gpu_conv, loader
 from .contract import NAMESPACE, fake
+from .triton_support import why_missing
 
 # Mask -> its version, groups and plan: what is asked for a mask time and again.
 _plans = WeakIdKeyDictionary()
@@ -28,8 +29,9 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     """
     if mask.dim() == 3:
         mask = mask.unsqueeze(2)  # images one pixel high
-    if mask.device.type == "cuda" and mask.dim() == 4 and not triton_kernels.why_missing():
-        return gpu_conv.block_plan(mask, groups)
+    if mask.device.type == "cuda":
+        serves = not why_missing() or gpu_conv.has_cuda_kernels()
+        return gpu_conv.block_plan(mask, groups) if mask.dim() == 4 and serves else None
     host = loader.host()
     if host is None or mask.device.type != "cpu":
         return None

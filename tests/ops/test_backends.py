@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import gpu_conv, loader, reference, triton_kernels
+from sparselth.ops import gpu_conv, loader, reference, triton_kernels, triton_support
 from sparselth.ops.backends import compiled, forced, implementation, prefer_dense
 from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
 
@@ -82,6 +82,29 @@ def test_triton_is_refused_with_a_reason_where_it_cannot_run(monkeypatch):
     triton_kernels._warn_once.cache_clear()
 
 
+def test_cuda_convolutions_do_without_triton(monkeypatch):
+    for module in (triton_kernels, gpu_conv):
+        monkeypatch.setattr(module, "why_missing", lambda: "triton is not installed")
+    monkeypatch.setattr(gpu_conv, "has_cuda_kernels", lambda: True)
+    monkeypatch.setattr(gpu_conv, "_blocks_serve", lambda mask: False)
+    assert triton_kernels.serving("masked_conv2d") is gpu_conv.masked_conv2d
+    mask = torch.rand(16, 16, 3, 3) < 0.5
+    plan = gpu_conv.block_plan(mask, 1)
+    found = gpu_conv.found_of(plan, mask, 1)
+    assert "blocks" not in found.work
+    assert found.serving() in ("entries", "compaction")
+    scarce = torch.rand(16, 16, 3, 3) < 0.02
+    assert gpu_conv.found_of(gpu_conv.block_plan(scarce, 1), scarce, 1).serving() == "entries"
+    monkeypatch.setattr(gpu_conv, "has_cuda_kernels", lambda: False)
+    mask[:, :, 1, 1] = True  # nothing to leave out
+    assert gpu_conv.found_of(gpu_conv.block_plan(mask, 1), mask, 1).serving() != "blocks"
+    x, weight = torch.randn(2, 16, 5, 5), torch.randn(16, 16, 3, 3)
+    conv = ([1, 1], [0, 0], [1, 1], 1)
+    plan = gpu_conv.block_plan(mask, 1)
+    got = gpu_conv.masked_conv2d(x, weight, mask, None, plan, *conv)
+    assert torch.equal(got, reference.masked_conv2d(x, weight, mask, None, None, *conv))
+
+
 @TRITON
 def test_triton_serves_its_ops_on_a_gpu_when_forced(monkeypatch):
     monkeypatch.setattr(triton_kernels, "why_missing", lambda: "")
@@ -111,7 +134,7 @@ def test_triton_takes_the_place_of_cuda_kernels_that_are_not_there():
     ("where", "value", "reason"),
     [
         ("SPARSELTH_DISABLE", "_host,triton", "left out by SPARSELTH_DISABLE"),
-        ("_installed", lambda module: False, "triton is not installed"),
+        ("installed", lambda module: False, "triton is not installed"),
         ("torch.version.hip", "7.0", "AMD"),
         ("torch.version.cuda", None, "CPU-only build"),
         ("torch.cuda.is_available", lambda: False, "no GPU"),
@@ -124,7 +147,7 @@ def test_every_reason_why_triton_cannot_run(monkeypatch, where, value, reason):
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("SPARSELTH_DISABLE", raising=False)
     all_well = {
-        "_installed": lambda module: True,
+        "installed": lambda module: True,
         "torch.version.hip": None,
         "torch.version.cuda": "13.0",
         "torch.cuda.is_available": lambda: True,
@@ -137,16 +160,16 @@ def test_every_reason_why_triton_cannot_run(monkeypatch, where, value, reason):
         monkeypatch.setenv(where, value)
     for name, found in {**all_well, where: value}.items():
         if name != "SPARSELTH_DISABLE":
-            monkeypatch.setattr(f"sparselth.ops.triton_kernels.{name}", found)
-    assert re.search(reason, triton_kernels._found_missing())
+            monkeypatch.setattr(f"sparselth.ops.triton_support.{name}", found)
+    assert re.search(reason, triton_support._found_missing())
 
 
 def test_a_compiled_program_asks_nothing_about_triton(monkeypatch):
     """What a masked convolution asks on a GPU must not break the graph: an error here."""
-    triton_kernels.why_missing()  # as a module does when it gets its mask
+    triton_support.why_missing()  # as a module does when it gets its mask
     # find_spec breaks the graph of torch 2.11, not that of 2.14; this breaks every graph.
     monkeypatch.setattr(
-        triton_kernels, "_installed", lambda module: torch._dynamo.graph_break() or False
+        triton_support, "installed", lambda module: torch._dynamo.graph_break() or False
     )
 
     @torch.compile(fullgraph=True, backend="eager")
