@@ -19,7 +19,7 @@ from torch import Tensor
 
 import sparselth as sl
 from sparselth.ops import gpu_conv, reference
-from sparselth.ops.forcing import force
+from sparselth.ops.forcing import forcing
 from sparselth.ops.patterns import find_pattern
 
 LAYERS = (
@@ -100,11 +100,8 @@ def forced(backend: str) -> Iterator[None]:
         with sl.use_backend(backend):
             yield
         return
-    previous = force(backend)
-    try:
+    with forcing(backend):
         yield
-    finally:
-        force(previous)
 
 
 def compare(backend: str, pattern: str, layer: Layer, sparsities: tuple[float, ...]) -> None:

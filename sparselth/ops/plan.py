@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..errors import SparselthError
 from . import gpu_conv, loader
-from .contract import NAMESPACE, fake
+from .contract import NAMESPACE
 from .triton_support import why_missing
 
 # Mask -> its version, groups and plan: what is asked for a mask time and again.
@@ -64,15 +65,21 @@ torch.library.define(f"{NAMESPACE}::mask_plan", "(Tensor mask, int groups) -> Te
 
 
 def _mask_plan(mask: Tensor, groups: int) -> Tensor:
+    if mask.dtype != torch.bool or not 2 <= mask.dim() <= 4 or groups < 1 or len(mask) % groups:
+        raise SparselthError(
+            "mask_plan takes a bool mask of 2 to 4 dimensions and groups that divide its outputs, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)} and groups={groups}"
+        )
     plan = plan_of(mask, groups)
-    assert plan is not None  # asked for where masks have plans
+    if plan is None:
+        raise SparselthError(f"masks on {mask.device} have no plan here: no kernel takes one")
     return plan.clone()  # a program may write to what its ops return
 
 
 torch.library.register_kernel(f"{NAMESPACE}::mask_plan", None, _mask_plan)
 
 
-@fake("mask_plan")
+@torch.library.register_fake(f"{NAMESPACE}::mask_plan")
 def _(mask, groups):
     length = torch.library.get_ctx().new_dynamic_size()
     return mask.new_empty(length, dtype=torch.int32)

@@ -120,20 +120,20 @@ def test_a_backward_in_another_thread_is_forced_as_its_forward(monkeypatch):
     weight = torch.randn(5, 4, requires_grad=True)
     mask = torch.rand(5, 4) < 0.5
     seen = []
-    formula = sl.ops.contract.linear_backward
+    formula = sl.ops.autograd.linear_backward
 
     def spying(ctx, grad):
         seen.append(forcing.forced())
         return formula(ctx, grad)
 
-    setup = sl.ops.contract.linear_setup
+    setup = sl.ops.autograd.linear_setup
     backends = {}
     monkeypatch.setattr(
         torch.library,
         "register_autograd",
         lambda name, run, setup_context: backends.update(run=run, keep=setup_context),
     )
-    sl.ops.contract._register_autograd("masked_linear", setup, spying)
+    sl.ops.autograd._register_autograd("masked_linear", setup, spying)
 
     class Context:
         needs_input_grad = (True, True, False, False, False)

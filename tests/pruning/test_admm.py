@@ -223,3 +223,44 @@ def test_diverged_weights_are_named_and_nothing_changes():
     with pytest.raises(ValueError, match=r"1\.weight holds NaN or Inf"):
         admm.update()
     assert all(torch.equal(a, b) for a, b in zip(before, admm.z + admm.u, strict=True))
+
+
+def test_a_replaced_parameter_is_followed():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
+    admm = sl.ADMM(model, sparsity=0.5)
+    optimizer = sl.optim.SGD(model.parameters(), lr=0.1, admm=admm)
+    model[1].weight = nn.Parameter(torch.randn(6, 6))
+    optimizer.add_param_group({"params": [model[1].weight]})
+    model(torch.randn(4, 6)).sum().backward()
+    before = model[1].weight.detach().clone()
+    optimizer.step()
+    pull = 0.1 * (admm.rho * (before - admm.z[1] + admm.u[1]) + model[1].weight.grad)
+    torch.testing.assert_close(model[1].weight.detach(), before - pull)
+    admm.update()
+    masks = admm.hard_prune()
+    assert model[1].weight.count_nonzero() == masks["1.weight"].sum() == 18
+
+
+def test_a_parameter_of_another_shape_is_refused():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
+    admm = sl.ADMM(model, sparsity=0.5)
+    model[1].weight = nn.Parameter(torch.randn(7, 6))
+    for _ in range(2):
+        with pytest.raises(sl.SparselthError, match=r"1\.weight has shape \(7, 6\) now, \(6, 6\)"):
+            admm.update()
+
+
+def test_a_shared_weight_is_penalised_once():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    model[1].weight = model[0].weight
+    admm = sl.ADMM(model, sparsity=0.5, exclude=(), rho=2.0)
+    assert list(admm.parameters) == ["0.weight"]
+    admm.u[0].fill_(1.0)
+    want = (model[0].weight - admm.z[0] + 1).square().sum()
+    torch.testing.assert_close(admm.penalty(), want)
+
+
+def test_groups_of_transposed_weights_are_refused():
+    with pytest.raises(sl.SparselthError, match=r"weight have their inputs first"):
+        sl.ADMM(nn.ConvTranspose2d(4, 4, 3), sparsity=0.5, pattern="filter", exclude=())
+    sl.ADMM(nn.ConvTranspose2d(4, 4, 3), sparsity=0.5, exclude=())

@@ -257,3 +257,28 @@ def test_only_masks_without_any_weight_are_dead():
     check_alive({"a": one, "empty": torch.empty(0, 3, dtype=torch.bool)})
     with pytest.raises(sl.SparselthError, match=r"in b, c; .*allocation=\"uniform\", which keeps"):
         check_alive({"a": one, "b": none, "c": none})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": "0.9"}, "got '0.9'; pass a number"),
+        ({"sparsity": 90}, r"got 90; 90 % is 0\.9"),
+        ({"sparsity": True}, "got True"),
+        ({"sparsity": float("nan")}, "got nan"),
+        ({"include": ["9.weight"]}, r"include names \['9\.weight'\]"),
+    ],
+)
+def test_what_is_wrong_with_a_search_is_said_twice(options, message):
+    model = net()
+    for search in (sl.find_masks, sl.pruning.check_search):
+        for _ in range(2):
+            with pytest.raises(sl.SparselthError, match=message):
+                search(model, **options)
+
+
+def test_a_search_is_checked_without_ranking(monkeypatch):
+    monkeypatch.setattr("sparselth.ops.selection.topk_mask", None)
+    sl.pruning.check_search(net(), sparsity=0.5)
+    with pytest.raises(sl.SparselthError, match="layers that need one each"):
+        sl.pruning.check_search(net(), sparsity=0.9999, allocation="global")

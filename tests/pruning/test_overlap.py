@@ -110,3 +110,13 @@ def test_sparse_against_dense_counts_all_weights():
 def test_bad_input_is_one_clear_sentence(a, b, options, message):
     with pytest.raises(ValueError, match=message):
         sl.weight_overlap(a, b, **options)
+
+
+def test_whole_state_dicts_and_mixed_weights_are_refused_by_name():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    state = model.state_dict()
+    with pytest.raises(sl.SparselthError, match=r"theta_a\['1\.num_batches_tracked'\] is .*int64"):
+        sl.weight_overlap(state, state)
+    a = {"w": torch.ones(4), "v": torch.ones(4).double()}
+    with pytest.raises(sl.SparselthError, match=r"theta_a\['v'\] is torch\.float64"):
+        sl.weight_overlap(a, a)

@@ -1,0 +1,63 @@
+"""Plans of masks: remembered until the mask changes, also in compiled programs."""
+
+import pytest
+import torch
+
+import sparselth as sl
+from sparselth.ops import loader
+from sparselth.ops.plan import conv_plan, forget_plan, plan_of
+
+NO_HOST = pytest.mark.skipif(loader.host() is None, reason="_host is not there, and builds plans")
+MASK = torch.rand(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.3
+
+
+@NO_HOST
+def test_a_plan_is_remembered_until_its_mask_changes():
+    mask = MASK.clone()
+    plan = plan_of(mask)
+    assert plan_of(mask) is plan
+    assert torch.equal(plan, conv_plan(mask))
+    mask[0] = True
+    assert torch.equal(plan_of(mask), conv_plan(mask))
+    other = plan_of(mask)
+    forget_plan(mask)
+    assert plan_of(mask) is not other
+    assert plan_of(torch.ones(2, 2, device="meta") > 0) is None
+
+
+@NO_HOST
+def test_a_flat_mask_has_the_plan_of_one_a_pixel_high():
+    flat = MASK[:, :, 0]
+    assert torch.equal(conv_plan(flat), conv_plan(flat.unsqueeze(2)))
+
+
+@NO_HOST
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_program_follows_the_mask(backend):
+    mask, weight, x = MASK.clone(), torch.randn(8, 4, 3, 3), torch.randn(2, 4, 6, 6)
+
+    @torch.compile(fullgraph=True, backend=backend)
+    def run(x, mask):
+        plan = torch.ops.sparselth.mask_plan(mask, 1)
+        return sl.ops.masked_conv2d(x, weight, mask, plan=plan) * 2
+
+    for _ in range(3):
+        want = 2 * torch.nn.functional.conv2d(x, weight * mask)
+        torch.testing.assert_close(run(x, mask), want)
+        mask.copy_(torch.rand(mask.shape) < 0.5)
+
+
+@pytest.mark.parametrize(
+    ("mask", "groups"), [(MASK.float(), 1), (MASK[0, 0, 0], 1), (MASK, 0), (MASK, 3)]
+)
+def test_what_has_no_plan_is_refused_twice(mask, groups):
+    for _ in range(2):
+        with pytest.raises(sl.SparselthError, match="mask_plan takes a bool mask"):
+            torch.ops.sparselth.mask_plan(mask, groups)
+
+
+@NO_HOST
+def test_a_program_gets_a_copy_to_write_to():
+    mask = MASK.clone()
+    torch.ops.sparselth.mask_plan(mask, 1).zero_()
+    assert torch.equal(plan_of(mask), conv_plan(mask))
