@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from timeit import repeat
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,10 +130,12 @@ def test_a_backward_in_another_thread_is_forced_as_its_forward(monkeypatch):
     setup = sl.ops.autograd.linear_setup
     backends = {}
     monkeypatch.setattr(
-        torch.library,
-        "register_autograd",
-        lambda name, run, setup_context: backends.update(run=run, keep=setup_context),
+        sl.ops.autograd,
+        "make_autograd_impl",
+        lambda op, info: backends.update(run=info._backward_fn, keep=info._setup_context_fn),
     )
+    library = SimpleNamespace(impl=lambda *args, **kwargs: None)
+    monkeypatch.setattr(sl.ops.autograd, "_autograd", library)
     sl.ops.autograd._register_autograd("masked_linear", setup, spying)
 
     class Context:
