@@ -27,13 +27,13 @@ class AdamW(MaskedOptimizer, torch.optim.AdamW):
     The step count lies where PyTorch keeps it: on the CPU, or with `capturable` or `fused` on the
     parameters' device, where the kernel reads it, so that nothing waits for a GPU and a CUDA graph
     may hold the step. lr and betas are read as numbers on every step, and tensors on a GPU are
-    refused; `amsgrad`, `maximize` and `differentiable` are not available for masked parameters, nor
-    with `admm`, and raise ValueError.
+    refused. With `amsgrad`, `maximize` or `differentiable` PyTorch's own step serves masked
+    parameters too, on gradients and moments cut to the masks; with `admm` they raise ValueError.
 
     Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     """
 
-    unavailable = ("amsgrad", "maximize", "differentiable")
+    by_torch = ("amsgrad", "maximize", "differentiable")
 
     def _age(self, group: dict[str, Any], parameter: Tensor) -> int | None:
         """Return how many steps there were, or None where only the device knows."""

@@ -1,7 +1,8 @@
 """What the optimizers share that keep to the masks by themselves.
 
 Such an optimizer is one of torch's with this class before it: masked and penalised parameters take
-a fused op, and torch's own step the rest.
+a fused op, and torch's own step the rest. That serves masked parameters too where a group asks for
+what the op does not know: what was cut to the masks before it stays there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..ops import reference
 from ..ops.binding import bound_to
 
 _Pairs = dict[int, tuple[Tensor, Tensor]]
@@ -54,8 +56,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
     keeps_masks = True
     """What its step leaves is on the masks: nothing has to be cleaned after it."""
 
-    unavailable: tuple[str, ...]
-    """Options of a group, all False by default, that masked parameters cannot have."""
+    by_torch: tuple[str, ...]
+    """Options of a group, all False by default, with which torch's own step serves it."""
 
     def __init__(self, *args: Any, admm: Penalty | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -78,8 +80,12 @@ class MaskedOptimizer(torch.optim.Optimizer):
         pairs = self.admm.pairs() if self.admm is not None else {}
         for group in self.param_groups:
             held += self._fused_step(group, pairs)
+        # Torch puts the hooks around the steps of both classes once it has seen both: here the
+        # inner ones would be called a second time.
+        step: Any = super().step
+        step = step.__wrapped__.__get__(self) if getattr(step, "hooked", False) else step
         try:
-            super().step()
+            step()
         finally:
             for member in held:
                 member.parameter.grad = member.grad
@@ -108,11 +114,17 @@ class MaskedOptimizer(torch.optim.Optimizer):
             if p.grad is not None
         ]
         found = [one for one in found if one[2] is not None or one[3] is not None]
-        asked = [option for option in self.unavailable if group[option]]
-        if found and asked:
-            raise ValueError(
-                f"{' and '.join(asked)}: not available for masked parameters, nor with admm"
-            )
+        asked = [option for option in self.by_torch if group[option]]
+        if asked:
+            if any(one[3] is not None for one in found):
+                raise ValueError(f"{' and '.join(asked)}: not available with admm")
+            with torch.set_grad_enabled(group["differentiable"]):
+                for one in bound.values():
+                    if one is not None:
+                        one.clean_()
+                        cut_gradient(one)
+                        cut_state(self, one)
+            return []
         members = [Member(*one, self._age(group, one[0])) for one in found]
         calls: dict[Hashable, list[Member]] = {}
         for member in members:
@@ -128,6 +140,24 @@ class MaskedOptimizer(torch.optim.Optimizer):
         for member in members:
             member.parameter.grad = None
         return members
+
+
+def cut_gradient(bound: Any) -> None:
+    """Set the gradient of a parameter with a mask to zero where it is pruned."""
+    parameter = bound.parameter
+    if parameter.grad is None:
+        return
+    if torch.is_grad_enabled():  # a step that is differentiated itself: others hold the gradient
+        parameter.grad = reference.masked(parameter.grad, bound.mask)
+    else:
+        reference.zero_off_mask_(parameter.grad, bound.mask)
+
+
+def cut_state(optimizer: torch.optim.Optimizer, bound: Any) -> None:
+    """Set state of a parameter's shape, momentum or second moments, to zero where it is pruned."""
+    for value in optimizer.state.get(bound.parameter, {}).values():
+        if isinstance(value, Tensor) and value.shape == bound.parameter.shape:
+            reference.zero_off_mask_(value, bound.mask)
 
 
 def number(name: str, value: float | Tensor) -> float:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from ..errors import SparselthError
 from ..ops.binding import bound_of
-from .base import MaskedOptimizer
+from .base import MaskedOptimizer, cut_gradient, cut_state
 
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
@@ -43,15 +42,11 @@ def masked(optimizer: _Optimizer) -> _Optimizer:
 @torch.no_grad()
 def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     for bound in bound_of(optimizer):
-        if bound.parameter.grad is not None:
-            bound.parameter.grad.masked_fill_(~bound.mask, 0)
+        cut_gradient(bound)
 
 
 @torch.no_grad()
 def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     # The weights themselves are cleaned after every step of any optimizer, see `ops.binding`.
     for bound in bound_of(optimizer):
-        parameter, pruned = bound.parameter, ~bound.mask
-        for value in optimizer.state.get(parameter, {}).values():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                value.masked_fill_(pruned, 0)
+        cut_state(optimizer, bound)

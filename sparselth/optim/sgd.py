@@ -23,11 +23,12 @@ class SGD(MaskedOptimizer, torch.optim.SGD):
     admm: an `sparselth.ADMM`, whose penalty then acts inside the fused step: its gradient
     rho (W - Z + U) is added to the loss's, and `admm.penalty()` must not be added to the loss.
 
-    lr is read as a number on every step, and a tensor on a GPU is refused; `maximize` and
-    `differentiable` are PyTorch's and not available for masked parameters, nor with `admm`.
+    lr is read as a number on every step, and a tensor on a GPU is refused. With `maximize` or
+    `differentiable` PyTorch's own step serves masked parameters too, on gradients and momentum cut
+    to the masks; together with `admm` they raise ValueError.
     """
 
-    unavailable = ("maximize", "differentiable")
+    by_torch = ("maximize", "differentiable")
 
     def _age(self, group: dict[str, Any], parameter: Tensor) -> bool:
         """Say whether the momentum is new."""
