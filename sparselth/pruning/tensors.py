@@ -17,12 +17,19 @@ def first_and_last(model: nn.Module) -> tuple[str | None, str | None]:
     """Return the parameter names of the first convolution's weight and of the classifier's, the
     last Linear's; None for one that the model lacks.
 
-    These are what `prunable_parameters` excludes by default.
+    These are what `prunable_parameters` excludes by default. A classifier that shares its weight
+    with an embedding is named as the weight is, by its first name.
     """
-    sites = sites_of(model)
+    sites, owners = sites_of(model), owners_of(model)
+    place = {module: i for i, module in enumerate(model.modules())}
     convs = [name for name, site in sites.items() if isinstance(site.module, CONVOLUTIONS)]
-    linears = [name for name, site in sites.items() if isinstance(site.module, nn.Linear)]
-    return (convs[0] if convs else None), (linears[-1] if linears else None)
+    last, classifier = -1, None
+    for name, site in sites.items():
+        sharing = owners.get(id(site.module._parameters.get(site.local)), [])
+        for module in (site.module, *(module for _, module, _ in sharing)):
+            if isinstance(module, nn.Linear) and place[module] > last:
+                last, classifier = place[module], name
+    return (convs[0] if convs else None), classifier
 
 
 def prunable_parameters(

@@ -368,3 +368,11 @@ def test_mixed_dtypes_and_patterns_of_names():
         sl.find_masks(model, exclude=["7.*"])
     with pytest.raises(sl.SparselthError, match="list of parameter names"):
         sl.find_masks(model, exclude="0.weight")
+
+
+def test_the_classifier_is_the_last_linear_layer_also_where_it_shares_its_weight():
+    model = nn.Sequential(nn.Embedding(12, 6), nn.Linear(6, 6), nn.Linear(6, 12, bias=False))
+    assert sl.pruning.first_and_last(model) == (None, "2.weight")
+    model[2].weight = model[0].weight
+    assert sl.pruning.first_and_last(model) == (None, "0.weight")
+    assert set(sl.find_masks(model, sparsity=0.5)) == {"1.weight"}
