@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops.backends import prefer_dense
+from ..ops.binding import is_sharded
 from ..ops.checks import check_mask
 from .entry import EntryConv2d
 from .kinds import KINDS, Site, mask_class, masked_modules, owners_of, sites_of
@@ -120,7 +121,8 @@ def _prepare(model: nn.Module) -> None:
     """Derive at once what a compiled program needs to know of the masks."""
     for _, module in masked_modules(model):
         if isinstance(module, ChoosingModule) and not module.masks()["weight"].is_meta:
-            assert module.service is not None
+            sharded = module._settled() is None
+            assert sharded or module.service is not None
 
 
 def _convert_neighbours(model: nn.Module) -> None:
@@ -146,8 +148,18 @@ def densify(model: nn.Module) -> nn.Module:
     """Turn masked modules back into plain ones, zeros in place. Returns `model`.
 
     The state dict is an ordinary one afterwards, without any mask.
+
+    Raises SparselthError for a sharded model (FSDP2), which it leaves untouched.
     """
-    for _, module in list(masked_modules(model)):
+    found = list(masked_modules(model))
+    for path, module in found:
+        if any(is_sharded(module._parameters.get(local)) for local in module.masks()):
+            raise SparselthError(
+                f"the weights of {path or 'the model'} are sharded; load the full state dict "
+                "(torch.distributed.checkpoint.state_dict.get_model_state_dict with "
+                "full_state_dict=True) into a model that is not, and densify that one"
+            )
+    for _, module in found:
         module.make_plain()
     _convert_neighbours(model)
     return model

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from ..ops.binding import bound_to, is_sharded
 from .entry import EntryConv2d
 from .masked import MaskedAttention, MaskedConv1d, MaskedConv2d, MaskedDense, MaskedLinear
 from .module import MaskedModule, masked_subclass
@@ -163,6 +164,8 @@ def _unfit(parameter: Tensor) -> str:
         return "it has no shape before the model's first forward"
     if not parameter.is_floating_point():
         return f"masks go on real floating-point weights, not on {parameter.dtype}"
+    if is_sharded(parameter) and bound_to(parameter) is None:
+        return "it is sharded; call sparselth.sparsify before fully_shard"
     return ""
 
 

@@ -16,11 +16,19 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops import reference
+from ..ops.binding import is_sharded
 from ..ops.checks import check_mask
 from ..ops.masking import ApplyBits, can_apply_bits
 from ..ops.transforms import is_recording
 from .recording import NotScriptable
+from .sharded import Shard
 from .state import MaskState, mask_name
+
+
+_WITHOUT_VALUES = (
+    "the mask lies on the meta device, without values, as offloading leaves buffers; ask before "
+    "that, offload the parameters only, or remove the hooks that offload"
+)
 
 
 def masked_parameter(name: str) -> Any:
@@ -71,6 +79,8 @@ class MaskedModule(NotScriptable):
         kept = total = 0
         for name, mask in self.masks().items():
             state = self._settled(name)
+            if state is None and mask.is_meta:
+                raise SparselthError(_WITHOUT_VALUES)
             kept += int(mask.sum()) if state is None else state.kept
             total += mask.numel()
         return 1.0 - kept / total if total else 0.0
@@ -94,6 +104,10 @@ class MaskedModule(NotScriptable):
         assert parameter is not None
         states = self.__dict__.setdefault("_states", {})
         mine, shared = states.get(name), MaskState.of(parameter)
+        if shared is None and is_sharded(parameter):
+            assert mine is not None, "a sharded parameter gets no first mask, see kinds"
+            mine.hold_shard(parameter)
+            shared = mine
         if shared is None:
             if mine is not None and (mine.parameter is parameter or mine.is_only_of(self)):
                 mine.adopt(parameter)
@@ -124,6 +138,8 @@ class MaskedModule(NotScriptable):
         state = self._settled(name)
         if state is not None:
             state.clean_()
+        elif (shard := self._shard(name)) is not None:
+            shard.clean_()
         elif type(self._slot(name)) in (Tensor, nn.Parameter):
             with torch.no_grad():
                 reference.zero_off_mask_(self._slot(name).data, self._mask(name))
@@ -133,6 +149,12 @@ class MaskedModule(NotScriptable):
             self._parameters.get(name) is state.parameter
             and self._buffers.get(mask_name(name)) is state.mask
         )
+
+    def _shard(self, name: str) -> Shard | None:
+        """Return what holds the parameter in a slot where that is sharded, see `sharded`."""
+        shard = self._states[name].shard
+        in_place = shard is not None and self._parameters.get(name) is shard.parameter
+        return shard if in_place and self._mask(name) is self._states[name].mask else None
 
     # --- reading a parameter --------------------------------------------------------------------
 
@@ -145,6 +167,9 @@ class MaskedModule(NotScriptable):
             if name not in self._computing:
                 self._computing[name] = self._masked(name)
             return self._computing[name]
+        if not is_recording() and (shard := self._shard(name)) is not None:
+            shard.clean_()
+            return parameter
         if is_recording() or not self._owns(name, states[name]):
             return self._masked(name)
         states[name].settle()
@@ -170,6 +195,8 @@ class MaskedModule(NotScriptable):
     def _masked(self, name: str = "weight") -> Tensor:
         """Return a parameter with its mask applied, differentiably."""
         weight, mask = self._slot(name), self._mask(name)
+        if weight.device != mask.device:
+            mask = mask.to(weight.device)  # whoever offloads moves one after the other
         if not torch.compiler.is_compiling() and can_apply_bits(weight):
             state = self._settled(name)
             if state is not None:
@@ -214,8 +241,8 @@ class MaskedModule(NotScriptable):
                 f"a parameter of shape {tuple(value.shape)} does not fit the mask of {name}, "
                 f"{tuple(mask.shape)}; use sparselth.densify first, or give one of its shape"
             )
-        super().__setattr__(name, value)
-        if type(value) is nn.Parameter:  # another type, sharded say, is masked as a function
+        super().register_parameter(name, value)
+        if type(value) is nn.Parameter or is_sharded(value):  # others are masked as functions
             self._bind(name, mask.to(value.device))
 
     def __delattr__(self, name: str) -> None:
@@ -230,13 +257,24 @@ class MaskedModule(NotScriptable):
         torch.nn.utils.prune and the older weight and spectral norms put `weight_orig`, or
         `weight_g` and `weight_v`, in the place of `weight`, and compute it before each forward.
 
+        Tensor parallelism puts a sharded one there, and would shard the mask its own way.
+
         Raises SparselthError for those, with the module as it was.
         """
         for own, state in (self.__dict__.get("_states") or {}).items():
             if name in (f"{own}_orig", f"{own}_g", f"{own}_v"):
                 self._parameters[own] = state.parameter
                 raise SparselthError(_taken(type(self), own, f"cannot be computed from {name}"))
-        super().register_parameter(name, param)
+        if name in (self.__dict__.get("_states") or {}):
+            if is_sharded(param):
+                raise SparselthError(
+                    f"{name} has a mask, and tensor parallelism is not available for it; shard the "
+                    "model with torch.distributed.fsdp.fully_shard, leave this layer out of "
+                    "parallelize_module, or use sparselth.densify first"
+                )
+            self._replace_parameter(name, param)
+        else:
+            super().register_parameter(name, param)
 
     # --- copies, moves and saved state ----------------------------------------------------------
 
@@ -295,7 +333,9 @@ class MaskedModule(NotScriptable):
         self.__class__ = plain  # type: ignore[assignment]  # to the class it was made from
 
     def extra_repr(self) -> str:
-        return ", ".join(filter(None, (super().extra_repr(), f"sparsity={self.sparsity:.4f}")))
+        away = any(mask.is_meta for mask in self.masks().values())
+        share = "masks on meta" if away else f"sparsity={self.sparsity:.4f}"
+        return ", ".join(filter(None, (super().extra_repr(), share)))
 
 
 def _taken(kind: type, name: str, what: str) -> str:

@@ -27,6 +27,7 @@ from ..ops.binding import bind, bound_to, unbind
 from ..ops.choice import Choice
 from ..ops.masking import apply_bits_, bits_of, has_bits, take_mark
 from ..ops.plan import density_of, forget_plan, plan_of
+from .sharded import Shard
 
 
 def version_of(tensor: Tensor) -> int:
@@ -68,6 +69,7 @@ class MaskState:
         self.parameter = parameter
         self._owned: list[tuple[weakref.ref[nn.Module], str]] = []
         self._hook: torch.utils.hooks.RemovableHandle | None = None
+        self.shard: Shard | None = None
         self.kept = 0
         self.keeps_all = False
         self._clean: tuple[int, int] | None = None
@@ -80,7 +82,8 @@ class MaskState:
     @staticmethod
     def of(parameter: Tensor | None) -> MaskState | None:
         """Return the state of a parameter that has a mask, or None."""
-        return None if parameter is None else bound_to(parameter)
+        found = None if parameter is None else bound_to(parameter)
+        return found.whole if isinstance(found, Shard) else found
 
     def is_only_of(self, module: nn.Module) -> bool:
         """Say whether nobody but `module` has the parameter."""
@@ -88,13 +91,30 @@ class MaskState:
 
     def adopt(self, parameter: nn.Parameter) -> None:
         """Take `parameter` in the place of the one before, which is free then."""
-        self.release()
+        self._let_go()
         self.parameter = parameter
         bind(parameter, self)
         self._hold_gradient()
 
+    def hold_shard(self, parameter: nn.Parameter) -> None:
+        """Take a sharded parameter, which stands in the slot while nobody computes."""
+        if self.shard is not None and self.shard.parameter is parameter:
+            return
+        # The whole one comes, with the first forward; the one before would keep its memory.
+        self.release()
+        whole = self.parameter.detach().to("meta")
+        self.parameter = nn.Parameter(whole, requires_grad=parameter.requires_grad)
+        self.shard = Shard(parameter, self)
+        self.shard.clean_()
+
     def release(self) -> None:
-        """Let go of the parameter: no hook, no entry."""
+        """Let go of the parameter, and of its shard: no hook, no entry."""
+        if self.shard is not None:
+            self.shard.release()
+            self.shard = None
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -151,6 +171,9 @@ class MaskState:
         self.kept = mask.numel() if mask.is_meta else int(mask.sum())
         self.keeps_all = self.kept == mask.numel()
         self._clean_by(reference.zero_off_mask_)
+        if self.shard is not None:
+            self.shard.forget()
+            self.shard.clean_()
 
     @property
     def density(self) -> float:
@@ -187,18 +210,24 @@ class MaskState:
         Two version counters and two addresses are compared: the cost for each forward.
         Raises SparselthError where the parameter does not fit the mask any more.
         """
-        parameter, mask = self.parameter, self.mask
-        seen = (mask.data_ptr(), version_of(mask))
-        if (seen != self._seen or self._exposed) and not self._mask_is_known():
-            self._watched = True
+        parameter = self.parameter
+        if self.mask_changed():
             self._fit()
             self.renew()
         elif (parameter.data_ptr(), version_of(parameter)) != self._clean:
             self._fit()
             self.clean_()
-        self._seen = (self.mask.data_ptr(), version_of(self.mask))
         if self._hook is None and parameter.requires_grad:
             self._hold_gradient()
+
+    def mask_changed(self) -> bool:
+        """Say whether the mask holds something else than when it was last looked at."""
+        seen = (self.mask.data_ptr(), version_of(self.mask))
+        if seen == self._seen and not self._exposed:
+            return False
+        known, self._seen = self._mask_is_known(), seen
+        self._watched |= not known
+        return not known
 
     def show_mask(self) -> Tensor:
         """Return the mask to somebody who may write to it, through `data` or numpy too.
@@ -244,7 +273,9 @@ class MaskState:
             self._clean_by(reference.zero_off_mask_)
 
     def _clean_by(self, apply: Any) -> None:
-        if not self.parameter.is_meta and not self.mask.is_meta:
+        # FSDP frees the memory of a whole parameter that nobody needs.
+        there = self.parameter.untyped_storage().size() > 0
+        if there and not self.parameter.is_meta and not self.mask.is_meta:
             with torch.no_grad():
                 apply(self.parameter.data, self.mask)  # what is done to `data` is not counted
         self.mark_clean()

@@ -6,6 +6,7 @@ the plan only. Two weak tables join them; their entries vanish with the module o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -20,13 +21,15 @@ _NONE: frozenset[str] = frozenset()
 
 
 class BoundMask(Protocol):
-    """A parameter and its mask, see `nn.state.MaskState`."""
+    """A parameter and its mask, see `nn.state.MaskState` and `nn.sharded.Shard`."""
 
     @property
-    def parameter(self) -> Tensor: ...
+    def parameter(self) -> Tensor:
+        """The parameter, as optimizers see it."""
 
     @property
-    def mask(self) -> Tensor: ...
+    def mask(self) -> Tensor:
+        """The mask: bool, of its shape, on its device, and placed like it."""
 
     def clean_(self) -> None:
         """Set the parameter to zero where its mask prunes it."""
@@ -54,6 +57,12 @@ def bound_to(parameter: Tensor) -> Any:
     """Return what holds the mask of `parameter`, or None."""
     found = _bound.get(id(parameter))
     return found if found is not None and found.parameter is parameter else None
+
+
+def is_sharded(tensor: Tensor | None) -> bool:
+    """Say whether a tensor is a DTensor, as FSDP2 puts in a parameter's place."""
+    module = sys.modules.get("torch.distributed.tensor")  # imported by whoever shards
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def mask_of(parameter: Tensor) -> Tensor | None:

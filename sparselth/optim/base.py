@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..ops import reference
-from ..ops.binding import bound_to
+from ..ops.binding import bound_to, is_sharded
 
 _Pairs = dict[int, tuple[Tensor, Tensor]]
 
@@ -115,6 +115,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
         ]
         found = [one for one in found if one[2] is not None or one[3] is not None]
         asked = [option for option in self.by_torch if group[option]]
+        if any(is_sharded(one[0]) for one in found):
+            asked.append("sharded parameters")
         if asked:
             if any(one[3] is not None for one in found):
                 raise ValueError(f"{' and '.join(asked)}: not available with admm")

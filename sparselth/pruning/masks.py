@@ -116,8 +116,18 @@ def check_alive(masks: Mapping[str, Tensor]) -> None:
 
 
 def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
-    """Return the share of pruned entries, in [0, 1], of a sparsified model or of masks."""
-    masks = list((masks_of(of) if isinstance(of, nn.Module) else of).values())
+    """Return the share of pruned entries, in [0, 1], of a sparsified model or of masks.
+
+    Raises SparselthError where masks have no values, on the meta device.
+    """
+    named = masks_of(of) if isinstance(of, nn.Module) else of
+    masks = list(named.values())
+    away = [name for name, mask in named.items() if mask.is_meta]
+    if away:
+        raise SparselthError(
+            f"the masks of {', '.join(away)} lie on the meta device, without values, as offloading "
+            "leaves buffers; ask before that, offload the parameters only, or remove the hooks"
+        )
     total = sum(mask.numel() for mask in masks)
     return 1.0 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
 

@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import SparselthError
 from ..nn import masks_of
 from ..nn.kinds import CONVOLUTIONS, Site, owners_of, sites_of
+from ..ops.binding import is_sharded
 
 
 def first_and_last(model: nn.Module) -> tuple[str | None, str | None]:
@@ -73,6 +74,12 @@ def prunable_sites(
         reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
         names = sorted({*left_out, *refused})
         raise SparselthError(f"{reasons}. To leave what is dense out, pass exclude={names}")
+    sharded = [name for name, site in chosen.items() if is_sharded(site.parameter)]
+    if sharded:
+        raise SparselthError(
+            f"{', '.join(sharded)}: sharded, and weights are ranked whole; find masks, and begin "
+            "ADMM, before fully_shard"
+        )
     if not chosen:
         raise SparselthError(
             "the model has no weight to prune: besides the first convolution and the classifier "

@@ -1,0 +1,78 @@
+"""Masks of sharded parameters: what FSDP2 puts in a parameter's place.
+
+`torch.distributed.fsdp.fully_shard` puts a DTensor into the slot, which optimizers and saved state
+see, and the whole parameter only while a module computes. The mask stays a whole buffer in every
+process; here is the part of it that belongs to the part of the parameter.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import reference
+from ..ops.binding import bind, bound_to, unbind
+
+if TYPE_CHECKING:
+    from .state import MaskState
+
+
+class Shard:
+    """A sharded parameter and its mask, a DTensor placed alike; one of `ops.binding.BoundMask`.
+
+    whole: who has the whole mask.
+    """
+
+    def __init__(self, parameter: nn.Parameter, whole: MaskState) -> None:
+        self.parameter = parameter
+        self._whole = weakref.ref(whole)
+        self._mask: Tensor | None = None
+        bind(parameter, self)
+
+    @property
+    def whole(self) -> MaskState | None:
+        """Who has the whole mask; None once nobody needs it any more."""
+        return self._whole()
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask of the part, as the whole one is now."""
+        whole = self.whole
+        if whole is not None and whole.mask_changed():
+            whole.renew()
+        if self._mask is None:
+            assert whole is not None, "a shard was asked for its mask after its module was gone"
+            self._mask = _placed_like(whole.mask, self.parameter)
+        return self._mask
+
+    def forget(self) -> None:
+        """Derive the mask anew when it is next asked for."""
+        self._mask = None
+
+    def release(self) -> None:
+        """Let go of the parameter."""
+        if bound_to(self.parameter) is self:
+            unbind(self.parameter)
+
+    def clean_(self) -> None:
+        """Set the parameter to zero where its mask prunes it."""
+        if not self.parameter.is_meta:
+            with torch.no_grad():
+                reference.zero_off_mask_(self.parameter.data, self.mask)
+
+    def mark_clean(self) -> None:
+        """Nothing is recorded: what gathers the parameter does not look."""
+
+
+def _placed_like(mask: Tensor, parameter: Any) -> Tensor:
+    """Return a whole mask, the same in every process, placed like a sharded parameter.
+
+    No process sends anything: each takes its own part.
+    """
+    from torch.distributed.tensor import distribute_tensor
+
+    where = parameter.device_mesh, parameter.placements
+    return distribute_tensor(mask, *where, src_data_rank=None)
