@@ -122,10 +122,29 @@ def test_the_line_that_matters_is_kept():
     assert "undefined symbol: torch_x" in loader._why_not_loaded(wrapped)
 
 
-def test_the_kernels_folder_is_not_importable_as_a_top_level_package():
-    done = run(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import kernels")
+def test_the_kernels_folder_is_no_top_level_package():
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    done = run(start + "from kernels import masked_conv2d")
     assert done.returncode != 0
     assert "import sparselth.kernels" in done.stderr
+    done = run(start + "import kernels.masked_conv2d")
+    assert "No module named 'kernels.masked_conv2d'" in done.stderr
+    # As transformers asks whether the package is there.
+    done = run(start + "import kernels; print(kernels.__file__, hasattr(kernels, '__version__'))")
+    assert done.stdout.split() == ["None", "False"], done.stderr
+
+
+def test_the_kernels_folder_does_not_hide_the_package_of_that_name(tmp_path):
+    package = tmp_path / "kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = '1.0'\nfrom .hub import get_kernel\n")
+    (package / "hub.py").write_text("get_kernel = 'theirs'\n")
+    done = run(
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]; import kernels; "
+        "from kernels import get_kernel; import kernels.hub, sparselth.kernels; "
+        "print(kernels.__version__, get_kernel, kernels.__name__, sparselth.kernels.__name__)"
+    )
+    assert done.stdout.split() == ["1.0", "theirs", "kernels", "sparselth.kernels"], done.stderr
 
 
 def test_the_environment_report_names_versions_libraries_and_ops():
