@@ -12,8 +12,9 @@ from ..errors import SparselthError
 from ..ops.backends import prefer_dense
 from ..ops.binding import is_sharded
 from ..ops.checks import check_mask
+from .classes import become
 from .entry import EntryConv2d
-from .kinds import KINDS, Site, mask_class, masked_modules, owners_of, sites_of
+from .kinds import KINDS, Site, adapters_of, mask_class, masked_modules, owners_of, sites_of
 from .masked import ChoosingModule, MaskedConv2d
 from .module import MaskedModule
 from .norm import BlockedBatchNorm2d
@@ -61,8 +62,7 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
         for _, module, local in owners[id(site.parameter)]:
             if isinstance(module, EntryConv2d):
                 module.make_plain()
-            # As torch's parametrize does: the class changes, the object stays.
-            module.__class__ = mask_class(module)
+            become(module, mask_class(module))
             assert isinstance(module, MaskedModule)
             module.set_mask(mask, local)
     _prepare(model)
@@ -94,6 +94,10 @@ def _site(model: nn.Module, name: str, sites: Mapping[str, Site], known: dict[st
         raise SparselthError(
             f"the model has no convolution or linear weight named {name!r}; "
             "masks are keyed by parameter names as in model.named_parameters()"
+        )
+    if module in adapters_of(model):
+        raise SparselthError(
+            f"{name!r} is an adapter's, trained beside a layer, and no layer to prune; merge it first"
         )
     kinds = ", ".join(kind.plain.__name__ for kind in KINDS)
     raise SparselthError(
@@ -137,11 +141,11 @@ def _convert_neighbours(model: nn.Module) -> None:
     modules = list(model.modules())
     for module, following in zip_longest(modules, modules[1:]):
         if sparse and EntryConv2d.suits(module, following):
-            module.__class__ = EntryConv2d
+            become(module, EntryConv2d)
         elif not sparse and isinstance(module, EntryConv2d):
             module.make_plain()
         elif type(module) is (nn.BatchNorm2d if sparse else BlockedBatchNorm2d):
-            module.__class__ = BlockedBatchNorm2d if sparse else nn.BatchNorm2d
+            become(module, BlockedBatchNorm2d if sparse else nn.BatchNorm2d)
 
 
 def densify(model: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from ..ops import choice as choosing
 from ..ops.blocked import blocked, traceless
 from ..ops.blocked_conv import BlockedConv2d
 from ..ops.plan import conv_plan
+from .classes import become
 from .recording import NotScriptable, recorded
 
 # Weights per output: with few, dense convolution is inefficient and the kernels on blocks, which
@@ -53,7 +54,7 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
         """Turn into an `nn.Conv2d` again, in place."""
         for name in _DERIVED:
             self.__dict__.pop(name, None)
-        self.__class__ = nn.Conv2d  # type: ignore[assignment]  # to the base class
+        become(self, nn.Conv2d)
 
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):

@@ -89,7 +89,7 @@ def sites_of(model: nn.Module) -> dict[str, Site]:
     """
     found: dict[str, Site] = {}
     seen: set[int] = set()
-    adapters = _adapters(model)
+    adapters = adapters_of(model)
     for path, module in model.named_modules():
         kind = kind_of(module)
         if kind is None or module in adapters:
@@ -149,8 +149,8 @@ def _refusal(module: nn.Module, kind: Kind) -> str:
     for method in ("forward", "_conv_forward", "_output_padding"):
         if getattr(type(module), method, None) is not getattr(kind.plain, method, None):
             return (
-                f"{type(module).__name__} has a {method} of its own, other than "
-                f"{kind.plain.__name__}'s, which may use its weight in any way"
+                f"{type(module).__name__} has a {method} of its own, other than that of torch's "
+                f"{kind.plain.__name__}, which may use its weight in any way"
             )
     if getattr(module, "max_norm", None) is not None:
         return "max_norm rewrites its weight in each forward"
@@ -176,7 +176,7 @@ def _is_derived(module: nn.Module, local: str) -> bool:
     return local not in module._parameters and isinstance(module.__dict__.get(local), Tensor)
 
 
-def _adapters(model: nn.Module) -> set[nn.Module]:
+def adapters_of(model: nn.Module) -> set[nn.Module]:
     """Return the small trained matrices beside a layer, as peft adds them: no layers to prune."""
     found: set[nn.Module] = set()
     for module in model.modules():

@@ -20,6 +20,7 @@ from ..ops.binding import is_sharded
 from ..ops.checks import check_mask
 from ..ops.masking import ApplyBits, can_apply_bits
 from ..ops.transforms import is_recording
+from .classes import become
 from .recording import NotScriptable
 from .sharded import Shard
 from .state import MaskState, mask_name
@@ -330,7 +331,7 @@ class MaskedModule(NotScriptable):
         plain = self._plain
         for name in ("_states", "_computing"):
             self.__dict__.pop(name, None)
-        self.__class__ = plain  # type: ignore[assignment]  # to the class it was made from
+        become(self, plain)  # the class it was made from
 
     def extra_repr(self) -> str:
         away = any(mask.is_meta for mask in self.masks().values())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SparselthError, unknown_name
-from ..nn.kinds import Site
+from ..nn.kinds import Site, sites_of
 from ..ops import selection
 from ..ops.patterns import ELEMENT, Pattern
 from .allocation import Sparsity, counts_for, op_allocation
@@ -75,7 +75,9 @@ class Search:
     def warn_of_gaps(self, model: nn.Module) -> None:
         """Warn where weights are left out that nobody excluded."""
         covers = coverage(model, self.sites)
-        gaps = {name: why for name, why in covers.left_out.items() if why != "excluded"}
+        # Of what is pruned by default, only what was excluded is left out: the rest was refused.
+        excluded = {name for name, site in sites_of(model).items() if site.kind.by_default}
+        gaps = {name: why for name, why in covers.left_out.items() if name not in excluded}
         if gaps:
             text = str(type(covers)(covers.covered, covers.total, gaps))
             warnings.warn(text, stacklevel=4)  # who called find_masks

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import SparselthError
 from ..nn import masks_of
-from ..nn.kinds import CONVOLUTIONS, Site, owners_of, sites_of
+from ..nn.kinds import CONVOLUTIONS, Site, adapters_of, owners_of, sites_of
 from ..ops.binding import is_sharded
 
 
@@ -72,6 +72,8 @@ def prunable_sites(
     refused = {name: site.refusal for name, site in chosen.items() if site.refusal}
     if refused:
         reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        if len(refused) == len(chosen):
+            raise SparselthError(f"{reasons}. Besides these no other weight is left to prune")
         names = sorted({*left_out, *refused})
         raise SparselthError(f"{reasons}. To leave what is dense out, pass exclude={names}")
     sharded = [name for name, site in chosen.items() if is_sharded(site.parameter)]
@@ -145,7 +147,7 @@ def coverage(model: nn.Module, names: Iterable[str] | None = None) -> Coverage:
         names = masks_of(model)
     covered_names = set(names)
     sites = sites_of(model)
-    owners = owners_of(model)
+    owners, adapters = owners_of(model), adapters_of(model)
     covered = total = 0
     left_out: dict[str, str] = {}
     for name, parameter in model.named_parameters():
@@ -156,11 +158,15 @@ def coverage(model: nn.Module, names: Iterable[str] | None = None) -> Coverage:
         if any(other in covered_names for other, _, _ in several):
             covered += parameter.numel()
         else:
-            left_out[name] = _why_left_out(sites, name, several[0][1])
+            left_out[name] = _why_left_out(sites, name, several[0][1], adapters)
     return Coverage(covered, total, left_out)
 
 
-def _why_left_out(sites: dict[str, Site], name: str, module: nn.Module) -> str:
+def _why_left_out(
+    sites: dict[str, Site], name: str, module: nn.Module, adapters: set[nn.Module]
+) -> str:
+    if module in adapters:
+        return "an adapter, trained beside a layer"
     site = sites.get(name)
     if site is None:
         # What a weight is computed from, of a place that could only be excluded.
