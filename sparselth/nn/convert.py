@@ -32,6 +32,15 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     one mask, under any of its names.
     Calling it again replaces the masks it names.
 
+    What averages the weights (`torch.optim.swa_utils.AveragedModel`, a moving average) is made
+    after this call, or its model is made sparse too, with the same masks: they are buffers of both.
+    `fully_shard` and DistributedDataParallel come after it.
+
+    `torch.export.export` and `torch.onnx.export(..., dynamo=True)` take a sparse model as it is and
+    make a dense program of it. torch folds the masks into ONNX's initializers up to a size, and
+    `onnxscript.optimizer.optimize(program.model, input_size_limit=2**40, output_size_limit=2**40)`
+    folds them all.
+
     Conv2d, Conv1d and Linear have sparse kernels. Conv3d, transposed convolutions,
     MultiheadAttention (its `in_proj_weight` too), Embedding and transformers' Conv1D compute
     densely with their masks applied. Subclasses that keep the forward are masked alike.
@@ -97,7 +106,7 @@ def _site(model: nn.Module, name: str, sites: Mapping[str, Site], known: dict[st
         )
     if module in adapters_of(model):
         raise SparselthError(
-            f"{name!r} is an adapter's, trained beside a layer, and no layer to prune; merge it first"
+            f"{name!r} is an adapter's, trained beside a layer, and no layer; merge it first"
         )
     kinds = ", ".join(kind.plain.__name__ for kind in KINDS)
     raise SparselthError(

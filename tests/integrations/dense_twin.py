@@ -1,4 +1,4 @@
-"""What all packages are held to: a sparse model is its dense twin, whose weights were multiplied."""
+"""What all packages are held to: a sparse model is its dense twin with the masks multiplied in."""
 
 import copy
 

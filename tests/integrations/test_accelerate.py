@@ -90,9 +90,7 @@ def test_offloaded_weights_come_masked_and_go_again(buffers):
         torch.testing.assert_close(model(X), want)
     assert str(model)
     if buffers:
-        with pytest.raises(
-            sl.SparselthError, match=r"masks of 3\.weight, 6\.weight lie on the meta"
-        ):
+        with pytest.raises(sl.SparselthError, match=r"masks of 3\.weight, 6\.weight lie on"):
             sl.sparsity(model)
         with pytest.raises(sl.SparselthError, match="mask lies on the meta device"):
             _ = model[3].sparsity

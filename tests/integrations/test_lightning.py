@@ -107,7 +107,7 @@ def test_a_checkpoint_brings_its_masks(tmp_path):
     other.load_state_dict(state)
     assert sl.sparsity(other) == sl.sparsity(masks)
     torch.testing.assert_close(other.eval()(X), module.eval()(X))
-    with pytest.raises(RuntimeError, match="Unexpected key.*weight_mask"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*weight_mask"):
         Module().load_state_dict(state)  # plain torch: densify first, or sparsify there
 
 
