@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MethodType
+
 from torch import nn
 
 
@@ -13,9 +15,8 @@ def become(module: nn.Module, kind: type[nn.Module]) -> None:
     """
     before = type(module)
     for name, value in list(module.__dict__.items()):
-        method = getattr(value, "__func__", None)
-        if method is None or getattr(value, "__self__", None) is not module:
-            continue
-        if getattr(before, method.__name__, None) is method and hasattr(kind, method.__name__):
-            module.__dict__[name] = getattr(kind, method.__name__).__get__(module)
-    module.__class__ = kind  # type: ignore[assignment]
+        if isinstance(value, MethodType) and value.__self__ is module:
+            called = value.__func__.__name__
+            if getattr(before, called, None) is value.__func__ and hasattr(kind, called):
+                module.__dict__[name] = MethodType(getattr(kind, called), module)
+    module.__class__ = kind

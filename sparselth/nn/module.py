@@ -25,7 +25,6 @@ from .recording import NotScriptable
 from .sharded import Shard
 from .state import MaskState, mask_name
 
-
 _WITHOUT_VALUES = (
     "the mask lies on the meta device, without values, as offloading leaves buffers; ask before "
     "that, offload the parameters only, or remove the hooks that offload"

@@ -75,4 +75,5 @@ def _placed_like(mask: Tensor, parameter: Any) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     where = parameter.device_mesh, parameter.placements
-    return distribute_tensor(mask, *where, src_data_rank=None)
+    # FSDP may keep its part on the CPU, and the mesh is of GPUs.
+    return distribute_tensor(mask, *where, src_data_rank=None).to(parameter.device)
