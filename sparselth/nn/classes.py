@@ -1,10 +1,16 @@
-"""A module that changes its class and stays the same object."""
+"""The classes of masked modules: made from plain ones, and how a module changes to one.
+
+A module that changes its class stays the same object.
+"""
 
 from __future__ import annotations
 
 from types import MethodType
+from typing import Any
 
 from torch import nn
+
+from .state import mask_name
 
 
 def become(module: nn.Module, kind: type[nn.Module]) -> None:
@@ -20,3 +26,46 @@ def become(module: nn.Module, kind: type[nn.Module]) -> None:
             if getattr(before, called, None) is value.__func__ and hasattr(kind, called):
                 module.__dict__[name] = MethodType(getattr(kind, called), module)
     module.__class__ = kind
+
+
+def masked_parameter(name: str) -> Any:
+    """Return the property that a masked module has for a parameter.
+
+    Read from outside it is the parameter, zero off its mask; where another tensor stands in its
+    place (`torch.func.functional_call`, a program being compiled or exported), and within the
+    module's own forward, its masked values, differentiably.
+    """
+    return property(lambda module: module._read(name))
+
+
+def shown_mask(name: str) -> Any:
+    """Return the property that a masked module has for the mask of a parameter."""
+    return property(lambda module: module._show(name))
+
+
+_made: dict[tuple[type, type], type[Any]] = {}
+
+
+def masked_subclass(base: type[Any], plain: type[nn.Module]) -> type[Any]:
+    """Return the masked class of a plain module's class: `base` mixed into it.
+
+    Made once for each: what a subclass adds to a layer stays there.
+    """
+    if (base, plain) not in _made:
+        attributes: dict[str, Any] = {
+            "_made_by": base,
+            "_made_for": plain,
+            "_plain": plain,
+            "__module__": base.__module__,
+            "__doc__": f"`{plain.__name__}` with parameters on masks. Made by `sparsify`.",
+        }
+        for name in base.maskable:
+            attributes[name], attributes[mask_name(name)] = masked_parameter(name), shown_mask(name)
+        _made[base, plain] = type(f"Masked{plain.__name__}", (base, plain), attributes)
+    return _made[base, plain]
+
+
+def remake(base: type[Any], plain: type[nn.Module]) -> Any:
+    """Make an empty module of a class that `masked_subclass` made, as copies and files do."""
+    kind: Any = masked_subclass(base, plain)
+    return kind.__new__(kind)

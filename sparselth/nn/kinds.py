@@ -10,9 +10,11 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from ..ops.binding import bound_to, is_sharded
+from .classes import masked_subclass
+from .dense import MaskedAttention, MaskedDense
 from .entry import EntryConv2d
-from .masked import MaskedAttention, MaskedConv1d, MaskedConv2d, MaskedDense, MaskedLinear
-from .module import MaskedModule, masked_subclass
+from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
+from .module import MaskedModule
 
 
 @dataclass(frozen=True)

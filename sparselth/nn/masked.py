@@ -1,9 +1,8 @@
-"""The masked modules: the plain ones, computing on kept weights only.
+"""The masked modules with sparse kernels: the plain ones, computing on kept weights only.
 
 MaskedConv2d, MaskedConv1d and MaskedLinear choose between the sparse kernels and dense ones, per
-input and pass. Every other kind computes densely with the mask applied: what it wins is the mask.
-What is derived from a mask (the packed plan, the choices) is made anew when the mask changes and
-never saved.
+input and pass; what no sparse kernel serves is in `dense.py`. What is derived from a mask (the
+packed plan, the choices) is made anew when the mask changes and never saved.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from ..ops.choice import Choice
 from ..ops.measure import Timings
 from ..ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from ..ops.transforms import transformed
-from .module import MaskedModule, masked_parameter, shown_mask
+from .classes import masked_parameter, shown_mask
+from .module import MaskedModule
 from .recording import recorded
 from .state import MaskState, Service
 
@@ -293,22 +293,3 @@ class MaskedLinear(ChoosingModule, nn.Linear):
 
     def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
         return choosing.linear_timings(x, state.parameter, state.mask, self._service(state).plan)
-
-
-class MaskedDense(MaskedModule):
-    """A masked module without a kernel of its own: dense, with the mask applied."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return super().forward(*args, **kwargs)
-        call = recorded(self, args, kwargs)
-        if call is not None:
-            return call
-        with self._own_forward():
-            return super().forward(*args, **kwargs)
-
-
-class MaskedAttention(MaskedDense):
-    """`nn.MultiheadAttention` whose input projections are kept on masks."""
-
-    maskable = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")

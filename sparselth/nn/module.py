@@ -20,7 +20,7 @@ from ..ops.binding import is_sharded
 from ..ops.checks import check_mask
 from ..ops.masking import ApplyBits, can_apply_bits
 from ..ops.transforms import is_recording
-from .classes import become
+from .classes import become, remake
 from .recording import NotScriptable
 from .sharded import Shard
 from .state import MaskState, mask_name
@@ -29,21 +29,6 @@ _WITHOUT_VALUES = (
     "the mask lies on the meta device, without values, as offloading leaves buffers; ask before "
     "that, offload the parameters only, or remove the hooks that offload"
 )
-
-
-def masked_parameter(name: str) -> Any:
-    """Return the property that a masked module has for a parameter.
-
-    Read from outside it is the parameter, zero off its mask; where another tensor stands in its
-    place (`torch.func.functional_call`, a program being compiled or exported), and within the
-    module's own forward, its masked values, differentiably.
-    """
-    return property(lambda module: module._read(name))
-
-
-def shown_mask(name: str) -> Any:
-    """Return the property that a masked module has for the mask of a parameter."""
-    return property(lambda module: module._show(name))
 
 
 class MaskedModule(NotScriptable):
@@ -300,7 +285,7 @@ class MaskedModule(NotScriptable):
         kind = type(self)
         if kind.__dict__.get("_made_for") is None:
             return super().__reduce_ex__(protocol)
-        return _remake, (kind._made_by, kind._made_for), self.__getstate__()  # type: ignore[attr-defined]
+        return remake, (kind._made_by, kind._made_for), self.__getstate__()  # type: ignore[attr-defined]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name in self._states:
@@ -344,30 +329,3 @@ def _taken(kind: type, name: str, what: str) -> str:
         "first, parametrize or prune the plain module, and take the masks of torch.nn.utils.prune "
         "over with sparselth.from_torch_prune"
     )
-
-
-_made: dict[tuple[type, type], type[MaskedModule]] = {}
-
-
-def masked_subclass(base: type[MaskedModule], plain: type[nn.Module]) -> type[MaskedModule]:
-    """Return the masked class of a plain module's class: `base` mixed into it.
-
-    Made once for each: what a subclass adds to a layer stays there.
-    """
-    if (base, plain) not in _made:
-        attributes: dict[str, Any] = {
-            "_made_by": base,
-            "_made_for": plain,
-            "_plain": plain,
-            "__module__": base.__module__,
-            "__doc__": f"`{plain.__name__}` with parameters on masks. Made by `sparsify`.",
-        }
-        for name in base.maskable:
-            attributes[name], attributes[mask_name(name)] = masked_parameter(name), shown_mask(name)
-        _made[base, plain] = type(f"Masked{plain.__name__}", (base, plain), attributes)
-    return _made[base, plain]
-
-
-def _remake(base: type[MaskedModule], plain: type[nn.Module]) -> MaskedModule:
-    kind = masked_subclass(base, plain)
-    return kind.__new__(kind)

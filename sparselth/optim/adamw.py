@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import functional
+from ..ops import steps
 from .base import MaskedOptimizer, Member, number
 
 
@@ -64,7 +64,7 @@ class AdamW(MaskedOptimizer, torch.optim.AdamW):
         torch._foreach_add_(counts, 1)
         age = members[0].age
         beta1, beta2 = group["betas"]
-        functional.masked_adamw_(
+        steps.masked_adamw_(
             [member.parameter for member in members],
             [member.grad for member in members],
             [state["exp_avg"] for state in states],

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import functional
+from ..ops import steps
 from .base import MaskedOptimizer, Member, number
 
 
@@ -45,7 +45,7 @@ class SGD(MaskedOptimizer, torch.optim.SGD):
         rho: float,
     ) -> None:
         momentum = group["momentum"]
-        functional.masked_sgd_(
+        steps.masked_sgd_(
             [member.parameter for member in members],
             [member.grad for member in members],
             [self.state[m.parameter]["momentum_buffer"] for m in members] if momentum != 0 else [],

@@ -1,0 +1,133 @@
+"""The public steps of optimizers: arguments checked once, in words, then the op.
+
+`use_backend` is honoured here, as in `functional.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import SparselthError
+from .backends import implementation
+from .checks import check_list, check_lists, check_mask, check_same_length
+
+
+@torch.no_grad()
+def masked_sgd_(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    z: Sequence[Tensor] = (),
+    u: Sequence[Tensor] = (),
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    rho: float = 0.0,
+) -> None:
+    """Take one SGD step on the surviving weights, in place.
+
+    g = grad + weight_decay * w + rho * (w - z + u);  v <- momentum * v + (1 - dampening) * g;
+    w <- w - lr * (g + momentum * v if nesterov else v).
+    Where the mask is False, the weight and its momentum become exactly zero.
+
+    weights, grads: lists of tensors with equal shapes. momenta likewise, or empty when momentum
+    is 0; masks, or empty when every weight survives; z and u, ADMM's, or empty when rho is 0.
+
+    Raises SparselthError on mismatched lists, shapes, dtypes or devices.
+    """
+    lists = {"weights": list(weights), "grads": list(grads)}
+    if momentum != 0:
+        lists["momenta"] = list(momenta)
+    also = _check_step(lists, list(masks), list(z), list(u), rho)
+    if not lists["weights"]:
+        return
+    run = implementation("masked_sgd_", lists["weights"][0].device)
+    settings = (lr, momentum, dampening, weight_decay, nesterov, rho)
+    run(lists["weights"], lists["grads"], lists.get("momenta", []), *also, *settings)
+
+
+@torch.no_grad()
+def masked_adamw_(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    z: Sequence[Tensor] = (),
+    u: Sequence[Tensor] = (),
+    *,
+    step: int | Sequence[Tensor],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    rho: float = 0.0,
+) -> None:
+    """Take one AdamW step on the surviving weights, in place.
+
+    g = grad + rho * (w - z + u);
+    m <- beta1 * m + (1 - beta1) * g;  v <- beta2 * v + (1 - beta2) * g^2;
+    w <- (1 - lr * weight_decay) * w
+         - lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps).
+    Where the mask is False, the weight and both its moments become exactly zero. ADMM's pull is
+    part of the loss's gradient and goes through the moments; the weight decay does not.
+
+    weights, grads, exp_avgs (m), exp_avg_sqs (v): lists of tensors with equal shapes, of one dtype;
+    16-bit ones are computed in float32 and rounded once. masks, or empty when every weight
+    survives; z and u, ADMM's, or empty when rho is 0. step: which step this is, counted from 1; or
+    a float32 scalar for each weight, on its device, which on a GPU nobody waits for.
+
+    Raises SparselthError on mismatched lists, shapes, dtypes or devices, and where step or betas
+    would divide by zero.
+
+    Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+    algorithm 2; its schedule multiplier is part of lr here, as in torch.optim.AdamW.
+    """
+    lists = {"weights": list(weights), "grads": list(grads)}
+    lists |= {"exp_avgs": list(exp_avgs), "exp_avg_sqs": list(exp_avg_sqs)}
+    also = _check_step(lists, list(masks), list(z), list(u), rho)
+    if not all(0 <= beta < 1 for beta in betas):
+        raise SparselthError(f"betas must be in [0, 1), got {betas}")
+    if isinstance(step, int):
+        counts: tuple[list[Tensor], int] = ([], step)
+        if step < 1:
+            raise SparselthError(f"step counts from 1, got {step}")
+    else:
+        counts = (list(step), 0)
+        check_same_length(weights=lists["weights"], step=counts[0])
+        for weight, count in zip(lists["weights"], counts[0], strict=True):
+            if (count.shape, count.dtype, count.device) != ((), torch.float32, weight.device):
+                raise SparselthError(
+                    f"step must be float32 scalars on {weight.device}, the weights' device, got "
+                    f"{count.dtype} of shape {tuple(count.shape)} on {count.device}"
+                )
+    if not lists["weights"]:
+        return
+    run = implementation("masked_adamw_", lists["weights"][0].device)
+    run(*lists.values(), *also, *counts, lr, *betas, eps, weight_decay, rho)
+
+
+def _check_step(
+    lists: dict[str, list[Tensor]],
+    masks: list[Tensor],
+    z: list[Tensor],
+    u: list[Tensor],
+    rho: float,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Check what an optimizer's step is given; return masks, z and u as the ops take them."""
+    z, u = (z, u) if rho != 0 else ([], [])
+    check_lists(**lists, **({"z": z, "u": u} if rho != 0 else {}))
+    weights = lists["weights"]
+    check_list(weights)
+    if masks:
+        check_same_length(weights=weights, masks=masks)
+        for weight, mask in zip(weights, masks, strict=True):
+            check_mask(mask, weight)
+    return masks, z, u
