@@ -122,7 +122,7 @@ class MaskedModule(NotScriptable):
         """Set what stands in a slot to zero off its mask, before it leaves."""
         state = self._settled(name)
         if state is not None:
-            state.clean_()
+            state.clean_(once=True)
         elif (shard := self._shard(name)) is not None:
             shard.clean_()
         elif type(self._slot(name)) in (Tensor, nn.Parameter):

@@ -264,10 +264,13 @@ class MaskState:
         if self.parameter.device != self.mask.device:
             self.set_mask(self.mask.to(self.parameter.device))
 
-    def clean_(self) -> None:
-        """Set the parameter to zero where its mask prunes it."""
-        # Again and again, so it is worth keeping the bits.
-        if has_bits(self.parameter):
+    def clean_(self, once: bool = False) -> None:
+        """Set the parameter to zero where its mask prunes it.
+
+        once: it will not be asked for again and again, so that bits are not worth their memory.
+        """
+        on_cpu = self.parameter.device.type == "cpu"  # where branches are what a fill waits for
+        if on_cpu and has_bits(self.parameter) and not (once and self._bits is None):
             self._clean_by(lambda values, _: apply_bits_(values, self.bits()))
         else:
             self._clean_by(reference.zero_off_mask_)

@@ -49,7 +49,7 @@ def test_a_layer_computes_what_its_masked_twin_does(layer, unbatched, choice):
     with sl.use_choice(choice):
         for net in (model, dense):
             z = x.clone().requires_grad_()
-            y = net(input=z)
+            y = net[0](input=z)  # as torch's layers call it
             y.square().sum().backward()
             grad = net[0].weight.grad
             results.append((y, z.grad, grad if net is model else grad * mask, net[0].bias.grad))
