@@ -29,10 +29,16 @@ from .checks import (
 from .transforms import transformed
 
 
+# Asked once: the question breaks the graph of torch.compile in torch 2.11.
+_WITH_AUTOCAST = frozenset(
+    kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind)
+)
+
+
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """Return tensors as `torch.autocast` would hand them to a convolution on the device of `x`."""
     device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _WITH_AUTOCAST or not torch.is_autocast_enabled(device):
         return (x, *others)
     dtype = torch.get_autocast_dtype(device)
 

@@ -77,7 +77,11 @@ class Search:
         covers = coverage(model, self.sites)
         # Of what is pruned by default, only what was excluded is left out: the rest was refused.
         excluded = {name for name, site in sites_of(model).items() if site.kind.by_default}
-        gaps = {name: why for name, why in covers.left_out.items() if name not in excluded}
+        gaps = {
+            name: why
+            for name, why in covers.left_out.items()
+            if name not in excluded and why != "excluded"
+        }
         if gaps:
             text = str(type(covers)(covers.covered, covers.total, gaps))
             warnings.warn(text, stacklevel=4)  # who called find_masks
