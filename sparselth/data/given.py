@@ -49,8 +49,16 @@ def check_given(data: Any, what: str = "data") -> None:
             f"{what} is a {type(data).__name__}, which gives its batches once and not again in the "
             "next epoch; pass a DataLoader, or a list of the batches"
         )
-    if hasattr(data, "__len__") and len(data) == 0:  # type: ignore[arg-type]
+    if _length(data) == 0:
         raise SparselthError(f"{what} holds no batches")
+
+
+def _length(data: Any) -> int | None:
+    """Return how many batches there are, None where the iterable does not say."""
+    try:
+        return len(data)
+    except TypeError:  # also of a DataLoader over a data set that does not say
+        return None
 
 
 class TensorBatches(Dealt):
@@ -107,7 +115,7 @@ class GivenBatches:
     @property
     def steps(self) -> int:
         """The number of batches, 0 where the iterable does not say."""
-        return len(self.data) if hasattr(self.data, "__len__") else 0  # type: ignore[arg-type]
+        return _length(self.data) or 0
 
     def images_in(self, step: int) -> int:
         """Return how many samples the batch has that was yielded last."""
@@ -121,9 +129,12 @@ class GivenBatches:
             set_epoch = getattr(part, "set_epoch", None)  # of a sampler for several processes
             if set_epoch is not None:
                 set_epoch(epoch)
+        self._images = 0
         for x, y in _batches(self.data, "data"):
             self._images = len(y)
             yield x.to(self.device), y.to(self.device).long()
+        if self._images == 0:
+            raise SparselthError("data gave no batches")
 
     def test(self) -> Iterator[Pair]:
         """Yield the batches to be tested on."""
@@ -157,6 +168,8 @@ def _batches(data: Iterable[Any], what: str) -> Iterator[Pair]:
             )
         x, y = batch
         _check_batch(x, y, f"a batch of {what}")
+        if len(x) == 0:
+            raise SparselthError(f"{what} gave a batch without samples")
         yield x, y
 
 

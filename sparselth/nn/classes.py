@@ -9,12 +9,20 @@ from types import MethodType
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from .state import mask_name
 
 
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module, without what torch.nn.utils.parametrize put over it."""
+    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+
+
 def become(module: nn.Module, kind: type[nn.Module]) -> None:
     """Give `module` the class `kind`, as torch's parametrize does; no copy, no state touched.
+
+    A module with a parametrized bias, say, keeps that: its class lies over `kind` then.
 
     Methods of its class that somebody keeps on the module itself, as the hooks of accelerate keep
     `forward`, are those of the new class then.
@@ -25,6 +33,10 @@ def become(module: nn.Module, kind: type[nn.Module]) -> None:
             called = value.__func__.__name__
             if getattr(before, called, None) is value.__func__ and hasattr(kind, called):
                 module.__dict__[name] = MethodType(getattr(kind, called), module)
+    if parametrize.is_parametrized(module):
+        # The class parametrize made is the module's own, but for copies: those keep it as it was.
+        kept = {k: v for k, v in before.__dict__.items() if k not in ("__dict__", "__weakref__")}
+        kind = type(f"Parametrized{kind.__name__}", (kind,), kept)
     module.__class__ = kind
 
 

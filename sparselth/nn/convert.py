@@ -12,7 +12,7 @@ from ..errors import SparselthError
 from ..ops.backends import prefer_dense
 from ..ops.binding import is_sharded
 from ..ops.checks import check_mask
-from .classes import become
+from .classes import become, class_of
 from .entry import EntryConv2d
 from .kinds import KINDS, Site, adapters_of, mask_class, masked_modules, owners_of, sites_of
 from .masked import ChoosingModule, MaskedConv2d
@@ -48,6 +48,13 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     Raises SparselthError for a name the model does not have, a parameter that cannot have a mask
     (saying why), or a mask of another shape, dtype or device; the model is untouched then.
     """
+    if not isinstance(model, nn.Module):
+        raise SparselthError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if masks is not None and not isinstance(masks, Mapping):
+        raise SparselthError(
+            "masks must be a mapping of parameter names to bool tensors, as find_masks returns it; "
+            f"got {type(masks).__name__}"
+        )
     sites = sites_of(model)
     if masks is None:
         masks = _of_zeros(sites)
@@ -71,7 +78,8 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
         for _, module, local in owners[id(site.parameter)]:
             if isinstance(module, EntryConv2d):
                 module.make_plain()
-            become(module, mask_class(module))
+            if not isinstance(module, MaskedModule):
+                become(module, mask_class(module))
             assert isinstance(module, MaskedModule)
             module.set_mask(mask, local)
     _prepare(model)
@@ -153,7 +161,7 @@ def _convert_neighbours(model: nn.Module) -> None:
             become(module, EntryConv2d)
         elif not sparse and isinstance(module, EntryConv2d):
             module.make_plain()
-        elif type(module) is (nn.BatchNorm2d if sparse else BlockedBatchNorm2d):
+        elif class_of(module) is (nn.BatchNorm2d if sparse else BlockedBatchNorm2d):
             become(module, BlockedBatchNorm2d if sparse else nn.BatchNorm2d)
 
 

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from ..ops.binding import bound_to, is_sharded
-from .classes import masked_subclass
+from .classes import class_of, masked_subclass
 from .dense import MaskedAttention, MaskedDense
 from .entry import EntryConv2d
 from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
@@ -121,11 +121,10 @@ def owners_of(model: nn.Module) -> dict[int, list[tuple[str, nn.Module, str]]]:
 
 def mask_class(module: nn.Module) -> type[MaskedModule]:
     """Return the class a module has once it is masked.  module: of a kind that is not refused."""
-    if isinstance(module, MaskedModule):
-        return type(module)
+    assert not isinstance(module, MaskedModule), "it has that class already"
     kind = kind_of(module)
     assert kind is not None
-    plain = nn.Conv2d if isinstance(module, EntryConv2d) else type(module)
+    plain = nn.Conv2d if isinstance(module, EntryConv2d) else class_of(module)
     if plain is kind.plain and issubclass(kind.base, plain):
         return kind.base
     return masked_subclass(kind.base, plain)

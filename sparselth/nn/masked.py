@@ -148,8 +148,10 @@ class MaskedConvolution(ChoosingModule):
         state = None if transformed() or torch.jit.is_tracing() else self._settled()
         if state is None:
             return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
-        if input.dim() < state.parameter.dim():
+        if input.dim() == state.parameter.dim() - 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
+        if input.dim() != state.parameter.dim():  # torch says what it takes
+            return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
         x, conv = self._prepared(input)
         weight, mask = _as_images(state.parameter), _as_images(state.mask)
         y = self._convolve(x, weight, mask, conv, state)
@@ -261,7 +263,8 @@ class MaskedLinear(ChoosingModule, nn.Linear):
             return self._compiled(input)
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
-        state = None if transformed() or torch.jit.is_tracing() else self._settled()
+        recorded_or_nested = torch.jit.is_tracing() or input.is_nested
+        state = None if recorded_or_nested or transformed() else self._settled()
         if state is None:
             return F.linear(input, self._masked(), self.bias)
         x, weight, bias = functional.autocast(input, state.parameter, self.bias)

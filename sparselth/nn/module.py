@@ -7,6 +7,7 @@ its state dict, copies, moves, and whoever reads a parameter from outside.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,14 @@ _WITHOUT_VALUES = (
 )
 
 
+_of_thread = threading.local()
+
+
+def _forwards() -> dict[int, dict[str, Tensor]]:
+    """Return what the modules whose forward runs in this thread have read: by their id."""
+    return _of_thread.__dict__.setdefault("forwards", {})
+
+
 class MaskedModule(NotScriptable):
     """A module with parameters on masks. Made by `sparsify`, which mixes this into its class."""
 
@@ -39,7 +48,6 @@ class MaskedModule(NotScriptable):
 
     _plain: type[nn.Module]
     _states: dict[str, MaskState]
-    _computing: dict[str, Tensor] | None = None
 
     # --- masks ----------------------------------------------------------------------------------
 
@@ -79,11 +87,11 @@ class MaskedModule(NotScriptable):
         assert mask is not None
         return mask
 
-    def _bind(self, name: str, mask: Tensor, replace: bool = False) -> None:
+    def _bind(self, name: str, mask: Tensor, replace: bool = False, moved: bool = False) -> None:
         """Let the parameter in the slot `name` and a mask belong together.
 
         A parameter that has a mask already, in a module that shares it, keeps that one unless
-        `replace`.
+        `replace`.  moved: the mask is the module's own and needs no copy, in shared memory say.
         """
         parameter = self._parameters[name]
         assert parameter is not None
@@ -100,7 +108,7 @@ class MaskedModule(NotScriptable):
             else:
                 shared = MaskState(parameter, mask)
         if replace:
-            shared.set_mask(mask)
+            shared.set_mask(mask, copy=not moved)
         if mine is not None and mine is not shared:
             mine.leave(self)
         states[name] = shared
@@ -148,10 +156,11 @@ class MaskedModule(NotScriptable):
         states = self.__dict__.get("_states") or {}
         if name not in states:
             return parameter
-        if self._computing is not None:
-            if name not in self._computing:
-                self._computing[name] = self._masked(name)
-            return self._computing[name]
+        computing = _forwards().get(id(self))
+        if computing is not None:
+            if name not in computing:
+                computing[name] = self._masked(name)
+            return computing[name]
         if not is_recording() and (shard := self._shard(name)) is not None:
             shard.clean_()
             return parameter
@@ -191,11 +200,16 @@ class MaskedModule(NotScriptable):
     @contextmanager
     def _own_forward(self) -> Iterator[None]:
         """Within it the module reads its parameters with their masks applied, each once."""
-        before, self.__dict__["_computing"] = self._computing, {}
+        forwards = _forwards()
+        before = forwards.get(id(self))
+        forwards[id(self)] = {}
         try:
             yield
         finally:
-            self.__dict__["_computing"] = before
+            if before is None:
+                del forwards[id(self)]
+            else:
+                forwards[id(self)] = before
 
     # --- writing to a slot ------------------------------------------------------------------------
 
@@ -270,10 +284,10 @@ class MaskedModule(NotScriptable):
             return super()._apply(fn, recurse)
         finally:
             for name in list(self._states):
-                self._bind(name, self._mask(name), replace=True)
+                self._bind(name, self._mask(name), replace=True, moved=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_states", "_computing")}
+        return {k: v for k, v in self.__dict__.items() if k != "_states"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -313,8 +327,7 @@ class MaskedModule(NotScriptable):
             del self._buffers[mask_name(name)]
             self._non_persistent_buffers_set.discard(mask_name(name))
         plain = self._plain
-        for name in ("_states", "_computing"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("_states", None)
         become(self, plain)  # the class it was made from
 
     def extra_repr(self) -> str:

@@ -148,10 +148,15 @@ class MaskState:
 
     # --- the mask -----------------------------------------------------------------------------
 
-    def set_mask(self, mask: Tensor) -> None:
-        """Take `mask`, which fits the parameter, for all owners; pruned weights become zero."""
-        with torch.inference_mode(False):
-            self.mask = mask.detach().clone(memory_format=torch.contiguous_format)
+    def set_mask(self, mask: Tensor, copy: bool = True) -> None:
+        """Take `mask`, which fits the parameter, for all owners; pruned weights become zero.
+
+        copy: take one of it, and not the tensor itself.
+        """
+        if copy or mask.is_inference() or not mask.is_contiguous():
+            with torch.inference_mode(False):
+                mask = mask.detach().clone(memory_format=torch.contiguous_format)
+        self.mask = mask
         for module, name in self.owners():
             module._buffers[mask_name(name)] = self.mask
         self._watched = self._exposed = False
@@ -269,6 +274,10 @@ class MaskState:
 
         once: it will not be asked for again and again, so that bits are not worth their memory.
         """
+        if self.mask_changed():
+            self._fit()
+            self.renew()
+            return
         on_cpu = self.parameter.device.type == "cpu"  # where branches are what a fill waits for
         if on_cpu and has_bits(self.parameter) and not (once and self._bits is None):
             self._clean_by(lambda values, _: apply_bits_(values, self.bits()))

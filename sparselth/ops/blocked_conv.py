@@ -88,7 +88,7 @@ class BlockedConv2d(torch.autograd.Function):
         if (
             torch.is_grad_enabled()
             or ctx.dense_passes
-            or not input.is_blocked()
+            or not is_blocked(input)
             or transformed(grad)
         ):
             return autograd.conv_backward(ctx, grad)

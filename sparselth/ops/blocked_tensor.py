@@ -112,6 +112,25 @@ class BlockedTensor(torch.Tensor):
     def data_ptr(self) -> int:
         return self._plain_view().data_ptr()
 
+    def apply_(self, function: Any) -> Any:
+        self._plain_view().apply_(function)
+        return self
+
+    def map_(self, tensor: Tensor, function: Any) -> Any:
+        self._plain_view().map_(_read(tensor), function)
+        return self
+
+    def map2_(self, x: Tensor, y: Tensor, function: Any) -> Any:
+        self._plain_view().map2_(_read(x), _read(y), function)
+        return self
+
+    def share_memory_(self) -> Any:
+        self._cell.plain().share_memory_()
+        return self
+
+    def storage(self) -> Any:
+        return self._plain_view().storage()
+
     def __dlpack__(self, **kwargs: Any) -> Any:
         return self._plain_view().__dlpack__(**kwargs)
 

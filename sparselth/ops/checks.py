@@ -94,6 +94,8 @@ def check_mask(mask: Tensor, weight: Tensor, name: str = "mask") -> None:
         )
     if mask.dtype != torch.bool:
         raise SparselthError(f"{name} must be bool, got {mask.dtype}; pass mask.bool()")
+    if mask.layout is not torch.strided:
+        raise SparselthError(f"{name} is {mask.layout}; pass mask.to_dense()")
     if mask.shape != weight.shape:
         raise SparselthError(
             f"{name} has shape {tuple(mask.shape)}, its weight {tuple(weight.shape)}"

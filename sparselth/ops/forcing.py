@@ -19,7 +19,7 @@ _forced: ContextVar[str | None] = ContextVar("sparselth_forced_backend", default
 # torch.compile reads a ContextVar from torch 2.14 on, and a thread's own variables before that. So
 # in a compiled program of an older torch, asynchronous tasks of one thread see each other's.
 _of_thread = threading.local()
-_COMPILED_BY_THREAD = torch.torch_version.TorchVersion(torch.__version__) < (2, 14)
+_COMPILED_BY_THREAD = torch.torch_version.TorchVersion(torch.__version__) < "2.14"
 
 
 def forced() -> str | None:

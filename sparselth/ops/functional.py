@@ -28,7 +28,6 @@ from .checks import (
 )
 from .transforms import transformed
 
-
 # Asked once: the question breaks the graph of torch.compile in torch 2.11.
 _WITH_AUTOCAST = frozenset(
     kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind)

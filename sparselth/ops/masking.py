@@ -61,18 +61,28 @@ def apply_bits_(values: Tensor, bits: Tensor) -> None:
     values.view(bits.dtype).bitwise_and_(bits)
 
 
-def mark_on_mask(grad: Tensor, mask: Tensor) -> Tensor:
-    """Note on a gradient that it is zero where `mask` prunes, and return it."""
-    setattr(grad, _ON_MASK, mask)
+def mark_on_mask(grad: Tensor, mask: Tensor, version: int | None = None) -> Tensor:
+    """Note on a gradient that it is zero where `mask` prunes, and return it.
+
+    version: of the mask that was applied, where it may have been written to since.
+    """
+    held = _version(mask) if version is None else version
+    setattr(grad, _ON_MASK, (mask, held, _version(grad)))
     return grad
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def take_mark(grad: Tensor, mask: Tensor) -> bool:
     """Say whether `mark_on_mask` noted this mask on this gradient, and take the note away.
 
-    What is left on a tensor would be saved with it.
+    Not where either was written to since: autograd adds other gradients to the same tensor. What is
+    left on a tensor would be saved with it.
     """
-    return grad.__dict__.pop(_ON_MASK, None) is mask
+    marked, held, written = grad.__dict__.pop(_ON_MASK, (None, 0, 0))
+    return marked is mask and held == _version(mask) and written == _version(grad)
 
 
 class ApplyBits(torch.autograd.Function):
@@ -84,6 +94,7 @@ class ApplyBits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: Tensor, bits: Tensor, mask: Tensor | None = None) -> Tensor:
         ctx.bits, ctx.mask = bits, mask
+        ctx.version = None if mask is None else _version(mask)
         return apply_bits(values, bits)
 
     @staticmethod
@@ -92,4 +103,6 @@ class ApplyBits(torch.autograd.Function):
             # Gradients in a batch (torch.autograd.grad with is_grads_batched) have no bits.
             return torch.where(ctx.bits.bool(), grad, 0.0), None, None
         out = ApplyBits.apply(grad, ctx.bits, ctx.mask)
-        return (out if ctx.mask is None else mark_on_mask(out, ctx.mask)), None, None
+        if ctx.mask is not None:
+            mark_on_mask(out, ctx.mask, ctx.version)
+        return out, None, None

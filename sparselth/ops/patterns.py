@@ -179,8 +179,12 @@ def find_pattern(given: str | Pattern, also: Sequence[str] = ()) -> Pattern:
 
     Raises SparselthError for an unknown name, listing the known ones and those in `also`.
     """
-    if not isinstance(given, str):
+    if isinstance(given, (Blocks, NOfM, KernelShapes)):
         return given
+    if not isinstance(given, str):
+        raise SparselthError(
+            f"a pattern is a name or one of sparselth.ops.patterns, got {type(given).__name__}"
+        )
     if given in NAMED:
         return NAMED[given]
     if parts := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", given):

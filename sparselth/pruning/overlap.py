@@ -120,6 +120,13 @@ def overlap_chance(
 
 
 def _check(theta_a, theta_b, masks) -> None:
+    for label, theta in (("theta_a", theta_a), ("theta_b", theta_b), ("masks", masks or {})):
+        if not isinstance(theta, Mapping):
+            raise SparselthError(
+                f"{label} must be a mapping of parameter names to tensors, such as "
+                "dict(model.named_parameters()) of the prunable ones; got "
+                f"{type(theta).__name__}"
+            )
     if not theta_a:
         raise SparselthError("theta_a is empty; pass the prunable parameters of both networks")
     kinds: dict[tuple[torch.dtype, torch.device], str] = {}

@@ -55,6 +55,8 @@ def prunable_sites(
     model: nn.Module, exclude: Collection[str] | None = None, include: Collection[str] = ()
 ) -> dict[str, Site]:
     """Return what `prunable_parameters` does with all that is known of each place."""
+    if not isinstance(model, nn.Module):
+        raise SparselthError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     sites = sites_of(model)
     if exclude is None:
         left_out = {name for name in first_and_last(model) if name is not None}
@@ -98,6 +100,8 @@ def _named(model: nn.Module, sites: dict[str, Site], given: Collection[str], wha
     chosen, unknown = set(), []
     if isinstance(given, str):
         raise SparselthError(f"{what} takes a list of parameter names, got the text {given!r}")
+    if not all(isinstance(one, str) for one in given):
+        raise SparselthError(f"{what} takes parameter names, got {list(given)!r}")
     for one in given:
         matches = {first[name] for name in first if name == one or fnmatchcase(name, one)}
         chosen |= matches

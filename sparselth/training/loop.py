@@ -148,7 +148,8 @@ class _Run:
         if regulariser is not None:
             regulariser.attach(optimizer)
         step = TrainingStep(world.wrapped(model, device), optimizer, recipe, device, world.size)
-        self.parts = Parts(model, optimizer, step, regulariser, recipe, History())
+        data = {"samples": batches.train_count, "batches": batches.steps}
+        self.parts = Parts(model, optimizer, step, regulariser, recipe, History(), data)
 
     def train(self, callbacks: Sequence[Callback]) -> History:
         parts = self.parts

@@ -60,6 +60,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checked_mode(self.choice)
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "seed"):
+            if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
+                raise SparselthError(
+                    f"a recipe got {name}={getattr(self, name)!r}; it must be a whole number"
+                )
+        for name in ("learning_rate", "momentum", "weight_decay", "gamma"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise SparselthError(f"a recipe got {name}={value!r}; it must be a number")
         for name, known in _NAMES.items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)

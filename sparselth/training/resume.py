@@ -23,6 +23,7 @@ from .tally import Tally
 class Parts:
     """What a training changes, and what a checkpoint therefore holds.
 
+    data: how many samples and batches an epoch has; 0 where nobody knows.
     tally: the epoch in progress, or None between epochs.
     """
 
@@ -32,6 +33,7 @@ class Parts:
     regulariser: Any
     recipe: Recipe
     history: History
+    data: dict[str, int]
     tally: Tally | None = None
 
 
@@ -50,6 +52,7 @@ def snapshot(parts: Parts, world: World) -> dict[str, Any]:
         "scaling": parts.step.state_dict(),
         "regulariser": None if regulariser is None else regulariser.state_dict(),
         "recipe": parts.recipe.to_dict(),
+        "data": parts.data,
         "history": parts.history.to_rows(),
         "tally": None if tally is None else tally.state_dict(world),
     }
@@ -65,6 +68,12 @@ def restore(folder: CheckpointFolder, parts: Parts) -> dict[str, Any] | None:
         return None
     _, state = found
     _check_same_run(folder, state, parts.model, parts.recipe)
+    recorded = state.get("data", parts.data)  # older ones do not say
+    if recorded != parts.data:
+        raise CheckpointError(
+            f"the checkpoint in {folder.path} was trained on {_told(recorded)}, this run has "
+            f"{_told(parts.data)}; name another folder, or delete this one to start anew"
+        )
     parts.model.load_state_dict(state["model"])  # masked modules keep the masks just compared
     parts.optimizer.load_state_dict(state["optimizer"])
     parts.step.load_state_dict(state.get("scaling", {}))  # older ones have none
@@ -72,6 +81,10 @@ def restore(folder: CheckpointFolder, parts: Parts) -> dict[str, Any] | None:
         parts.regulariser.load_state_dict(state["regulariser"])
     parts.history = History.from_rows(state["history"])
     return state.get("tally")
+
+
+def _told(data: dict[str, int]) -> str:
+    return f"{data['samples'] or 'unknown'} samples in {data['batches'] or 'unknown'} batches"
 
 
 def load_weights(folder: CheckpointFolder) -> dict[str, Tensor]:

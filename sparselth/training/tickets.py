@@ -89,7 +89,8 @@ def find_ticket(
 
     Raises SparselthError as `train` and `find_masks` do, and for a `rewind_to` outside the recipe.
     """
-    if rounds < 1 or not 0 <= rewind_to < recipe.epochs:
+    whole = isinstance(rounds, int) and isinstance(rewind_to, int)
+    if not whole or rounds < 1 or not 0 <= rewind_to < recipe.epochs:
         raise SparselthError(
             f"a ticket takes rounds >= 1 and rewind_to in [0, {recipe.epochs}), the recipe's "
             f"epochs; got rounds={rounds} and rewind_to={rewind_to}"

@@ -83,6 +83,7 @@ def test_triton_is_refused_with_a_reason_where_it_cannot_run(monkeypatch):
 
 
 def test_cuda_convolutions_do_without_triton(monkeypatch):
+    pytest.importorskip("sparselth.kernels.blocks", reason="the kernels are not installed")
     for module in (triton_kernels, gpu_conv):
         monkeypatch.setattr(module, "why_missing", lambda: "triton is not installed")
     monkeypatch.setattr(gpu_conv, "has_cuda_kernels", lambda: True)

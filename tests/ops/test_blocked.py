@@ -408,3 +408,20 @@ def test_a_reference_forced_stays_plain():
         out = sl.ops.masked_conv2d(blocked(X), weight, mask)
     assert type(out) is torch.Tensor
     torch.testing.assert_close(sl.ops.masked_conv2d(blocked(X), weight, mask).dense(), out)
+
+
+def test_what_reads_memory_past_the_dispatcher_reads_plain_values():
+    y, plain = blocked(X), X.clone()
+    assert list(y.storage()) == X.flatten().tolist()
+    assert y.apply_(lambda v: v * 2) is y
+    plain.apply_(lambda v: v * 2)
+    assert torch.equal(y, plain)
+    y.map_(blocked(X), lambda a, b: a + b)
+    plain.map_(X, lambda a, b: a + b)
+    assert torch.equal(y, plain)
+    y.map2_(blocked(X), X, lambda a, b, c: a - b * c)
+    plain.map2_(X, X, lambda a, b, c: a - b * c)
+    assert torch.equal(y, plain)
+    z = blocked(X)
+    assert z.share_memory_() is z
+    assert torch.equal(z, X)
