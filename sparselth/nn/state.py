@@ -74,6 +74,8 @@ class MaskState:
         self.keeps_all = False
         self._clean: tuple[int, int] | None = None
         self._copy: Tensor | None = None
+        self._watched = self._exposed = False
+        self.mask = mask
         self.adopt(parameter)
         self.set_mask(mask)
 
@@ -156,10 +158,11 @@ class MaskState:
         if copy or mask.is_inference() or not mask.is_contiguous():
             with torch.inference_mode(False):
                 mask = mask.detach().clone(memory_format=torch.contiguous_format)
+        if mask is not self.mask:
+            self._watched = self._exposed = False
         self.mask = mask
         for module, name in self.owners():
-            module._buffers[mask_name(name)] = self.mask
-        self._watched = self._exposed = False
+            module._buffers[mask_name(name)] = mask
         self.renew()
 
     @torch.no_grad()
