@@ -11,10 +11,19 @@ from types import ModuleType
 from . import data, models, nn, ops, optim, pruning, training
 from .errors import SparselthError
 from .memory import keep_freed_memory
-from .nn import MaskedConv2d, MaskedLinear, Profile, densify, masks_of, profile, sparsify
+from .nn import (
+    MaskedConv2d,
+    MaskedLinear,
+    Profile,
+    coverage,
+    densify,
+    masks_of,
+    profile,
+    sparsify,
+)
 from .ops import use_backend, use_choice
 from .ops.backends import backends
-from .pruning import ADMM, coverage, find_masks, from_torch_prune, sparsity, weight_overlap
+from .pruning import ADMM, find_masks, from_torch_prune, sparsity, weight_overlap
 from .training import Recipe, find_ticket, prune_and_finetune, train
 
 __version__ = "0.1.0"

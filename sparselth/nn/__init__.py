@@ -2,6 +2,7 @@
 
 from .choices import adopt_choices, measured_choices
 from .convert import densify, masks_of, sparsify
+from .coverage import Coverage, coverage
 from .entry import EntryConv2d
 from .kinds import Site, sites_of
 from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
@@ -11,6 +12,7 @@ from .profiling import Profile, ProfileRow, profile
 
 __all__ = [
     "BlockedBatchNorm2d",
+    "Coverage",
     "EntryConv2d",
     "MaskedConv1d",
     "MaskedConv2d",
@@ -20,6 +22,7 @@ __all__ = [
     "ProfileRow",
     "Site",
     "adopt_choices",
+    "coverage",
     "densify",
     "masks_of",
     "measured_choices",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from itertools import zip_longest
 
@@ -13,11 +14,14 @@ from ..ops.backends import prefer_dense
 from ..ops.binding import is_sharded
 from ..ops.checks import check_mask
 from .classes import become, class_of
+from .coverage import coverage
 from .entry import EntryConv2d
 from .kinds import KINDS, Site, adapters_of, mask_class, masked_modules, owners_of, sites_of
 from .masked import ChoosingModule, MaskedConv2d
 from .module import MaskedModule
 from .norm import BlockedBatchNorm2d
+
+_log = logging.getLogger("sparselth")
 
 
 def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -30,7 +34,8 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     masks: parameter name (`"features.0.weight"`) -> bool tensor of the parameter's shape. None
     keeps what is not zero in each weight that has zeros. A parameter that several modules share has
     one mask, under any of its names.
-    Calling it again replaces the masks it names.
+    Calling it again replaces the masks it names. What share of the weights the masks cover, and
+    what they leave out, is logged ("sparselth", INFO); `sparselth.coverage(model)` returns it.
 
     What averages the weights (`torch.optim.swa_utils.AveragedModel`, a moving average) is made
     after this call, or its model is made sparse too, with the same masks: they are buffers of both.
@@ -84,6 +89,7 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
             module.set_mask(mask, local)
     _prepare(model)
     _convert_neighbours(model)
+    _log.info("%s", coverage(model))
     return model
 
 

@@ -9,7 +9,7 @@ from .masks import SCORES, check_alive, check_search, find_masks, sparsity
 from .overlap import layer_overlaps, overlap_chance, weight_overlap
 from .patterns import PATTERNS, kernel_shapes
 from .quantize import Levels
-from .tensors import Coverage, coverage, first_and_last, prunable_parameters
+from .tensors import first_and_last, prunable_parameters
 from .torch_prune import from_torch_prune
 
 __all__ = [
@@ -18,11 +18,9 @@ __all__ = [
     "PATTERNS",
     "SCORES",
     "ADMMUpdate",
-    "Coverage",
     "Levels",
     "check_alive",
     "check_search",
-    "coverage",
     "erk_sparsities",
     "find_masks",
     "first_and_last",

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SparselthError, unknown_name
+from ..nn.coverage import coverage
 from ..nn.kinds import Site, sites_of
 from ..ops import selection
 from ..ops.patterns import ELEMENT, Pattern
 from .allocation import Sparsity, counts_for, op_allocation
 from .patterns import pattern_for
-from .tensors import coverage, prunable_sites
+from .tensors import prunable_sites
 
 Score = Callable[[list[Tensor]], list[Tensor]]
 

@@ -336,7 +336,7 @@ class Experts(nn.Module):
         self.out = nn.Linear(8, 8)
 
 
-def test_find_masks_says_what_share_it_covers_and_what_is_left_out():
+def test_find_masks_and_sparsify_say_what_is_covered_and_what_is_left_out(caplog):
     with pytest.warns(UserWarning, match="left out") as said:
         masks = sl.find_masks(Experts(), sparsity=0.5, exclude=())
     (warning,) = said
@@ -344,7 +344,9 @@ def test_find_masks_says_what_share_it_covers_and_what_is_left_out():
     assert "up (a parameter of Experts" in str(warning.message)
     assert "memory.weight_ih_l0" in str(warning.message)
     assert warning.filename == __file__
-    model = sl.sparsify(Experts(), masks)
+    with caplog.at_level("INFO", logger="sparselth"):
+        model = sl.sparsify(Experts(), masks)
+    assert "masks cover 96 of 864 weights (11.1%); left out: up" in caplog.text
     found = sl.coverage(model)
     assert (found.covered, found.total) == (96, 864)
     assert found.share == pytest.approx(1 / 9)
