@@ -47,6 +47,38 @@ def test_the_functions_are_counted():
     assert counter.get_total_flops() == 2 * 8 * 4 * 100 * 27 + 2 * 5 * 6 * 2
 
 
+def test_the_ops_themselves_are_counted_in_every_pass():
+    ops = torch.ops.sparselth
+    x, grad = torch.randn(8, 3, 6, 6), torch.randn(8, 4, 6, 6)
+    weight, mask = torch.randn(4, 3, 3, 3), torch.rand(4, 3, 3, 3) < 0.2
+    geometry = ([1, 1], [1, 1], [1, 1], 1)
+    rows, out, matrix, kept = torch.ones(5, 6), torch.ones(5, 2), torch.ones(2, 6), torch.ones(2, 6)
+    convolution, linear = 2 * grad.numel() * 27, 2 * 5 * 6 * 2
+    for flops, call in [
+        (convolution, lambda: ops.masked_conv2d(x, weight, mask, None, None, *geometry)),
+        (convolution, lambda: ops.masked_conv2d_grad_input(
+            grad, weight, mask, None, [6, 6], *geometry)),
+        (convolution, lambda: ops.masked_conv2d_grad_weight(grad, x, mask, None, *geometry)),
+        (linear, lambda: ops.masked_linear(rows, matrix, kept.bool(), None, None)),
+        (linear, lambda: ops.masked_linear_grad_input(out, matrix, kept.bool(), None)),
+        (linear, lambda: ops.masked_linear_grad_weight(out, rows, kept.bool(), None)),
+    ]:  # fmt: skip
+        with FlopCounterMode(display=False) as counter:
+            call()
+        assert counter.get_total_flops() == flops
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_backward_is_counted_alone_too(after):
+    totals = []
+    for model in (net(), sparse()):
+        inner = model[3:](model[:3](X)) if after else None  # what lies between them is in lanes
+        with FlopCounterMode(display=False) as counter:
+            (model(X) if inner is None else inner).sum().backward()
+        totals.append(counter.get_total_flops())
+    assert totals[0] == totals[1] > 0
+
+
 def test_masked_layers_are_leaves_of_an_fx_graph():
     model = sparse().eval()
     traced = torch.fx.symbolic_trace(model)
