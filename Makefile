@@ -81,7 +81,7 @@ sanitize: setup
 	  $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
 	PYTHONPATH=build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
-	  $(BIN)/pytest -o pythonpath=tests/cuda_emulation -p no:cacheprovider $(or $(TEST_ARGS),tests/ops -k "oracle or to_blocked or bad_arguments")
+	  $(BIN)/pytest -o pythonpath=tests/cuda_emulation -p no:cacheprovider $(or $(TEST_ARGS),tests/ops -k "oracle or to_lanes or bad_arguments")
 
 lint: setup
 	$(BIN)/ruff check .

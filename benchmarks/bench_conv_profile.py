@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from problems import LAYERS, ConvProblem, conv_problem
 
 from sparselth.ops.backends import compiled
-from sparselth.ops.blocked_layout import lanes
+from sparselth.ops.lanes_layout import lanes
 from sparselth.ops.plan import conv_plan
 
 _ops = torch.ops.sparselth
@@ -66,13 +66,13 @@ def parts_of(p: ConvProblem) -> dict[str, float]:
     """Return the milliseconds of each part of forward and backward."""
     batch, plan = p.x.shape[0], conv_plan(p.mask, p.groups)
     conv = ((p.stride,) * 2, (p.padding,) * 2, (1, 1), p.groups)
-    x, grad = (_ops.to_blocked(t, lanes(t.dtype), 1) for t in (p.x, p.grad))
+    x, grad = (_ops.to_lanes(t, lanes(t.dtype), 1) for t in (p.x, p.grad))
 
     def forward() -> None:
-        _ops.blocked_conv2d(x, batch, 1, p.weight, p.mask, None, plan, *conv)
+        _ops.lanes_conv2d(x, batch, 1, p.weight, p.mask, None, plan, *conv)
 
     def backward() -> None:
-        _ops.blocked_conv2d_backward(grad, 1, x, batch, 1, p.weight, p.mask, plan, *conv)
+        _ops.lanes_conv2d_backward(grad, 1, x, batch, 1, p.weight, p.mask, plan, *conv)
 
     def both() -> None:
         forward()
@@ -90,7 +90,7 @@ def parts_of(p: ConvProblem) -> dict[str, float]:
     }
 
 
-@pytest.mark.skipif(not compiled("blocked_conv2d", "cpu"), reason="the kernels are not compiled")
+@pytest.mark.skipif(not compiled("lanes_conv2d", "cpu"), reason="the kernels are not compiled")
 @pytest.mark.parametrize("sparsity", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer.channels >= 64][:4], ids=str)
 def bench_conv_profile(benchmark, layer, sparsity):

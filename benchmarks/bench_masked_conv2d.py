@@ -50,10 +50,9 @@ def step(call, x: Tensor, weight: Tensor, grad: Tensor) -> Callable[[], object]:
     return lambda: torch.autograd.grad(call(x, weight), (x, weight), grad)
 
 
-def blocked(images: Tensor) -> Tensor:
-    from sparselth.ops.blocked import blocked
+def in_lanes(images: Tensor) -> Tensor:
 
-    return blocked(images)
+    return in_lanes(images)
 
 
 def sparse_steps(p: ConvProblem) -> dict[str, Callable[[], object]]:
@@ -66,7 +65,7 @@ def sparse_steps(p: ConvProblem) -> dict[str, Callable[[], object]]:
         )
 
     return {
-        "sparse": step(call, blocked(p.x), p.weight, blocked(p.grad)),
+        "sparse": step(call, in_lanes(p.x), p.weight, in_lanes(p.grad)),
         "sparse, layout converted": step(call, p.x, p.weight, p.grad),
     }
 

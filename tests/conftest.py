@@ -44,5 +44,5 @@ def one_thread():
 
 @pytest.fixture
 def travelling(monkeypatch):
-    """Let activations travel in blocks, through the oracles where nothing is compiled."""
+    """Let activations travel in lanes, through the oracles where nothing is compiled."""
     monkeypatch.setattr(backends, "compiled", lambda op, backend: backend == "cpu")

@@ -1,14 +1,14 @@
-// Images into lanes and back: a block of kLanes images becomes [place][lane], so that one vector
+// Images into lanes and back: a bundle of kLanes images becomes [place][lane], so that one vector
 // holds one value of each image and every load of a kernel is aligned.
 //
 // An image is walked as `slow` x `fast`, fast contiguous in memory; tables say where each slow
-// and each fast index goes inside the block. Cost: one read and one write of the images, through
+// and each fast index goes inside the bundle. Cost: one read and one write of the images, through
 // square transposes in registers.
 
 struct Walk {
   int64_t image_stride, slow_stride;
   int64_t slow_begin, slow_end, fast_begin, fast_end;
-  const int64_t* slow_at;  // place of a slow index in the block, in values
+  const int64_t* slow_at;  // place of a slow index in the bundle, in values
   const int64_t* fast_at;
 };
 
@@ -27,9 +27,9 @@ SPARSELTH_INLINE void walk(const Walk& w, Vectors vectors, Single single) {
   }
 }
 
-// images: the block's first image. count: how many images there are; other lanes become zero.
+// images: the bundle's first image. count: how many images there are; other lanes become zero.
 template <class T>
-void pack(const T* images, int64_t count, const Walk& w, T* block) {
+void pack(const T* images, int64_t count, const Walk& w, T* bundle) {
   constexpr int kN = kLanes<T>;
   walk<T>(
       w,
@@ -40,24 +40,24 @@ void pack(const T* images, int64_t count, const Walk& w, T* block) {
         for (int i = 0; i < kN; ++i)
           rows[i] = i < count ? load(from + i * w.image_stride) : Vec<T>{};
         transpose<T>(rows);
-        T* to = block + w.slow_at[s];
+        T* to = bundle + w.slow_at[s];
 #pragma GCC unroll 16
         for (int i = 0; i < kN; ++i) store(to + w.fast_at[f + i], rows[i]);
       },
       [&](int64_t s, int64_t f) {
         const T* from = images + s * w.slow_stride + f;
-        T* to = block + w.slow_at[s] + w.fast_at[f];
+        T* to = bundle + w.slow_at[s] + w.fast_at[f];
         for (int i = 0; i < kN; ++i) to[i] = i < count ? from[i * w.image_stride] : T(0);
       });
 }
 
 template <class T>
-void unpack(const T* block, const Walk& w, T* images, int64_t count) {
+void unpack(const T* bundle, const Walk& w, T* images, int64_t count) {
   constexpr int kN = kLanes<T>;
   walk<T>(
       w,
       [&](int64_t s, int64_t f) {
-        const T* from = block + w.slow_at[s];
+        const T* from = bundle + w.slow_at[s];
         Vec<T> rows[kN];
 #pragma GCC unroll 16
         for (int i = 0; i < kN; ++i) rows[i] = load(from + w.fast_at[f + i]);
@@ -66,7 +66,7 @@ void unpack(const T* block, const Walk& w, T* images, int64_t count) {
         for (int i = 0; i < kN && i < count; ++i) store(to + i * w.image_stride, rows[i]);
       },
       [&](int64_t s, int64_t f) {
-        const T* from = block + w.slow_at[s] + w.fast_at[f];
+        const T* from = bundle + w.slow_at[s] + w.fast_at[f];
         T* to = images + s * w.slow_stride + f;
         for (int i = 0; i < kN && i < count; ++i) to[i * w.image_stride] = from[i];
       });

@@ -1,27 +1,27 @@
-// masked_conv2d and its two gradients on ordinary images: the blocked passes between conversions.
+// masked_conv2d and its two gradients on ordinary images: the passes on lanes between conversions.
 
 #include <cstdint>
 #include <optional>
 
 #include "common/conv_taps.h"
-#include "cpu/blocked_conv2d.h"
+#include "cpu/lanes_conv2d.h"
 #include "cpu/tensors.h"
-#include "cpu/to_blocked.h"
+#include "cpu/to_lanes.h"
 
 namespace sparselth {
 namespace {
 
 Tensor dense(const Tensor& t) { return torch::stable::contiguous(widened(t)); }
 
-Tensor in_blocks(const Tensor& images, int64_t halo) {
-  return to_blocked(images, running_lanes(widened_type(images.scalar_type())), halo);
+Tensor in_lanes(const Tensor& images, int64_t halo) {
+  return to_lanes(images, running_lanes(widened_type(images.scalar_type())), halo);
 }
 
-// The images of a blocked result, in the dtype and the layout of `like`.
-Tensor as_images(const Tensor& blocked, int64_t batch, const Tensor& like) {
-  const Ints shape = {batch, blocked.size(1), blocked.size(2), blocked.size(3)};
-  Tensor images = empty_images(blocked, shape, blocked.scalar_type(), prefers_channels_last(like));
-  from_blocked_into(blocked, 0, images);
+// The images of a result in lanes, in the dtype and the layout of `like`.
+Tensor as_images(const Tensor& input, int64_t batch, const Tensor& like) {
+  const Ints shape = {batch, input.size(1), input.size(2), input.size(3)};
+  Tensor images = empty_images(input, shape, input.scalar_type(), prefers_channels_last(like));
+  from_lanes_into(input, 0, images);
   return narrowed(images, like.scalar_type());
 }
 
@@ -34,7 +34,7 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const Tensor& ma
       checked_forward(op, input, weight, mask, bias, stride, padding, dilation, groups);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const int64_t halo = forward_halo(g);
-  const Tensor y = conv_forward(g, in_blocks(input, halo), halo, dense(weight),
+  const Tensor y = conv_forward(g, in_lanes(input, halo), halo, dense(weight),
                                 bias ? std::optional(dense(*bias)) : std::nullopt, holder.plan());
   return as_images(y, g.batch, input);
 }
@@ -49,7 +49,7 @@ Tensor masked_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   const int64_t halo = grad_input_halo(g);
   const Tensor dx =
-      conv_grad_input(g, in_blocks(grad_output, halo), halo, dense(weight), holder.plan());
+      conv_grad_input(g, in_lanes(grad_output, halo), halo, dense(weight), holder.plan());
   return as_images(dx, g.batch, grad_output);
 }
 
@@ -61,8 +61,8 @@ Tensor masked_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input,
       checked_grad_weight(op, grad_output, input, mask, stride, padding, dilation, groups);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const int64_t halo = forward_halo(g);
-  const Tensor dw = conv_grad_weight(g, in_blocks(grad_output, 0), 0, in_blocks(input, halo), halo,
-                                     holder.plan());
+  const Tensor dw =
+      conv_grad_weight(g, in_lanes(grad_output, 0), 0, in_lanes(input, halo), halo, holder.plan());
   return narrowed(dw, input.scalar_type());
 }
 

@@ -7,13 +7,13 @@ from .entry import EntryConv2d
 from .kinds import Site, sites_of
 from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
 from .module import MaskedModule
-from .norm import BlockedBatchNorm2d
+from .norm import LaneBatchNorm2d
 from .profiling import Profile, ProfileRow, profile
 
 __all__ = [
-    "BlockedBatchNorm2d",
     "Coverage",
     "EntryConv2d",
+    "LaneBatchNorm2d",
     "MaskedConv1d",
     "MaskedConv2d",
     "MaskedLinear",

@@ -19,7 +19,7 @@ from .entry import EntryConv2d
 from .kinds import KINDS, Site, adapters_of, mask_class, masked_modules, owners_of, sites_of
 from .masked import ChoosingModule, MaskedConv2d
 from .module import MaskedModule
-from .norm import BlockedBatchNorm2d
+from .norm import LaneBatchNorm2d
 
 _log = logging.getLogger("sparselth")
 
@@ -29,7 +29,7 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
 
     model: changed in place and returned. Its modules and parameters stay the same objects, so
     optimizers, hooks and shared references remain valid. Where convolutions are sparse enough for
-    their kernels, BatchNorm2d becomes BlockedBatchNorm2d, which works in their layout, and an
+    their kernels, BatchNorm2d becomes LaneBatchNorm2d, which works in their layout, and an
     unpruned first convolution before one EntryConv2d.
     masks: parameter name (`"features.0.weight"`) -> bool tensor of the parameter's shape. None
     keeps what is not zero in each weight that has zeros. A parameter that several modules share has
@@ -167,8 +167,8 @@ def _convert_neighbours(model: nn.Module) -> None:
             become(module, EntryConv2d)
         elif not sparse and isinstance(module, EntryConv2d):
             module.make_plain()
-        elif class_of(module) is (nn.BatchNorm2d if sparse else BlockedBatchNorm2d):
-            become(module, BlockedBatchNorm2d if sparse else nn.BatchNorm2d)
+        elif class_of(module) is (nn.BatchNorm2d if sparse else LaneBatchNorm2d):
+            become(module, LaneBatchNorm2d if sparse else nn.BatchNorm2d)
 
 
 def densify(model: nn.Module) -> nn.Module:

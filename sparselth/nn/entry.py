@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from ..ops import choice as choosing
-from ..ops.blocked import blocked, traceless
-from ..ops.blocked_conv import BlockedConv2d
+from ..ops.lanes import enter_lanes, is_plain_eager_cpu
+from ..ops.lanes_conv import LaneConv2d
 from ..ops.plan import conv_plan
 from .classes import become
 from .recording import NotScriptable, recorded
 
-# Weights per output: with few, dense convolution is inefficient and the kernels on blocks, which
+# Weights per output: with few, dense convolution is inefficient and the kernels on lanes, which
 # multiply one weight with 16 images, are not.
 _FEW = 64
 
@@ -27,10 +27,10 @@ _MEASURED_INPUTS = 16
 
 
 class EntryConv2d(NotScriptable, nn.Conv2d):
-    """`nn.Conv2d` whose result may come in blocks, for the batch norm after it. Made by `sparsify`.
+    """`nn.Conv2d` whose result may come in lanes, for the batch norm after it. Made by `sparsify`.
 
     Its weights are dense and stay so. Where choices are measured (`sparselth.use_choice`), the
-    first input of a shape is timed: the kernels on blocks, against dense convolution and the
+    first input of a shape is timed: the kernels on lanes, against dense convolution and the
     change of layout that its result would need.
     """
 
@@ -60,17 +60,17 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
         conv = (self.stride, self.padding, self.dilation, self.groups)
-        if not self._in_blocks(input, conv):
+        if not self._in_lanes(input, conv):
             return super().forward(input)
         mask, plan = self._mask_and_plan()
-        return BlockedConv2d.apply(blocked(input), self.weight, mask, self.bias, plan, *conv)
+        return LaneConv2d.apply(enter_lanes(input), self.weight, mask, self.bias, plan, *conv)
 
-    def _in_blocks(self, x: Tensor, conv: Any) -> bool:
+    def _in_lanes(self, x: Tensor, conv: Any) -> bool:
         if (
             x.dim() != 4
-            or choosing.in_blocks(x)
+            or choosing.in_lanes(x)
             or not choosing.measures("masked_conv2d", x)
-            or not traceless(self.weight)
+            or not is_plain_eager_cpu(self.weight)
         ):
             return False
         if self._enters is None:

@@ -18,9 +18,9 @@ from ..ops import choice as choosing
 from ..ops import functional, reference
 from ..ops.backends import forced
 from ..ops.binding import bind_dense_passes
-from ..ops.blocked import accepts, blocked, traceless
-from ..ops.blocked_conv import BlockedConv2d
 from ..ops.choice import Choice
+from ..ops.lanes import can_use_lanes, enter_lanes, is_plain_eager_cpu
+from ..ops.lanes_conv import LaneConv2d
 from ..ops.measure import Timings
 from ..ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from ..ops.transforms import transformed
@@ -165,13 +165,13 @@ class MaskedConvolution(ChoosingModule):
         service = self._service(state)
         choice = self._choose(x, conv, state, service)
         if not choice.sparse:
-            if choice.timings is not None and choosing.in_blocks(x):
+            if choice.timings is not None and choosing.in_lanes(x):
                 x = x.dense()  # once, for the forward and for the weight's gradient
             dense = _as_images(self._dense_weight(state))
             return reference.masked_conv2d(x, dense, None, bias, None, *conv)
-        travels = x.device.type == "cpu" and (choice.timings is not None or accepts(x))
+        travels = x.device.type == "cpu" and (choice.timings is not None or can_use_lanes(x))
         if travels:
-            x = blocked(x)
+            x = enter_lanes(x)
         kind = (x.shape, x.dtype, type(weight), weight.dtype, forced())
         known = travels and kind == service.checked
         if not known:  # the first input of its kind goes through all checks
@@ -179,10 +179,10 @@ class MaskedConvolution(ChoosingModule):
         if "forward" in choice.dense_passes:
             out = DenseForwardConv2d.apply(x, weight, mask, bias, service.plan, *conv)
         elif known:
-            out = BlockedConv2d.apply(x, weight, mask, bias, service.plan, *conv)
+            out = LaneConv2d.apply(x, weight, mask, bias, service.plan, *conv)
         else:
             out = functional.masked_conv2d(x, weight, mask, bias, *conv, plan=service.plan)
-        service.checked = kind if traceless(weight) else None
+        service.checked = kind if is_plain_eager_cpu(weight) else None
         return out
 
     def _compiled(self, input: Tensor) -> Tensor:

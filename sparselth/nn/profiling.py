@@ -26,10 +26,10 @@ class ProfileRow:
 
     kind: the module's class.  geometry: its settings and input shape.  sparsity: in [0, 1].
     pattern: "element", "filter", "channel" or "dense", see `sparselth.ops.plan.pattern`.
-    in_blocks: whether the input arrived in the layout of the sparse kernels of a CPU.  by: how the
+    in_lanes: whether the input arrived in the layout of the sparse kernels of a CPU.  by: how the
     choice was made, "measured" or "fixed".  backend: pass -> "sparse" or "dense".
     dense_ms: all passes dense, in a dense model.  sparse_ms: all passes sparse, and on a CPU the
-    way into blocks and out of them where the input is not in blocks.  chosen_ms: what was chosen,
+    way into lanes and out of them where the input is not in lanes.  chosen_ms: what was chosen,
     here.  NaN where nothing can be timed.  timings: each pass by itself.
     """
 
@@ -38,7 +38,7 @@ class ProfileRow:
     geometry: str
     sparsity: float
     pattern: str
-    in_blocks: bool
+    in_lanes: bool
     by: str
     backend: dict[str, str]
     dense_ms: float
@@ -146,7 +146,7 @@ def _row(name: str, module: ChoosingModule, x: Tensor) -> ProfileRow:
         geometry=_geometry(module, x),
         sparsity=module.sparsity,
         pattern=pattern(module.masks()["weight"]),
-        in_blocks=choosing.in_blocks(x),
+        in_lanes=choosing.in_lanes(x),
         by=made.by,
         backend={each: made.serves(each) for each in wanted},
         dense_ms=sum(p.dense for p in passes) if passes else math.nan,
@@ -164,7 +164,7 @@ def _dense_row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
         geometry="x".join(map(str, x.shape)),
         sparsity=module.sparsity,
         pattern=pattern(next(iter(module.masks().values()))),
-        in_blocks=False,
+        in_lanes=False,
         by="fixed",
         backend={"forward": "dense"},
         dense_ms=nothing,

@@ -1,7 +1,7 @@
 """Ops: contract, reference oracle, compiled kernels and the public functions over them."""
 
 # Schemas first, then their kernels.
-from . import autograd, contract, loader, reference, reference_blocked, reference_gpu  # noqa: F401
+from . import autograd, contract, loader, reference, reference_gpu, reference_lanes  # noqa: F401
 
 loader.load()  # before `backends` looks at what is there
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from .list_arguments import Named, check_lists_of, failure
 
 # Tensor -> what its extents are called. A name that comes twice is one size; N images lie in B
-# blocks of L lanes, and primes are extents with a halo.
+# bundles of L lanes, and primes are extents with a halo.
 _WEIGHT = {"weight": "O I R S", "mask": "O I R S"}
 _FORWARD = {"input": "N C H W", **_WEIGHT, "bias": "O"}
 _GRAD_INPUT = {"grad_output": "N O P Q", **_WEIGHT}
 _GRAD_WEIGHT = {"grad_output": "N O P Q", "input": "N C H W", "mask": "O I R S"}
-_BLOCKED, _BLOCKED_GRAD = "B C H' W' L", "B O P' Q' L"
+_LANE_INPUT, _LANE_GRAD = "B C H' W' L", "B O P' Q' L"
 _PER_CHANNEL = (
     *("weight", "bias", "running_mean", "running_var", "mean", "invstd"),
     *("a_scale", "a_shift", "b_scale", "b_shift", "gate_scale", "gate_shift"),
@@ -42,35 +42,35 @@ _SHAPES: dict[str, dict[str, str]] = {
     "masked_linear": {"input": "N I", "weight": "O I", "mask": "O I", "bias": "O"},
     "masked_linear_grad_input": {"grad_output": "N O", "weight": "O I", "mask": "O I"},
     "masked_linear_grad_weight": {"grad_output": "N O", "input": "N I", "mask": "O I"},
-    "to_blocked": {"input": "N C H W"},
-    "from_blocked": {"blocked": _BLOCKED},
-    "blocked_conv2d": {"blocked": _BLOCKED, **_WEIGHT, "bias": "O"},
-    "blocked_conv2d_grad_input": {"grad_output": _BLOCKED_GRAD, **_WEIGHT},
-    "blocked_conv2d_grad_weight": {
-        "grad_output": _BLOCKED_GRAD,
-        "blocked": _BLOCKED,
+    "to_lanes": {"input": "N C H W"},
+    "from_lanes": {"input": _LANE_INPUT},
+    "lanes_conv2d": {"input": _LANE_INPUT, **_WEIGHT, "bias": "O"},
+    "lanes_conv2d_grad_input": {"grad_output": _LANE_GRAD, **_WEIGHT},
+    "lanes_conv2d_grad_weight": {
+        "grad_output": _LANE_GRAD,
+        "input": _LANE_INPUT,
         "mask": "O I R S",
     },
-    "blocked_conv2d_backward": {"grad_output": _BLOCKED_GRAD, "blocked": _BLOCKED, **_WEIGHT},
-    "blocked_batch_norm": {"blocked": _BLOCKED, **_STATISTICS},
-    "blocked_scale_add_relu": {"a": "B C H' W' L", "b": "B C H'' W'' L", **_STATISTICS},
-    "blocked_relu_backward_add": {
+    "lanes_conv2d_backward": {"grad_output": _LANE_GRAD, "input": _LANE_INPUT, **_WEIGHT},
+    "lanes_batch_norm": {"input": _LANE_INPUT, **_STATISTICS},
+    "lanes_scale_add_relu": {"a": "B C H' W' L", "b": "B C H'' W'' L", **_STATISTICS},
+    "lanes_relu_backward_add": {
         "grad": "B C H' W' L",
         "gate": "B C H'' W'' L",
         "other": "B C H''' W''' L",
     },
-    "blocked_batch_norm_backward": {
+    "lanes_batch_norm_backward": {
         "grad": "B C H' W' L",
         "gate": "B C H'' W'' L",
-        "blocked": "B C H''' W''' L",
+        "input": "B C H''' W''' L",
         **_STATISTICS,
     },
-    "blocked_max_pool2d": {"blocked": _BLOCKED},
-    "blocked_max_pool2d_backward": {"grad": "B C P' Q' L", "position": "B C P Q L"},
+    "lanes_max_pool2d": {"input": _LANE_INPUT},
+    "lanes_max_pool2d_backward": {"grad": "B C P' Q' L", "position": "B C P Q L"},
 }
 
-# Tensors of blocks -> the argument that holds their halo.
-_HALOS = {"grad_output": "grad_halo", "blocked": "blocked_halo", "a": "a_halo", "b": "b_halo"}
+# Tensors of lanes -> the argument that holds their halo.
+_HALOS = {"grad_output": "grad_halo", "input": "input_halo", "a": "a_halo", "b": "b_halo"}
 _HALOS |= {"grad": "grad_halo", "gate": "gate_halo", "other": "other_halo"}
 
 # Tensors that are not of the dtype of the others.
@@ -170,14 +170,14 @@ def _check_kind(op: str, name: str, tensor: Tensor, first: Tensor) -> None:
 
 
 def _check_halos(op: str, given: Named, sizes: dict[str, int]) -> None:
-    """Check every halo, and that images in blocks are of one size without it; note that size."""
+    """Check every halo, and that images in lanes are of one size without it; note that size."""
     if given.get("halo", 0) < 0:
         raise failure(op, f"a halo must be >= 0, got {given['halo']}")
     for name, extents in _SHAPES[op].items():
         tensor = given.get(name)
         if tensor is None or not extents.endswith("' L"):
             continue
-        halo = given["halo"] if op == "from_blocked" else given[_HALOS[name]]
+        halo = given["halo"] if op == "from_lanes" else given[_HALOS[name]]
         if halo < 0 or 2 * halo > min(tensor.shape[2:4]):
             raise failure(op, f"{name} {tuple(tensor.shape)} has no halo of {halo}")
         for extent, padded in zip(extents.split()[2:4], tensor.shape[2:4], strict=True):
@@ -187,7 +187,7 @@ def _check_halos(op: str, given: Named, sizes: dict[str, int]) -> None:
     if "B" in sizes and "batch" in given:
         batch, lanes = given["batch"], sizes["L"]
         if batch < 0 or lanes < 1 or -(-batch // lanes) != sizes["B"]:
-            raise failure(op, f"{batch} images do not fill {sizes['B']} blocks of {lanes}")
+            raise failure(op, f"{batch} images do not fill {sizes['B']} bundles of {lanes}")
     if "gate_scale" in given:
         scaled = given["gate_scale"] is not None
         if scaled != (given["gate_shift"] is not None) or (scaled and given["gate"] is not None):

@@ -62,13 +62,13 @@ def _serving(name: str, grad: Tensor, dense: bool = False) -> Callable[..., Tens
 
 
 def in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
-    """Return `grad` in blocks where the forward's input was: once, for both passes."""
+    """Return `grad` in lanes where the forward's input was: once, for both passes."""
     if type(input) is Tensor or type(input) is torch.nn.Parameter:
         return grad
-    from .blocked import BlockedTensor, blocked  # which are built on this module
+    from .lanes import LaneTensor, enter_lanes  # which are built on this module
 
-    travels = isinstance(input, BlockedTensor) and input.is_blocked()
-    return blocked(grad) if travels and type(grad) is Tensor else grad
+    travels = isinstance(input, LaneTensor) and input.is_in_lanes()
+    return enter_lanes(grad) if travels and type(grad) is Tensor else grad
 
 
 def conv_setup(ctx, inputs, output):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import SparselthError, unknown_name
-from . import gpu_conv, loader, reference, reference_blocked, triton_kernels
+from . import gpu_conv, loader, reference, reference_lanes, triton_kernels
 from .contract import NAMESPACE
 from .forcing import forced, forcing
 from .schemas import ALL_SCHEMAS
@@ -92,7 +92,7 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
     """
     name = forced()
     if name == "reference":
-        return getattr(reference, op, None) or getattr(reference_blocked, op)
+        return getattr(reference, op, None) or getattr(reference_lanes, op)
     on = "cuda" if name == "triton" else name
     if name is not None and (device.type != on or not _has_kernel(op, name)):
         raise SparselthError(

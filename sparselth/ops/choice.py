@@ -5,9 +5,9 @@ the mask applied (`measure.py`), and everything after looks the result up. Fixed
 decides (`backends.prefer_dense`), the same on every machine and in every run, as two choices
 differ in rounding.
 
-How a layer is charged. Sparse kernels want activations in blocks. Where x arrives plain, sparse is
-charged for both ways, into blocks and out again, though the layers after it may stay in blocks: so
-a lone sparse layer between dense ones never loses. Where x arrives in blocks, dense is charged for
+How a layer is charged. Sparse kernels want activations in lanes. Where x arrives plain, sparse is
+charged for both ways, into lanes and out again, though the layers after it may stay in lanes: so
+a lone sparse layer between dense ones never loses. Where x arrives in lanes, dense is charged for
 leaving them. Sparse has to win by `MARGIN`, and by `ENTRY_MARGIN` where x arrives plain: what a
 change of layout costs the additions and norms around the layer is not measured.
 """
@@ -28,9 +28,9 @@ from torch import Tensor
 
 from ..errors import unknown_name
 from . import backends, gpu_conv, measure, measure_gpu
-from .blocked import accepts, traceless, untraced
-from .blocked_tensor import BlockedTensor
 from .contract import output_size
+from .lanes import can_use_lanes, is_eager, is_plain_eager_cpu
+from .lanes_tensor import LaneTensor
 from .measure import Timings
 from .plan import pattern
 
@@ -115,38 +115,38 @@ def fixed_choice(op: str, x: Tensor, density: float) -> Choice:
     return _FIXED[not backends.prefer_dense(op, x.device, density, x.dtype)]
 
 
-def decide(timings: Timings, wanted: Sequence[str], in_blocks: bool) -> Choice:
+def decide(timings: Timings, wanted: Sequence[str], in_lanes: bool) -> Choice:
     """Choose from what was measured.
 
-    wanted: the passes that will run, of `measure.PASSES`.  in_blocks: whether x arrives so.
+    wanted: the passes that will run, of `measure.PASSES`.  in_lanes: whether x arrives so.
     """
     passes = {name: timings.passes[name] for name in wanted}
     dense_passes = frozenset(n for n, p in passes.items() if p.best < p.sparse)
     dense = sum(p.dense for p in passes.values())
     sparse = sum(p.best for p in passes.values())
     c = timings.conversions
-    # What crosses the border of the blocks, and its gradient, if any, the other way.
+    # What crosses the border of the lanes, and its gradient, if any, the other way.
     differentiated = "grad_input" in passes
-    if in_blocks:
+    if in_lanes:
         dense += c.from_x + (c.to_x if differentiated else 0.0)
     else:
         sparse += c.to_x + (c.from_x if differentiated else 0.0)
         sparse += c.from_y + (c.to_y if len(passes) > 1 else 0.0)
-    wins = sparse <= (1 - (MARGIN if in_blocks else ENTRY_MARGIN)) * dense
+    wins = sparse <= (1 - (MARGIN if in_lanes else ENTRY_MARGIN)) * dense
     return Choice(wins, "measured", dense_passes if wins else _NO_PASSES, dense, sparse, timings)
 
 
 def decide_entry(timings: Timings, wanted: Sequence[str]) -> bool:
-    """Say whether a dense convolution should be computed in blocks, as its result goes on there.
+    """Say whether a dense convolution should be computed in lanes, as its result goes on there.
 
     timings: with a mask that keeps everything.  x arrives plain.
     """
     passes = [timings.passes[name] for name in wanted]
     c = timings.conversions
     dense = sum(p.dense for p in passes) + c.to_y + (c.from_y if len(passes) > 1 else 0.0)
-    blocks = sum(p.sparse for p in passes) + c.to_x
-    blocks += c.from_x if "grad_input" in wanted else 0.0
-    return blocks <= (1 - MARGIN) * dense
+    in_lanes = sum(p.sparse for p in passes) + c.to_x
+    in_lanes += c.from_x if "grad_input" in wanted else 0.0
+    return in_lanes <= (1 - MARGIN) * dense
 
 
 _WANTED = {
@@ -170,11 +170,11 @@ def measurable(op: str, x: Tensor) -> bool:
             op == "masked_conv2d"
             and x.dtype in gpu_conv.DTYPES
             and x.numel() > 0
-            and untraced(x)
+            and is_eager(x)
             and backends.served(op, "cuda")
         )
     return (
-        (accepts(x) if op == "masked_conv2d" else x.dim() > 0 and traceless(x))
+        (can_use_lanes(x) if op == "masked_conv2d" else x.dim() > 0 and is_plain_eager_cpu(x))
         and backends.compiled(op, "cpu")
         and not torch.is_autocast_enabled("cpu")
     )
@@ -204,14 +204,14 @@ def rounded(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def in_blocks(x: Tensor) -> TypeGuard[BlockedTensor]:
-    """Say whether `x` arrives in blocks."""
-    return isinstance(x, BlockedTensor) and x.is_blocked()
+def in_lanes(x: Tensor) -> TypeGuard[LaneTensor]:
+    """Say whether `x` arrives in lanes."""
+    return isinstance(x, LaneTensor) and x.is_in_lanes()
 
 
 def needs_no_conversion(x: Tensor) -> bool:
-    """Say whether sparse kernels take `x` as it arrives: in blocks, or on a GPU."""
-    return x.device.type == "cuda" or in_blocks(x)
+    """Say whether sparse kernels take `x` as it arrives: in lanes, or on a GPU."""
+    return x.device.type == "cuda" or in_lanes(x)
 
 
 def layout_of(x: Tensor) -> torch.memory_format:

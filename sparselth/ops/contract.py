@@ -1,7 +1,7 @@
 """The contract of every op: schema and fake kernel; `autograd.py` has the derivatives.
 
 Everything a backend has to agree on stands here, in Python (and, for the ops that only see
-blocked activations, in `contract_blocked.py`). `reference.py` registers the plain
+activations in lanes, in `contract_lanes.py`). `reference.py` registers the plain
 PyTorch oracle as the default kernel of each op; compiled libraries override it by dispatch key
 (`STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m)` in csrc/). The public functions in `functional.py`
 check for the user, in words; every kernel compares its arguments again, `arguments.py` and

@@ -16,9 +16,6 @@ from torch import Tensor
 from ..errors import SparselthError
 from . import reference
 from .backends import forced, implementation
-from .blocked import accepts, traceless
-from .blocked_conv import BlockedConv2d
-from .blocked_tensor import BlockedTensor
 from .checks import (
     as_pair,
     check_aligned,
@@ -26,6 +23,9 @@ from .checks import (
     check_mask,
     same_padding,
 )
+from .lanes import can_use_lanes, is_plain_eager_cpu
+from .lanes_conv import LaneConv2d
+from .lanes_tensor import LaneTensor
 from .transforms import transformed
 
 # Asked once: the question breaks the graph of torch.compile in torch 2.11.
@@ -94,7 +94,7 @@ def masked_conv2d(
         y = reference.masked_conv2d(x, weight, mask, bias, None, *conv)
         return y.relu() if relu else y
     if not torch.compiler.is_compiling() and _direct(x, weight):
-        y = BlockedConv2d.apply(x, weight, mask, bias, plan, *conv)
+        y = LaneConv2d.apply(x, weight, mask, bias, plan, *conv)
     elif relu and x.device.type == "cuda":
         return implementation("masked_conv2d_relu", x.device)(x, weight, mask, bias, plan, *conv)
     else:
@@ -166,9 +166,9 @@ def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
 
 
 def _direct(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether x is in blocks and nothing between here and the kernel needs to see the op."""
-    blocked = isinstance(x, BlockedTensor) and x.is_blocked()
-    return blocked and forced() is None and accepts(x) and traceless(weight)
+    """Tell whether x is in lanes and nothing between here and the kernel needs to see the op."""
+    in_lanes = isinstance(x, LaneTensor) and x.is_in_lanes()
+    return in_lanes and forced() is None and can_use_lanes(x) and is_plain_eager_cpu(weight)
 
 
 def _check_not_empty(x: Tensor, weight: Tensor, stride, padding, dilation) -> None:

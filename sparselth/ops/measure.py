@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .blocked_layout import HALO, lanes
 from .contract import output_size
+from .lanes_layout import HALO, lanes
 from .masking import apply_bits, bits_of
 
 PASSES = ("forward", "grad_input", "grad_weight")
@@ -52,7 +52,7 @@ class PassTiming:
 
 @dataclass(frozen=True)
 class Conversions:
-    """Milliseconds to take the layer's input x and output y into blocks and out of them."""
+    """Milliseconds to take the layer's input x and output y into lanes and out of them."""
 
     to_x: float = 0.0
     from_x: float = 0.0
@@ -104,7 +104,7 @@ def measure_conv(
     conv: tuple[Sequence[int], Sequence[int], Sequence[int], int],
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Timings:
-    """Time a convolution's passes: sparse on blocks, dense on tensors in `layout`.
+    """Time a convolution's passes: sparse on lanes, dense on tensors in `layout`.
 
     x_shape: (N, C_in, H, W).  weight, mask: (C_out, C_in / groups, kH, kW).  plan: the mask's, or
     None.  conv: stride, padding, dilation, groups.  Dense applies the mask to the weight and to
@@ -114,24 +114,24 @@ def measure_conv(
     x = _random(x_shape, weight.dtype).contiguous(memory_format=layout)
     grad = _random(_output_shape(x_shape, weight, conv), weight.dtype)
     grad = grad.contiguous(memory_format=layout)
-    x_blocks, grad_blocks = _to_blocks(x), _to_blocks(grad)
+    x_blocks, grad_blocks = _to_lanes(x), _to_lanes(grad)
     applied = _applied(weight, mask)
     masked = applied(weight)
     around, conversions = _conversions(x, grad, x_blocks, grad_blocks, weight, mask)
     contestants: dict[str, tuple[_Run, _Run]] = {
         "forward": (
-            lambda: _ops.blocked_conv2d(x_blocks, batch, HALO, weight, mask, None, plan, *conv),
+            lambda: _ops.lanes_conv2d(x_blocks, batch, HALO, weight, mask, None, plan, *conv),
             lambda: reference.masked_conv2d(x, applied(weight), None, None, None, *conv),
         ),
         "grad_input": (
-            lambda: _ops.blocked_conv2d_grad_input(
+            lambda: _ops.lanes_conv2d_grad_input(
                 grad_blocks, batch, HALO, weight, mask, plan, input_hw, *conv
             ),
             # Autograd keeps the masked weight of the forward.
             lambda: reference.convolution_backward(grad, x, masked, conv, [True, False, False]),
         ),
         "grad_weight": (
-            lambda: _ops.blocked_conv2d_grad_weight(
+            lambda: _ops.lanes_conv2d_grad_weight(
                 grad_blocks, HALO, x_blocks, batch, HALO, mask, plan, *conv
             ),
             lambda: applied(
@@ -207,8 +207,8 @@ def _output_shape(x_shape: Sequence[int], weight: Tensor, conv) -> tuple[int, ..
     )
 
 
-def _to_blocks(x: Tensor) -> Tensor:
-    return _ops.to_blocked(x.contiguous(), lanes(x.dtype), HALO)
+def _to_lanes(x: Tensor) -> Tensor:
+    return _ops.to_lanes(x.contiguous(), lanes(x.dtype), HALO)
 
 
 def _conversions(
@@ -218,10 +218,10 @@ def _conversions(
     batch = x.shape[0]
     to_x, from_x, to_y, from_y, masking = fastest(
         [
-            lambda: _to_blocks(x),
-            lambda: _ops.from_blocked(x_blocks, batch, HALO),
-            lambda: _to_blocks(y),
-            lambda: _ops.from_blocked(y_blocks, batch, HALO),
+            lambda: _to_lanes(x),
+            lambda: _ops.from_lanes(x_blocks, batch, HALO),
+            lambda: _to_lanes(y),
+            lambda: _ops.from_lanes(y_blocks, batch, HALO),
             lambda: reference.masked(weight, mask),
         ]
     )

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from . import autograd, reference
-from .blocked import as_blocks
-from .blocked_tensor import BlockedTensor
+from .lanes import as_lanes
+from .lanes_tensor import LaneTensor
 
 
 class DenseForwardConv2d(torch.autograd.Function):
-    """`masked_conv2d` computed densely; a result for blocked x goes on in blocks."""
+    """`masked_conv2d` computed densely; a result for x in lanes goes on in lanes."""
 
     @staticmethod
     def forward(input, weight, mask, bias, plan, stride, padding, dilation, groups) -> Tensor:
         conv = (stride, padding, dilation, groups)
         out = reference.masked_conv2d(input, weight, mask, bias, None, *conv)
-        return as_blocks(out) if isinstance(input, BlockedTensor) else out
+        return as_lanes(out) if isinstance(input, LaneTensor) else out
 
     setup_context = staticmethod(autograd.conv_setup)
     backward = staticmethod(autograd.conv_backward)

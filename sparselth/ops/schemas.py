@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .contract import SCHEMAS
-from .contract_blocked import BLOCKED_SCHEMAS
 from .contract_gpu import GPU_SCHEMAS
+from .contract_lanes import LANE_SCHEMAS
 
-ALL_SCHEMAS = SCHEMAS | BLOCKED_SCHEMAS | GPU_SCHEMAS
+ALL_SCHEMAS = SCHEMAS | LANE_SCHEMAS | GPU_SCHEMAS

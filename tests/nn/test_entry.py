@@ -1,4 +1,4 @@
-"""A dense first convolution in blocks: when it is, and that nobody can tell from the results."""
+"""A dense first convolution in lanes: when it is, and that nobody can tell from the results."""
 
 import copy
 import pickle
@@ -10,7 +10,7 @@ from torch import nn
 import sparselth as sl
 from sparselth.nn import EntryConv2d
 from sparselth.ops import choice, measure
-from sparselth.ops.blocked_tensor import BlockedTensor
+from sparselth.ops.lanes_tensor import LaneTensor
 from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
@@ -30,7 +30,7 @@ def sparse(model):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Let a pass take 1 ms in blocks and `clock.dense` densely; converting y takes half of one."""
+    """Let a pass take 1 ms in lanes and `clock.dense` densely; converting y takes half of one."""
 
     class Clock:
         dense, calls = 9.0, 0
@@ -61,7 +61,7 @@ def test_it_computes_what_the_dense_convolution_does(clock, options, batch):
         plain[3].weight.copy_(model[3].weight)
     assert type(model[0]) is EntryConv2d
     x = torch.randn(batch, 3, 9, 7, dtype=torch.float64)
-    assert isinstance(model[0](x), BlockedTensor)
+    assert isinstance(model[0](x), LaneTensor)
     runs = []
     for network in (plain, model):
         inputs = x.clone().requires_grad_()
@@ -75,7 +75,7 @@ def test_it_computes_what_the_dense_convolution_does(clock, options, batch):
 
 def test_the_layout_it_hands_on_counts(clock):
     clock.dense = 0.9  # with the change of layout it loses
-    assert isinstance(sparse(net())[0](torch.randn(2, 3, 5, 5)), BlockedTensor)
+    assert isinstance(sparse(net())[0](torch.randn(2, 3, 5, 5)), LaneTensor)
     choice.clear_choices()
     clock.dense = 0.1
     assert type(sparse(net())[0](torch.randn(2, 3, 5, 5))) is torch.Tensor
@@ -130,7 +130,7 @@ def test_a_single_image_is_computed_densely(clock):
 def test_a_weight_of_another_type_is_noticed(clock):
     model = sparse(net())
     x = torch.randn(2, 3, 5, 5)
-    assert isinstance(model[0](x), BlockedTensor)
+    assert isinstance(model[0](x), LaneTensor)
     model.double()
     with pytest.raises(RuntimeError, match=r"type|dtype"):  # as any convolution says it
         model[0](x)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops import blocked as blocked_module
 from sparselth.ops import choice, loader, measure
+from sparselth.ops import lanes as lanes_module
 from sparselth.ops.binding import dense_passes_of
-from sparselth.ops.blocked import blocked
-from sparselth.ops.blocked_tensor import BlockedTensor
+from sparselth.ops.lanes import enter_lanes
+from sparselth.ops.lanes_tensor import LaneTensor
 from sparselth.ops.measure import PASSES, PassTiming, Timings
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
@@ -58,7 +58,7 @@ X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(1))
 def test_the_choice_follows_the_measurement(clock):
     conv = masked_conv(density=0.9)
     y = conv(X)
-    assert isinstance(y, BlockedTensor)
+    assert isinstance(y, LaneTensor)
     assert conv.choice(X).sparse
     assert conv.choice(X).by == "measured"
     clock.dense = (0.5, 0.5, 0.5)
@@ -77,7 +77,7 @@ def test_it_is_measured_once_per_kind_of_input(clock):
     conv(X.requires_grad_())  # the same measurement, another sum
     with torch.no_grad():
         conv(X)
-    conv(blocked(X))
+    conv(enter_lanes(X))
     X.requires_grad_(False)
     assert clock.calls == 2
     masked_like = sl.sparsify(nn.Conv2d(4, 6, 3, padding=1), {"weight": conv.weight_mask})
@@ -153,7 +153,7 @@ def test_a_forced_kernel_is_never_measured(clock):
     conv(X)
     assert dense_passes_of(conv.service.plan) == {"forward"}
     with sl.use_backend("cpu"):
-        assert isinstance(conv(X), BlockedTensor)
+        assert isinstance(conv(X), LaneTensor)
         assert dense_passes_of(conv.service.plan) == frozenset()
     assert clock.calls == 1
 
@@ -237,8 +237,8 @@ def test_a_plain_gradient_is_converted_once(clock, monkeypatch):
     conv = masked_conv()
     y = conv(X.clone().requires_grad_())
     calls = []
-    real = blocked_module.as_blocks
-    monkeypatch.setattr(blocked_module, "as_blocks", lambda x: calls.append(x.shape) or real(x))
+    real = lanes_module.as_lanes
+    monkeypatch.setattr(lanes_module, "as_lanes", lambda x: calls.append(x.shape) or real(x))
     y.backward(torch.ones(y.shape))
     assert calls == [y.shape]
 

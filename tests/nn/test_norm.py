@@ -1,4 +1,4 @@
-"""Batch norms become blocked ones where convolutions are sparse, and plain again."""
+"""Batch norms become lane norms where convolutions are sparse, and plain again."""
 
 import copy
 
@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.nn import BlockedBatchNorm2d
-from sparselth.ops.blocked import BlockedTensor
+from sparselth.nn import LaneBatchNorm2d
+from sparselth.ops.lanes import LaneTensor
 
 
 def net():
@@ -27,7 +27,7 @@ def test_norms_follow_the_sparsity_of_the_convolutions():
     model = net()
     keys = list(model.state_dict())
     sl.sparsify(model, masks_for(model, 0.05))
-    assert type(model[1]) is type(model[5]) is BlockedBatchNorm2d
+    assert type(model[1]) is type(model[5]) is LaneBatchNorm2d
     assert set(copy.deepcopy(model).state_dict()) == {*keys, "4.weight_mask"}
     sl.sparsify(model, masks_for(model, 0.95))
     assert type(model[1]) is nn.BatchNorm2d
@@ -49,7 +49,7 @@ def test_a_dense_stem_enters_the_blocks():
     between = {}
     model[3].register_forward_hook(lambda module, args, out: between.update(pooled=out))
     got, want = model(x), plain(x)
-    assert isinstance(between["pooled"], BlockedTensor)
+    assert isinstance(between["pooled"], LaneTensor)
     torch.testing.assert_close(got.dense(), want)
     got.sum().backward()
     want.sum().backward()

@@ -49,7 +49,7 @@ def test_a_row_per_layer():
     assert rows[2].geometry == "2x8 -> 4"
     assert [row.sparsity for row in rows] == pytest.approx([0.75] * 3)
     assert {row.pattern for row in rows} <= {"element", "filter", "channel"}
-    assert [row.in_blocks for row in rows] == [False, True, False]
+    assert [row.in_lanes for row in rows] == [False, True, False]
     assert {row.by for row in rows} == {"measured"}
     assert rows[0].backend == dict.fromkeys(PASSES, "sparse")
     assert [row.dense_ms for row in rows] == [12.0] * 3

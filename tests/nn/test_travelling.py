@@ -1,4 +1,4 @@
-"""Activations travel between masked convolutions in blocks, and no model can tell."""
+"""Activations travel between masked convolutions in lanes, and no model can tell."""
 
 import copy
 from contextlib import nullcontext
@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 import sparselth as sl
 from sparselth.models import build
-from sparselth.ops import blocked_handlers
-from sparselth.ops.blocked import BlockedTensor
+from sparselth.ops import lanes_handlers
+from sparselth.ops.lanes import LaneTensor
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
 
@@ -179,34 +179,34 @@ def test_a_residual_network_converts_at_its_ends_alone():
     del masks["0.weight"]  # as is usual, the first convolution stays dense
     sl.sparsify(model, masks)
     calls, out = record_forward(model)
-    assert calls["to_blocked"] == 1
-    assert calls["from_blocked"] == 1
-    assert calls["blocked_conv2d"] == 5
+    assert calls["to_lanes"] == 1
+    assert calls["from_lanes"] == 1
+    assert calls["lanes_conv2d"] == 5
     # Batch norm, addition and ReLU: one pass each time; the stem's too.
-    assert calls["blocked_scale_add_relu"] == 5
+    assert calls["lanes_scale_add_relu"] == 5
     calls = record(lambda: out.sum().backward())
-    assert calls["to_blocked"] == 1
-    assert calls["from_blocked"] == 1
-    assert calls["blocked_batch_norm_backward"] == 6
+    assert calls["to_lanes"] == 1
+    assert calls["from_lanes"] == 1
+    assert calls["lanes_batch_norm_backward"] == 6
     # Gates go with batch norms, or with the addition of the identity branch's gradient; the
     # branches of the downsampling block meet without a gate.
-    assert calls["blocked_relu_backward_add"] == 1
-    assert calls["blocked_scale_add_relu"] == 1
+    assert calls["lanes_relu_backward_add"] == 1
+    assert calls["lanes_scale_add_relu"] == 1
 
 
-def test_mobilenet_stays_in_blocks_between_its_ends():
+def test_mobilenet_stays_in_lanes_between_its_ends():
     model = build("mobilenetv2", width=0.25).double()
     sl.sparsify(model, sl.find_masks(model, sparsity=0.9))
     calls, out = record_forward(model)
-    assert (calls["to_blocked"], calls["from_blocked"]) == (1, 1)
+    assert (calls["to_lanes"], calls["from_lanes"]) == (1, 1)
     # A norm and its ReLU6 are one pass, a norm and the addition after it another, and a norm that
     # has neither a third: 52 norms.
-    assert calls["blocked_scale_add_relu"] == 52
+    assert calls["lanes_scale_add_relu"] == 52
     calls = record(lambda: out.sum().backward())
-    assert (calls["to_blocked"], calls["from_blocked"]) == (1, 1)
+    assert (calls["to_lanes"], calls["from_lanes"]) == (1, 1)
     # Gates go with the norms before them, unread; gradients of branches are added.
-    assert "blocked_relu_backward_add" not in calls
-    assert calls["blocked_scale_add_relu"] == 10
+    assert "lanes_relu_backward_add" not in calls
+    assert calls["lanes_scale_add_relu"] == 10
 
 
 @pytest.mark.parametrize("between", [nn.Identity, lambda: nn.MaxPool2d(2)])
@@ -217,8 +217,8 @@ def test_a_relu_after_a_batch_norm_is_not_read_again(between, monkeypatch):
         gates.append(arguments(*given))
         return gates[-1]
 
-    arguments = blocked_handlers._gate_arguments
-    monkeypatch.setattr(blocked_handlers, "_gate_arguments", noted)
+    arguments = lanes_handlers._gate_arguments
+    monkeypatch.setattr(lanes_handlers, "_gate_arguments", noted)
     model = sparse(
         nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), between(), conv(8, 8), *head(8))
     )
@@ -228,30 +228,30 @@ def test_a_relu_after_a_batch_norm_is_not_read_again(between, monkeypatch):
     assert scale.shape == shift.shape == (8,)
 
 
-def test_pooling_stays_in_blocks():
+def test_pooling_stays_in_lanes():
     model = sparse(NETS["pooling"]())
     calls, out = record_forward(model)
-    assert (calls["to_blocked"], calls["from_blocked"]) == (1, 1)
-    assert (calls["blocked_max_pool2d"], calls["blocked_scale_add_relu"]) == (2, 3)
+    assert (calls["to_lanes"], calls["from_lanes"]) == (1, 1)
+    assert (calls["lanes_max_pool2d"], calls["lanes_scale_add_relu"]) == (2, 3)
     calls = record(lambda: out.sum().backward())
-    assert calls["to_blocked"] == 1
-    assert "from_blocked" not in calls
-    assert calls["blocked_max_pool2d_backward"] == 2
+    assert calls["to_lanes"] == 1
+    assert "from_lanes" not in calls
+    assert calls["lanes_max_pool2d_backward"] == 2
 
 
-def test_an_activation_seen_by_the_user_goes_on_in_blocks():
+def test_an_activation_seen_by_the_user_goes_on_in_lanes():
     model = sparse(nn.Sequential(conv(3, 8), conv(8, 8), conv(8, 8)))
     seen = []
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     calls = record(lambda: model(images(2)))
-    assert (calls["to_blocked"], calls["from_blocked"], calls["blocked_conv2d"]) == (2, 1, 3)
+    assert (calls["to_lanes"], calls["from_lanes"], calls["lanes_conv2d"]) == (2, 1, 3)
 
 
 def test_the_reference_stays_plain():
     model = sparse(NETS["residual"]())
     with sl.use_backend("reference"):
         calls = record(lambda: model(images(2)))
-    assert not any("blocked" in name for name in calls)
+    assert not any("lanes" in name for name in calls)
 
 
 def test_a_convolution_of_the_user_sees_and_returns_activations():
@@ -260,7 +260,7 @@ def test_a_convolution_of_the_user_sees_and_returns_activations():
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
     x = images(2)
     out = model(x)
-    assert isinstance(out, BlockedTensor)
+    assert isinstance(out, LaneTensor)
     with sl.use_backend("reference"):
         torch.testing.assert_close(seen[0].dense(), model[0](x))
     torch.testing.assert_close(model(x[0]), out[0])

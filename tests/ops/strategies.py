@@ -1,4 +1,4 @@
-"""What hypothesis draws: convolution geometries, lists of tensors and blocked activations."""
+"""What hypothesis draws: convolution geometries, lists of tensors and activations in lanes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
+from sparselth.ops.lanes_layout import from_lanes, lanes, to_lanes
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM
 
 
@@ -165,8 +165,8 @@ SHAPES_OF_4 = [shape for shape in range(1 << 9) if shape.bit_count() == 4]
 
 
 @dataclass(frozen=True)
-class BlockedCase:
-    """Images for the ops on blocked activations: dtype, sizes, and a halo per operand."""
+class LaneCase:
+    """Images for the ops on activations in lanes: dtype, sizes, and a halo per operand."""
 
     dtype: torch.dtype
     batch: int
@@ -176,14 +176,14 @@ class BlockedCase:
     seed: int
 
     def operands(self, count):
-        """Return `count` blocked tensors, the i-th with the i-th halo; every third value is 0."""
+        """Return `count` tensors in lanes, the i-th with the i-th halo; every third value is 0."""
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.batch, self.channels, *self.size)
         result = []
         for halo in self.halos[:count]:
             images = torch.randn(shape, generator=generator, dtype=torch.float64)
             images[torch.rand(shape, generator=generator) < 1 / 3] = 0
-            result.append(to_blocked(images.to(self.dtype), lanes(self.dtype), halo))
+            result.append(to_lanes(images.to(self.dtype), lanes(self.dtype), halo))
         return result
 
     def per_channel(self):
@@ -192,11 +192,11 @@ class BlockedCase:
 
 
 @st.composite
-def blocked_cases(draw, min_size=1):
-    """Batches that fill their last block or do not, and none at all."""
+def lane_cases(draw, min_size=1):
+    """Batches that fill their last bundle or do not, and none at all."""
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     lane_count = lanes(dtype)
-    return BlockedCase(
+    return LaneCase(
         dtype=dtype,
         batch=draw(st.sampled_from([0, 1, lane_count - 1, lane_count, 2 * lane_count + 1])),
         channels=draw(st.integers(1, 5)),
@@ -206,12 +206,12 @@ def blocked_cases(draw, min_size=1):
     )
 
 
-def assert_blocked(got, want, batch, halo, rtol=0.0, atol=0.0):
-    """Compare the images of two blocked tensors; halo and absent lanes must be zeros."""
+def assert_lanes(got, want, batch, halo, rtol=0.0, atol=0.0):
+    """Compare the images of two tensors in lanes; halo and absent lanes must be zeros."""
     assert got.dtype == want.dtype
     assert got.shape == want.shape
     assert got.is_contiguous()
-    images = [from_blocked(t, batch, halo) for t in (got, want)]
+    images = [from_lanes(t, batch, halo) for t in (got, want)]
     torch.testing.assert_close(*images, rtol=rtol, atol=atol, equal_nan=True)
-    around = to_blocked(torch.ones_like(images[0]), got.shape[-1], halo) == 0
+    around = to_lanes(torch.ones_like(images[0]), got.shape[-1], halo) == 0
     assert not got[around].any(), "a value in the halo or beyond the batch"

@@ -22,7 +22,7 @@ from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
 
 ops = torch.ops.sparselth
 ERRORS = (RuntimeError, ValueError, IndexError)
-WITH_PLAN = [n for n in SCHEMAS if n.startswith(("masked_conv2d", "masked_linear", "blocked_conv"))]
+WITH_PLAN = [n for n in SCHEMAS if n.startswith(("masked_conv2d", "masked_linear", "lanes_conv"))]
 
 
 def plain(value):

@@ -9,7 +9,7 @@ import torch
 import sparselth as sl
 from sparselth.ops import choice, measure, measure_gpu
 from sparselth.ops.binding import bind_dense_passes, dense_passes_of
-from sparselth.ops.blocked import blocked
+from sparselth.ops.lanes import enter_lanes
 from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
 from sparselth.ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from sparselth.ops.plan import conv_plan, pattern
@@ -32,7 +32,7 @@ def timings(sparse, dense, around=0.0, convert=0.0):
     [(1.0, 2.0, True), (2.0, 1.0, False), (0.98, 1.0, False), (0.96, 1.0, True), (1.0, 1.0, False)],
 )
 def test_sparse_has_to_win_by_the_margin(sparse, dense, sparse_wins):
-    made = choice.decide(timings(sparse, dense, around=9.0), PASSES, in_blocks=True)
+    made = choice.decide(timings(sparse, dense, around=9.0), PASSES, in_lanes=True)
     assert made.sparse is sparse_wins
     assert made.by == "measured"
     assert made.sparse_ms == pytest.approx(3 * sparse)
@@ -49,28 +49,28 @@ def test_sparse_has_to_win_by_the_margin(sparse, dense, sparse_wins):
 )
 def test_conversions_are_charged_to_who_crosses_the_border(wanted, plain, arriving):
     times = timings(5.0, 50.0, around=100.0, convert=1.0)
-    made = choice.decide(times, wanted, in_blocks=False)
+    made = choice.decide(times, wanted, in_lanes=False)
     assert made.sparse_ms == 5.0 * len(wanted) + plain
     assert made.dense_ms == 50.0 * len(wanted)
-    made = choice.decide(times, wanted, in_blocks=True)
+    made = choice.decide(times, wanted, in_lanes=True)
     assert made.sparse_ms == 5.0 * len(wanted)
     assert made.dense_ms == 50.0 * len(wanted) + arriving
 
 
 def test_a_lone_sparse_layer_that_conversions_eat_up_is_dense():
     times = timings(9.0, 10.0, around=2.0, convert=1.0)
-    assert not choice.decide(times, PASSES, in_blocks=False).sparse
-    assert choice.decide(times, PASSES, in_blocks=True).sparse
+    assert not choice.decide(times, PASSES, in_lanes=False).sparse
+    assert choice.decide(times, PASSES, in_lanes=True).sparse
 
 
 def test_a_pass_goes_dense_where_it_wins_conversions_included():
     times = timings((1.0, 1.0, 9.0), (5.0, 5.0, 5.0), around=2.0)
-    made = choice.decide(times, PASSES, in_blocks=True)
+    made = choice.decide(times, PASSES, in_lanes=True)
     assert made.dense_passes == {"grad_weight"}
     assert [made.serves(name) for name in PASSES] == ["sparse", "sparse", "dense"]
     assert made.sparse_ms == 1 + 1 + 7
     times = timings((1.0, 1.0, 6.5), (5.0, 5.0, 5.0), around=2.0)
-    assert choice.decide(times, PASSES, in_blocks=True).dense_passes == frozenset()
+    assert choice.decide(times, PASSES, in_lanes=True).dense_passes == frozenset()
     # In a dense layer everything is dense.
     assert choice.decide(timings(9.0, 5.0), PASSES, True).dense_passes == frozenset()
     assert choice.decide(timings(9.0, 5.0), PASSES, True).serves("forward") == "dense"
@@ -297,7 +297,7 @@ def both_orders(call, inputs):
 
 
 @pytest.mark.usefixtures("travelling")
-@pytest.mark.parametrize("arrives", ["plain", "in blocks"])
+@pytest.mark.parametrize("arrives", ["plain", "in lanes"])
 @pytest.mark.parametrize("dense", SUBSETS, ids=lambda s: "+".join(sorted(s)) or "none")
 def test_a_convolution_with_dense_passes_computes_the_same(dense, arrives):
     x = torch.randn(3, 4, 6, 5, dtype=torch.float64)
@@ -310,7 +310,7 @@ def test_a_convolution_with_dense_passes_computes_the_same(dense, arrives):
 
     def op(x, w, b):
         # The oracle, which serves a package without kernels, does not read the plan.
-        x = blocked(x) if arrives == "in blocks" else x
+        x = enter_lanes(x) if arrives == "in lanes" else x
         if "forward" in dense:
             return DenseForwardConv2d.apply(x, w, mask, b, plan, *conv)
         return torch.ops.sparselth.masked_conv2d(x, w, mask, b, plan, *conv)

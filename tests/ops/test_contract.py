@@ -5,8 +5,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from sparselth.ops.blocked_layout import lanes
 from sparselth.ops.entries import find_entries
+from sparselth.ops.lanes_layout import lanes
 from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
 from sparselth.ops.vectors import find_vectors
 
@@ -24,43 +24,43 @@ def conv_arguments(layout=torch.contiguous_format, groups=2, batch=2):
     return x, weight, torch.rand(weight.shape) < 0.5, grad_tensor(4), conv
 
 
-def blocked_samples():
-    """Return the same for the ops on blocked activations: 5 images, a halo of 1 going in."""
+def lane_samples():
+    """Return the same for the ops on activations in lanes: 5 images, a halo of 1 going in."""
     n, lane_count = 5, lanes(torch.float64)
     conv = ([2, 1], [1, 2], [1, 2], 2)
     images = torch.randn(n, 4, 4, 5, dtype=torch.float64)
-    x = ops.to_blocked(images, lane_count, 1)
+    x = ops.to_lanes(images, lane_count, 1)
     weight = torch.randn(6, 2, 3, 2, dtype=torch.float64)
     mask = torch.rand(weight.shape) < 0.5
-    y = ops.blocked_conv2d(x, n, 1, weight, mask, None, None, *conv)
+    y = ops.lanes_conv2d(x, n, 1, weight, mask, None, None, *conv)
     c = torch.rand(4, dtype=torch.float64) + 0.5
     window = ([2, 2], [2, 1], [0, 1])
-    pooled, position = ops.blocked_max_pool2d(x, n, 1, *window, 1)
+    pooled, position = ops.lanes_max_pool2d(x, n, 1, *window, 1)
     return {
-        "to_blocked": [(images, lane_count, 1)],
-        "from_blocked": [(x, n, 1)],
-        "blocked_conv2d": [(x, n, 1, weight, mask, weight[:, 0, 0, 0].contiguous(), None, *conv)],
-        "blocked_conv2d_grad_input": [(y, n, 0, weight, mask, None, [4, 5], *conv)],
-        "blocked_conv2d_grad_weight": [(y, 0, x, n, 1, mask, None, *conv)],
-        "blocked_conv2d_backward": [(y, 0, x, n, 1, weight, mask, None, *conv)],
-        "blocked_batch_norm": [
+        "to_lanes": [(images, lane_count, 1)],
+        "from_lanes": [(x, n, 1)],
+        "lanes_conv2d": [(x, n, 1, weight, mask, weight[:, 0, 0, 0].contiguous(), None, *conv)],
+        "lanes_conv2d_grad_input": [(y, n, 0, weight, mask, None, [4, 5], *conv)],
+        "lanes_conv2d_grad_weight": [(y, 0, x, n, 1, mask, None, *conv)],
+        "lanes_conv2d_backward": [(y, 0, x, n, 1, weight, mask, None, *conv)],
+        "lanes_batch_norm": [
             (x, n, 1, c, c, c.clone(), c.clone(), 0.1, 1e-5),
             (x, n, 1, None, None, None, None, 0.0, 1e-5),
         ],
-        "blocked_scale_add_relu": [
+        "lanes_scale_add_relu": [
             (x, n, 1, c, c, x, 1, c, None, True, 6.0, 0),
             (x, n, 1, None, None, None, 0, None, None, False, float("nan"), 1),
         ],
-        "blocked_relu_backward_add": [
+        "lanes_relu_backward_add": [
             (x, 1, x, 1, 6.0, x, 1, 0),
             (x, 1, None, 0, float("nan"), None, 0, 1),
         ],
-        "blocked_batch_norm_backward": [
+        "lanes_batch_norm_backward": [
             (x, 1, x, 1, None, None, 6.0, x, n, 1, c, c, c, True, 1),
             (x, 1, None, 0, c, c, float("nan"), x, n, 1, c, c, None, False, 1),
         ],
-        "blocked_max_pool2d": [(x, n, 1, *window, 1)],
-        "blocked_max_pool2d_backward": [(pooled, n, 1, position, [4, 5], *window, 1)],
+        "lanes_max_pool2d": [(x, n, 1, *window, 1)],
+        "lanes_max_pool2d_backward": [(pooled, n, 1, position, [4, 5], *window, 1)],
     }
 
 
@@ -137,7 +137,7 @@ def samples():
             (*lists, squares, masks, [], [], *count, 0.1, 0.9, 0.999, 1e-8, 1e-2, 0.0)
             for count in (([], 2), ([torch.tensor(2.0), torch.tensor(3.0)], 0))
         ],
-        **blocked_samples(),
+        **lane_samples(),
         **gpu_samples(),
     }
 

@@ -37,7 +37,7 @@ def scattered(share, seed=0):
     return torch.rand(64, 64, 3, 3, generator=generator) < share
 
 
-def in_blocks():
+def in_lanes():
     mask = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
     mask[:32, 32:, 1, 1] = mask[32:, :32, 0, 2] = True
     return mask
@@ -48,7 +48,7 @@ def test_a_mask_is_served_by_what_should_take_least_time():
     pruned[:8, :8] = True
     found = {
         "entries": scattered(0.005),
-        "blocks": in_blocks(),
+        "blocks": in_lanes(),
         "compaction": pruned,
     }
     for kernel, mask in found.items():
@@ -68,7 +68,7 @@ def test_a_plan_that_nobody_holds_is_gone():
 
 
 def test_a_forced_backend_serves_any_mask():
-    scarce, blocks = scattered(0.005), in_blocks()
+    scarce, blocks = scattered(0.005), in_lanes()
     with forcing("triton"):
         assert gpu_conv.found_of(None, scarce, 1).serving() != "entries"
     with forcing("cuda"):

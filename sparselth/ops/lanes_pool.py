@@ -1,4 +1,4 @@
-"""Max pooling on blocks, forward and backward: handlers as in `blocked_handlers.py`."""
+"""Max pooling on lanes, forward and backward: handlers as in `lanes_handlers.py`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from .blocked_cell import Cell, Positions
-from .blocked_handlers import blocks_of, handles
-from .blocked_layout import HALO
-from .blocked_tensor import BlockedTensor
+from .lanes_handlers import as_buffer, handles
+from .lanes_layout import HALO
+from .lanes_tensor import LaneTensor
+from .lanes_value import LazyValue, Positions
 
 _aten = torch.ops.aten
 _ops = torch.ops.sparselth
@@ -27,7 +27,7 @@ def _(x, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
     kernel, pads = _pair(kernel_size), _pair(padding)
     strides = _pair(stride) if stride else kernel
     if (
-        not x.is_blocked()
+        not x.is_in_lanes()
         or ceil_mode
         or _pair(dilation) != (1, 1)
         or kernel[0] * kernel[1] > _LARGEST_WINDOW
@@ -35,24 +35,24 @@ def _(x, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
         return NotImplemented
     if any(2 * pad > size for pad, size in zip(pads, kernel, strict=True)):
         return NotImplemented  # ATen says what is wrong
-    batch, input_hw, block = x.shape[0], _pair(x.shape[2:]), blocks_of(x)
+    batch, input_hw, buffer = x.shape[0], _pair(x.shape[2:]), as_buffer(x)
     if any(n + 2 * p < k for n, p, k in zip(input_hw, pads, kernel, strict=True)):
         return NotImplemented
-    data, where = _ops.blocked_max_pool2d.default(
-        block.data, batch, block.halo, kernel, strides, pads, HALO
+    data, where = _ops.lanes_max_pool2d.default(
+        buffer.data, batch, buffer.halo, kernel, strides, pads, HALO
     )
-    out = BlockedTensor.wrap(data, batch, HALO)
+    out = LaneTensor.wrap(data, batch, HALO)
     positions = Positions(where, kernel, strides, pads, input_hw)
-    return out, BlockedTensor.make(Cell(positions, batch), out.shape, torch.int64)
+    return out, LaneTensor.make(LazyValue(positions, batch), out.shape, torch.int64)
 
 
 @handles(_aten.max_pool2d_with_indices_backward.default)
 def _(grad_output, x, kernel_size, stride, padding, dilation, ceil_mode, indices):
-    state = indices._cell.state if isinstance(indices, BlockedTensor) else None
+    state = indices._value.state if isinstance(indices, LaneTensor) else None
     if not isinstance(state, Positions):
         return NotImplemented
-    grad, batch = blocks_of(grad_output), x.shape[0]
-    out = _ops.blocked_max_pool2d_backward.default(
+    grad, batch = as_buffer(grad_output), x.shape[0]
+    out = _ops.lanes_max_pool2d_backward.default(
         grad.data,
         batch,
         grad.halo,
@@ -63,4 +63,4 @@ def _(grad_output, x, kernel_size, stride, padding, dilation, ceil_mode, indices
         state.padding,
         HALO,
     )
-    return BlockedTensor.wrap(out, batch, HALO)
+    return LaneTensor.wrap(out, batch, HALO)

@@ -1,4 +1,4 @@
-// Max pooling of blocked activations on the CPU: tensors in, kernels of blocked_max_pool2d.inl.
+// Max pooling of activations in lanes on the CPU: tensors in, kernels of lanes_max_pool2d.inl.
 
 #include <algorithm>
 #include <cstdint>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "common/isa.h"
-#include "cpu/blocked_tensors.h"
+#include "cpu/lane_tensors.h"
 #include "cpu/parallel.h"
 #include "cpu/threads.h"
 
@@ -20,7 +20,7 @@ struct PoolWindow {
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
 };
 
-#define SPARSELTH_ISA_FILE "cpu/blocked_max_pool2d.inl"
+#define SPARSELTH_ISA_FILE "cpu/lanes_max_pool2d.inl"
 #include "common/foreach_isa.h"
 
 namespace {
@@ -47,53 +47,53 @@ int64_t windows(int64_t size, int64_t kernel, int64_t stride, int64_t pad, const
   return (size + 2 * pad - kernel) / stride + 1;
 }
 
-std::tuple<Tensor, Tensor> blocked_max_pool2d(const Tensor& blocked, int64_t batch,
-                                              int64_t blocked_halo, const Ints& kernel,
-                                              const Ints& stride, const Ints& padding,
-                                              int64_t halo) {
-  const char* op = "blocked_max_pool2d";
+std::tuple<Tensor, Tensor> lanes_max_pool2d(const Tensor& input, int64_t batch, int64_t input_halo,
+                                            const Ints& kernel, const Ints& stride,
+                                            const Ints& padding, int64_t halo) {
+  const char* op = "lanes_max_pool2d";
   const PoolWindow w = pool_window(kernel, stride, padding, op);
   check_halo(op, halo);
   std::optional<std::tuple<Tensor, Tensor>> result;
-  with_blocked_type(blocked.scalar_type(), op, [&](auto type) {
+  with_lane_type(input.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
-    const BlockedOperand<T> x(blocked, blocked_halo, op);
+    const LaneOperand<T> x(input, input_halo, op);
     x.check_batch(batch, op);
-    const Blocked<const T>& in = x.view();
+    const LaneView<const T>& in = x.view();
     const int64_t p = windows(in.height, w.kernel_h, w.stride_h, w.pad_h, op);
     const int64_t q = windows(in.width, w.kernel_w, w.stride_w, w.pad_w, op);
-    const Tensor y = empty_planes(blocked, p, q, halo);
-    const Tensor position = empty_planes(blocked, p, q, 0, ScalarType::Byte);
-    SPARSELTH_CALL_ISA(max_pool<T>, in, w, blocked_view<T>(y, halo, in.lanes, op),
-                       blocked_view<uint8_t>(position, 0, in.lanes, op),
+    const Tensor y = empty_planes(input, p, q, halo);
+    const Tensor position = empty_planes(input, p, q, 0, ScalarType::Byte);
+    SPARSELTH_CALL_ISA(max_pool<T>, in, w, lane_view<T>(y, halo, in.lanes, op),
+                       lane_view<uint8_t>(position, 0, in.lanes, op),
                        torch_threads(position.numel() * w.kernel_h * w.kernel_w));
     result = {y, position};
   });
   return *result;
 }
 
-Tensor blocked_max_pool2d_backward(const Tensor& grad, int64_t batch, int64_t grad_halo,
-                                   const Tensor& position, const Ints& input_hw, const Ints& kernel,
-                                   const Ints& stride, const Ints& padding, int64_t halo) {
-  const char* op = "blocked_max_pool2d_backward";
+Tensor lanes_max_pool2d_backward(const Tensor& grad, int64_t batch, int64_t grad_halo,
+                                 const Tensor& position, const Ints& input_hw, const Ints& kernel,
+                                 const Ints& stride, const Ints& padding, int64_t halo) {
+  const char* op = "lanes_max_pool2d_backward";
   const PoolWindow w = pool_window(kernel, stride, padding, op);
   check_halo(op, halo);
   check_pair(op, "input_hw", input_hw, 0);
   const Tensor places = torch::stable::contiguous(position);
   std::optional<Tensor> result;
-  with_blocked_type(grad.scalar_type(), op, [&](auto type) {
+  with_lane_type(grad.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
-    const BlockedOperand<T> dy(grad, grad_halo, op);
+    const LaneOperand<T> dy(grad, grad_halo, op);
     dy.check_batch(batch, op);
-    const Blocked<const T>& in = dy.view();
+    const LaneView<const T>& in = dy.view();
     expect(in.height == windows(input_hw[0], w.kernel_h, w.stride_h, w.pad_h, op) &&
                in.width == windows(input_hw[1], w.kernel_w, w.stride_w, w.pad_w, op),
            op, "the gradient has ", in.height, " x ", in.width, " pixels, not one per window");
-    check_extents(op, "positions", places, {in.blocks, in.channels, in.height, in.width, in.lanes});
+    check_extents(op, "positions", places,
+                  {in.bundles, in.channels, in.height, in.width, in.lanes});
     result = empty_planes(grad, input_hw[0], input_hw[1], halo);
-    SPARSELTH_CALL_ISA(
-        max_pool_backward<T>, in, blocked_view<const uint8_t>(places, 0, in.lanes, op), w,
-        blocked_view<T>(*result, halo, in.lanes, op), torch_threads(result->numel() * 2));
+    SPARSELTH_CALL_ISA(max_pool_backward<T>, in, lane_view<const uint8_t>(places, 0, in.lanes, op),
+                       w, lane_view<T>(*result, halo, in.lanes, op),
+                       torch_threads(result->numel() * 2));
   });
   return *result;
 }
@@ -102,6 +102,6 @@ Tensor blocked_max_pool2d_backward(const Tensor& grad, int64_t batch, int64_t gr
 }  // namespace sparselth
 
 STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
-  m.impl("blocked_max_pool2d", TORCH_BOX(&sparselth::blocked_max_pool2d));
-  m.impl("blocked_max_pool2d_backward", TORCH_BOX(&sparselth::blocked_max_pool2d_backward));
+  m.impl("lanes_max_pool2d", TORCH_BOX(&sparselth::lanes_max_pool2d));
+  m.impl("lanes_max_pool2d_backward", TORCH_BOX(&sparselth::lanes_max_pool2d_backward));
 }

@@ -1,4 +1,4 @@
-"""masked_conv2d on blocks: the handlers of its ops, and the way straight to its kernels."""
+"""masked_conv2d on lanes: the handlers of its ops, and the way straight to its kernels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from . import autograd
-from .blocked_handlers import blocks_of, handles, is_blocked
-from .blocked_tensor import BlockedTensor
+from .lanes_handlers import as_buffer, handles, is_in_lanes
+from .lanes_tensor import LaneTensor
 from .masking import mark_on_mask
 from .transforms import transformed
 
@@ -17,59 +17,59 @@ _ops = torch.ops.sparselth
 
 @handles(_ops.masked_conv2d.default)
 def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
-    if not is_blocked(input) or isinstance(weight, BlockedTensor):
+    if not is_in_lanes(input) or isinstance(weight, LaneTensor):
         return NotImplemented
-    block, batch = blocks_of(input), input.shape[0]
+    buffer, batch = as_buffer(input), input.shape[0]
     conv = (stride, padding, dilation, groups)
-    out = _ops.blocked_conv2d.default(
-        block.data, batch, block.halo, weight, mask, bias, plan, *conv
+    out = _ops.lanes_conv2d.default(
+        buffer.data, batch, buffer.halo, weight, mask, bias, plan, *conv
     )
-    return BlockedTensor.wrap(out, batch, 0)
+    return LaneTensor.wrap(out, batch, 0)
 
 
 @handles(_ops.masked_conv2d_grad_input.default)
 def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
-    if not is_blocked(grad_output) or isinstance(weight, BlockedTensor):
+    if not is_in_lanes(grad_output) or isinstance(weight, LaneTensor):
         return NotImplemented
-    grad, batch = blocks_of(grad_output), grad_output.shape[0]
+    grad, batch = as_buffer(grad_output), grad_output.shape[0]
     conv = (stride, padding, dilation, groups)
-    out = _ops.blocked_conv2d_grad_input.default(
+    out = _ops.lanes_conv2d_grad_input.default(
         grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv
     )
-    return BlockedTensor.wrap(out, batch, 0)
+    return LaneTensor.wrap(out, batch, 0)
 
 
 @handles(_ops.masked_conv2d_grad_weight.default)
 def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
-    if not is_blocked(grad_output) and not is_blocked(input):
+    if not is_in_lanes(grad_output) and not is_in_lanes(input):
         return NotImplemented
-    grad, block = blocks_of(grad_output), blocks_of(input)
+    grad, buffer = as_buffer(grad_output), as_buffer(input)
     conv = (stride, padding, dilation, groups)
-    return _ops.blocked_conv2d_grad_weight.default(
-        grad.data, grad.halo, block.data, input.shape[0], block.halo, mask, plan, *conv
+    return _ops.lanes_conv2d_grad_weight.default(
+        grad.data, grad.halo, buffer.data, input.shape[0], buffer.halo, mask, plan, *conv
     )
 
 
 def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilation, groups):
-    """Return both gradients of a convolution of blocks. ATen has no op like it."""
-    grad, block = blocks_of(grad_output), blocks_of(input)
+    """Return both gradients of a convolution of lanes. ATen has no op like it."""
+    grad, buffer = as_buffer(grad_output), as_buffer(input)
     batch, conv = input.shape[0], (stride, padding, dilation, groups)
-    grad_input, grad_weight = _ops.blocked_conv2d_backward.default(
-        grad.data, grad.halo, block.data, batch, block.halo, weight, mask, plan, *conv
+    grad_input, grad_weight = _ops.lanes_conv2d_backward.default(
+        grad.data, grad.halo, buffer.data, batch, buffer.halo, weight, mask, plan, *conv
     )
-    return BlockedTensor.wrap(grad_input, batch, 0), grad_weight
+    return LaneTensor.wrap(grad_input, batch, 0), grad_weight
 
 
 @handles(_aten.sum.dim_IntList)
 def _(x, dim, keepdim=False, *, dtype=None):
     # The gradient of a convolution's bias. Halos and spare lanes are zero.
-    if not x.is_blocked() or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
+    if not x.is_in_lanes() or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
         return NotImplemented
-    return blocks_of(x).data.sum((0, 2, 3, 4))
+    return as_buffer(x).data.sum((0, 2, 3, 4))
 
 
-class BlockedConv2d(torch.autograd.Function):
-    """`masked_conv2d` of a `BlockedTensor`, differentiable any number of times.
+class LaneConv2d(torch.autograd.Function):
+    """`masked_conv2d` of a `LaneTensor`, differentiable any number of times.
 
     The op itself would get to the kernels too, through torch.library's autograd and the subclass's
     dispatch: more Python for each pass of each layer, which a small network notices. And here both
@@ -88,7 +88,7 @@ class BlockedConv2d(torch.autograd.Function):
         if (
             torch.is_grad_enabled()
             or ctx.dense_passes
-            or not is_blocked(input)
+            or not is_in_lanes(input)
             or transformed(grad)
         ):
             return autograd.conv_backward(ctx, grad)

@@ -1,15 +1,15 @@
-// The passes of a masked convolution on blocked tensors, shared with masked_conv2d.
+// The passes of a masked convolution on tensors in lanes, shared with masked_conv2d.
 #pragma once
 
 #include <optional>
 #include <tuple>
 
 #include "common/conv_geometry.h"
-#include "cpu/blocked_tensors.h"
+#include "cpu/lane_tensors.h"
 
 namespace sparselth {
 
-// Blocked tensors of float or double with any halo; results have none. weight and bias: dense,
+// Tensors in lanes, of float or double with any halo; results have none. weight and bias: dense,
 // contiguous, of the same type.
 Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, const Tensor& weight,
                     const std::optional<Tensor>& bias, const Plan& plan);

@@ -1,4 +1,4 @@
-"""BlockedTensor under torch.func, forward-mode differentiation, torch.compile and autocast."""
+"""LaneTensor under torch.func, forward-mode differentiation, torch.compile and autocast."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 import sparselth as sl
-from sparselth.ops.blocked import accepts, blocked
+from sparselth.ops.lanes import can_use_lanes, enter_lanes
 
 pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
 
@@ -41,7 +41,7 @@ BACKENDS = pytest.mark.parametrize(
 
 
 def test_torch_func():
-    y, v = blocked(X), blocked(OTHER)
+    y, v = enter_lanes(X), enter_lanes(OTHER)
     torch.testing.assert_close(torch.func.vmap(torch.sin)(y), X.sin())
     torch.testing.assert_close(torch.func.grad(lambda x: (F.relu(x) * v).sum())(y), OTHER * (X > 0))
     torch.testing.assert_close(
@@ -52,8 +52,8 @@ def test_torch_func():
 
 def test_forward_mode_stays_plain():
     with torch.autograd.forward_ad.dual_level():
-        assert not accepts(X)
-        dual = torch.autograd.forward_ad.make_dual(blocked(X), blocked(OTHER))
+        assert not can_use_lanes(X)
+        dual = torch.autograd.forward_ad.make_dual(enter_lanes(X), enter_lanes(OTHER))
         tangent = torch.autograd.forward_ad.unpack_dual(F.relu(dual) * 2).tangent
         assert torch.equal(tangent, 2 * OTHER * (X > 0))
 
@@ -67,7 +67,7 @@ def test_torch_compile_of_a_function_of_it(backend):
     for seed in (1, 2):
         x = plain(3, 4, 5, 6, seed=seed).requires_grad_()
         y = x.detach().clone().requires_grad_()
-        want, got = function(x, OTHER), compiled(blocked(y), OTHER)
+        want, got = function(x, OTHER), compiled(enter_lanes(y), OTHER)
         torch.testing.assert_close(got + 0, want)
         want.square().sum().backward()
         got.square().sum().backward()
@@ -85,7 +85,7 @@ def test_torch_compile_of_a_masked_convolution_of_it(backend, dynamic):
     torch.compiler.reset()
     compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=dynamic)
     x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
-    want, got = function(x), compiled(blocked(y))
+    want, got = function(x), compiled(enter_lanes(y))
     torch.testing.assert_close(got + 0, want)
     (want * 2).mean().backward()
     (got * 2).mean().backward()
@@ -96,7 +96,7 @@ def test_torch_compile_of_a_masked_convolution_of_it(backend, dynamic):
 def test_a_compiled_backward_gets_blocked_gradients(backend):
     compiled = torch.compile(torch.sin, backend=backend)
     x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
-    (F.relu(blocked(OTHER) + compiled(y))).sum().backward()
+    (F.relu(enter_lanes(OTHER) + compiled(y))).sum().backward()
     (F.relu(OTHER + torch.sin(x))).sum().backward()
     torch.testing.assert_close(y.grad, x.grad)
 
@@ -104,7 +104,7 @@ def test_a_compiled_backward_gets_blocked_gradients(backend):
 @BACKENDS
 def test_one_compiled_function_serves_both(backend):
     compiled = torch.compile(lambda x: torch.sin(x) * 2, backend=backend)
-    for x in (X, blocked(X), F.relu(batch_norm(blocked(X))), OTHER):
+    for x in (X, enter_lanes(X), F.relu(batch_norm(enter_lanes(X))), OTHER):
         for leaf in (x, x.detach().requires_grad_(), x.detach().requires_grad_() * 1):
             torch.testing.assert_close(compiled(leaf), torch.sin(leaf) * 2)
 
@@ -112,7 +112,7 @@ def test_one_compiled_function_serves_both(backend):
 @BACKENDS
 def test_a_compiled_function_that_writes_to_it(backend):
     compiled = torch.compile(lambda x: x.mul_(3).relu_(), backend=backend)
-    y = blocked(X)
+    y = enter_lanes(X)
     alias = y.detach()
     torch.testing.assert_close(compiled(y) + 0, 3 * X.relu())
     assert torch.equal(y, 3 * X.relu())
@@ -120,7 +120,7 @@ def test_a_compiled_function_that_writes_to_it(backend):
 
 
 def test_autocast():
-    y = blocked(X.float())
+    y = enter_lanes(X.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = F.conv2d(y, plain(2, 4, 3, 3).float())
         want = F.conv2d(X.float(), plain(2, 4, 3, 3).float())

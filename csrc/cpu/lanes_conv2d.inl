@@ -1,10 +1,10 @@
-// Masked convolution of blocked activations on the kept weights, compiled per instruction set.
+// Masked convolution of activations in lanes on the kept weights, compiled per instruction set.
 //
 //   forward      y[n,o,p,q]  = b[o] + sum_{(c,r,s) kept in o} w * x[n, c, p*sh - ph + r*dh, ...]
 //   grad input   dx[n,c,h,w] = sum_{(o,r,s) kept in c} w * dy[n, o, (h + ph - r*dh) / sh, ...]
 //   grad weight  dw[o,c,r,s] = sum_{n,p,q} dy[n,o,p,q] * x[n, c, p*sh - ph + r*dh, ...]
 //
-// Layout: cpu/blocked_tensors.h. The halo stands for the padding; the caller sees to it that it is
+// Layout: cpu/lane_tensors.h. The halo stands for the padding; the caller sees to it that it is
 // wide enough for what the taps reach (conv_taps.h). The input gradient gathers: it is the forward
 // loop on the transposed rows, one phase per remainder of the output position modulo the stride.
 // Channels of the input are taken in groups whose part of a tile stays in L1, where a row has
@@ -31,7 +31,7 @@ struct Phase {
   }
 };
 
-// A correlation of blocks: what forward and grad input have in common.
+// A correlation of lanes: what forward and grad input have in common.
 template <class T>
 struct Correlation {
   std::vector<Phase<T>> phases;
@@ -53,7 +53,7 @@ inline TileShape forward_tile(const ConvGeometry& g, const Plan& plan) {
 
 // The rows of forward and grad weight. weight: null where only the offsets are read.
 template <class T>
-PackedRows<T> pack_forward(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x,
+PackedRows<T> pack_forward(const ConvGeometry& g, const Plan& plan, const LaneView<T>& x,
                            TileShape tile, const T* weight, const Threads& threads) {
   const int64_t footprint =
       tile_footprint(tile, g.stride_h, g.stride_w, g.dilation_h * (g.kernel_h - 1) + 1,
@@ -64,7 +64,7 @@ PackedRows<T> pack_forward(const ConvGeometry& g, const Plan& plan, const Blocke
 }
 
 template <class T>
-Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x,
+Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, const LaneView<T>& x,
                                    const T* weight, const Threads& threads) {
   const TileShape tile = forward_tile(g, plan);
   Correlation<T> c{{}, -g.pad_h, -g.pad_w, g.stride_h, g.stride_w, 1, 1};
@@ -74,8 +74,9 @@ Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, cons
 }
 
 template <class T>
-Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
-                                      const T* weight, const Threads& threads) {
+Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan,
+                                      const LaneView<T>& dy, const T* weight,
+                                      const Threads& threads) {
   const auto vertical = axis_phases(g.height, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h);
   const auto horizontal = axis_phases(g.width, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   const Reach rows = reach(vertical, g.out_height), cols = reach(horizontal, g.out_width);
@@ -107,15 +108,15 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan, c
 
 // Output channels [first, last) of one row of tiles.
 template <class T>
-void run_tile_row(const Correlation<T>& c, const Phase<T>& phase, const Blocked<T>& x,
-                  const T* bias, const Blocked<T>& y, int64_t block, int64_t tile_row,
+void run_tile_row(const Correlation<T>& c, const Phase<T>& phase, const LaneView<T>& x,
+                  const T* bias, const LaneView<T>& y, int64_t bundle, int64_t tile_row,
                   int64_t first, int64_t last) {
   const int64_t in_row = c.stride_h * x.row_size(), in_col = c.stride_w * x.lanes;
   const TileSteps out_step{c.step_h * y.row_size(), c.step_w * y.lanes};
   with_tile(phase.tile, [&]<int kR, int kC>() {
     const auto at = [&](int64_t i, int64_t j) {
-      const T* from = x.at(block, c.low_h, c.low_w) + i * in_row + j * in_col;
-      T* to = y.at(block, phase.row0 + i * c.step_h, phase.col0 + j * c.step_w);
+      const T* from = x.at(bundle, c.low_h, c.low_w) + i * in_row + j * in_col;
+      T* to = y.at(bundle, phase.row0 + i * c.step_h, phase.col0 + j * c.step_w);
       for (int64_t group = 0; group < phase.weights.groups; ++group)
         with_step(c.stride_w, [&]<int kStep>() {
           correlate_tile<T, kR, kC, kStep>(from, in_row, phase.weights.group(group), first, last,
@@ -130,8 +131,8 @@ void run_tile_row(const Correlation<T>& c, const Phase<T>& phase, const Blocked<
 
 // A bias also fills the lanes beyond the batch; they have to stay zero.
 template <class T>
-void clear_absent_lanes(const Blocked<T>& y, int64_t batch) {
-  T* at = y.data + (y.blocks - 1) * y.block_size();
+void clear_absent_lanes(const LaneView<T>& y, int64_t batch) {
+  T* at = y.data + (y.bundles - 1) * y.bundle_size();
   for (T* end = y.data + y.size(); at < end; at += y.lanes)
     std::fill(at + batch % y.lanes, at + y.lanes, T(0));
 }
@@ -141,23 +142,23 @@ void clear_absent_lanes(const Blocked<T>& y, int64_t batch) {
 template <class T>
 class CorrelationTasks {
  public:
-  CorrelationTasks(Correlation<T> correlation, const Blocked<T>& x, const T* bias,
-                   const Blocked<T>& y, const Threads& threads)
+  CorrelationTasks(Correlation<T> correlation, const LaneView<T>& x, const T* bias,
+                   const LaneView<T>& y, const Threads& threads)
       : correlation_(std::move(correlation)), x_(x), y_(y), bias_(bias) {
     for (const Phase<T>& phase : correlation_.phases) rows_ += phase.tile_rows();
-    const int64_t wanted = 4 * threads.count, tasks = y.blocks * rows_;
+    const int64_t wanted = 4 * threads.count, tasks = y.bundles * rows_;
     parts_ = std::clamp<int64_t>((wanted + tasks - 1) / std::max<int64_t>(tasks, 1), 1,
                                  threads.count > 1 ? y.channels : 1);
   }
 
-  int64_t count() const { return y_.blocks * rows_ * parts_; }
+  int64_t count() const { return y_.bundles * rows_ * parts_; }
 
   void run(int64_t task) const {
-    const int64_t part = task % parts_, block = task / parts_ / rows_;
+    const int64_t part = task % parts_, bundle = task / parts_ / rows_;
     int64_t tile_row = task / parts_ % rows_;
     for (const Phase<T>& phase : correlation_.phases) {
       if (tile_row < phase.tile_rows())
-        return run_tile_row(correlation_, phase, x_, bias_, y_, block, tile_row,
+        return run_tile_row(correlation_, phase, x_, bias_, y_, bundle, tile_row,
                             part * y_.channels / parts_, (part + 1) * y_.channels / parts_);
       tile_row -= phase.tile_rows();
     }
@@ -165,14 +166,14 @@ class CorrelationTasks {
 
  private:
   Correlation<T> correlation_;
-  Blocked<T> x_, y_;
+  LaneView<T> x_, y_;
   const T* bias_;
   int64_t rows_ = 0, parts_;
 };
 
 template <class T>
-void conv_forward(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x, const T* weight,
-                  const T* bias, const Blocked<T>& y, const Threads& threads) {
+void conv_forward(const ConvGeometry& g, const Plan& plan, const LaneView<T>& x, const T* weight,
+                  const T* bias, const LaneView<T>& y, const Threads& threads) {
   const CorrelationTasks<T> tasks(forward_correlation<T>(g, plan, x, weight, threads), x, bias, y,
                                   threads);
   threads.run(tasks.count(), [&](int64_t task) { tasks.run(task); });
@@ -180,15 +181,15 @@ void conv_forward(const ConvGeometry& g, const Plan& plan, const Blocked<T>& x, 
 }
 
 template <class T>
-CorrelationTasks<T> grad_input_tasks(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
-                                     const T* weight, const Blocked<T>& dx,
+CorrelationTasks<T> grad_input_tasks(const ConvGeometry& g, const Plan& plan, const LaneView<T>& dy,
+                                     const T* weight, const LaneView<T>& dx,
                                      const Threads& threads) {
   return {grad_input_correlation<T>(g, plan, dy, weight, threads), dy, nullptr, dx, threads};
 }
 
 template <class T>
-void conv_grad_input(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy, const T* weight,
-                     const Blocked<T>& dx, const Threads& threads) {
+void conv_grad_input(const ConvGeometry& g, const Plan& plan, const LaneView<T>& dy,
+                     const T* weight, const LaneView<T>& dx, const Threads& threads) {
   const auto tasks = grad_input_tasks<T>(g, plan, dy, weight, dx, threads);
   threads.run(tasks.count(), [&](int64_t task) { tasks.run(task); });
 }
@@ -199,8 +200,8 @@ void conv_grad_input(const ConvGeometry& g, const Plan& plan, const Blocked<T>& 
 template <class T>
 class GradWeightTasks {
  public:
-  GradWeightTasks(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
-                  const Blocked<T>& x, const Threads& threads)
+  GradWeightTasks(const ConvGeometry& g, const Plan& plan, const LaneView<T>& dy,
+                  const LaneView<T>& x, const Threads& threads)
       : g_(g), plan_(plan), dy_(dy), x_(x) {
     const TileShape tile = forward_tile(g, plan);
     phase_ = {
@@ -212,7 +213,7 @@ class GradWeightTasks {
   }
 
   int64_t count() const { return runs_ * parts_; }
-  int64_t rows() const { return x_.blocks * phase_.tile_rows(); }
+  int64_t rows() const { return x_.bundles * phase_.tile_rows(); }
 
   // Calls after(row) when a tile row is done.
   template <class F>
@@ -243,15 +244,15 @@ class GradWeightTasks {
 
  private:
   void run_row(int64_t row, int64_t first, int64_t last, T* sums) {
-    const int64_t block = row / phase_.tile_rows(), tile_row = row % phase_.tile_rows();
+    const int64_t bundle = row / phase_.tile_rows(), tile_row = row % phase_.tile_rows();
     const int64_t in_row = g_.stride_h * x_.row_size(), in_col = g_.stride_w * x_.lanes;
     with_tile(phase_.tile, [&]<int kR, int kC>() {
       const auto at = [&](int64_t i, int64_t j, int skip_rows, int skip_cols) {
-        const T* from = x_.at(block, -g_.pad_h, -g_.pad_w) + i * in_row + j * in_col;
+        const T* from = x_.at(bundle, -g_.pad_h, -g_.pad_w) + i * in_row + j * in_col;
         for (int64_t group = 0; group < phase_.weights.groups; ++group)
           with_step(g_.stride_w, [&]<int kStep>() {
             grad_weight_tile<T, kR, kC, kStep>(from, in_row, phase_.weights.group(group), first,
-                                               last, dy_.at(block, i, j), dy_.plane_size(),
+                                               last, dy_.at(bundle, i, j), dy_.plane_size(),
                                                dy_.row_size(), skip_rows, skip_cols, sums);
           });
       };
@@ -265,15 +266,15 @@ class GradWeightTasks {
 
   ConvGeometry g_;
   Plan plan_;
-  Blocked<T> dy_, x_;
+  LaneView<T> dy_, x_;
   Phase<T> phase_;
   int64_t runs_, parts_;
   std::vector<T> sums_;
 };
 
 template <class T>
-void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
-                      const Blocked<T>& x, T* dw, const Threads& threads) {
+void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const LaneView<T>& dy,
+                      const LaneView<T>& x, T* dw, const Threads& threads) {
   GradWeightTasks<T> tasks(g, plan, dy, x, threads);
   threads.run(tasks.count(), [&](int64_t task) { tasks.run(task, [](int64_t) {}); });
   tasks.finish(dw, threads);
@@ -281,8 +282,8 @@ void conv_grad_weight(const ConvGeometry& g, const Plan& plan, const Blocked<T>&
 
 // Both gradients at once: each row of dy is read for the one while the other has it in the cache.
 template <class T>
-void conv_backward(const ConvGeometry& g, const Plan& plan, const Blocked<T>& dy,
-                   const Blocked<T>& x, const T* weight, const Blocked<T>& dx, T* dw,
+void conv_backward(const ConvGeometry& g, const Plan& plan, const LaneView<T>& dy,
+                   const LaneView<T>& x, const T* weight, const LaneView<T>& dx, T* dw,
                    const Threads& threads) {
   const auto input = grad_input_tasks<T>(g, plan, dy, weight, dx, threads);
   GradWeightTasks<T> tasks(g, plan, dy, x, threads);

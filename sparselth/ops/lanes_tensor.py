@@ -1,7 +1,7 @@
 """A tensor whose values stay in the layout of the kernels between accelerated modules.
 
-To its user a `BlockedTensor` is an (N, C, H, W) tensor on the CPU. Below autograd, ops that have a
-handler (`blocked_handlers.py`) run on blocks; every other op runs on a plain tensor and returns
+To its user a `LaneTensor` is an (N, C, H, W) tensor on the CPU. Below autograd, ops that have a
+handler (`lanes_handlers.py`) run on lanes; every other op runs on a plain tensor and returns
 plain tensors. No op is wrong for lack of a handler, only slower.
 """
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .blocked_cell import Block, Cell, Positions, State
+from .lanes_value import LaneBuffer, LazyValue, Positions, State
 
 _aten = torch.ops.aten
 
-# Op overload -> what computes it on blocks, or returns NotImplemented to decline.
+# Op overload -> what computes it on lanes, or returns NotImplemented to decline.
 HANDLERS: dict[Any, Callable[..., Any]] = {}
 
 # Ops that ask one argument for its shape and dtype alone, and the place of that argument.
@@ -36,57 +36,57 @@ _SHAPE_ONLY = {
 }
 
 
-class BlockedTensor(torch.Tensor):
-    """An activation or gradient (N, C, H, W) in blocks; or the indices of a pooling over it."""
+class LaneTensor(torch.Tensor):
+    """An activation or gradient (N, C, H, W) in lanes; or the indices of a pooling over it."""
 
-    _cell: Cell
+    _value: LazyValue
 
     # Subclasses of results are decided below, in __torch_dispatch__.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def make(
-        cell: Cell,
+        value: LazyValue,
         shape: tuple[int, ...] | torch.Size,
         dtype: torch.dtype,
         strides: tuple[int, ...] | None = None,
-    ) -> BlockedTensor:
-        """Make a tensor of the values in `cell`; its strides are contiguous when None."""
-        out = torch.Tensor._make_wrapper_subclass(BlockedTensor, shape, strides, dtype=dtype)
-        out._cell = cell
+    ) -> LaneTensor:
+        """Make a tensor of the values in `value`; its strides are contiguous when None."""
+        out = torch.Tensor._make_wrapper_subclass(LaneTensor, shape, strides, dtype=dtype)
+        out._value = value
         return out
 
     @staticmethod
-    def hold(plain: Tensor) -> BlockedTensor:
+    def hold(plain: Tensor) -> LaneTensor:
         """Make a tensor of values that are plain for good."""
-        cell = Cell(plain, plain.shape[0] if plain.dim() else 1)
-        return BlockedTensor.make(cell, plain.shape, plain.dtype, plain.stride())
+        value = LazyValue(plain, plain.shape[0] if plain.dim() else 1)
+        return LaneTensor.make(value, plain.shape, plain.dtype, plain.stride())
 
     @staticmethod
-    def wrap(block: Tensor, batch: int, halo: int) -> BlockedTensor:
-        """Make a tensor (batch, C, H, W) of values in blocks."""
-        _, channels, rows, columns, _ = block.shape
+    def wrap(buffer: Tensor, batch: int, halo: int) -> LaneTensor:
+        """Make a tensor (batch, C, H, W) of values in lanes."""
+        _, channels, rows, columns, _ = buffer.shape
         shape = (batch, channels, rows - 2 * halo, columns - 2 * halo)
-        return BlockedTensor.make(Cell(Block(block, halo), batch), shape, block.dtype)
+        return LaneTensor.make(LazyValue(LaneBuffer(buffer, halo), batch), shape, buffer.dtype)
 
-    def like(self, state: State) -> BlockedTensor:
+    def like(self, state: State) -> LaneTensor:
         """Make a tensor of this one's shape and dtype with values of its own."""
-        return BlockedTensor.make(Cell(state, self._cell.batch), self.shape, self.dtype)
+        return LaneTensor.make(LazyValue(state, self._value.batch), self.shape, self.dtype)
 
-    def alias(self) -> BlockedTensor:
+    def alias(self) -> LaneTensor:
         """Make a tensor that shares this one's values."""
-        return BlockedTensor.make(self._cell, self.shape, self.dtype, self.stride())
+        return LaneTensor.make(self._value, self.shape, self.dtype, self.stride())
 
-    def is_blocked(self) -> bool:
+    def is_in_lanes(self) -> bool:
         """Say whether the values are an activation's and not turned plain."""
-        return not isinstance(self._cell.state, (Tensor, Positions))
+        return not isinstance(self._value.state, (Tensor, Positions))
 
     def dense(self) -> Tensor:
         """Return a plain tensor (N, C, H, W) with the same values, differentiably."""
         return _Dense.apply(self)
 
     def _plain_view(self) -> Tensor:
-        # A view op turns the cell plain and returns plain tensors.
+        # A view op turns the value plain and returns plain tensors.
         return self.view(self.shape)
 
     @classmethod
@@ -125,7 +125,7 @@ class BlockedTensor(torch.Tensor):
         return self
 
     def share_memory_(self) -> Any:
-        self._cell.plain().share_memory_()
+        self._value.plain().share_memory_()
         return self
 
     def storage(self) -> Any:
@@ -160,25 +160,25 @@ class BlockedTensor(torch.Tensor):
 
     @property
     def _plain(self) -> Tensor:
-        return self._cell.plain()
+        return self._value.plain()
 
     @staticmethod
     def __tensor_unflatten__(inner: dict[str, Tensor], meta, outer_size, outer_stride) -> Tensor:
-        return BlockedTensor.hold(inner["_plain"])
+        return LaneTensor.hold(inner["_plain"])
 
     def _stable_hash_for_caching(self) -> str:
-        return f"BlockedTensor {self.shape} {self.stride()} {self.dtype} {self.requires_grad}"
+        return f"LaneTensor {self.shape} {self.stride()} {self.dtype} {self.requires_grad}"
 
     def __coerce_same_metadata_as_tangent__(self, meta, expected_type=None):
         # A compiled backward gets our gradient where it was compiled for a plain one.
-        return self._cell.read() if expected_type in (None, Tensor) else None
+        return self._value.read() if expected_type in (None, Tensor) else None
 
 
 class _Dense(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: BlockedTensor) -> Tensor:
-        values = x._cell.read()
-        return values.clone() if values is x._cell.state else values
+    def forward(ctx, x: LaneTensor) -> Tensor:
+        values = x._value.read()
+        return values.clone() if values is x._value.state else values
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ def _aliasing(func: Any) -> _Aliasing:
 
 
 def _read(value: Any) -> Any:
-    return value._cell.read() if isinstance(value, BlockedTensor) else value
+    return value._value.read() if isinstance(value, LaneTensor) else value
 
 
 def fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -224,7 +224,7 @@ def fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     every write.
     """
     place = _SHAPE_ONLY.get(func)
-    if place is not None and isinstance(args[place], BlockedTensor):
+    if place is not None and isinstance(args[place], LaneTensor):
         shape = torch.empty(args[place].shape, dtype=args[place].dtype)
         args = (*args[:place], shape, *args[place + 1 :])
     aliasing = _aliasing(func)
@@ -232,12 +232,12 @@ def fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func.decompose(*args, **kwargs)
     if aliasing.moves:
         return _move(func, args, kwargs)
-    owners: dict[int, BlockedTensor] = {}
+    owners: dict[int, LaneTensor] = {}
 
     def share(value: Any) -> Any:
-        if not isinstance(value, BlockedTensor):
+        if not isinstance(value, LaneTensor):
             return value
-        plain = value._cell.plain()
+        plain = value._value.plain()
         owners[id(plain)] = value
         return plain
 
@@ -255,8 +255,8 @@ def fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return tree_map(lambda value: owners.get(id(value), value), out)
 
 
-def _check_shape(owner: BlockedTensor) -> None:
-    plain = owner._cell.plain()
+def _check_shape(owner: LaneTensor) -> None:
+    plain = owner._value.plain()
     if plain.shape != owner.shape:
         raise RuntimeError(
             f"an out= argument of shape {tuple(owner.shape)} would become {tuple(plain.shape)}: "
@@ -268,9 +268,9 @@ def _move(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # unsqueeze_, t_, resize_ and their like: the tensor goes on as an alias with another shape,
     # while what was detached from it keeps the old one.
     owner, *rest = args
-    plain = owner._cell.plain().detach()
+    plain = owner._value.plain().detach()
     func(plain, *tree_map(_read, rest), **tree_map(_read, kwargs))
     with torch._C._DisableTorchDispatch():
         func(owner, *tree_map(_read, rest), **tree_map(_read, kwargs))
-    owner._cell = Cell(plain, plain.shape[0] if plain.dim() else 0)
+    owner._value = LazyValue(plain, plain.shape[0] if plain.dim() else 0)
     return owner

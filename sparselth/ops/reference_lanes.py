@@ -1,4 +1,4 @@
-"""The oracle of the ops on blocked activations: unblock, compute in plain PyTorch, block again.
+"""The oracle of the ops on activations in lanes: plain PyTorch, between two conversions.
 
 Registered as their default kernels and compared with the compiled ones, as in `reference.py`.
 """
@@ -13,25 +13,25 @@ from torch import Tensor
 
 from . import reference
 from .arguments import checked
-from .blocked_layout import from_blocked, interior, to_blocked
 from .contract import NAMESPACE
-from .contract_blocked import BLOCKED_SCHEMAS
+from .contract_lanes import LANE_SCHEMAS
+from .lanes_layout import from_lanes, interior, to_lanes
 
 
 def _per_channel(values: Tensor | None, default: float) -> Tensor | float:
     return default if values is None else values.view(1, -1, 1, 1)
 
 
-def blocked_conv2d(
-    blocked, batch, blocked_halo, weight, mask, bias, plan, stride, padding, dilation, groups
+def lanes_conv2d(
+    input, batch, input_halo, weight, mask, bias, plan, stride, padding, dilation, groups
 ):
-    images = from_blocked(blocked, batch, blocked_halo)
+    images = from_lanes(input, batch, input_halo)
     conv = (stride, padding, dilation, groups)
     out = reference.masked_conv2d(images, weight, mask, bias, None, *conv)
-    return to_blocked(out, blocked.shape[-1], 0)
+    return to_lanes(out, input.shape[-1], 0)
 
 
-def blocked_conv2d_grad_input(
+def lanes_conv2d_grad_input(
     grad_output,
     batch,
     grad_halo,
@@ -44,18 +44,18 @@ def blocked_conv2d_grad_input(
     dilation,
     groups,
 ):
-    images = from_blocked(grad_output, batch, grad_halo)
+    images = from_lanes(grad_output, batch, grad_halo)
     conv = (stride, padding, dilation, groups)
     out = reference.masked_conv2d_grad_input(images, weight, mask, None, input_hw, *conv)
-    return to_blocked(out, grad_output.shape[-1], 0)
+    return to_lanes(out, grad_output.shape[-1], 0)
 
 
-def blocked_conv2d_grad_weight(
+def lanes_conv2d_grad_weight(
     grad_output,
     grad_halo,
-    blocked,
+    input,
     batch,
-    blocked_halo,
+    input_halo,
     mask,
     plan,
     stride,
@@ -63,18 +63,18 @@ def blocked_conv2d_grad_weight(
     dilation,
     groups,
 ):
-    grad = from_blocked(grad_output, batch, grad_halo)
-    images = from_blocked(blocked, batch, blocked_halo)
+    grad = from_lanes(grad_output, batch, grad_halo)
+    images = from_lanes(input, batch, input_halo)
     conv = (stride, padding, dilation, groups)
     return reference.masked_conv2d_grad_weight(grad, images, mask, None, *conv)
 
 
-def blocked_conv2d_backward(
+def lanes_conv2d_backward(
     grad_output,
     grad_halo,
-    blocked,
+    input,
     batch,
-    blocked_halo,
+    input_halo,
     weight,
     mask,
     plan,
@@ -84,20 +84,20 @@ def blocked_conv2d_backward(
     groups,
 ):
     conv = (stride, padding, dilation, groups)
-    hw = [size - 2 * blocked_halo for size in blocked.shape[2:4]]
-    grad_input = blocked_conv2d_grad_input(
+    hw = [size - 2 * input_halo for size in input.shape[2:4]]
+    grad_input = lanes_conv2d_grad_input(
         grad_output, batch, grad_halo, weight, mask, plan, hw, *conv
     )
-    grad_weight = blocked_conv2d_grad_weight(
-        grad_output, grad_halo, blocked, batch, blocked_halo, mask, plan, *conv
+    grad_weight = lanes_conv2d_grad_weight(
+        grad_output, grad_halo, input, batch, input_halo, mask, plan, *conv
     )
     return grad_input, grad_weight
 
 
-def blocked_batch_norm(
-    blocked, batch, blocked_halo, weight, bias, running_mean, running_var, momentum, eps
+def lanes_batch_norm(
+    input, batch, input_halo, weight, bias, running_mean, running_var, momentum, eps
 ):
-    images = from_blocked(blocked, batch, blocked_halo)
+    images = from_lanes(input, batch, input_halo)
     variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
     invstd = (variance + eps).rsqrt()
     scale = invstd.clone() if weight is None else invstd * weight
@@ -110,19 +110,19 @@ def blocked_batch_norm(
     return mean, invstd, scale, shift
 
 
-def blocked_scale_add_relu(
+def lanes_scale_add_relu(
     a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, upper, halo
 ):
-    out = from_blocked(a, batch, a_halo) * _per_channel(a_scale, 1.0) + _per_channel(a_shift, 0.0)
+    out = from_lanes(a, batch, a_halo) * _per_channel(a_scale, 1.0) + _per_channel(a_shift, 0.0)
     if b is not None:
-        images = from_blocked(b, batch, b_halo)
+        images = from_lanes(b, batch, b_halo)
         out = out + images * _per_channel(b_scale, 1.0) + _per_channel(b_shift, 0.0)
     if relu:
         out = F.relu(out) if math.isnan(upper) else F.hardtanh(out, 0.0, upper)
-    return to_blocked(out, a.shape[-1], halo)
+    return to_lanes(out, a.shape[-1], halo)
 
 
-def blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, other, other_halo, halo):
+def lanes_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, other, other_halo, halo):
     inner = interior(grad, grad_halo)
     if gate is not None:
         gates = interior(gate, gate_halo)
@@ -132,7 +132,7 @@ def blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, other, ot
     return F.pad(inner, (0, 0, halo, halo, halo, halo))
 
 
-def blocked_batch_norm_backward(
+def lanes_batch_norm_backward(
     grad,
     grad_halo,
     gate,
@@ -140,9 +140,9 @@ def blocked_batch_norm_backward(
     gate_scale,
     gate_shift,
     upper,
-    blocked,
+    input,
     batch,
-    blocked_halo,
+    input_halo,
     mean,
     invstd,
     weight,
@@ -151,10 +151,10 @@ def blocked_batch_norm_backward(
 ):
     if gate_scale is not None:
         scale, shift = gate_scale.view(-1, 1, 1, 1), gate_shift.view(-1, 1, 1, 1)
-        gate, gate_halo = blocked * scale + shift, blocked_halo
-    gated = blocked_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, None, 0, 0)
-    images = from_blocked(blocked, batch, blocked_halo)
-    grads = from_blocked(gated, batch, 0)
+        gate, gate_halo = input * scale + shift, input_halo
+    masked_grad = lanes_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, None, 0, 0)
+    images = from_lanes(input, batch, input_halo)
+    grads = from_lanes(masked_grad, batch, 0)
     normalised = (images - mean.view(1, -1, 1, 1)) * invstd.view(1, -1, 1, 1)
     grad_bias = grads.sum((0, 2, 3))
     grad_weight = (grads * normalised).sum((0, 2, 3))
@@ -164,32 +164,32 @@ def blocked_batch_norm_backward(
         grads = grads - _per_channel(grad_bias / count, 0.0)
         grads = grads - normalised * _per_channel(grad_weight / count, 0.0)
     grad_input = grads * scale.view(1, -1, 1, 1)
-    return to_blocked(grad_input, grad.shape[-1], halo), grad_weight, grad_bias
+    return to_lanes(grad_input, grad.shape[-1], halo), grad_weight, grad_bias
 
 
-def blocked_max_pool2d(blocked, batch, blocked_halo, kernel, stride, padding, halo):
-    images = from_blocked(blocked, batch, blocked_halo)
+def lanes_max_pool2d(input, batch, input_halo, kernel, stride, padding, halo):
+    images = from_lanes(input, batch, input_halo)
     out, index = F.max_pool2d(images, kernel, stride, padding, return_indices=True)
     width = images.shape[3]
     top = torch.arange(out.shape[2]).view(-1, 1) * stride[0] - padding[0]
     left = torch.arange(out.shape[3]) * stride[1] - padding[1]
     position = (index // width - top) * kernel[1] + index % width - left
-    lanes = blocked.shape[-1]
-    return to_blocked(out, lanes, halo), to_blocked(position.to(torch.uint8), lanes, 0)
+    lanes = input.shape[-1]
+    return to_lanes(out, lanes, halo), to_lanes(position.to(torch.uint8), lanes, 0)
 
 
-def blocked_max_pool2d_backward(
+def lanes_max_pool2d_backward(
     grad, batch, grad_halo, position, input_hw, kernel, stride, padding, halo
 ):
-    grads = from_blocked(grad, batch, grad_halo)
-    where = from_blocked(position, batch, 0).long()
+    grads = from_lanes(grad, batch, grad_halo)
+    where = from_lanes(position, batch, 0).long()
     rows = torch.arange(grads.shape[2]).view(-1, 1) * stride[0] - padding[0] + where // kernel[1]
     columns = torch.arange(grads.shape[3]) * stride[1] - padding[1] + where % kernel[1]
     out = grads.new_zeros(*grads.shape[:2], input_hw[0] * input_hw[1])
     index = (rows * input_hw[1] + columns).flatten(2)
     out.scatter_add_(2, index, grads.flatten(2))
-    return to_blocked(out.view(*grads.shape[:2], *input_hw), grad.shape[-1], halo)
+    return to_lanes(out.view(*grads.shape[:2], *input_hw), grad.shape[-1], halo)
 
 
-for _name in BLOCKED_SCHEMAS:
+for _name in LANE_SCHEMAS:
     torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, checked(_name, globals()[_name]))

@@ -1,7 +1,7 @@
-// Batch norm on blocked activations, compiled per instruction set.
+// Batch norm on activations in lanes, compiled per instruction set.
 //
 //   forward   the batch's mean and biased variance of each channel, over images and pixels, and
-//             what follows from them; blocked_scale_add_relu applies it
+//             what follows from them; lanes_scale_add_relu applies it
 //   backward  db = sum g,  dw = sum g n,  dx = invstd weight (g - db / count - n dw / count)
 //             with g = 0 where gate <= 0 else dy, and n = (x - mean) invstd;
 //             dx = invstd weight g where mean and invstd are not the batch's own
@@ -13,7 +13,7 @@
 // Sums stay accurate over millions of values: a strip of rows is summed in a few vectors, strips
 // and planes are added in double, in an order that no number of threads changes.
 
-#include "cpu/blocked_planes.inl"
+#include "cpu/lane_planes.inl"
 
 struct Sums {
   double first = 0, second = 0;
@@ -72,7 +72,7 @@ struct AddMoments {
 // The squares are of distances to a pivot near the mean: of the values themselves, they would
 // cancel where the mean is large beside the deviation.
 template <class T>
-Moments plane_moments(const Blocked<const T>& x, int64_t plane, int64_t images) {
+Moments plane_moments(const LaneView<const T>& x, int64_t plane, int64_t images) {
   const double count = double(images) * double(x.height) * double(x.width);
   if (count == 0) return {};
   const T pivot = reduce<T>(load(x.row(plane, 0))) / T(images);  // the mean of the first pixel
@@ -85,13 +85,13 @@ Moments plane_moments(const Blocked<const T>& x, int64_t plane, int64_t images) 
   return {count, pivot + sums.first / count, squares < 0 ? 0 : squares};
 }
 
-// Of one channel, over all blocks.
+// Of one channel, over all bundles.
 template <class T>
-Moments channel_moments(const Blocked<const T>& x, int64_t batch, int64_t channel) {
+Moments channel_moments(const LaneView<const T>& x, int64_t batch, int64_t channel) {
   Moments total;
-  for (int64_t block = 0; block < x.blocks; ++block)
-    total = combined(total,
-                     plane_moments<T>(x, block * x.channels + channel, images_of<T>(batch, block)));
+  for (int64_t bundle = 0; bundle < x.bundles; ++bundle)
+    total = combined(
+        total, plane_moments<T>(x, bundle * x.channels + channel, images_of<T>(batch, bundle)));
   return total;
 }
 
@@ -105,7 +105,7 @@ struct BatchNormForward {
 };
 
 template <class T>
-void batch_norm_forward(const Blocked<const T>& x, int64_t batch, const BatchNormForward<T>& norm,
+void batch_norm_forward(const LaneView<const T>& x, int64_t batch, const BatchNormForward<T>& norm,
                         const Threads& threads) {
   for_planes(x.channels, threads, [&](int64_t c) {
     const Moments m = channel_moments<T>(x, batch, c);
@@ -128,7 +128,7 @@ void batch_norm_forward(const Blocked<const T>& x, int64_t batch, const BatchNor
 // Where the gate of a ReLU after the norm comes from.
 enum class Gate { none, given, of_x };
 
-// scale x + shift, as blocked_scale_add_relu computes it.
+// scale x + shift, as lanes_scale_add_relu computes it.
 template <class T>
 struct GateOfX {
   Vec<T> scale, shift;
@@ -186,8 +186,8 @@ struct BatchNorm {
 };
 
 template <class T, Gate kGate>
-Sums channel_sums(const Blocked<const T>& grad, const Blocked<const T>& gate,
-                  const Blocked<const T>& x, const BatchNorm<T>& norm, int64_t channel) {
+Sums channel_sums(const LaneView<const T>& grad, const LaneView<const T>& gate,
+                  const LaneView<const T>& x, const BatchNorm<T>& norm, int64_t channel) {
   const Vec<T> mean = broadcast(norm.mean[channel]);
   const GateOfX<T> of_x = norm.gate_of_x(channel);
   Sums total;
@@ -208,9 +208,9 @@ Sums channel_sums(const Blocked<const T>& grad, const Blocked<const T>& gate,
 
 // in: grad, then the gate if it is given, then x where it is read.
 template <class T, Gate kGate, bool kTraining, int kInputs>
-void batch_norm_backward_channel(const Blocked<const T> (&in)[kInputs], int64_t batch,
+void batch_norm_backward_channel(const LaneView<const T> (&in)[kInputs], int64_t batch,
                                  const BatchNorm<T>& norm, const Sums& sums, int64_t channel,
-                                 const Blocked<T>& dx) {
+                                 const LaneView<T>& dx) {
   const double count = double(batch) * double(dx.height) * double(dx.width);
   const double invstd = norm.invstd[channel];
   const double scale = norm.weight ? norm.weight[channel] * invstd : invstd;
@@ -226,9 +226,9 @@ void batch_norm_backward_channel(const Blocked<const T> (&in)[kInputs], int64_t 
 }
 
 template <class T>
-void batch_norm_backward(const Blocked<const T>& grad, const Blocked<const T>& gate,
-                         const Blocked<const T>& x, int64_t batch, const BatchNorm<T>& norm,
-                         const Blocked<T>& dx, T* grad_weight, T* grad_bias,
+void batch_norm_backward(const LaneView<const T>& grad, const LaneView<const T>& gate,
+                         const LaneView<const T>& x, int64_t batch, const BatchNorm<T>& norm,
+                         const LaneView<T>& dx, T* grad_weight, T* grad_bias,
                          const Threads& threads) {
   const auto run = [&]<Gate kGate, bool kTraining>() {
     for_planes(x.channels, threads, [&](int64_t c) {
@@ -236,7 +236,7 @@ void batch_norm_backward(const Blocked<const T>& grad, const Blocked<const T>& g
       grad_bias[c] = T(sums.first);
       grad_weight[c] = T(sums.second * norm.invstd[c]);
       constexpr bool kReadsX = kTraining || kGate == Gate::of_x;
-      const auto write = [&]<int kInputs>(const Blocked<const T>(&in)[kInputs]) {
+      const auto write = [&]<int kInputs>(const LaneView<const T>(&in)[kInputs]) {
         batch_norm_backward_channel<T, kGate, kTraining>(in, batch, norm, sums, c, dx);
       };
       if constexpr (kGate == Gate::given && kReadsX) {

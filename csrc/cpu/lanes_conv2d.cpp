@@ -1,6 +1,6 @@
-// blocked_conv2d and its two gradients: tensors in, kernels of blocked_conv2d.inl, tensors out.
+// lanes_conv2d and its two gradients: tensors in, kernels of lanes_conv2d.inl, tensors out.
 
-#include "cpu/blocked_conv2d.h"
+#include "cpu/lanes_conv2d.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -18,11 +18,11 @@
 #include "cpu/parallel.h"
 #include "cpu/tensors.h"
 #include "cpu/threads.h"
-#include "cpu/to_blocked.h"
+#include "cpu/to_lanes.h"
 
 namespace sparselth {
 
-#define SPARSELTH_ISA_FILE "cpu/blocked_conv2d.inl"
+#define SPARSELTH_ISA_FILE "cpu/lanes_conv2d.inl"
 #include "common/foreach_isa.h"
 
 namespace {
@@ -32,12 +32,12 @@ Threads threads_for(const ConvGeometry& g, const Plan& plan) {
   return torch_threads(plan.nnz * pixels + g.c_out * pixels);
 }
 
-// Offsets into one block are 32 bits wide.
+// Offsets into one bundle are 32 bits wide.
 template <class T>
-Blocked<T> addressable(const Tensor& t, int64_t halo) {
-  const Blocked<T> b = blocked_view<T>(t, halo, "masked_conv2d");
-  expect(b.block_size() <= std::numeric_limits<uint32_t>::max(), "masked_conv2d",
-         "one block of images has more than 2^32 values; use the dense convolution");
+LaneView<T> addressable(const Tensor& t, int64_t halo) {
+  const LaneView<T> b = lane_view<T>(t, halo, "masked_conv2d");
+  expect(b.bundle_size() <= std::numeric_limits<uint32_t>::max(), "masked_conv2d",
+         "one bundle of images has more than 2^32 values; use the dense convolution");
   return b;
 }
 
@@ -45,14 +45,14 @@ Blocked<T> addressable(const Tensor& t, int64_t halo) {
 
 Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, const Tensor& weight,
                     const std::optional<Tensor>& bias, const Plan& plan) {
-  Tensor y = empty_blocked(x, x.size(0), g.c_out, g.out_height, g.out_width, 0, x.size(4));
+  Tensor y = empty_lanes(x, x.size(0), g.c_out, g.out_height, g.out_width, 0, x.size(4));
   if (y.numel() == 0) return y;
   const int64_t halo = std::max(x_halo, forward_halo(g));
   const Tensor wide = with_halo(x, x_halo, halo);
   with_compute_type(x.scalar_type(), "masked_conv2d", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(conv_forward<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
-                       bias ? data<T>(*bias) : nullptr, blocked_view<T>(y, 0, "masked_conv2d"),
+                       bias ? data<T>(*bias) : nullptr, lane_view<T>(y, 0, "masked_conv2d"),
                        threads_for(g, plan));
   });
   return y;
@@ -60,14 +60,14 @@ Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, cons
 
 Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
                        const Tensor& weight, const Plan& plan) {
-  Tensor dx = empty_blocked(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
+  Tensor dx = empty_lanes(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
   if (dx.numel() == 0) return dx;
   const int64_t halo = std::max(dy_halo, grad_input_halo(g));
   const Tensor wide = with_halo(dy, dy_halo, halo);
   with_compute_type(dy.scalar_type(), "masked_conv2d_grad_input", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(conv_grad_input<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
-                       blocked_view<T>(dx, 0, "masked_conv2d"), threads_for(g, plan));
+                       lane_view<T>(dx, 0, "masked_conv2d"), threads_for(g, plan));
   });
   return dx;
 }
@@ -82,7 +82,7 @@ Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo
   const Tensor wide = with_halo(x, x_halo, halo);
   with_compute_type(x.scalar_type(), "masked_conv2d_grad_weight", [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(conv_grad_weight<T>, g, plan, blocked_view<T>(dy, dy_halo, "masked_conv2d"),
+    SPARSELTH_CALL_ISA(conv_grad_weight<T>, g, plan, lane_view<T>(dy, dy_halo, "masked_conv2d"),
                        addressable<T>(wide, halo), data<T>(dw), threads_for(g, plan));
   });
   return dw;
@@ -94,7 +94,7 @@ std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy
   if (dy.numel() == 0 || x.numel() == 0 || weight.numel() == 0)
     return {conv_grad_input(g, dy, dy_halo, weight, plan),
             conv_grad_weight(g, dy, dy_halo, x, x_halo, plan)};
-  Tensor dx = empty_blocked(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
+  Tensor dx = empty_lanes(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
   Tensor dw = torch::stable::new_empty(x, shape_of(weight));
   const int64_t dy_wide = std::max(dy_halo, grad_input_halo(g));
   const int64_t x_wide = std::max(x_halo, forward_halo(g));
@@ -103,14 +103,14 @@ std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy
     using T = decltype(type);
     SPARSELTH_CALL_ISA(conv_backward<T>, g, plan, addressable<T>(wide_dy, dy_wide),
                        addressable<T>(wide_x, x_wide), data<T>(weight),
-                       blocked_view<T>(dx, 0, "masked_conv2d"), data<T>(dw), threads_for(g, plan));
+                       lane_view<T>(dx, 0, "masked_conv2d"), data<T>(dw), threads_for(g, plan));
   });
   return {dx, dw};
 }
 
 namespace {
 
-// What a gradient of the output must be: blocks of so many images of the output's size.
+// What a gradient of the output must be: bundles of so many images of the output's size.
 void check_grad(const char* op, const Tensor& grad, int64_t grad_halo, const ConvGeometry& g) {
   const Ints shape = checked_images(op, grad, g.batch, grad_halo);
   const Ints wanted = {g.batch, g.c_out, g.out_height, g.out_width};
@@ -118,29 +118,29 @@ void check_grad(const char* op, const Tensor& grad, int64_t grad_halo, const Con
          Extents(shape));
 }
 
-Tensor blocked_conv2d(const Tensor& blocked, int64_t batch, int64_t halo, const Tensor& weight,
-                      const Tensor& mask, const std::optional<Tensor>& bias,
-                      const std::optional<Tensor>& plan, const Ints& stride, const Ints& padding,
-                      const Ints& dilation, int64_t groups) {
-  const char* op = "blocked_conv2d";
-  const Ints x_shape = checked_images(op, blocked, batch, halo);
+Tensor lanes_conv2d(const Tensor& input, int64_t batch, int64_t halo, const Tensor& weight,
+                    const Tensor& mask, const std::optional<Tensor>& bias,
+                    const std::optional<Tensor>& plan, const Ints& stride, const Ints& padding,
+                    const Ints& dilation, int64_t groups) {
+  const char* op = "lanes_conv2d";
+  const Ints x_shape = checked_images(op, input, batch, halo);
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
-  check_weight(op, weight, mask, blocked);
-  check_per_channel(op, "bias", bias, g.c_out, blocked);
+  check_weight(op, weight, mask, input);
+  check_per_channel(op, "bias", bias, g.c_out, input);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const std::optional<Tensor> b =
       bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
-  return conv_forward(g, torch::stable::contiguous(blocked), halo,
-                      torch::stable::contiguous(weight), b, holder.plan());
+  return conv_forward(g, torch::stable::contiguous(input), halo, torch::stable::contiguous(weight),
+                      b, holder.plan());
 }
 
-Tensor blocked_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64_t halo,
-                                 const Tensor& weight, const Tensor& mask,
-                                 const std::optional<Tensor>& plan, const Ints& input_hw,
-                                 const Ints& stride, const Ints& padding, const Ints& dilation,
-                                 int64_t groups) {
-  const char* op = "blocked_conv2d_grad_input";
+Tensor lanes_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64_t halo,
+                               const Tensor& weight, const Tensor& mask,
+                               const std::optional<Tensor>& plan, const Ints& input_hw,
+                               const Ints& stride, const Ints& padding, const Ints& dilation,
+                               int64_t groups) {
+  const char* op = "lanes_conv2d_grad_input";
   const Ints x_shape = input_shape(op, batch, weight, groups, input_hw);
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
@@ -151,37 +151,38 @@ Tensor blocked_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64
                          torch::stable::contiguous(weight), holder.plan());
 }
 
-Tensor blocked_conv2d_grad_weight(const Tensor& grad_output, int64_t grad_halo,
-                                  const Tensor& blocked, int64_t batch, int64_t halo,
-                                  const Tensor& mask, const std::optional<Tensor>& plan,
-                                  const Ints& stride, const Ints& padding, const Ints& dilation,
-                                  int64_t groups) {
-  const char* op = "blocked_conv2d_grad_weight";
-  const Ints x_shape = checked_images(op, blocked, batch, halo);
+Tensor lanes_conv2d_grad_weight(const Tensor& grad_output, int64_t grad_halo, const Tensor& input,
+                                int64_t batch, int64_t halo, const Tensor& mask,
+                                const std::optional<Tensor>& plan, const Ints& stride,
+                                const Ints& padding, const Ints& dilation, int64_t groups) {
+  const char* op = "lanes_conv2d_grad_weight";
+  const Ints x_shape = checked_images(op, input, batch, halo);
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(mask), stride, padding, dilation, groups);
-  check_like(op, "blocked", blocked, grad_output);
+  check_like(op, "input", input, grad_output);
   check_mask(op, mask, mask, grad_output);
   check_grad(op, grad_output, grad_halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   return conv_grad_weight(g, torch::stable::contiguous(grad_output), grad_halo,
-                          torch::stable::contiguous(blocked), halo, holder.plan());
+                          torch::stable::contiguous(input), halo, holder.plan());
 }
 
-std::tuple<Tensor, Tensor> blocked_conv2d_backward(
-    const Tensor& grad_output, int64_t grad_halo, const Tensor& blocked, int64_t batch,
-    int64_t halo, const Tensor& weight, const Tensor& mask, const std::optional<Tensor>& plan,
-    const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
-  const char* op = "blocked_conv2d_backward";
-  const Ints x_shape = checked_images(op, blocked, batch, halo);
+std::tuple<Tensor, Tensor> lanes_conv2d_backward(const Tensor& grad_output, int64_t grad_halo,
+                                                 const Tensor& input, int64_t batch, int64_t halo,
+                                                 const Tensor& weight, const Tensor& mask,
+                                                 const std::optional<Tensor>& plan,
+                                                 const Ints& stride, const Ints& padding,
+                                                 const Ints& dilation, int64_t groups) {
+  const char* op = "lanes_conv2d_backward";
+  const Ints x_shape = checked_images(op, input, batch, halo);
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
-  check_like(op, "blocked", blocked, grad_output);
+  check_like(op, "input", input, grad_output);
   check_weight(op, weight, mask, grad_output);
   check_grad(op, grad_output, grad_halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   return conv_backward(g, torch::stable::contiguous(grad_output), grad_halo,
-                       torch::stable::contiguous(blocked), halo, torch::stable::contiguous(weight),
+                       torch::stable::contiguous(input), halo, torch::stable::contiguous(weight),
                        holder.plan());
 }
 
@@ -189,8 +190,8 @@ std::tuple<Tensor, Tensor> blocked_conv2d_backward(
 }  // namespace sparselth
 
 STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
-  m.impl("blocked_conv2d", TORCH_BOX(&sparselth::blocked_conv2d));
-  m.impl("blocked_conv2d_grad_input", TORCH_BOX(&sparselth::blocked_conv2d_grad_input));
-  m.impl("blocked_conv2d_grad_weight", TORCH_BOX(&sparselth::blocked_conv2d_grad_weight));
-  m.impl("blocked_conv2d_backward", TORCH_BOX(&sparselth::blocked_conv2d_backward));
+  m.impl("lanes_conv2d", TORCH_BOX(&sparselth::lanes_conv2d));
+  m.impl("lanes_conv2d_grad_input", TORCH_BOX(&sparselth::lanes_conv2d_grad_input));
+  m.impl("lanes_conv2d_grad_weight", TORCH_BOX(&sparselth::lanes_conv2d_grad_weight));
+  m.impl("lanes_conv2d_backward", TORCH_BOX(&sparselth::lanes_conv2d_backward));
 }

@@ -1,4 +1,4 @@
-// Max pooling of blocked activations, compiled per instruction set.
+// Max pooling of activations in lanes, compiled per instruction set.
 //
 //   forward   y[p,q]  = max of the window at p, q; its place in the window, row-major, as uint8
 //   backward  dx[h,w] = sum of dy[p,q] over the windows whose maximum is at h, w
@@ -8,7 +8,7 @@
 // in memory order. Cost: x and dy are read from memory once, y, dx and a byte per y likewise
 // written; a window costs one load and two comparisons per tap.
 
-#include "cpu/blocked_planes.inl"
+#include "cpu/lane_planes.inl"
 
 struct Range {
   int64_t begin, end;
@@ -58,8 +58,8 @@ inline Range windows_inside(int64_t count, int64_t kernel, int64_t stride, int64
 
 // kKernel: the compile-time size of a square kernel, whose windows are unrolled; 0: any.
 template <class T, int kKernel>
-void max_pool_planes(const Blocked<const T>& x, const PoolWindow& w, const Blocked<T>& y,
-                     const Blocked<uint8_t>& position, const Threads& threads) {
+void max_pool_planes(const LaneView<const T>& x, const PoolWindow& w, const LaneView<T>& y,
+                     const LaneView<uint8_t>& position, const Threads& threads) {
   const int64_t kernel_h = kKernel ? kKernel : w.kernel_h;
   const int64_t kernel_w = kKernel ? kKernel : w.kernel_w;
   const Range inner = windows_inside(y.width, kernel_w, w.stride_w, w.pad_w, x.width);
@@ -85,8 +85,8 @@ void max_pool_planes(const Blocked<const T>& x, const PoolWindow& w, const Block
 }
 
 template <class T>
-void max_pool(const Blocked<const T>& x, const PoolWindow& w, const Blocked<T>& y,
-              const Blocked<uint8_t>& position, const Threads& threads) {
+void max_pool(const LaneView<const T>& x, const PoolWindow& w, const LaneView<T>& y,
+              const LaneView<uint8_t>& position, const Threads& threads) {
   if (w.kernel_h == 2 && w.kernel_w == 2) {
     max_pool_planes<T, 2>(x, w, y, position, threads);
   } else if (w.kernel_h == 3 && w.kernel_w == 3) {
@@ -115,8 +115,8 @@ SPARSELTH_INLINE Vec<T> grad_of_tap(Vec<T> dy, Integers<T> position, int64_t tap
 }
 
 template <class T>
-void max_pool_backward_any(const Blocked<const T>& dy, const Blocked<const uint8_t>& position,
-                           const PoolWindow& w, const Blocked<T>& dx, const Threads& threads) {
+void max_pool_backward_any(const LaneView<const T>& dy, const LaneView<const uint8_t>& position,
+                           const PoolWindow& w, const LaneView<T>& dx, const Threads& threads) {
   const auto rows = windows_over(dx.height, dy.height, w.kernel_h, w.stride_h, w.pad_h);
   const auto columns = windows_over(dx.width, dy.width, w.kernel_w, w.stride_w, w.pad_w);
   for_planes(dx.planes(), threads, [&](int64_t plane) {
@@ -143,8 +143,8 @@ void max_pool_backward_any(const Blocked<const T>& dy, const Blocked<const uint8
 
 // Windows side by side: each pixel lies in one, and dy is read a vector at a time.
 template <class T>
-void max_pool_backward_tiles(const Blocked<const T>& dy, const Blocked<const uint8_t>& position,
-                             const PoolWindow& w, const Blocked<T>& dx, const Threads& threads) {
+void max_pool_backward_tiles(const LaneView<const T>& dy, const LaneView<const uint8_t>& position,
+                             const PoolWindow& w, const LaneView<T>& dx, const Threads& threads) {
   for_planes(dx.planes(), threads, [&](int64_t plane) {
     write_plane(dx, plane, [&](int64_t y, T* to) {
       const int64_t p = y / w.kernel_h, first_tap = y % w.kernel_h * w.kernel_w;
@@ -163,8 +163,8 @@ void max_pool_backward_tiles(const Blocked<const T>& dy, const Blocked<const uin
 }
 
 template <class T>
-void max_pool_backward(const Blocked<const T>& dy, const Blocked<const uint8_t>& position,
-                       const PoolWindow& w, const Blocked<T>& dx, const Threads& threads) {
+void max_pool_backward(const LaneView<const T>& dy, const LaneView<const uint8_t>& position,
+                       const PoolWindow& w, const LaneView<T>& dx, const Threads& threads) {
   if (w.stride_h == w.kernel_h && w.stride_w == w.kernel_w && w.pad_h == 0 && w.pad_w == 0)
     max_pool_backward_tiles<T>(dy, position, w, dx, threads);
   else

@@ -1,6 +1,6 @@
-// What the kernels on blocked activations share, compiled per instruction set.
+// What the kernels on activations in lanes share, compiled per instruction set.
 //
-// A plane is one (block, channel): rows of width x kLanes contiguous values, one vector per pixel.
+// A plane is one (bundle, channel): rows of width x kLanes contiguous values, one vector per pixel.
 // Threads take contiguous runs of planes. A result is written in memory order, its halo included,
 // so that no second pass has to clear it.
 
@@ -12,10 +12,10 @@ SPARSELTH_INLINE Integers<T> first_lanes(int64_t images) {
   return mask;
 }
 
-// How many images the block of a plane holds.
+// How many images the bundle of a plane holds.
 template <class T>
-SPARSELTH_INLINE int64_t images_of(int64_t batch, int64_t block) {
-  return std::min<int64_t>(batch - block * kLanes<T>, kLanes<T>);
+SPARSELTH_INLINE int64_t images_of(int64_t batch, int64_t bundle) {
+  return std::min<int64_t>(batch - bundle * kLanes<T>, kLanes<T>);
 }
 
 // The value where the mask is all ones, else zero, whatever the value: NaN and infinity too.
@@ -50,7 +50,7 @@ void for_planes(int64_t planes, const Threads& threads, const F& f) {
 
 // Writes one plane: row(y, to) fills the pixels inside the halo.
 template <class T, class Row>
-SPARSELTH_INLINE void write_plane(const Blocked<T>& out, int64_t plane, Row row) {
+SPARSELTH_INLINE void write_plane(const LaneView<T>& out, int64_t plane, Row row) {
   const int64_t columns = out.width + 2 * out.halo, border = out.halo * columns + out.halo;
   T* to = clear(out.data + plane * out.plane_size(), border);
   if (out.height == 0) clear(to, out.halo * columns - out.halo);  // no row comes to clear the rest
@@ -65,7 +65,7 @@ SPARSELTH_INLINE void write_plane(const Blocked<T>& out, int64_t plane, Row row)
 // One plane of out = rule(in[0], in[1], ...), pixel by pixel; lanes beyond the batch become zero
 // whatever the rule says.
 template <class T, int kInputs, class Rule>
-void pointwise_plane(const Blocked<const T> (&in)[kInputs], int64_t batch, const Blocked<T>& out,
+void pointwise_plane(const LaneView<const T> (&in)[kInputs], int64_t batch, const LaneView<T>& out,
                      int64_t plane, const Rule& rule) {
   const Integers<T> real = first_lanes<T>(images_of<T>(batch, plane / out.channels));
   write_plane(out, plane, [&](int64_t y, T* to) {
@@ -82,7 +82,7 @@ void pointwise_plane(const Blocked<const T> (&in)[kInputs], int64_t batch, const
 
 // All planes. rule_of(channel) makes a rule that holds the channel's constants.
 template <class T, int kInputs, class RuleOf>
-void pointwise(const Blocked<const T> (&in)[kInputs], int64_t batch, const Blocked<T>& out,
+void pointwise(const LaneView<const T> (&in)[kInputs], int64_t batch, const LaneView<T>& out,
                const Threads& threads, const RuleOf& rule_of) {
   for_planes(out.planes(), threads, [&](int64_t plane) {
     pointwise_plane<T, kInputs>(in, batch, out, plane, rule_of(plane % out.channels));

@@ -1,4 +1,4 @@
-"""BlockedTensor behaves as the plain tensor it stands for, whatever is done to it."""
+"""LaneTensor behaves as the plain tensor it stands for, whatever is done to it."""
 
 import copy
 import io
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 import sparselth as sl
-from sparselth.ops.blocked import BlockedTensor, accepts, blocked
-from sparselth.ops.blocked_cell import Block, Gated, Sum
+from sparselth.ops.lanes import LaneTensor, can_use_lanes, enter_lanes
+from sparselth.ops.lanes_value import AffineSum, LaneBuffer, MaskedGrad
 
 pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
 
@@ -32,9 +32,9 @@ def batch_norm(x, training=True):
     return F.batch_norm(x, mean, mean + 1, SCALE, SHIFT, training)
 
 
-# What makes tensors in each of the states: a block, sums of one and two terms.
+# What makes tensors in each of the states: a buffer, sums of one and two terms.
 STATES = {
-    "block": lambda x: x,
+    "buffer": lambda x: x,
     "batch norm": batch_norm,
     "sum": lambda x: batch_norm(x) + x,
     "relu": lambda x: F.relu(batch_norm(x)),
@@ -112,7 +112,7 @@ def run(state, op, x):
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_computes_and_differentiates_what_it_does_on_a_plain_tensor(state, op):
     x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
-    want, got = run(state, op, x), run(state, op, blocked(y))
+    want, got = run(state, op, x), run(state, op, enter_lanes(y))
     assert got.shape == want.shape
     assert got.dtype == want.dtype
     assert got.requires_grad == want.requires_grad
@@ -131,37 +131,37 @@ def test_every_op_computes_and_differentiates_what_it_does_on_a_plain_tensor(sta
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_round_trip(batch, dtype):
     x = plain(batch, 3, 4, 5, dtype=dtype)
-    y = blocked(x)
-    assert type(y) is BlockedTensor
+    y = enter_lanes(x)
+    assert type(y) is LaneTensor
     assert (y.shape, y.dtype, y.stride()) == (x.shape, dtype, x.stride())
     assert y.is_contiguous()
     assert type(y.dense()) is torch.Tensor
     assert torch.equal(y.dense(), x)
-    assert blocked(y) is y
+    assert enter_lanes(y) is y
 
 
 def test_any_strides():
     for x in (X.contiguous(memory_format=torch.channels_last), X.transpose(2, 3), X[::2, 1:]):
-        assert torch.equal(blocked(x), x)
-    assert torch.equal(blocked(X[:, :1].expand(3, 4, 5, 6)), X[:, :1].expand(3, 4, 5, 6))
+        assert torch.equal(enter_lanes(x), x)
+    assert torch.equal(enter_lanes(X[:, :1].expand(3, 4, 5, 6)), X[:, :1].expand(3, 4, 5, 6))
 
 
 def test_what_is_accepted():
-    assert accepts(X)
-    assert accepts(blocked(X))
-    assert accepts(torch.nn.Parameter(X))
+    assert can_use_lanes(X)
+    assert can_use_lanes(enter_lanes(X))
+    assert can_use_lanes(torch.nn.Parameter(X))
     for x in (X[0], X[:0], X.half(), X.long(), X.to("meta"), X.to_sparse(), X.float().to_mkldnn()):
-        assert not accepts(x)
-    assert not torch.func.vmap(lambda x: torch.tensor(accepts(x)))(X[None]).any()
+        assert not can_use_lanes(x)
+    assert not torch.func.vmap(lambda x: torch.tensor(can_use_lanes(x)))(X[None]).any()
 
 
 def test_nothing_is_accepted_without_compiled_kernels(monkeypatch):
     monkeypatch.setattr("sparselth.ops.backends.compiled", lambda op, backend: False)
-    assert not accepts(X)
+    assert not can_use_lanes(X)
 
 
 def test_what_reads_memory_directly():
-    y = blocked(X)
+    y = enter_lanes(X)
     assert np.array_equal(y.numpy(), X.numpy())
     assert np.array_equal(np.asarray(y), X.numpy())
     assert np.array_equal(np.from_dlpack(y), X.numpy())
@@ -172,12 +172,12 @@ def test_what_reads_memory_directly():
     assert f"{y.sum():.3f}" == f"{X.sum():.3f}"
     assert torch.equal(y.data, X)
     with pytest.raises(RuntimeError, match="requires grad"):
-        blocked(X.clone().requires_grad_()).numpy()
-    assert repr(blocked(X.clone().requires_grad_())).endswith("requires_grad=True)")
+        enter_lanes(X.clone().requires_grad_()).numpy()
+    assert repr(enter_lanes(X.clone().requires_grad_())).endswith("requires_grad=True)")
 
 
 def test_a_numpy_array_shares_memory():
-    y = blocked(X)
+    y = enter_lanes(X)
     y.numpy()[0, 0, 0, 0] = 42.0
     assert y[0, 0, 0, 0] == 42.0
     y.zero_()
@@ -186,7 +186,7 @@ def test_a_numpy_array_shares_memory():
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_copies_and_files_hold_plain_tensors(requires_grad):
-    y = blocked(X).detach().requires_grad_(requires_grad)
+    y = enter_lanes(X).detach().requires_grad_(requires_grad)
     buffer = io.BytesIO()
     torch.save({"y": y}, buffer)
     buffer.seek(0)
@@ -199,15 +199,15 @@ def test_copies_and_files_hold_plain_tensors(requires_grad):
         assert y.zero_() is y
     assert torch.equal(loaded, X)
     with pytest.raises(RuntimeError, match="deepcopy"):
-        copy.deepcopy(blocked(X.clone().requires_grad_()))
+        copy.deepcopy(enter_lanes(X.clone().requires_grad_()))
 
 
 # --- sharing and writing ----------------------------------------------------------------------
 
 
 def test_what_is_detached_sees_writes():
-    for write in (torch.relu_, torch.Tensor.zero_, lambda x: x.add_(blocked(OTHER))):
-        x, y = X.clone(), blocked(X)
+    for write in (torch.relu_, torch.Tensor.zero_, lambda x: x.add_(enter_lanes(OTHER))):
+        x, y = X.clone(), enter_lanes(X)
         x_alias, y_alias = x.detach(), y.detach()
         write(x)
         assert write(y) is y
@@ -217,7 +217,7 @@ def test_what_is_detached_sees_writes():
 
 
 def test_writes_and_views_see_each_other():
-    y = blocked(X)
+    y = enter_lanes(X)
     alias, view = y.detach(), y[1]
     view.zero_()
     y.relu_()
@@ -231,7 +231,7 @@ def test_writes_and_views_see_each_other():
 
 
 def test_a_clone_is_independent():
-    y = blocked(X)
+    y = enter_lanes(X)
     twin = y.clone()
     y.relu_()
     assert torch.equal(twin, X)
@@ -240,7 +240,7 @@ def test_a_clone_is_independent():
 
 
 def test_lazy_values_are_of_their_time():
-    x = blocked(X)
+    x = enter_lanes(X)
     total = batch_norm(x) + x
     want = batch_norm(X) + X
     x.zero_()
@@ -248,19 +248,19 @@ def test_lazy_values_are_of_their_time():
 
 
 def test_results_given_by_out():
-    y = blocked(X)
+    y = enter_lanes(X)
     assert torch.add(OTHER, 1, out=y) is y
     assert torch.equal(y, OTHER + 1)
     message = "give one of the result's shape"
     with pytest.warns(UserWarning, match="resized"), pytest.raises(RuntimeError, match=message):
-        torch.add(OTHER[:, :2], 1, out=blocked(X))
+        torch.add(OTHER[:, :2], 1, out=enter_lanes(X))
     target = torch.empty(3, 4, 5, 6, dtype=torch.float64)
     assert torch.add(y, 1, out=target) is target
     torch.testing.assert_close(target, OTHER + 2)
 
 
 def test_in_place_changes_of_shape():
-    y = blocked(X)
+    y = enter_lanes(X)
     alias = y.detach()
     assert y.unsqueeze_(0) is y
     assert y.shape == (1, 3, 4, 5, 6)
@@ -272,7 +272,7 @@ def test_in_place_changes_of_shape():
 
 
 def test_lists_of_tensors():
-    a, b = blocked(X), blocked(OTHER)
+    a, b = enter_lanes(X), enter_lanes(OTHER)
     torch._foreach_mul_([a, b], 2.0)
     assert torch.equal(a, 2 * X)
     assert torch.equal(b, 2 * OTHER)
@@ -281,7 +281,7 @@ def test_lists_of_tensors():
 
 def test_a_write_that_backward_would_miss_is_an_error():
     x = X.clone().requires_grad_()
-    y = F.relu(blocked(x))
+    y = F.relu(enter_lanes(x))
     y.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
@@ -291,30 +291,30 @@ def test_a_write_that_backward_would_miss_is_an_error():
 
 
 def state(x):
-    return type(x._cell.state)
+    return type(x._value.state)
 
 
 def test_what_is_lazy_and_what_computes():
-    x = blocked(X)
+    x = enter_lanes(X)
     norm = batch_norm(x)
-    assert state(norm) is Sum
-    assert state(norm + x) is Sum
-    assert state(norm + x + norm) is Sum
-    assert state(F.relu(norm + x)) is Block
-    assert state(norm) is Sum
+    assert state(norm) is AffineSum
+    assert state(norm + x) is AffineSum
+    assert state(norm + x + norm) is AffineSum
+    assert state(F.relu(norm + x)) is LaneBuffer
+    assert state(norm) is AffineSum
     out = F.relu(norm)
-    grad = torch.ops.aten.threshold_backward(blocked(OTHER), out, 0)
-    assert state(grad) is Gated
-    assert state(grad + x) is Block
-    assert state(x + grad) is Block
-    assert state(x.add_(grad)) is Block
+    grad = torch.ops.aten.threshold_backward(enter_lanes(OTHER), out, 0)
+    assert state(grad) is MaskedGrad
+    assert state(grad + x) is LaneBuffer
+    assert state(x + grad) is LaneBuffer
+    assert state(x.add_(grad)) is LaneBuffer
     out = F.relu6(norm)
-    assert state(out) is Block
-    assert state(torch.ops.aten.hardtanh_backward(blocked(OTHER), out, 0, 6)) is Gated
+    assert state(out) is LaneBuffer
+    assert state(torch.ops.aten.hardtanh_backward(enter_lanes(OTHER), out, 0, 6)) is MaskedGrad
 
 
 def test_running_statistics():
-    x, y = plain(3, 4, 5, 6), blocked(plain(3, 4, 5, 6))
+    x, y = plain(3, 4, 5, 6), enter_lanes(plain(3, 4, 5, 6))
     a, b = torch.nn.BatchNorm2d(4).double(), torch.nn.BatchNorm2d(4).double()
     for _ in range(3):
         a(x)
@@ -325,19 +325,19 @@ def test_running_statistics():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         a(x[:1, :, :1, :1])
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        b(blocked(x[:1, :, :1, :1]))
+        b(enter_lanes(x[:1, :, :1, :1]))
 
 
 def test_an_activation_is_converted_once():
     x = X.clone().requires_grad_() * 1
-    first, second = blocked(x), blocked(x)
-    assert first._cell.state.data is second._cell.state.data
+    first, second = enter_lanes(x), enter_lanes(x)
+    assert first._value.state.data is second._value.state.data
     first.relu_()
-    assert torch.equal(blocked(x), X)
+    assert torch.equal(enter_lanes(x), X)
     x.mul_(2)
-    assert torch.equal(blocked(x), X * 2)
+    assert torch.equal(enter_lanes(x), X * 2)
     leaf = X.clone().requires_grad_()
-    assert blocked(leaf)._cell.state.data is not blocked(leaf)._cell.state.data
+    assert enter_lanes(leaf)._value.state.data is not enter_lanes(leaf)._value.state.data
 
 
 # --- autograd ---------------------------------------------------------------------------------
@@ -346,13 +346,13 @@ def test_an_activation_is_converted_once():
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: blocked(x),
-        lambda x: blocked(x).dense(),
-        lambda x: F.relu(batch_norm(blocked(x)) + blocked(x)),
-        lambda x: F.hardtanh(batch_norm(blocked(x)) + blocked(x), 0.0, 0.5),
-        lambda x: F.hardtanh(batch_norm(blocked(x)), 0.0, 0.5, inplace=True),
-        lambda x: batch_norm(blocked(x), training=False) / 3,
-        lambda x: F.max_pool2d(blocked(x), 2),
+        lambda x: enter_lanes(x),
+        lambda x: enter_lanes(x).dense(),
+        lambda x: F.relu(batch_norm(enter_lanes(x)) + enter_lanes(x)),
+        lambda x: F.hardtanh(batch_norm(enter_lanes(x)) + enter_lanes(x), 0.0, 0.5),
+        lambda x: F.hardtanh(batch_norm(enter_lanes(x)), 0.0, 0.5, inplace=True),
+        lambda x: batch_norm(enter_lanes(x), training=False) / 3,
+        lambda x: F.max_pool2d(enter_lanes(x), 2),
     ],
 )
 def test_gradcheck(function):
@@ -364,7 +364,7 @@ def test_gradcheck(function):
 def test_hooks_and_retained_gradients():
     seen = []
     grads = []
-    for convert in (lambda x: x, blocked):
+    for convert in (lambda x: x, enter_lanes):
         x = X.clone().requires_grad_()
         y = convert(x)
         y.register_hook(lambda g: seen.append(g) or 2 * g)
@@ -379,16 +379,16 @@ def test_hooks_and_retained_gradients():
 
 
 def test_a_leaf_accumulates():
-    y = blocked(X).detach().requires_grad_()
+    y = enter_lanes(X).detach().requires_grad_()
     for _ in range(3):
-        F.relu(y).backward(blocked(OTHER))
+        F.relu(y).backward(enter_lanes(OTHER))
     assert torch.equal(y.grad, OTHER * 3 * (X > 0))
 
 
 def test_saved_tensors_hooks():
     x = X.clone().requires_grad_()
     with torch.autograd.graph.save_on_cpu():
-        out = F.max_pool2d(F.relu(batch_norm(blocked(x))), 2)
+        out = F.max_pool2d(F.relu(batch_norm(enter_lanes(x))), 2)
     out.sum().backward()
     y = X.clone().requires_grad_()
     F.max_pool2d(F.relu(batch_norm(y)), 2).sum().backward()
@@ -397,7 +397,7 @@ def test_saved_tensors_hooks():
 
 def test_inference_mode():
     with torch.inference_mode():
-        y = F.relu(batch_norm(blocked(X)))
+        y = F.relu(batch_norm(enter_lanes(X)))
     assert torch.equal(y.dense(), y.clone().dense())
     torch.testing.assert_close(y.dense(), F.relu(batch_norm(X)))
 
@@ -405,23 +405,23 @@ def test_inference_mode():
 def test_a_reference_forced_stays_plain():
     weight, mask = plain(2, 4, 3, 3), torch.rand(2, 4, 3, 3) < 0.3
     with sl.use_backend("reference"):
-        out = sl.ops.masked_conv2d(blocked(X), weight, mask)
+        out = sl.ops.masked_conv2d(enter_lanes(X), weight, mask)
     assert type(out) is torch.Tensor
-    torch.testing.assert_close(sl.ops.masked_conv2d(blocked(X), weight, mask).dense(), out)
+    torch.testing.assert_close(sl.ops.masked_conv2d(enter_lanes(X), weight, mask).dense(), out)
 
 
 def test_what_reads_memory_past_the_dispatcher_reads_plain_values():
-    y, plain = blocked(X), X.clone()
+    y, plain = enter_lanes(X), X.clone()
     assert list(y.storage()) == X.flatten().tolist()
     assert y.apply_(lambda v: v * 2) is y
     plain.apply_(lambda v: v * 2)
     assert torch.equal(y, plain)
-    y.map_(blocked(X), lambda a, b: a + b)
+    y.map_(enter_lanes(X), lambda a, b: a + b)
     plain.map_(X, lambda a, b: a + b)
     assert torch.equal(y, plain)
-    y.map2_(blocked(X), X, lambda a, b, c: a - b * c)
+    y.map2_(enter_lanes(X), X, lambda a, b, c: a - b * c)
     plain.map2_(X, X, lambda a, b, c: a - b * c)
     assert torch.equal(y, plain)
-    z = blocked(X)
+    z = enter_lanes(X)
     assert z.share_memory_() is z
     assert torch.equal(z, X)

@@ -1,4 +1,4 @@
-// Batch norm on blocked activations on the CPU: tensors in, the sums of blocked_batch_norm.inl.
+// Batch norm on activations in lanes on the CPU: tensors in, the sums of lanes_batch_norm.inl.
 
 #include <algorithm>
 #include <cmath>
@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "common/isa.h"
-#include "cpu/blocked_tensors.h"
+#include "cpu/lane_tensors.h"
 #include "cpu/parallel.h"
 #include "cpu/threads.h"
 
 namespace sparselth {
 
-#define SPARSELTH_ISA_FILE "cpu/blocked_batch_norm.inl"
+#define SPARSELTH_ISA_FILE "cpu/lanes_batch_norm.inl"
 #include "common/foreach_isa.h"
 
 namespace {
@@ -31,44 +31,44 @@ T* in_place(const std::optional<Tensor>& running, int64_t channels, const char* 
   return data<T>(*running);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> blocked_batch_norm(
-    const Tensor& blocked, int64_t batch, int64_t blocked_halo, const std::optional<Tensor>& weight,
+std::tuple<Tensor, Tensor, Tensor, Tensor> lanes_batch_norm(
+    const Tensor& input, int64_t batch, int64_t input_halo, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& bias, const std::optional<Tensor>& running_mean,
     const std::optional<Tensor>& running_var, double momentum, double eps) {
-  const char* op = "blocked_batch_norm";
+  const char* op = "lanes_batch_norm";
   std::optional<std::tuple<Tensor, Tensor, Tensor, Tensor>> result;
-  with_blocked_type(blocked.scalar_type(), op, [&](auto type) {
+  with_lane_type(input.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
-    const BlockedOperand<T> x(blocked, blocked_halo, op);
+    const LaneOperand<T> x(input, input_halo, op);
     x.check_batch(batch, op);
     const int64_t channels = x.view().channels;
     const PerChannel<T> w(weight, channels, op), b(bias, channels, op);
-    const auto fresh = [&] { return torch::stable::new_empty(blocked, {channels}); };
+    const auto fresh = [&] { return torch::stable::new_empty(input, {channels}); };
     const Tensor mean = fresh(), invstd = fresh(), scale = fresh(), shift = fresh();
     SPARSELTH_CALL_ISA(batch_norm_forward<T>, x.view(), batch,
                        {w.data(), b.data(), in_place<T>(running_mean, channels, op),
                         in_place<T>(running_var, channels, op), momentum, eps, data<T>(mean),
                         data<T>(invstd), data<T>(scale), data<T>(shift)},
-                       torch_threads(blocked.numel()));
+                       torch_threads(input.numel()));
     result = {mean, invstd, scale, shift};
   });
   return *result;
 }
 
-std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward(
+std::tuple<Tensor, Tensor, Tensor> lanes_batch_norm_backward(
     const Tensor& grad, int64_t grad_halo, const std::optional<Tensor>& gate, int64_t gate_halo,
     const std::optional<Tensor>& gate_scale, const std::optional<Tensor>& gate_shift, double upper,
-    const Tensor& blocked, int64_t batch, int64_t blocked_halo, const Tensor& mean,
+    const Tensor& input, int64_t batch, int64_t input_halo, const Tensor& mean,
     const Tensor& invstd, const std::optional<Tensor>& weight, bool training, int64_t halo) {
-  const char* op = "blocked_batch_norm_backward";
+  const char* op = "lanes_batch_norm_backward";
   check_halo(op, halo);
   std::optional<std::tuple<Tensor, Tensor, Tensor>> result;
-  with_blocked_type(grad.scalar_type(), op, [&](auto type) {
+  with_lane_type(grad.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
-    const BlockedOperand<T> dy(grad, grad_halo, op), g(gate, gate_halo, dy, op);
-    const BlockedOperand<T> x(blocked, blocked_halo, dy, op);
+    const LaneOperand<T> dy(grad, grad_halo, op), g(gate, gate_halo, dy, op);
+    const LaneOperand<T> x(input, input_halo, dy, op);
     x.check_batch(batch, op);
-    const Blocked<const T>& in = x.view();
+    const LaneView<const T>& in = x.view();
     const PerChannel<T> m(mean, in.channels, op), s(invstd, in.channels, op);
     const PerChannel<T> w(weight, in.channels, op);
     const PerChannel<T> gs(gate_scale, in.channels, op), gh(gate_shift, in.channels, op);
@@ -79,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward(
     const Tensor db = torch::stable::new_empty(grad, {in.channels});
     SPARSELTH_CALL_ISA(batch_norm_backward<T>, dy.view(), g.view(), in, batch,
                        {m.data(), s.data(), w.data(), gs.data(), gh.data(), T(upper), training},
-                       blocked_view<T>(dx, halo, in.lanes, op), data<T>(dw), data<T>(db),
+                       lane_view<T>(dx, halo, in.lanes, op), data<T>(dw), data<T>(db),
                        torch_threads(dx.numel() * (gate ? 4 : 3)));
     result = {dx, dw, db};
   });
@@ -90,6 +90,6 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward(
 }  // namespace sparselth
 
 STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m) {
-  m.impl("blocked_batch_norm", TORCH_BOX(&sparselth::blocked_batch_norm));
-  m.impl("blocked_batch_norm_backward", TORCH_BOX(&sparselth::blocked_batch_norm_backward));
+  m.impl("lanes_batch_norm", TORCH_BOX(&sparselth::lanes_batch_norm));
+  m.impl("lanes_batch_norm_backward", TORCH_BOX(&sparselth::lanes_batch_norm_backward));
 }

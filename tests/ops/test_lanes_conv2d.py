@@ -1,4 +1,4 @@
-"""Masked convolution on blocks: what the plain op's drawn geometries do not reach."""
+"""Masked convolution on lanes: what the plain op's drawn geometries do not reach."""
 
 import pytest
 import torch
@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from strategies import conv_cases
 
 from sparselth.ops import reference
-from sparselth.ops import reference_blocked as oracle
+from sparselth.ops import reference_lanes as oracle
 from sparselth.ops.backends import compiled
-from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
+from sparselth.ops.lanes_layout import from_lanes, lanes, to_lanes
 from sparselth.ops.plan import conv_plan
 
 pytestmark = pytest.mark.skipif(
-    not compiled("blocked_conv2d", "cpu"), reason="the compiled kernels are not there"
+    not compiled("lanes_conv2d", "cpu"), reason="the compiled kernels are not there"
 )
 
 ops = torch.ops.sparselth
@@ -24,16 +24,16 @@ def problem(batch, channels, size, density, dtype=torch.float64, halo=1):
     weight = torch.randn(channels, channels, 3, 3, dtype=dtype)
     mask = torch.rand(weight.shape) < density
     grad = torch.randn(batch, channels, *size, dtype=dtype)
-    blocked = [to_blocked(t, lanes(dtype), halo) for t in (x, grad)]
-    return *blocked, weight * mask, mask, conv_plan(mask)
+    buffers = [to_lanes(t, lanes(dtype), halo) for t in (x, grad)]
+    return *buffers, weight * mask, mask, conv_plan(mask)
 
 
 def passes(impl, batch, size, x, grad, weight, mask, plan, halo=1):
     return (
-        impl.blocked_conv2d(x, batch, halo, weight, mask, weight[:, 0, 0, 0], plan, *CONV),
-        impl.blocked_conv2d_grad_input(grad, batch, halo, weight, mask, plan, list(size), *CONV),
-        impl.blocked_conv2d_grad_weight(grad, halo, x, batch, halo, mask, plan, *CONV),
-        *impl.blocked_conv2d_backward(grad, halo, x, batch, halo, weight, mask, plan, *CONV),
+        impl.lanes_conv2d(x, batch, halo, weight, mask, weight[:, 0, 0, 0], plan, *CONV),
+        impl.lanes_conv2d_grad_input(grad, batch, halo, weight, mask, plan, list(size), *CONV),
+        impl.lanes_conv2d_grad_weight(grad, halo, x, batch, halo, mask, plan, *CONV),
+        *impl.lanes_conv2d_backward(grad, halo, x, batch, halo, weight, mask, plan, *CONV),
     )
 
 
@@ -66,14 +66,12 @@ def test_both_gradients_at_once_are_those_of_each_alone(case):
     x, weight, mask, _ = case.tensors()
     shape = reference.masked_conv2d(x, weight, mask, None, None, *case.conv).shape
     grad = torch.randn(shape, dtype=torch.float64)
-    blocked, grad = (to_blocked(t.contiguous(), lanes(t.dtype), 1) for t in (x, grad))
+    buffer, grad = (to_lanes(t.contiguous(), lanes(t.dtype), 1) for t in (x, grad))
     n, plan, conv = case.batch, conv_plan(mask, case.groups), case.conv
-    dx, dw = ops.blocked_conv2d_backward(grad, 1, blocked, n, 1, weight, mask, plan, *conv)
+    dx, dw = ops.lanes_conv2d_backward(grad, 1, buffer, n, 1, weight, mask, plan, *conv)
     hw = list(case.size)
-    assert torch.equal(dx, ops.blocked_conv2d_grad_input(grad, n, 1, weight, mask, plan, hw, *conv))
-    assert torch.equal(
-        dw, ops.blocked_conv2d_grad_weight(grad, 1, blocked, n, 1, mask, plan, *conv)
-    )
+    assert torch.equal(dx, ops.lanes_conv2d_grad_input(grad, n, 1, weight, mask, plan, hw, *conv))
+    assert torch.equal(dw, ops.lanes_conv2d_grad_weight(grad, 1, buffer, n, 1, mask, plan, *conv))
 
 
 def test_lanes_beyond_the_batch_stay_zero():
@@ -98,8 +96,8 @@ def test_non_finite_values_spread_through_kept_weights_only():
     weight = torch.zeros(2, 2, 3, 3)
     mask = torch.zeros(weight.shape, dtype=torch.bool)
     mask[0, 0, 1, 1] = True  # kept, and zero: 0 * inf is NaN
-    blocked = to_blocked(x, lanes(x.dtype), 1)
-    y = from_blocked(ops.blocked_conv2d(blocked, 2, 1, weight, mask, None, None, *CONV), 2, 0)
+    buffer = to_lanes(x, lanes(x.dtype), 1)
+    y = from_lanes(ops.lanes_conv2d(buffer, 2, 1, weight, mask, None, None, *CONV), 2, 0)
     assert y[0, 0, 1, 1].isnan()
     y[0, 0, 1, 1] = 0
     assert not y.any()

@@ -1,4 +1,4 @@
-// Pointwise maps of blocked activations, compiled per instruction set.
+// Pointwise maps of activations in lanes, compiled per instruction set.
 //
 //   scale_add_relu     y  = relu?(a_scale a + a_shift + b_scale b + b_shift), per channel
 //   relu_backward_add  dx = (0 where gate <= 0 or gate >= upper else dy) + other
@@ -8,7 +8,7 @@
 // A batch norm, the shortcut's batch norm, their sum and its ReLU are one such pass. Cost: each
 // operand is read once and the result written once; nothing else touches memory.
 
-#include "cpu/blocked_planes.inl"
+#include "cpu/lane_planes.inl"
 
 // Per channel; nullptr is a scale of one, a shift of zero.
 template <class T>
@@ -52,8 +52,8 @@ struct ReluBackwardRule {
 };
 
 template <class T>
-void scale_add_relu(const Blocked<const T>& a, const Blocked<const T>& b, int64_t batch,
-                    const ScalesAndShifts<T>& scales, bool relu, const Blocked<T>& out,
+void scale_add_relu(const LaneView<const T>& a, const LaneView<const T>& b, int64_t batch,
+                    const ScalesAndShifts<T>& scales, bool relu, const LaneView<T>& out,
                     const Threads& threads) {
   with_flags(b.data != nullptr, relu, [&]<bool kAdd, bool kRelu>() {
     const auto rule_of = [&](int64_t c) { return ScaleAddRule<T, kAdd, kRelu>(scales, c); };
@@ -66,11 +66,11 @@ void scale_add_relu(const Blocked<const T>& a, const Blocked<const T>& b, int64_
 }
 
 template <class T>
-void relu_backward_add(const Blocked<const T>& grad, const Blocked<const T>& gate,
-                       const Blocked<const T>& other, T upper, const Blocked<T>& out,
+void relu_backward_add(const LaneView<const T>& grad, const LaneView<const T>& gate,
+                       const LaneView<const T>& other, T upper, const LaneView<T>& out,
                        const Threads& threads) {
   // Every lane counts as an image: zeros beyond the batch stay zeros.
-  const int64_t lanes = grad.blocks * kLanes<T>;
+  const int64_t lanes = grad.bundles * kLanes<T>;
   with_flags(gate.data != nullptr, other.data != nullptr, [&]<bool kGate, bool kOther>() {
     const auto rule_of = [&](int64_t) {
       return ReluBackwardRule<T, kGate, kOther>{broadcast(upper)};

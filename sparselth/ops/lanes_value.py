@@ -1,12 +1,12 @@
-"""What stands behind a blocked activation: its values, in whichever form they were left.
+"""What stands behind an activation in lanes: its values, in whichever form they were left.
 
-A `Cell` plays the part of a tensor's storage. It holds exactly one of: a block (see
-`blocked_layout.py`), an expression over blocks that is not computed yet, or a plain tensor.
+A `LazyValue` plays the part of a tensor's storage. It holds exactly one of: a buffer (see
+`lanes_layout.py`), an expression over buffers that is not computed yet, or a plain tensor.
 Expressions exist so that what follows can still join them: a batch norm, a residual addition and
 the ReLU after them become one pass over memory.
 
-Blocks are never written to. An in-place op replaces the cell's state, so expressions and clones
-may share blocks freely. A plain tensor in a cell is written to, by in-place ops and through views.
+Buffers are never written to. An in-place op replaces the value's state, so expressions and clones
+may share buffers freely. A plain tensor is written to, by in-place ops and through views.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import blocked_layout
-from .blocked_layout import HALO
+from . import lanes_layout
+from .lanes_layout import HALO
 
-_from_blocked = torch.ops.sparselth.from_blocked.default
-_scale_add_relu = torch.ops.sparselth.blocked_scale_add_relu.default
-_relu_backward_add = torch.ops.sparselth.blocked_relu_backward_add.default
+_from_lanes = torch.ops.sparselth.from_lanes.default
+_scale_add_relu = torch.ops.sparselth.lanes_scale_add_relu.default
+_relu_backward_add = torch.ops.sparselth.lanes_relu_backward_add.default
 
 
-class Block(NamedTuple):
-    """Values in blocks, (blocks, C, H + 2 halo, W + 2 halo, lanes)."""
+class LaneBuffer(NamedTuple):
+    """Values in lanes, (bundles, C, H + 2 halo, W + 2 halo, lanes)."""
 
     data: Tensor
     halo: int
@@ -37,43 +37,43 @@ class Block(NamedTuple):
 class ReluOf(NamedTuple):
     """relu(x * scale + shift), per channel: whoever reads x can tell where this is positive."""
 
-    x: weakref.ref[Tensor]  # the data of a block
+    x: weakref.ref[Tensor]  # the data of a buffer
     scale: Tensor
     shift: Tensor
 
 
-class Term(NamedTuple):
-    """block * scale + shift, per channel; None leaves that part out."""
+class Affine(NamedTuple):
+    """buffer * scale + shift, per channel; None leaves that part out."""
 
-    block: Block
+    buffer: LaneBuffer
     scale: Tensor | None = None
     shift: Tensor | None = None
 
 
-class Sum(NamedTuple):
+class AffineSum(NamedTuple):
     """One or two terms, added."""
 
-    first: Term
-    second: Term | None = None
+    first: Affine
+    second: Affine | None = None
 
 
 # The limit of a ReLU that has none: what ReLU6 has at 6.
 NO_LIMIT = math.nan
 
 
-class Gated(NamedTuple):
+class MaskedGrad(NamedTuple):
     """A gradient before the ReLU whose result was `gate`: 0 where gate <= 0 or >= upper.
 
     gate: or what went into the ReLU, which opens it as well, and may not be computed.
     """
 
-    grad: Block
-    gate: Block | Sum
+    grad: LaneBuffer
+    gate: LaneBuffer | AffineSum
     upper: float
 
 
 class Positions(NamedTuple):
-    """Where in its window each maximum was found: uint8 blocks without halo, row by row."""
+    """Where in its window each maximum was found: uint8 bundles without halo, row by row."""
 
     data: Tensor
     kernel: tuple[int, int]
@@ -83,7 +83,7 @@ class Positions(NamedTuple):
 
     def indices(self, batch: int) -> Tensor:
         """Return what ATen calls the indices: int64 (batch, C, H, W), flat in the input plane."""
-        where = blocked_layout.from_blocked(self.data, batch, 0).long()
+        where = lanes_layout.from_lanes(self.data, batch, 0).long()
         height, width = where.shape[2:]
         top = torch.arange(height).view(-1, 1) * self.stride[0] - self.padding[0]
         left = torch.arange(width) * self.stride[1] - self.padding[1]
@@ -91,7 +91,7 @@ class Positions(NamedTuple):
         return rows * self.input_hw[1] + columns
 
 
-def evaluate(total: Sum, batch: int, relu: bool, upper: float = NO_LIMIT) -> Block:
+def evaluate(total: AffineSum, batch: int, relu: bool, upper: float = NO_LIMIT) -> LaneBuffer:
     """Compute a sum, and the ReLU after it, up to `upper`, in one pass."""
     (a, a_scale, a_shift), second = total
     if second is None:
@@ -103,24 +103,24 @@ def evaluate(total: Sum, batch: int, relu: bool, upper: float = NO_LIMIT) -> Blo
         a.data, batch, a.halo, a_scale, a_shift, data, halo, b_scale, b_shift, relu, upper, HALO
     )
     if not relu or b is not None or a_scale is None or a_shift is None:
-        return Block(out, HALO)
-    return Block(out, HALO, ReluOf(weakref.ref(a.data), a_scale, a_shift))
+        return LaneBuffer(out, HALO)
+    return LaneBuffer(out, HALO, ReluOf(weakref.ref(a.data), a_scale, a_shift))
 
 
-def add_gated(gated: Gated, other: Block | None, batch: int) -> Block:
-    """Compute a gated gradient, and the sum with another one, in one pass."""
-    grad, gate, upper = gated
-    if isinstance(gate, Sum):
+def add_masked_grad(masked_grad: MaskedGrad, other: LaneBuffer | None, batch: int) -> LaneBuffer:
+    """Compute a masked_grad gradient, and the sum with another one, in one pass."""
+    grad, gate, upper = masked_grad
+    if isinstance(gate, AffineSum):
         gate = evaluate(gate, batch, relu=False)
     data, halo = (None, 0) if other is None else other[:2]
     out = _relu_backward_add(grad.data, grad.halo, gate.data, gate.halo, upper, data, halo, HALO)
-    return Block(out, HALO)
+    return LaneBuffer(out, HALO)
 
 
-State = Block | Sum | Gated | Positions | Tensor
+State = LaneBuffer | AffineSum | MaskedGrad | Positions | Tensor
 
 
-class Cell:
+class LazyValue:
     """Values of `batch` images, shared by a tensor and everything detached from it."""
 
     __slots__ = ("batch", "state")
@@ -129,14 +129,14 @@ class Cell:
         self.state = state
         self.batch = batch
 
-    def block(self) -> Block | None:
-        """Return the values in blocks, computing them if need be; None if they are plain."""
+    def buffer(self) -> LaneBuffer | None:
+        """Return the values in lanes, computing them if need be; None if they are plain."""
         state = self.state
-        if isinstance(state, Sum):
+        if isinstance(state, AffineSum):
             state = self.state = evaluate(state, self.batch, relu=False)
-        elif isinstance(state, Gated):
-            state = self.state = add_gated(state, None, self.batch)
-        return state if isinstance(state, Block) else None
+        elif isinstance(state, MaskedGrad):
+            state = self.state = add_masked_grad(state, None, self.batch)
+        return state if isinstance(state, LaneBuffer) else None
 
     def read(self) -> Tensor:
         """Return a plain tensor of the values, to be read only."""
@@ -145,9 +145,9 @@ class Cell:
             return state
         if isinstance(state, Positions):
             return state.indices(self.batch)
-        block = self.block()
-        assert block is not None
-        return _from_blocked(block.data, self.batch, block.halo)
+        buffer = self.buffer()
+        assert buffer is not None
+        return _from_lanes(buffer.data, self.batch, buffer.halo)
 
     def plain(self) -> Tensor:
         """Turn plain for good and return the tensor: for writing to it, and for views of it."""

@@ -1,7 +1,7 @@
-// Blocked activations between stable tensors and the kernels' plain data.
+// Activations in lanes between stable tensors and the kernels' plain data.
 //
-// The layout, (blocks, channels, H + 2 halo, W + 2 halo, lanes), stands in
-// sparselth/ops/blocked_layout.py. A plane is one (block, channel) of it.
+// The layout, (bundles, channels, H + 2 halo, W + 2 halo, lanes), stands in
+// sparselth/ops/lanes_layout.py. A plane is one (bundle, channel) of it.
 #pragma once
 
 #include <type_traits>
@@ -12,23 +12,25 @@
 
 namespace sparselth {
 
-// What a kernel sees of a blocked tensor. An optional operand that is absent has no data.
+// What a kernel sees of a tensor in lanes. An optional operand that is absent has no data.
 template <class T>
-struct Blocked {
+struct LaneView {
   T* data = nullptr;
-  int64_t blocks = 0, channels = 0, height = 0, width = 0, halo = 0, lanes = 0;
+  int64_t bundles = 0, channels = 0, height = 0, width = 0, halo = 0, lanes = 0;
 
-  int64_t planes() const { return blocks * channels; }
+  int64_t planes() const { return bundles * channels; }
   int64_t row_size() const { return (width + 2 * halo) * lanes; }
   int64_t plane_size() const { return (height + 2 * halo) * row_size(); }
-  int64_t block_size() const { return channels * plane_size(); }
-  int64_t size() const { return blocks * block_size(); }
+  int64_t bundle_size() const { return channels * plane_size(); }
+  int64_t size() const { return bundles * bundle_size(); }
   // The first pixel inside the halo of row `y`.
   T* row(int64_t plane, int64_t y) const {
     return data + plane * plane_size() + (halo + y) * row_size() + halo * lanes;
   }
-  // Pixel (y, x) of the block's first channel; it may lie in the halo.
-  T* at(int64_t block, int64_t y, int64_t x) const { return row(block * channels, y) + x * lanes; }
+  // Pixel (y, x) of the bundle's first channel; it may lie in the halo.
+  T* at(int64_t bundle, int64_t y, int64_t x) const {
+    return row(bundle * channels, y) + x * lanes;
+  }
 };
 
 // kLanes of a float or double in the kernels that SPARSELTH_CALL_ISA calls.
@@ -44,34 +46,33 @@ inline constexpr ScalarType kScalarType = sizeof(T) == 1   ? ScalarType::Byte
 
 // Calls f(T{}) with the tensors' own type.
 template <class F>
-void with_blocked_type(ScalarType dtype, const char* op, const F& f) {
+void with_lane_type(ScalarType dtype, const char* op, const F& f) {
   if (dtype == ScalarType::Float) return f(float{});
   if (dtype == ScalarType::Double) return f(double{});
   fail(op, "takes float32 or float64, got ", toString(dtype));
 }
 
-// Images (batch, C, H, W) of a blocked tensor with this halo and so many lanes.
-inline Ints checked_images(const char* op, const Tensor& blocked, int64_t batch, int64_t halo,
+// Images (batch, C, H, W) of a tensor in lanes with this halo and so many lanes.
+inline Ints checked_images(const char* op, const Tensor& input, int64_t batch, int64_t halo,
                            int64_t lanes) {
-  expect(
-      blocked.dim() == 5 && halo >= 0 && halo <= blocked.size(2) / 2 && halo <= blocked.size(3) / 2,
-      op, "takes (blocks, channels, H + 2 halo, W + 2 halo, lanes) and a halo that fits, got ",
-      Extents(blocked), " and ", halo);
-  expect(blocked.size(4) == lanes, op, "takes blocks of ", lanes, " images with ", isa_name(isa()),
-         " registers, got ", blocked.size(4));
+  expect(input.dim() == 5 && halo >= 0 && halo <= input.size(2) / 2 && halo <= input.size(3) / 2,
+         op, "takes (bundles, channels, H + 2 halo, W + 2 halo, lanes) and a halo that fits, got ",
+         Extents(input), " and ", halo);
+  expect(input.size(4) == lanes, op, "takes bundles of ", lanes, " images with ", isa_name(isa()),
+         " registers, got ", input.size(4));
   // (batch + lanes - 1) / lanes, of any batch
-  const int64_t blocks = batch / lanes + (batch % lanes > 0);
-  expect(batch >= 0 && blocks == blocked.size(0), op, batch, " images do not fill ",
-         blocked.size(0), " blocks of ", lanes);
-  return {batch, blocked.size(1), blocked.size(2) - 2 * halo, blocked.size(3) - 2 * halo};
+  const int64_t bundles = batch / lanes + (batch % lanes > 0);
+  expect(batch >= 0 && bundles == input.size(0), op, batch, " images do not fill ", input.size(0),
+         " bundles of ", lanes);
+  return {batch, input.size(1), input.size(2) - 2 * halo, input.size(3) - 2 * halo};
 }
 
 // The same of the kernels' own lanes, for float and double.
-inline Ints checked_images(const char* op, const Tensor& blocked, int64_t batch, int64_t halo) {
-  const ScalarType dtype = blocked.scalar_type();
+inline Ints checked_images(const char* op, const Tensor& input, int64_t batch, int64_t halo) {
+  const ScalarType dtype = input.scalar_type();
   expect(dtype == ScalarType::Float || dtype == ScalarType::Double, op,
          "takes float32 or float64, got ", toString(dtype));
-  return checked_images(op, blocked, batch, halo, running_lanes(dtype));
+  return checked_images(op, input, batch, halo, running_lanes(dtype));
 }
 
 // A halo that a result gets.
@@ -82,7 +83,7 @@ inline void check_halo(const char* op, int64_t halo) {
 // The kernels' view of `tensor`, which must be contiguous and outlive it. T: its values, const for
 // an operand. lanes: what its last extent must be.
 template <class T>
-Blocked<T> blocked_view(const Tensor& tensor, int64_t halo, int64_t lanes, const char* op) {
+LaneView<T> lane_view(const Tensor& tensor, int64_t halo, int64_t lanes, const char* op) {
   constexpr ScalarType dtype = kScalarType<std::remove_const_t<T>>;
   expect(tensor.scalar_type() == dtype, op, "takes ", toString(dtype), " here, got ",
          toString(tensor.scalar_type()));
@@ -93,30 +94,29 @@ Blocked<T> blocked_view(const Tensor& tensor, int64_t halo, int64_t lanes, const
 
 // The same for tensors of the type that is computed in.
 template <class T>
-Blocked<T> blocked_view(const Tensor& tensor, int64_t halo, const char* op) {
-  return blocked_view<T>(tensor, halo, running_lanes(kScalarType<T>), op);
+LaneView<T> lane_view(const Tensor& tensor, int64_t halo, const char* op) {
+  return lane_view<T>(tensor, halo, running_lanes(kScalarType<T>), op);
 }
 
 // An operand, kept alive and copied only where it has gaps.
 template <class T>
-class BlockedOperand {
+class LaneOperand {
  public:
-  BlockedOperand(const Tensor& tensor, int64_t halo, const char* op)
-      : tensor_(torch::stable::contiguous(tensor)),
-        view_(blocked_view<const T>(*tensor_, halo, op)) {}
+  LaneOperand(const Tensor& tensor, int64_t halo, const char* op)
+      : tensor_(torch::stable::contiguous(tensor)), view_(lane_view<const T>(*tensor_, halo, op)) {}
 
   // One that goes with `other`, or none.
-  BlockedOperand(const std::optional<Tensor>& tensor, int64_t halo, const BlockedOperand<T>& other,
-                 const char* op) {
+  LaneOperand(const std::optional<Tensor>& tensor, int64_t halo, const LaneOperand<T>& other,
+              const char* op) {
     if (!tensor) return;
-    *this = BlockedOperand(*tensor, halo, op);
-    const Blocked<const T>&a = other.view_, &b = view_;
-    expect(a.blocks == b.blocks && a.channels == b.channels && a.height == b.height &&
+    *this = LaneOperand(*tensor, halo, op);
+    const LaneView<const T>&a = other.view_, &b = view_;
+    expect(a.bundles == b.bundles && a.channels == b.channels && a.height == b.height &&
                a.width == b.width,
            op, "takes tensors of one shape without their halos, got ", Extents(*tensor));
   }
 
-  const Blocked<const T>& view() const { return view_; }
+  const LaneView<const T>& view() const { return view_; }
 
   void check_batch(int64_t batch, const char* op) const {
     checked_images(op, *tensor_, batch, view_.halo, view_.lanes);
@@ -124,7 +124,7 @@ class BlockedOperand {
 
  private:
   std::optional<Tensor> tensor_;
-  Blocked<const T> view_;
+  LaneView<const T> view_;
 };
 
 // One value per channel, or none.
@@ -144,20 +144,20 @@ class PerChannel {
   std::optional<Tensor> tensor_;
 };
 
-// Uninitialised memory for blocks of any shape.
-inline Tensor empty_blocked(const Tensor& like, int64_t blocks, int64_t channels, int64_t height,
-                            int64_t width, int64_t halo, int64_t lanes,
-                            std::optional<ScalarType> dtype = std::nullopt) {
-  Tensor blocked = torch::stable::new_empty(
-      like, Ints{blocks, channels, height + 2 * halo, width + 2 * halo, lanes}, dtype);
-  prefer_huge_pages(blocked.data_ptr(), blocked.numel() * blocked.element_size());
-  return blocked;
+// Uninitialised memory for bundles of any shape.
+inline Tensor empty_lanes(const Tensor& like, int64_t bundles, int64_t channels, int64_t height,
+                          int64_t width, int64_t halo, int64_t lanes,
+                          std::optional<ScalarType> dtype = std::nullopt) {
+  Tensor buffer = torch::stable::new_empty(
+      like, Ints{bundles, channels, height + 2 * halo, width + 2 * halo, lanes}, dtype);
+  prefer_huge_pages(buffer.data_ptr(), buffer.numel() * buffer.element_size());
+  return buffer;
 }
 
 // Uninitialised memory for a result with planes of height x width.
 inline Tensor empty_planes(const Tensor& like, int64_t height, int64_t width, int64_t halo,
                            std::optional<ScalarType> dtype = std::nullopt) {
-  return empty_blocked(like, like.size(0), like.size(1), height, width, halo, like.size(4), dtype);
+  return empty_lanes(like, like.size(0), like.size(1), height, width, halo, like.size(4), dtype);
 }
 
 }  // namespace sparselth

@@ -1,17 +1,17 @@
-"""Batch norm and the pointwise maps on blocked activations, against the oracle."""
+"""Batch norm and the pointwise maps on activations in lanes, against the oracle."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import assert_blocked, blocked_cases
+from strategies import assert_lanes, lane_cases
 
-from sparselth.ops import reference_blocked as oracle
+from sparselth.ops import reference_lanes as oracle
 from sparselth.ops.backends import compiled
-from sparselth.ops.blocked_layout import from_blocked, lanes, to_blocked
+from sparselth.ops.lanes_layout import from_lanes, lanes, to_lanes
 
 pytestmark = pytest.mark.skipif(
-    not compiled("blocked_batch_norm", "cpu"), reason="the compiled kernels are not there"
+    not compiled("lanes_batch_norm", "cpu"), reason="the compiled kernels are not there"
 )
 
 ops = torch.ops.sparselth
@@ -28,12 +28,12 @@ UPPER = st.sampled_from([NONE, 0.75])
 
 def moments(x, batch, halo):
     """Return mean and biased variance."""
-    mean, invstd, *_ = ops.blocked_batch_norm(x, batch, halo, None, None, None, None, 0.0, 0.0)
+    mean, invstd, *_ = ops.lanes_batch_norm(x, batch, halo, None, None, None, None, 0.0, 0.0)
     return mean, invstd**-2
 
 
 @pytest.mark.filterwarnings("ignore:var_mean")  # batch 0
-@given(case=blocked_cases(), affine=st.booleans(), running=st.booleans())
+@given(case=lane_cases(), affine=st.booleans(), running=st.booleans())
 @settings(max_examples=150)
 def test_batch_norm_matches_the_oracle(case, affine, running):
     if case.batch * case.size[0] * case.size[1] == 1:
@@ -44,8 +44,8 @@ def test_batch_norm_matches_the_oracle(case, affine, running):
     statistics = [c.clone(), c.abs()] if running else [None, None]
     copies = [t if t is None else t.double() for t in statistics]
     weights = [t if t is None else t.double() for t in channel]
-    got = ops.blocked_batch_norm(x, case.batch, case.halos[0], *channel, *statistics, 0.3, 1e-3)
-    want = oracle.blocked_batch_norm(
+    got = ops.lanes_batch_norm(x, case.batch, case.halos[0], *channel, *statistics, 0.3, 1e-3)
+    want = oracle.lanes_batch_norm(
         x.double(), case.batch, case.halos[0], *weights, *copies, 0.3, 1e-3
     )
     close = {"rtol": tolerance(case.dtype), "atol": 8 * tolerance(case.dtype), "equal_nan": True}
@@ -56,7 +56,7 @@ def test_batch_norm_matches_the_oracle(case, affine, running):
 
 
 @given(
-    case=blocked_cases(),
+    case=lane_cases(),
     given_=st.tuples(*[st.booleans()] * 5),
     relu=st.booleans(),
     upper=UPPER,
@@ -72,13 +72,13 @@ def test_scale_add_relu_matches_the_oracle(case, given_, relu, upper, halo):
     )
     arguments = (a, case.batch, case.halos[0], a_scale, a_shift, b, case.halos[1])
     arguments += (b_scale, b_shift, relu, upper, halo)
-    got, want = ops.blocked_scale_add_relu(*arguments), oracle.blocked_scale_add_relu(*arguments)
+    got, want = ops.lanes_scale_add_relu(*arguments), oracle.lanes_scale_add_relu(*arguments)
     eps = tolerance(case.dtype)
-    assert_blocked(got, want, case.batch, halo, rtol=eps, atol=eps)
+    assert_lanes(got, want, case.batch, halo, rtol=eps, atol=eps)
 
 
 @given(
-    case=blocked_cases(),
+    case=lane_cases(),
     gate=st.booleans(),
     upper=UPPER,
     other=st.booleans(),
@@ -89,13 +89,13 @@ def test_relu_backward_add_matches_the_oracle(case, gate, upper, other, halo):
     grad, gates, others = case.operands(3)
     arguments = [grad, case.halos[0], gates if gate else None, case.halos[1], upper]
     arguments += [others if other else None, case.halos[2]]
-    got = ops.blocked_relu_backward_add(*arguments, halo)
-    want = oracle.blocked_relu_backward_add(*arguments, halo)
-    assert_blocked(got, want, case.batch, halo)
+    got = ops.lanes_relu_backward_add(*arguments, halo)
+    want = oracle.lanes_relu_backward_add(*arguments, halo)
+    assert_lanes(got, want, case.batch, halo)
 
 
 @given(
-    case=blocked_cases(),
+    case=lane_cases(),
     gate=st.sampled_from([None, "given", "of x"]),
     upper=UPPER,
     weight=st.booleans(),
@@ -126,29 +126,29 @@ def test_batch_norm_backward_matches_the_oracle(case, gate, upper, weight, train
             halo,
         )
 
-    got = ops.blocked_batch_norm_backward(*arguments(lambda t: t))
+    got = ops.lanes_batch_norm_backward(*arguments(lambda t: t))
     # In float64, since the kernel's sums are exacter than float32's.
-    want = oracle.blocked_batch_norm_backward(*arguments(torch.Tensor.double))
+    want = oracle.lanes_batch_norm_backward(*arguments(torch.Tensor.double))
     eps = tolerance(case.dtype, case.batch * case.size[0] * case.size[1])
-    # The oracle blocks into as many lanes as the tensors have.
-    assert_blocked(got[0], want[0].to(case.dtype), case.batch, halo, rtol=eps, atol=4 * eps)
+    # The oracle takes as many lanes as the tensors have.
+    assert_lanes(got[0], want[0].to(case.dtype), case.batch, halo, rtol=eps, atol=4 * eps)
     for a, b in zip(got[1:], want[1:], strict=True):
         torch.testing.assert_close(a, b.to(case.dtype), rtol=eps, atol=8 * eps)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@given(case=blocked_cases(), upper=UPPER)
+@given(case=lane_cases(), upper=UPPER)
 @settings(max_examples=50)
 def test_the_gate_of_a_relu_after_the_norm_is_the_same_unread(case, training, upper):
     grad, x = case.operands(2)
     c = case.per_channel()
-    y = ops.blocked_scale_add_relu(
+    y = ops.lanes_scale_add_relu(
         x, case.batch, case.halos[1], c, 0.5 * c, None, 0, None, None, True, upper, 1
     )
 
     def backward(*gate):
         rest = (upper, x, case.batch, case.halos[1], c, c.abs() + 0.5, None, training, 1)
-        return ops.blocked_batch_norm_backward(grad, case.halos[0], *gate, *rest)
+        return ops.lanes_batch_norm_backward(grad, case.halos[0], *gate, *rest)
 
     for read, unread in zip(backward(y, 1, None, None), backward(None, 0, c, 0.5 * c), strict=True):
         assert torch.equal(read, unread)
@@ -160,7 +160,7 @@ def test_moments_far_from_zero(dtype, size):
     far = 1e4 if dtype == torch.float32 else 1e9
     images = torch.randn(2 * lanes(dtype) + 1, 3, size, size, dtype=torch.float64)
     images = (images + torch.tensor([far, -far, 0.0]).view(-1, 1, 1)).to(dtype)
-    got = moments(to_blocked(images, lanes(dtype), 1), len(images), 1)
+    got = moments(to_lanes(images, lanes(dtype), 1), len(images), 1)
     exact = images.double()
     # In float64 the mean itself is only known to 1e-7 of a deviation.
     want = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
@@ -170,7 +170,7 @@ def test_moments_far_from_zero(dtype, size):
 
 def test_a_constant_has_no_variance():
     images = torch.full((lanes(torch.float32) - 1, 2, 3, 3), 1e7 / 3)
-    mean, variance = moments(to_blocked(images, lanes(torch.float32), 1), len(images), 1)
+    mean, variance = moments(to_lanes(images, lanes(torch.float32), 1), len(images), 1)
     assert torch.equal(mean, images[0, :, 0, 0])
     assert not variance.any()
 
@@ -180,62 +180,62 @@ def test_nan_and_infinity_stay_in_their_channel(value):
     dtype, n = torch.float32, lanes(torch.float32) + 1
     images = torch.randn(n, 3, 4, 5)
     images[n - 1, 1, 2, 3] = value
-    x = to_blocked(images, lanes(dtype), 1)
+    x = to_lanes(images, lanes(dtype), 1)
     mean, variance = moments(x, n, 1)
     assert mean.isfinite().tolist() == variance.isfinite().tolist() == [True, False, True]
-    y = ops.blocked_scale_add_relu(x, n, 1, None, None, None, 0, None, None, True, NONE, 1)
-    assert_blocked(y, to_blocked(images.relu(), lanes(dtype), 1), n, 1)
+    y = ops.lanes_scale_add_relu(x, n, 1, None, None, None, 0, None, None, True, NONE, 1)
+    assert_lanes(y, to_lanes(images.relu(), lanes(dtype), 1), n, 1)
     ones = torch.ones(3)
     for gate in (x, None):
         arguments = (x, 1, gate, 1, None, None, NONE, x, n, 1, ones, ones, None, False, 1)
-        got = ops.blocked_batch_norm_backward(*arguments)
-        want = oracle.blocked_batch_norm_backward(*arguments)
-        assert_blocked(got[0], want[0], n, 1)
+        got = ops.lanes_batch_norm_backward(*arguments)
+        want = oracle.lanes_batch_norm_backward(*arguments)
+        assert_lanes(got[0], want[0], n, 1)
         for a, b in zip(got[1:], want[1:], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_a_gate_opens_as_in_torch():
-    grad = to_blocked(torch.ones(1, 1, 1, 1), lanes(torch.float32), 0)
+    grad = to_lanes(torch.ones(1, 1, 1, 1), lanes(torch.float32), 0)
     for value in (float("nan"), float("inf"), 1.0, 0.0, -0.0, -1.0):
         gate = torch.full((1, 1, 1, 1), value)
-        out = ops.blocked_relu_backward_add(
-            grad, 0, to_blocked(gate, grad.shape[-1], 0), 0, NONE, None, 0, 1
+        out = ops.lanes_relu_backward_add(
+            grad, 0, to_lanes(gate, grad.shape[-1], 0), 0, NONE, None, 0, 1
         )
         want = torch.ops.aten.threshold_backward(torch.ones(1, 1, 1, 1), gate, 0)
-        assert torch.equal(from_blocked(out, 1, 1), want)
-        out = ops.blocked_relu_backward_add(
-            grad, 0, to_blocked(gate, grad.shape[-1], 0), 0, 1.0, None, 0, 1
+        assert torch.equal(from_lanes(out, 1, 1), want)
+        out = ops.lanes_relu_backward_add(
+            grad, 0, to_lanes(gate, grad.shape[-1], 0), 0, 1.0, None, 0, 1
         )
         want = torch.ops.aten.hardtanh_backward(torch.ones(1, 1, 1, 1), gate, 0, 1)
-        assert torch.equal(from_blocked(out, 1, 1), want)
+        assert torch.equal(from_lanes(out, 1, 1), want)
 
 
 def test_infinite_constants_leave_halo_and_absent_lanes_zero():
     n, dtype = lanes(torch.float32) + 1, torch.float32
-    x = to_blocked(torch.randn(n, 2, 3, 3), lanes(dtype), 1)
+    x = to_lanes(torch.randn(n, 2, 3, 3), lanes(dtype), 1)
     inf = torch.full((2,), float("inf"))
     arguments = (x, n, 1, inf, inf, x, 1, -inf, inf, False, NONE, 2)
-    got = ops.blocked_scale_add_relu(*arguments)
-    assert_blocked(got, oracle.blocked_scale_add_relu(*arguments), n, 2)
-    dx, *_ = ops.blocked_batch_norm_backward(
+    got = ops.lanes_scale_add_relu(*arguments)
+    assert_lanes(got, oracle.lanes_scale_add_relu(*arguments), n, 2)
+    dx, *_ = ops.lanes_batch_norm_backward(
         x, 1, None, 0, None, None, NONE, x, n, 1, inf, inf, inf, True, 1
     )
-    assert from_blocked(dx, n, 1).isnan().all()
-    assert_blocked(dx, dx, n, 1)
+    assert from_lanes(dx, n, 1).isnan().all()
+    assert_lanes(dx, dx, n, 1)
 
 
 def test_equal_bits_in_every_run_and_on_any_number_of_threads():
     n, dtype = 2 * lanes(torch.float32) + 3, torch.float32
-    x, grad = (to_blocked(torch.randn(n, 7, 17, 19), lanes(dtype), 1) for _ in range(2))
+    x, grad = (to_lanes(torch.randn(n, 7, 17, 19), lanes(dtype), 1) for _ in range(2))
     c = torch.rand(7) + 0.5
 
     def run():
         return (
             *moments(x, n, 1),
-            ops.blocked_scale_add_relu(x, n, 1, c, c, grad, 1, c, c, True, 6.0, 1),
-            ops.blocked_relu_backward_add(grad, 1, x, 1, 6.0, x, 1, 1),
-            *ops.blocked_batch_norm_backward(
+            ops.lanes_scale_add_relu(x, n, 1, c, c, grad, 1, c, c, True, 6.0, 1),
+            ops.lanes_relu_backward_add(grad, 1, x, 1, 6.0, x, 1, 1),
+            *ops.lanes_batch_norm_backward(
                 grad, 1, x, 1, None, None, 6.0, x, n, 1, c, c, c, True, 1
             ),
         )
@@ -251,28 +251,28 @@ def test_equal_bits_in_every_run_and_on_any_number_of_threads():
         torch.set_num_threads(threads)
 
 
-X = to_blocked(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
+X = to_lanes(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: moments(X.half(), 3, 1), "takes float32 or float64"),
-        (lambda: moments(X[..., 1:], 3, 1), "takes blocks of .* images with .* reg"),
-        (lambda: moments(X, 300, 1), "300 images do not fill 1 blocks"),
+        (lambda: moments(X[..., 1:], 3, 1), "takes bundles of .* images with .* reg"),
+        (lambda: moments(X, 300, 1), "300 images do not fill 1 bundles"),
         (lambda: moments(X, 3, 4), "a halo that fits"),
         (
-            lambda: ops.blocked_relu_backward_add(X, 1, X, 0, NONE, None, 0, 0),
+            lambda: ops.lanes_relu_backward_add(X, 1, X, 0, NONE, None, 0, 0),
             "one shape without their",
         ),
         (
-            lambda: ops.blocked_scale_add_relu(
+            lambda: ops.lanes_scale_add_relu(
                 X, 3, 1, torch.ones(3), None, None, 0, None, None, True, NONE, 1
             ),
             r"values per channel must have shape \(2,\), got \(3,\)",
         ),
         (
-            lambda: ops.blocked_scale_add_relu(
+            lambda: ops.lanes_scale_add_relu(
                 X, 3, 1, torch.ones(2).double(), None, None, 0, None, None, True, NONE, 1
             ),
             "takes Float values per channel, got Double",

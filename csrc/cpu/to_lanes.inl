@@ -1,17 +1,18 @@
-// Images to blocks and back, compiled per instruction set. Layout: cpu/blocked_tensors.h.
+// Images to lanes and back, compiled per instruction set. Layout: cpu/lane_tensors.h.
 //
 // Cost: one read and one write of the images, through square transposes in registers.
 
 #include "cpu/batch_layout.inl"
 
-// Where the values of rows [0, height) of an image go in a block, in the order they have in memory.
-struct BlockWalk {
+// Where the values of rows [0, height) of an image go in a bundle, in the order they have in
+// memory.
+struct BundleWalk {
   std::vector<int64_t> channel_at, pixel_at;
   bool channels_fast;
   int64_t image, pixels;
 
   template <class T>
-  BlockWalk(const Blocked<T>& b, bool channels_last)
+  BundleWalk(const LaneView<T>& b, bool channels_last)
       : channels_fast(channels_last),
         image(b.channels * b.height * b.width),
         pixels(b.height * b.width) {
@@ -42,20 +43,20 @@ struct BlockWalk {
   }
 };
 
-// Splits (block, part of the image) over the threads.
+// Splits (bundle, part of the image) over the threads.
 template <class F>
-void for_each_part(int64_t blocks, const BlockWalk& walk, const Threads& threads, const F& f) {
+void for_each_part(int64_t bundles, const BundleWalk& walk, const Threads& threads, const F& f) {
   const int64_t parts =
-      std::clamp<int64_t>(4 * threads.count / std::max<int64_t>(blocks, 1), 1, walk.slow_count());
-  threads.run(blocks * parts, [&](int64_t item) {
-    const int64_t block = item / parts, part = item % parts;
-    f(block, walk.part(part * walk.slow_count() / parts, (part + 1) * walk.slow_count() / parts));
+      std::clamp<int64_t>(4 * threads.count / std::max<int64_t>(bundles, 1), 1, walk.slow_count());
+  threads.run(bundles * parts, [&](int64_t item) {
+    const int64_t bundle = item / parts, part = item % parts;
+    f(bundle, walk.part(part * walk.slow_count() / parts, (part + 1) * walk.slow_count() / parts));
   });
 }
 
 template <class T>
-void zero_halo(const Blocked<T>& b, int64_t block, int64_t channel) {
-  T* plane = b.data + block * b.block_size() + channel * b.plane_size();
+void zero_halo(const LaneView<T>& b, int64_t bundle, int64_t channel) {
+  T* plane = b.data + bundle * b.bundle_size() + channel * b.plane_size();
   const int64_t edge = b.halo * b.row_size(), side = b.halo * b.lanes;
   std::fill(plane, plane + edge, T(0));
   for (int64_t h = 0; h < b.height; ++h) {
@@ -67,38 +68,38 @@ void zero_halo(const Blocked<T>& b, int64_t block, int64_t channel) {
 }
 
 template <class T>
-void images_to_blocks(const T* images, int64_t batch, bool channels_last, const Blocked<T>& b,
-                      const Threads& threads) {
-  const BlockWalk walk(b, channels_last);
+void images_to_lanes(const T* images, int64_t batch, bool channels_last, const LaneView<T>& b,
+                     const Threads& threads) {
+  const BundleWalk walk(b, channels_last);
   if (b.halo > 0)
-    threads.run(b.blocks * b.channels,
+    threads.run(b.bundles * b.channels,
                 [&](int64_t item) { zero_halo(b, item / b.channels, item % b.channels); });
-  for_each_part(b.blocks, walk, threads, [&](int64_t block, const Walk& part) {
-    const int64_t first = block * b.lanes;
+  for_each_part(b.bundles, walk, threads, [&](int64_t bundle, const Walk& part) {
+    const int64_t first = bundle * b.lanes;
     pack(images + first * walk.image, std::min<int64_t>(b.lanes, batch - first), part,
-         b.data + block * b.block_size());
+         b.data + bundle * b.bundle_size());
   });
 }
 
 template <class T>
-void blocks_to_images(const Blocked<T>& b, T* images, int64_t batch, bool channels_last,
-                      const Threads& threads) {
-  const BlockWalk walk(b, channels_last);
-  for_each_part(b.blocks, walk, threads, [&](int64_t block, const Walk& part) {
-    const int64_t first = block * b.lanes;
-    unpack(static_cast<const T*>(b.data) + block * b.block_size(), part,
+void lanes_to_images(const LaneView<T>& b, T* images, int64_t batch, bool channels_last,
+                     const Threads& threads) {
+  const BundleWalk walk(b, channels_last);
+  for_each_part(b.bundles, walk, threads, [&](int64_t bundle, const Walk& part) {
+    const int64_t first = bundle * b.lanes;
+    unpack(static_cast<const T*>(b.data) + bundle * b.bundle_size(), part,
            images + first * walk.image, std::min<int64_t>(b.lanes, batch - first));
   });
 }
 
 // The same planes with another halo.
 template <class T>
-void copy_blocks(const Blocked<T>& from, const Blocked<T>& to, const Threads& threads) {
-  threads.run(to.blocks * to.channels, [&](int64_t item) {
-    const int64_t block = item / to.channels, channel = item % to.channels;
-    zero_halo(to, block, channel);
-    const T* source = from.at(block, 0, 0) + channel * from.plane_size();
-    T* target = to.at(block, 0, 0) + channel * to.plane_size();
+void copy_lanes(const LaneView<T>& from, const LaneView<T>& to, const Threads& threads) {
+  threads.run(to.bundles * to.channels, [&](int64_t item) {
+    const int64_t bundle = item / to.channels, channel = item % to.channels;
+    zero_halo(to, bundle, channel);
+    const T* source = from.at(bundle, 0, 0) + channel * from.plane_size();
+    T* target = to.at(bundle, 0, 0) + channel * to.plane_size();
     for (int64_t h = 0; h < to.height; ++h)
       std::copy_n(source + h * from.row_size(), to.width * to.lanes, target + h * to.row_size());
   });

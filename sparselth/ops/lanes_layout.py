@@ -1,0 +1,54 @@
+"""The lane layout of activations: images in lanes, channels and pixels outside.
+
+A tensor (N, C, H, W) becomes `buffer` (ceil(N / L), C, H + 2h, W + 2h, L), contiguous: L images
+side by side fill one vector register, so every load of a kernel is one whole, aligned vector
+whatever the stride, padding and dilation. Around each plane lies a halo of h zeros, so that a
+3x3 convolution reads its padding instead of testing for it. Lanes beyond the batch are zero.
+
+L is the register width of the instruction set the kernels run on: `lanes(dtype)`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import loader
+
+_REGISTER_BYTES = {"portable": 16, "avx2": 32, "avx512": 64}
+
+# What pointwise and pooling ops put around their results. Most convolutions are 3x3, padded by
+# one; any other reach is served by a copy inside the kernel.
+HALO = 1
+
+
+def lanes(dtype: torch.dtype) -> int:
+    """Return how many images of `dtype` share one vector register here."""
+    host = loader.host()
+    return _REGISTER_BYTES[host.simd_level() if host else "avx512"] // dtype.itemsize
+
+
+def to_lanes(input: Tensor, lanes: int, halo: int) -> Tensor:
+    """Lay images (N, C, H, W) out in lanes of `lanes` images, with a halo of zeros."""
+    batch, channels, height, width = input.shape
+    bundles = (batch + lanes - 1) // lanes
+    shape = (bundles, channels, height + 2 * halo, width + 2 * halo, lanes)
+    buffer = input.new_zeros(shape)
+    padded = input.new_zeros(bundles * lanes, channels, height, width)
+    padded[:batch] = input
+    interior(buffer, halo).copy_(
+        padded.view(bundles, lanes, channels, height, width).permute(0, 2, 3, 4, 1)
+    )
+    return buffer
+
+
+def from_lanes(buffer: Tensor, batch: int, halo: int) -> Tensor:
+    """Return the images (batch, C, H, W) of a tensor in lanes, contiguous."""
+    images = interior(buffer, halo).permute(0, 4, 1, 2, 3).flatten(0, 1)
+    return images[:batch].clone(memory_format=torch.contiguous_format)
+
+
+def interior(buffer: Tensor, halo: int) -> Tensor:
+    """Return the view of a tensor in lanes without its halo."""
+    rows, columns = buffer.shape[2:4]
+    return buffer[:, :, halo : rows - halo, halo : columns - halo]
