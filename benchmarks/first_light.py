@@ -29,7 +29,7 @@ SECONDS = 330
 TABLE_CHARACTERS, SUMMARY_CHARACTERS = 7000, 2500
 
 # The kernels that ncu looks at, by their names in the sources.
-PROFILED = "regex:correlate|sum_blocks|pack_blocks|add_splits|vectors|entries"
+PROFILED = "regex:correlate|sum_blocks|pack_blocks|add_splits|column_vectors|unstructured"
 
 
 def experiment(name: str, seconds: float, rows: Path) -> Part:
@@ -43,7 +43,14 @@ def profiled() -> list[str]:
     sections = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "WarpStateStats")
     ncu = ["ncu", "--clock-control", "none", "--kernel-name", PROFILED, "--launch-count", "16"]
     wanted = [word for section in sections for word in ("--section", section)]
-    script = [PYTHON, "benchmarks/single_kernels.py", "--large", "blocks", "vectors", "entries"]
+    script = [
+        PYTHON,
+        "benchmarks/single_kernels.py",
+        "--large",
+        "blocks",
+        "column_vector",
+        "unstructured",
+    ]
     return [*ncu, *wanted, *script]
 
 

@@ -61,13 +61,13 @@ def blocks() -> Pairs:
         yield from convolution("triton", pattern, 0.5, DTYPE)
 
 
-def vectors() -> Pairs:
+def column_vectors() -> Pairs:
     needs_kernels("cuda")
     for pattern in ("16x1", "8x1"):
         yield from convolution("cuda", pattern, 0.1, torch.bfloat16)
 
 
-def entries() -> Pairs:
+def unstructured() -> Pairs:
     needs_kernels("cuda")
     yield from convolution("cuda", "element", 0.02, torch.float32)
 
@@ -101,8 +101,8 @@ def triton_lists() -> Pairs:
 
 
 KERNELS: dict[str, Callable[[], Pairs]] = {
-    "vectors": vectors,
-    "entries": entries,
+    "column_vector": column_vectors,
+    "unstructured": unstructured,
     "cuda_lists": cuda_lists,
     "blocks": blocks,  # from here on kernels are compiled first
     "triton_lists": triton_lists,

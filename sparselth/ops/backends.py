@@ -108,7 +108,7 @@ def _has_kernel(op: str, backend: str) -> bool:
     if backend == "triton":
         return op in triton_kernels.OPS
     if backend == "cuda" and op in gpu_conv.OPS:
-        op = op.replace("masked", "entries").removesuffix("_relu")
+        op = op.replace("masked", "unstructured").removesuffix("_relu")
     return compiled(op, backend)
 
 

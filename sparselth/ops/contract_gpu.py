@@ -3,9 +3,10 @@
 They compute what the ops of `contract.py` do, for CUDA tensors, with a plan of their own: by output
 channel, for the input gradient by input channel. They run below autograd, chosen by `gpu_conv.py`,
 so they have no formulas of their own.
-    entries_*   by single weights; plans of `entries.py`; results are contiguous.
-    vectors_*   by vectors of `vector` weights, 16 or 8, without groups; plans of `vectors.py`;
-                activations are float16 or bfloat16 in channels_last, and so are results.
+    unstructured_*   by single weights; plans of `unstructured.py`; results are contiguous.
+    column_vector_*  by vectors of `vector` weights, 16 or 8, without groups; plans of
+                     `column_vector.py`; activations are float16 or bfloat16 in channels_last,
+                     and so are results.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ _GRAD_INPUT = (
 _GRAD_WEIGHT = f"(Tensor grad_output, Tensor input, Tensor mask, Tensor plan, {CONV}) -> Tensor"
 
 GPU_SCHEMAS: dict[str, str] = {
-    "entries_conv2d": _FORWARD,
-    "entries_conv2d_grad_input": _GRAD_INPUT,
-    "entries_conv2d_grad_weight": _GRAD_WEIGHT,
-    "vectors_conv2d": _FORWARD.replace("Tensor plan,", "Tensor plan, int vector,"),
-    "vectors_conv2d_grad_input": _GRAD_INPUT.replace("Tensor plan,", "Tensor plan, int vector,"),
+    "unstructured_conv2d": _FORWARD,
+    "unstructured_conv2d_grad_input": _GRAD_INPUT,
+    "unstructured_conv2d_grad_weight": _GRAD_WEIGHT,
+    "column_vector_conv2d": _FORWARD.replace("Tensor plan,", "Tensor plan, int vector,"),
+    "column_vector_conv2d_grad_input": _GRAD_INPUT.replace(
+        "Tensor plan,", "Tensor plan, int vector,"
+    ),
 }
 
 define(GPU_SCHEMAS)
 
 
-@fake("entries_conv2d")
+@fake("unstructured_conv2d")
 def _forward(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     height, width = (
         output_size(input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i])
@@ -43,23 +46,23 @@ def _forward(input, weight, mask, bias, plan, stride, padding, dilation, groups)
     return input.new_empty((input.shape[0], weight.shape[0], height, width))
 
 
-@fake("entries_conv2d_grad_input")
+@fake("unstructured_conv2d_grad_input")
 def _grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
     return grad_output.new_empty((grad_output.shape[0], weight.shape[1] * groups, *input_hw))
 
 
-@fake("entries_conv2d_grad_weight")
+@fake("unstructured_conv2d_grad_weight")
 def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
     return input.new_empty(mask.shape)
 
 
-@fake("vectors_conv2d")
+@fake("column_vector_conv2d")
 def _(input, weight, mask, bias, plan, vector, *conv):
     out = _forward(input, weight, mask, bias, plan, *conv)
     return out.contiguous(memory_format=torch.channels_last)
 
 
-@fake("vectors_conv2d_grad_input")
+@fake("column_vector_conv2d_grad_input")
 def _(grad_output, weight, mask, plan, vector, input_hw, *conv):
     grad = _grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     return grad.contiguous(memory_format=torch.channels_last)

@@ -2,10 +2,10 @@
 
 Four serve: the block-sparse kernels of `sparselth.kernels` (Triton, tensor cores); where whole
 filters and channels are gone, cuDNN on what remains (`compaction.py`); and for scattered masks at
-high sparsity, in CUDA C++, a kernel of single weights (`entries_conv2d`) and in 16 bits one of
-vectors of 16 or 8 weights on tensor cores (`vectors_conv2d`, which leaves the weight's gradient to
-the former). The one that should take least time is chosen from the mask; `choice.py` measures it
-against dense cuDNN.
+high sparsity, in CUDA C++, a kernel of single weights (`unstructured_conv2d`) and in 16 bits one of
+vectors of 16 or 8 weights on tensor cores (`column_vector_conv2d`, which leaves the weight's
+gradient to the former). The one that should take least time is chosen from the mask; `choice.py`
+measures it against dense cuDNN.
 
 What was found out about a mask lives beside its plan, which is the mask's blocks: int32 (E, 4) on
 the GPU. A call without a plan, or with one that was not built here, looks at its mask anew, which
@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import SparselthError
-from . import compaction, entries, reference, vectors
+from . import column_vector, compaction, reference, unstructured
+from .column_vector import ColumnVectorIndex, find_column_vectors
 from .compaction import Compaction, find_compaction
 from .contract import NAMESPACE, memory_format
-from .entries import Entries, find_entries
 from .forcing import forced
 from .triton_support import why_missing
-from .vectors import Vectors, find_vectors
+from .unstructured import UnstructuredIndex, find_unstructured
 
 if TYPE_CHECKING:
     from ..kernels.blocks import BlockIndex
@@ -48,16 +48,16 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 # Teraflops that cuDNN and the kernels of vectors and single weights are expected to reach, beside
 # those of `kernels.blocks.EXPECTED_RATE`. Estimates for an H100, nothing measured.
-_RATE_OF_CUDNN, _RATE_OF_ENTRIES = 450.0, 12.5
+_RATE_OF_CUDNN, _RATE_OF_UNSTRUCTURED = 450.0, 12.5
 
 # Kernel -> length of its vectors, and its rate; what shared memory can feed is 474 and 237.
-_BY_VECTORS = {"vectors16": (16, 250.0), "vectors8": (8, 150.0)}
+_BY_VECTORS = {"column_vector16": (16, 250.0), "column_vector8": (8, 150.0)}
 
 _16_BIT = (torch.float16, torch.bfloat16)
 
 # A forced backend -> its kernels.
 _OF_BACKEND: dict[str | None, tuple[str, ...]] = {
-    "cuda": ("entries", *_BY_VECTORS),
+    "cuda": ("unstructured", *_BY_VECTORS),
     "triton": ("blocks", "compaction"),
 }
 
@@ -78,12 +78,13 @@ class Found:
     index: BlockIndex
     compaction: Compaction | None
     work: dict[str, float]
-    entries: Entries | None = None  # found when they are wanted
-    vectors: dict[int, Vectors] = field(default_factory=dict)  # by length
+    unstructured: UnstructuredIndex | None = None  # found when they are wanted
+    column_vectors: dict[int, ColumnVectorIndex] = field(default_factory=dict)  # by length
 
     def serving(self, dtype: torch.dtype | None = None) -> str:
-        """Name the kernel to be used: "blocks", "compaction", "entries", "vectors16", "vectors8",
-        or "dense" where none serves.
+        """Name the kernel to be used, or "dense" where none serves.
+
+        "blocks", "compaction", "unstructured", "column_vector16" or "column_vector8".
 
         dtype: of the activations; None asks for what serves all.
         """
@@ -97,23 +98,25 @@ class Found:
         assert self.compaction is not None
         return self.compaction
 
-    def entries_of(self, mask: Tensor) -> Entries:
+    def unstructured_of(self, mask: Tensor) -> UnstructuredIndex:
         """Return the mask's single weights."""
-        if self.entries is None:
-            self.entries = find_entries(mask, self.index.groups)
-        return self.entries
+        if self.unstructured is None:
+            self.unstructured = find_unstructured(mask, self.index.groups)
+        return self.unstructured
 
-    def vectors_of(self, mask: Tensor, length: int) -> Vectors:
+    def column_vectors_of(self, mask: Tensor, length: int) -> ColumnVectorIndex:
         """Return the vectors that cover the mask."""
-        if length not in self.vectors:
-            self.vectors[length] = find_vectors(mask, length)
-        return self.vectors[length]
+        if length not in self.column_vectors:
+            self.column_vectors[length] = find_column_vectors(mask, length)
+        return self.column_vectors[length]
 
 
 @cache
 def has_cuda_kernels() -> bool:
     """Say whether the convolutions of _C_cuda are there."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::entries_conv2d", "CUDA")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"{NAMESPACE}::unstructured_conv2d", "CUDA"
+    )
 
 
 def _blocks_serve(mask: Tensor) -> bool:
@@ -136,11 +139,11 @@ def block_plan(mask: Tensor, groups: int) -> Tensor:
         work["compaction"] = left.density
     if has_cuda_kernels():
         density = float(mask.sum()) / max(mask.numel(), 1)
-        work["entries"] = density * _RATE_OF_CUDNN / _RATE_OF_ENTRIES
+        work["unstructured"] = density * _RATE_OF_CUDNN / _RATE_OF_UNSTRUCTURED
         if groups == 1:
             for kernel, (length, rate) in _BY_VECTORS.items():
-                covers = sum(vectors.densities(mask, length)) * _RATE_OF_CUDNN / rate
-                work[kernel] = (covers + work["entries"]) / 3
+                covers = sum(column_vector.densities(mask, length)) * _RATE_OF_CUDNN / rate
+                work[kernel] = (covers + work["unstructured"]) / 3
     # A tensor of its own over the same memory: what a weak table holds must not hold its key.
     plan = index.blocks.detach()
     _by_plan[plan] = Found(index, left, work)
@@ -181,9 +184,9 @@ def _choose(plan: Tensor | None, mask: Tensor, input_hw, conv, dtype) -> tuple[s
         return "dense", None
     found = found_of(plan, mask, conv[3])
     kernel = found.serving(dtype)
-    if kernel in _BY_VECTORS and not vectors.fits_all(mask.shape, input_hw, conv):
-        kernel = "entries"
-    if kernel == "entries" and not entries.fits_all(mask.shape, input_hw, conv):
+    if kernel in _BY_VECTORS and not column_vector.fits_all(mask.shape, input_hw, conv):
+        kernel = "unstructured"
+    if kernel == "unstructured" and not unstructured.fits_all(mask.shape, input_hw, conv):
         if forced() == "cuda":
             raise SparselthError(
                 "use_backend('cuda') is on, but a kernel of "
@@ -210,13 +213,13 @@ def masked_conv2d(
     if found is None:
         run = reference.masked_conv2d_relu if relu else reference.masked_conv2d
         return run(input, weight, mask, bias, plan, *conv)
-    if kernel == "entries":
-        by_output = found.entries_of(mask).by_output
-        out = _ops.entries_conv2d(input, weight, mask, bias, by_output, *conv)
+    if kernel == "unstructured":
+        by_output = found.unstructured_of(mask).by_output
+        out = _ops.unstructured_conv2d(input, weight, mask, bias, by_output, *conv)
     elif kernel in _BY_VECTORS:
         length, _ = _BY_VECTORS[kernel]
-        by_output = found.vectors_of(mask, length).by_output
-        out = _ops.vectors_conv2d(_last(input), weight, mask, bias, by_output, length, *conv)
+        by_output = found.column_vectors_of(mask, length).by_output
+        out = _ops.column_vector_conv2d(_last(input), weight, mask, bias, by_output, length, *conv)
     elif kernel == "blocks":
         run = _kernel("masked_conv2d")
         out = run(input, weight, mask, bias, found.index, *conv[:3], relu=relu)
@@ -238,12 +241,15 @@ def masked_conv2d_grad_input(
     if found is None:
         return reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     run: Callable[..., Tensor]
-    if kernel == "entries":
-        run, by_input = _ops.entries_conv2d_grad_input, found.entries_of(mask).by_input
+    if kernel == "unstructured":
+        run, by_input = _ops.unstructured_conv2d_grad_input, found.unstructured_of(mask).by_input
         grad = run(grad_output, weight, mask, by_input, input_hw, *conv)
     elif kernel in _BY_VECTORS:
         length, _ = _BY_VECTORS[kernel]
-        run, by_input = _ops.vectors_conv2d_grad_input, found.vectors_of(mask, length).by_input
+        run, by_input = (
+            _ops.column_vector_conv2d_grad_input,
+            found.column_vectors_of(mask, length).by_input,
+        )
         grad = run(_last(grad_output), weight, mask, by_input, length, input_hw, *conv)
     elif kernel == "blocks":
         run = _kernel("masked_conv2d_grad_input")
@@ -260,9 +266,9 @@ def masked_conv2d_grad_weight(
     kernel, found = _choose(plan, mask, input.shape[2:], conv, input.dtype)
     if found is None:
         return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
-    if kernel == "entries" or kernel in _BY_VECTORS:
-        by_output = found.entries_of(mask).by_output
-        return _ops.entries_conv2d_grad_weight(grad_output, input, mask, by_output, *conv)
+    if kernel == "unstructured" or kernel in _BY_VECTORS:
+        by_output = found.unstructured_of(mask).by_output
+        return _ops.unstructured_conv2d_grad_weight(grad_output, input, mask, by_output, *conv)
     if kernel == "blocks":
         run = _kernel("masked_conv2d_grad_weight")
         return run(grad_output, input, mask, found.index, *conv[:3])

@@ -10,25 +10,25 @@ from .contract import NAMESPACE
 from .contract_gpu import GPU_SCHEMAS
 
 
-def entries_conv2d(input, weight, mask, bias, plan, *conv):
+def unstructured_conv2d(input, weight, mask, bias, plan, *conv):
     return reference.masked_conv2d(input, weight, mask, bias, plan, *conv).contiguous()
 
 
-def entries_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv):
+def unstructured_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv):
     run = reference.masked_conv2d_grad_input
     return run(grad_output, weight, mask, plan, input_hw, *conv).contiguous()
 
 
-def entries_conv2d_grad_weight(grad_output, input, mask, plan, *conv):
+def unstructured_conv2d_grad_weight(grad_output, input, mask, plan, *conv):
     return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
 
 
-def vectors_conv2d(input, weight, mask, bias, plan, vector, *conv):
+def column_vector_conv2d(input, weight, mask, bias, plan, vector, *conv):
     out = reference.masked_conv2d(input, weight, mask, bias, plan, *conv)
     return out.contiguous(memory_format=torch.channels_last)
 
 
-def vectors_conv2d_grad_input(grad_output, weight, mask, plan, vector, input_hw, *conv):
+def column_vector_conv2d_grad_input(grad_output, weight, mask, plan, vector, input_hw, *conv):
     grad = reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     return grad.contiguous(memory_format=torch.channels_last)
 

@@ -12,10 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparselth.ops import entries, reference_gpu, vectors
+from sparselth.ops import column_vector, reference_gpu, unstructured
 
-ENTRIES = ("entries_conv2d", "entries_conv2d_grad_input", "entries_conv2d_grad_weight")
-VECTORS = ("vectors_conv2d", "vectors_conv2d_grad_input")
+ENTRIES = (
+    "unstructured_conv2d",
+    "unstructured_conv2d_grad_input",
+    "unstructured_conv2d_grad_weight",
+)
+VECTORS = ("column_vector_conv2d", "column_vector_conv2d_grad_input")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HALVES = DTYPES[1:]
 
@@ -42,8 +46,8 @@ class Case:
         return b"".join(parts + [_raw(a) for a in arrays])
 
     def _place_by_vectors(self) -> int:
-        length = self.arguments[4 if self.op == "vectors_conv2d_grad_input" else 5]
-        return 2 * VECTORS.index(self.op) + vectors.LENGTHS.index(length)
+        length = self.arguments[4 if self.op == "column_vector_conv2d_grad_input" else 5]
+        return 2 * VECTORS.index(self.op) + column_vector.LENGTHS.index(length)
 
     def oracle(self) -> Tensor:
         wide = [a.float() if _is_data(a) else a for a in self.arguments]
@@ -95,7 +99,7 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         there = height + 2 * padding[0] >= reach[0] and width + 2 * padding[1] >= reach[1]
         conv = (stride, padding, dilation, groups)
         shape = (outs * groups, ins, *kernel)
-        fits_all = vectors.fits_all if by_vectors else entries.fits_all
+        fits_all = column_vector.fits_all if by_vectors else unstructured.fits_all
         if there and fits_all(shape, (height, width), conv):
             break
     batch = integer(1, 5) if seed % 8 != 6 else 1
@@ -111,14 +115,14 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
             pruned = 32 * integer(0, 1)
             mask[first : first + 16, pruned : pruned + 32] = False
     bias = torch.randn(outs * groups, generator=g).to(dtype) if integer(0, 1) else None
-    y = reference_gpu.entries_conv2d(x.float(), weight.float(), mask, None, None, *conv)
+    y = reference_gpu.unstructured_conv2d(x.float(), weight.float(), mask, None, None, *conv)
     grad = torch.randn(y.shape, generator=g).to(dtype).contiguous(memory_format=layout)
     weight.masked_fill_(~mask, torch.nan)  # a pruned weight does not multiply
-    length = [vectors.LENGTHS[seed // 8 % 2]] if by_vectors else []
+    length = [column_vector.LENGTHS[seed // 8 % 2]] if by_vectors else []
     if by_vectors:
-        plans = vectors.find_vectors(mask, *length)
+        plans = column_vector.find_column_vectors(mask, *length)
     else:
-        plans = entries.find_entries(mask, groups)
+        plans = unstructured.find_unstructured(mask, groups)
     plan = plans.by_input if op.endswith("grad_input") else plans.by_output
     weights = [weight, mask] if by_vectors else [weight]
     arguments: tuple[Any, ...]

@@ -35,9 +35,9 @@ pytestmark = in_numpy
 
 # What is wrong, in which file, where, and the check that must notice.
 DEFECTS = {
-    "a digit too high": ("entries", "select.py", "(BINS - 1 - passed)", "(BINS - passed)"),
+    "a digit too high": ("unstructured", "select.py", "(BINS - 1 - passed)", "(BINS - passed)"),
     "ties not ranked across chunks": (
-        *("entries", "select.py"),
+        *("unstructured", "select.py"),
         *("range(first, chunk, MANY)", "range(first, 0, MANY)"),
     ),
     "ties ranked per tensor when pooled": (
@@ -45,7 +45,7 @@ DEFECTS = {
         *("first = chunk * 0 if POOLED else word", "first = word"),
     ),
     "infinity not counted": (
-        *("entries", "select.py"),
+        *("unstructured", "select.py"),
         *("(keys >= infinity(DTYPE))", "(keys > infinity(DTYPE))"),
     ),
     "masks of an overlap ignored": ("overlaps", "select.py", "if INSIDE:", "if False:"),
@@ -190,7 +190,7 @@ def checks(package, examples) -> dict[str, Callable[[], None]]:
     return {
         "adamw": quick(partial(agreement.same_adamw, package), examples, *adamw),
         "convolutions": quick(convolutions, examples, CONVOLUTIONS, st.just(16)),
-        "entries": quick(entries, examples, BITS),
+        "unstructured": quick(entries, examples, BITS),
         "patterns": quick(partial(agreement.same_masks, package), examples, PATTERNED),
         "projections": quick(
             partial(agreement.same_projection, package), examples, LISTS, st.just(False)

@@ -93,9 +93,9 @@ def test_cuda_convolutions_do_without_triton(monkeypatch):
     plan = gpu_conv.block_plan(mask, 1)
     found = gpu_conv.found_of(plan, mask, 1)
     assert "blocks" not in found.work
-    assert found.serving() in ("entries", "compaction")
+    assert found.serving() in ("unstructured", "compaction")
     scarce = torch.rand(16, 16, 3, 3) < 0.02
-    assert gpu_conv.found_of(gpu_conv.block_plan(scarce, 1), scarce, 1).serving() == "entries"
+    assert gpu_conv.found_of(gpu_conv.block_plan(scarce, 1), scarce, 1).serving() == "unstructured"
     monkeypatch.setattr(gpu_conv, "has_cuda_kernels", lambda: False)
     mask[:, :, 1, 1] = True  # nothing to leave out
     assert gpu_conv.found_of(gpu_conv.block_plan(mask, 1), mask, 1).serving() != "blocks"

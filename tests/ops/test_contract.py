@@ -5,10 +5,10 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from sparselth.ops.entries import find_entries
+from sparselth.ops.column_vector import find_column_vectors
 from sparselth.ops.lanes_layout import lanes
 from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
-from sparselth.ops.vectors import find_vectors
+from sparselth.ops.unstructured import find_unstructured
 
 ops = torch.ops.sparselth
 
@@ -69,29 +69,29 @@ def gpu_samples():
     x, weight, mask, bias, conv = (
         t if isinstance(t, tuple) else t.detach() for t in conv_arguments(torch.channels_last)
     )
-    by_output, by_input = find_entries(mask, conv[-1])
-    y = ops.entries_conv2d(x, weight, mask, bias, by_output, *conv)
+    by_output, by_input = find_unstructured(mask, conv[-1])
+    y = ops.unstructured_conv2d(x, weight, mask, bias, by_output, *conv)
     return {
-        "entries_conv2d": [
+        "unstructured_conv2d": [
             (x, weight, mask, bias, by_output, *conv),
             (x, weight, mask, None, by_output, *conv),
         ],
-        "entries_conv2d_grad_input": [(y, weight, mask, by_input, [4, 5], *conv)],
-        "entries_conv2d_grad_weight": [(y, x, mask, by_output, *conv)],
-        **vectors_samples(),
+        "unstructured_conv2d_grad_input": [(y, weight, mask, by_input, [4, 5], *conv)],
+        "unstructured_conv2d_grad_weight": [(y, x, mask, by_output, *conv)],
+        **column_vector_samples(),
     }
 
 
-def vectors_samples():
+def column_vector_samples():
     x, weight, mask, bias, conv = (
         t if isinstance(t, tuple) else t.detach().half() if t.is_floating_point() else t
         for t in conv_arguments(torch.channels_last, groups=1)
     )
-    by_output, by_input = find_vectors(mask, 8)
-    y = ops.vectors_conv2d(x, weight, mask, bias, by_output, 8, *conv)
+    by_output, by_input = find_column_vectors(mask, 8)
+    y = ops.column_vector_conv2d(x, weight, mask, bias, by_output, 8, *conv)
     return {
-        "vectors_conv2d": [(x, weight, mask, bias, by_output, 8, *conv)],
-        "vectors_conv2d_grad_input": [(y, weight, mask, by_input, 8, [4, 5], *conv)],
+        "column_vector_conv2d": [(x, weight, mask, bias, by_output, 8, *conv)],
+        "column_vector_conv2d_grad_input": [(y, weight, mask, by_input, 8, [4, 5], *conv)],
     }
 
 

@@ -1,6 +1,7 @@
 """Which of the GPU's convolutions serves a mask. The kernels themselves: tests/kernels, emulation.
 
-On the host `entries_conv2d` is served by its oracle, so its way through the adapter runs here too.
+On the host `unstructured_conv2d` is served by its oracle, so its way through the adapter runs here
+too.
 """
 
 import gc
@@ -47,7 +48,7 @@ def test_a_mask_is_served_by_what_should_take_least_time():
     pruned = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
     pruned[:8, :8] = True
     found = {
-        "entries": scattered(0.005),
+        "unstructured": scattered(0.005),
         "blocks": in_lanes(),
         "compaction": pruned,
     }
@@ -70,18 +71,18 @@ def test_a_plan_that_nobody_holds_is_gone():
 def test_a_forced_backend_serves_any_mask():
     scarce, blocks = scattered(0.005), in_lanes()
     with forcing("triton"):
-        assert gpu_conv.found_of(None, scarce, 1).serving() != "entries"
+        assert gpu_conv.found_of(None, scarce, 1).serving() != "unstructured"
     with forcing("cuda"):
-        assert gpu_conv.found_of(None, blocks, 1).serving() == "entries"
-        assert gpu_conv.found_of(None, blocks, 1).serving(torch.bfloat16) == "vectors16"
+        assert gpu_conv.found_of(None, blocks, 1).serving() == "unstructured"
+        assert gpu_conv.found_of(None, blocks, 1).serving(torch.bfloat16) == "column_vector16"
 
 
 def test_vectors_serve_16_bits_without_groups():
     mask = scattered(0.02)
     found = gpu_conv.found_of(None, mask, 1)
-    assert found.serving(torch.bfloat16) == found.serving(torch.float16) == "vectors8"
-    assert found.serving(torch.float32) == found.serving() == "entries"
-    assert not {"vectors16", "vectors8"} & gpu_conv.found_of(None, mask, 2).work.keys()
+    assert found.serving(torch.bfloat16) == found.serving(torch.float16) == "column_vector8"
+    assert found.serving(torch.float32) == found.serving() == "unstructured"
+    assert not {"column_vector16", "column_vector8"} & gpu_conv.found_of(None, mask, 2).work.keys()
 
 
 @pytest.mark.usefixtures("on_cuda")
@@ -89,7 +90,7 @@ def test_vectors_are_as_long_as_the_masks():
     for length in (16, 8):
         chosen = torch.rand(64 // length, 64, 3, 3) < 0.05
         mask = chosen.repeat_interleave(length, 0)
-        assert gpu_conv.found_of(None, mask, 1).serving(torch.float16) == f"vectors{length}"
+        assert gpu_conv.found_of(None, mask, 1).serving(torch.float16) == f"column_vector{length}"
 
 
 @pytest.mark.usefixtures("on_cuda")
@@ -101,7 +102,7 @@ def test_scattered_weights_go_through_all_passes(layout, groups, dtype):
     x = torch.randn(2, 64 * groups, 5, 6, dtype=dtype).contiguous(memory_format=layout)
     weight, bias = torch.randn(64, 64, 3, 3, dtype=dtype), torch.randn(64, dtype=dtype)
     mask, hw = scattered(0.005), [5, 6]
-    kernel = "vectors8" if dtype == torch.bfloat16 and groups == 1 else "entries"
+    kernel = "column_vector8" if dtype == torch.bfloat16 and groups == 1 else "unstructured"
     assert gpu_conv.found_of(None, mask, groups).serving(dtype) == kernel
     y = gpu_conv.masked_conv2d(x, weight, mask, bias, None, *conv)
     positive = gpu_conv.masked_conv2d_relu(x, weight, mask, bias, None, *conv)

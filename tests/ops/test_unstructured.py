@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from strategies import conv_cases
 
-from sparselth.ops.entries import find_entries, fits, fits_all
+from sparselth.ops.unstructured import find_unstructured, fits, fits_all
 
 
 def listed(plan, mask, groups, by_input):
@@ -40,7 +40,7 @@ def listed(plan, mask, groups, by_input):
 def test_every_kept_weight_is_listed_once(case):
     _, _, mask, _ = case.tensors()
     flat = torch.arange(mask.numel()).view(mask.shape)
-    for by_input, plan in enumerate(find_entries(mask, case.groups)):
+    for by_input, plan in enumerate(find_unstructured(mask, case.groups)):
         found = torch.zeros_like(mask)
         for *index, _, position in listed(plan, mask, case.groups, bool(by_input)):
             assert not found[tuple(index)]
@@ -52,9 +52,9 @@ def test_every_kept_weight_is_listed_once(case):
 def test_rows_with_the_most_weights_come_first_and_equal_ones_in_order():
     mask = torch.zeros(70, 3, 1, 1, dtype=torch.bool)
     mask[5], mask[69, :2], mask[1, 0], mask[3, 2] = True, True, True, True
-    slots = {slot: out for out, *_, slot, _ in listed(find_entries(mask)[0], mask, 1, False)}
+    slots = {slot: out for out, *_, slot, _ in listed(find_unstructured(mask)[0], mask, 1, False)}
     assert slots == {0: 5, 1: 69, 2: 1, 3: 3}
-    assert find_entries(mask)[0][70:128].eq(-1).all()
+    assert find_unstructured(mask)[0][70:128].eq(-1).all()
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@
 // stride[2], padding[2], dilation[2], groups; int64 length of the plan and the plan; then the
 // arrays that the op reads, in its own order. -DEMULATE_DTYPES, as bits, chooses what is compiled.
 #include "conv_head.h"
-#include "entries_conv2d.cu"
-#include "entries_conv2d_grad_weight.cu"
+#include "unstructured_conv2d.cu"
+#include "unstructured_conv2d_grad_weight.cu"
 
 #ifndef EMULATE_DTYPES
 #define EMULATE_DTYPES 7
@@ -23,12 +23,12 @@ void run(const Head& head) {
   const auto& [op, dtype, has_bias, g] = head;
   const int64_t inputs = head.inputs(), outputs = head.outputs(), weights = head.weights();
   const int64_t rows = op == kGradInput ? g.c_in : g.c_out;
-  EntriesTile tile;
+  UnstructuredTile tile;
   if (!cut_into_tiles(op == kGradInput ? backward_pass(g) : forward_pass(g), tile))
     emulation::fail("does not fit");
   const int64_t length = read_word();
   const Array words = read(length, 4);
-  const EntriesPlan plan =
+  const UnstructuredPlan plan =
       read_plan(static_cast<const int32_t*>(words.data()), length, rows, tile.columns, weights);
   if (plan.count < 0) emulation::fail("the plan's length is wrong");
   Array result;
@@ -37,15 +37,15 @@ void run(const Head& head) {
     result = Array(weights, sizeof(T));
     std::memset(result.data(), 0, result.bytes());
     const Array partial(int64_t(splits_of(tile, plan)) * plan.count, 4);
-    queue_correlate_entries<T>(tile, plan, input.data(), grad_output.data(), int32_t(rows),
-                               partial.data(), result.data(), nullptr);
+    queue_correlate_unstructured<T>(tile, plan, input.data(), grad_output.data(), int32_t(rows),
+                                    partial.data(), result.data(), nullptr);
   } else {
     const Array input = read(op == kForward ? inputs : outputs, sizeof(T));
     const Array weight = read(weights, sizeof(T)), bias = read(has_bias ? rows : 0, sizeof(T));
     result = Array(op == kForward ? outputs : inputs, sizeof(T));
-    queue_convolve_entries<T>(tile, plan, input.data(), weight.data(),
-                              has_bias ? bias.data() : nullptr, int32_t(rows), result.data(),
-                              nullptr);
+    queue_convolve_unstructured<T>(tile, plan, input.data(), weight.data(),
+                                   has_bias ? bias.data() : nullptr, int32_t(rows), result.data(),
+                                   nullptr);
   }
   result.write();
 }

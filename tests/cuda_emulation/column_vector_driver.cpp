@@ -2,8 +2,8 @@
 //
 // A case, as conv_cases.py encodes it: what read_head reads; int64 length of the plan and the
 // plan; then input, weight, mask and bias, activations in channels_last.
+#include "column_vector_conv2d.cu"
 #include "conv_head.h"
-#include "vectors_conv2d.cu"
 
 namespace {
 
@@ -18,13 +18,13 @@ void run(const Head& head) {
   const bool forward = op <= kForward8;
   const int64_t inputs = head.inputs(), outputs = head.outputs(), weights = head.weights();
   const int64_t rows = forward ? g.c_out : g.c_in;
-  VectorsTile tile;
+  ColumnVectorTile tile;
   if (!cut_into_vector_tiles(forward ? forward_pass(g) : backward_pass(g), tile))
     emulation::fail("does not fit");
   const int64_t length = read_word();
   const Array words = read(length, 4);
-  const VectorsPlan plan = read_vectors_plan(static_cast<const int32_t*>(words.data()), length,
-                                             rows, tile.columns, kVector, weights);
+  const ColumnVectorPlan plan = read_column_vector_plan(
+      static_cast<const int32_t*>(words.data()), length, rows, tile.columns, kVector, weights);
   if (plan.steps < 0) emulation::fail("the plan's length is wrong");
   const Array input = read(forward ? inputs : outputs, sizeof(T));
   const Array weight = read(weights, sizeof(T)), mask = read(weights, 1);
@@ -32,9 +32,9 @@ void run(const Head& head) {
   const Array result(forward ? outputs : inputs, sizeof(T)),
       packed(plan.steps, kPackedBytes<kVector>);
   const int64_t row_stride = (forward ? g.c_in : 1) * g.taps();
-  queue_convolve_vectors<T, kVector>(tile, plan, input.data(), weight.data(), mask.data(),
-                                     int32_t(row_stride), has_bias ? bias.data() : nullptr,
-                                     int32_t(rows), packed.data(), result.data(), nullptr);
+  queue_convolve_column_vectors<T, kVector>(tile, plan, input.data(), weight.data(), mask.data(),
+                                            int32_t(row_stride), has_bias ? bias.data() : nullptr,
+                                            int32_t(rows), packed.data(), result.data(), nullptr);
   result.write();
 }
 

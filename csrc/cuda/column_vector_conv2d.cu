@@ -1,5 +1,5 @@
-// vectors_conv2d: a convolution by vectors of kVector weights, and its input gradient, on tensor
-// cores.
+// column_vector_conv2d: a convolution by vectors of kVector weights, and its input gradient, on
+// tensor cores.
 //
 //   y[n, r, p] = sum over the vectors (i, tap) of r's group of  w[r, i, tap] * x[n, i, p + tap]
 //
@@ -57,7 +57,7 @@ struct Split {
   using Weights = std::conditional_t<kVector == 16, uint4, uint2>;  // of a k-step, per lane
 };
 
-struct VectorsPlan {
+struct ColumnVectorPlan {
   const int32_t* groups;
   const int32_t* starts;
   const int32_t* codes;
@@ -72,9 +72,9 @@ struct VectorsPlan {
 
 // The plan of `rows` rows in `length` words, by vectors of `vector` of them; its steps are negative
 // where the length is wrong.
-inline VectorsPlan read_vectors_plan(const int32_t* words, int64_t length, int64_t rows,
-                                     int64_t columns, int64_t vector, int64_t weights) {
-  VectorsPlan plan{};
+inline ColumnVectorPlan read_column_vector_plan(const int32_t* words, int64_t length, int64_t rows,
+                                                int64_t columns, int64_t vector, int64_t weights) {
+  ColumnVectorPlan plan{};
   plan.weights = weights;
   plan.slots = int32_t((rows + kRows - 1) / kRows * (kRows / vector));
   plan.chunks = int32_t((columns + kColumns - 1) / kColumns);
@@ -88,7 +88,7 @@ inline VectorsPlan read_vectors_plan(const int32_t* words, int64_t length, int64
   return plan;
 }
 
-struct VectorsTile : VirtualInput {
+struct ColumnVectorTile : VirtualInput {
   int32_t tile_w, tile_h;           // pixels; tile_w * tile_h == kPixels
   int32_t plane_w, plane_h, plane;  // of one column in shared memory, in rows of 8 images
   int32_t tiles_x, tiles_y, tiles_n;
@@ -103,8 +103,8 @@ struct VectorsTile : VirtualInput {
 };
 
 // False where the tile does not fit into shared memory.
-inline bool cut_into_vector_tiles(const ConvPass& pass, VectorsTile& t) {
-  t = VectorsTile{{pass}};
+inline bool cut_into_vector_tiles(const ConvPass& pass, ColumnVectorTile& t) {
+  t = ColumnVectorTile{{pass}};
   t.tile_w = 1;
   while (t.tile_w < 8 && t.tile_w < t.out_w) t.tile_w *= 2;
   t.tile_h = kPixels / t.tile_w;
@@ -134,7 +134,7 @@ __device__ uint32_t bits_of(T value) {
 // Packs the weights as multiply_add takes them: packed[step][lane]. row_stride: between the rows of
 // a vector in the weight.
 template <class T, int kVector>
-__global__ void pack_vectors(const __grid_constant__ VectorsPlan plan, const T* weight,
+__global__ void pack_vectors(const __grid_constant__ ColumnVectorPlan plan, const T* weight,
                              const bool* mask, int32_t rows, int32_t row_stride,
                              typename Split<kVector>::Weights* packed) {
   const int32_t lane = threadIdx.x % 32;
@@ -147,7 +147,7 @@ __global__ void pack_vectors(const __grid_constant__ VectorsPlan plan, const T* 
     (plan.starts[middle] <= step ? run : end) = middle;
   }
   const int32_t group = plan.groups[run / plan.chunks];
-  trap_unless(group >= 0 && group < VectorsPlan::groups_of(rows, kVector));
+  trap_unless(group >= 0 && group < ColumnVectorPlan::groups_of(rows, kVector));
   const int32_t first_row = group * kVector;
   const auto half = [&](int32_t row, int32_t column) -> uint32_t {
     const int32_t base = plan.bases[step * kStep + column];
@@ -171,7 +171,7 @@ __global__ void pack_vectors(const __grid_constant__ VectorsPlan plan, const T* 
 // Copies the tile's pixels of one chunk of columns to shared memory, zero where there are none: a
 // thread takes four columns of a pixel for all images and turns them around.
 template <class T>
-__device__ void load_vector_tile(const VectorsTile& t, int32_t image, int32_t y, int32_t x,
+__device__ void load_vector_tile(const ColumnVectorTile& t, int32_t image, int32_t y, int32_t x,
                                  int32_t chunk, const T* input, uint4* tile) {
   const uint32_t pixels = t.plane_h * t.plane_w, count = t.quads() * pixels;
   const bool whole = t.columns % 4 == 0 && aligned_to<uint2>(input);
@@ -213,10 +213,10 @@ __device__ void load_vector_tile(const VectorsTile& t, int32_t image, int32_t y,
 // bias: per row, or null.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while one multiplies
-    convolve_vectors(const __grid_constant__ VectorsTile t,
-                     const __grid_constant__ VectorsPlan plan, const T* input,
-                     const typename Split<kVector>::Weights* packed, const T* bias, int32_t rows,
-                     T* output) {
+    convolve_column_vectors(const __grid_constant__ ColumnVectorTile t,
+                            const __grid_constant__ ColumnVectorPlan plan, const T* input,
+                            const typename Split<kVector>::Weights* packed, const T* bias,
+                            int32_t rows, T* output) {
   constexpr int kGroups = Split<kVector>::kGroups, kPairs = Split<kVector>::kPairs;
   extern __shared__ uint4 tile[];
   const int32_t row_blocks = plan.slots / kGroups, lane = threadIdx.x % 32;
@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while o
   }
   const int32_t group = plan.groups[slot];
   if (group < 0) return;
-  trap_unless(group < VectorsPlan::groups_of(rows, kVector));
+  trap_unless(group < ColumnVectorPlan::groups_of(rows, kVector));
 #pragma unroll
   for (int i = 0; i < kSums; ++i) {
 #pragma unroll
@@ -294,17 +294,17 @@ template <int kVector>
 constexpr int64_t kPackedBytes = 32 * sizeof(typename Split<kVector>::Weights);
 
 template <class T, int kVector>
-void queue_convolve_vectors(const VectorsTile& t, const VectorsPlan& plan, const void* input,
-                            const void* weight, const void* mask, int32_t row_stride,
-                            const void* bias, int32_t rows, void* packed, void* output,
-                            cudaStream_t stream) {
+void queue_convolve_column_vectors(const ColumnVectorTile& t, const ColumnVectorPlan& plan,
+                                   const void* input, const void* weight, const void* mask,
+                                   int32_t row_stride, const void* bias, int32_t rows, void* packed,
+                                   void* output, cudaStream_t stream) {
   auto* weights = static_cast<typename Split<kVector>::Weights*>(packed);
   launch(pack_vectors<T, kVector>, uint32_t((plan.steps + kWarps - 1) / kWarps), stream, plan,
          static_cast<const T*>(weight), static_cast<const bool*>(mask), rows, row_stride, weights);
   const int32_t row_blocks = plan.slots / Split<kVector>::kGroups;
-  launch_shared(convolve_vectors<T, kVector>, uint32_t(t.tiles() * row_blocks), t.shared_bytes(),
-                stream, t, plan, static_cast<const T*>(input), weights, static_cast<const T*>(bias),
-                rows, static_cast<T*>(output));
+  launch_shared(convolve_column_vectors<T, kVector>, uint32_t(t.tiles() * row_blocks),
+                t.shared_bytes(), stream, t, plan, static_cast<const T*>(input), weights,
+                static_cast<const T*>(bias), rows, static_cast<T*>(output));
 }
 
 }  // namespace sparselth::cuda
@@ -324,10 +324,10 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
                  int64_t rows, int64_t row_stride, int64_t groups) {
   expect(groups == 1, op, "no groups");
   expect(is_channels_last(input), op, "activations in channels_last");
-  VectorsTile t;
+  ColumnVectorTile t;
   const bool fits = cut_into_vector_tiles(pass, t);
-  const VectorsPlan plan = read_vectors_plan(plan_words(op, words, mask), words.numel(), rows,
-                                             t.columns, kVector, mask.numel());
+  const ColumnVectorPlan plan = read_column_vector_plan(plan_words(op, words, mask), words.numel(),
+                                                        rows, t.columns, kVector, mask.numel());
   check_conv(op, fits, plan.steps >= 0, t.all_tiles() * (plan.slots / Split<kVector>::kGroups));
   const Ints shape = {t.batch, rows, t.out_h, t.out_w};
   Tensor y = torch::stable::empty(shape, input.scalar_type(), std::nullopt, input.device(),
@@ -341,7 +341,7 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
   const Tensor packed = torch::stable::new_empty(input, {bytes}, ScalarType::Byte);
   dispatch_float(input.scalar_type(), op, [&]<class T>(T*) {
     if constexpr (sizeof(T) == 2) {
-      queue_convolve_vectors<T, kVector>(
+      queue_convolve_column_vectors<T, kVector>(
           t, plan, input.const_data_ptr(), w.const_data_ptr(), m.const_data_ptr(),
           int32_t(row_stride), b.has_value() ? b->const_data_ptr() : nullptr, int32_t(rows),
           packed.mutable_data_ptr(), y.mutable_data_ptr(),
@@ -361,21 +361,21 @@ Tensor convolved_by(int64_t vector, const char* op, const Args&... args) {
   return convolved<8>(op, args...);
 }
 
-Tensor vectors_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
-                      const std::optional<Tensor>& bias, const Tensor& plan, int64_t vector,
-                      Ints stride, Ints padding, Ints dilation, int64_t groups) {
-  const char* op = "vectors_conv2d";
+Tensor column_vector_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
+                            const std::optional<Tensor>& bias, const Tensor& plan, int64_t vector,
+                            Ints stride, Ints padding, Ints dilation, int64_t groups) {
+  const char* op = "column_vector_conv2d";
   const ConvGeometry g =
       checked_forward(op, input, weight, mask, bias, stride, padding, dilation, groups);
   return convolved_by(vector, op, forward_pass(g), input, weight, mask, bias, plan, g.c_out,
                       g.c_in * g.taps(), groups);
 }
 
-Tensor vectors_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
-                                 const Tensor& mask, const Tensor& plan, int64_t vector,
-                                 Ints input_hw, Ints stride, Ints padding, Ints dilation,
-                                 int64_t groups) {
-  const char* op = "vectors_conv2d_grad_input";
+Tensor column_vector_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
+                                       const Tensor& mask, const Tensor& plan, int64_t vector,
+                                       Ints input_hw, Ints stride, Ints padding, Ints dilation,
+                                       int64_t groups) {
+  const char* op = "column_vector_conv2d_grad_input";
   const ConvGeometry g = checked_grad_input(op, grad_output, weight, mask, input_hw, stride,
                                             padding, dilation, groups);
   return convolved_by(vector, op, backward_pass(g), grad_output, weight, mask,
@@ -387,7 +387,8 @@ Tensor vectors_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight
 // --- registration -------------------------------------------------------------------------
 
 STABLE_TORCH_LIBRARY_IMPL(sparselth, CUDA, m) {
-  m.impl("vectors_conv2d", TORCH_BOX(&sparselth::cuda::vectors_conv2d));
-  m.impl("vectors_conv2d_grad_input", TORCH_BOX(&sparselth::cuda::vectors_conv2d_grad_input));
+  m.impl("column_vector_conv2d", TORCH_BOX(&sparselth::cuda::column_vector_conv2d));
+  m.impl("column_vector_conv2d_grad_input",
+         TORCH_BOX(&sparselth::cuda::column_vector_conv2d_grad_input));
 }
 #endif

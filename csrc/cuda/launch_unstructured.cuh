@@ -1,19 +1,19 @@
 // The torch side of the convolutions of single kept weights: tiles and plans from tensors.
 #pragma once
 
-#include "entries_tile.cuh"
 #include "launch_conv.cuh"
+#include "unstructured_tile.cuh"
 
 namespace sparselth::cuda {
 
 // What a launch needs to know.
-struct EntriesCall {
-  EntriesTile tile;
-  EntriesPlan plan;
+struct UnstructuredCall {
+  UnstructuredTile tile;
+  UnstructuredPlan plan;
 
   // rows: channels of the result.  mask: whose plan it is.
-  EntriesCall(const char* op, const ConvPass& pass, const Tensor& words, const Tensor& mask,
-              int64_t rows) {
+  UnstructuredCall(const char* op, const ConvPass& pass, const Tensor& words, const Tensor& mask,
+                   int64_t rows) {
     const bool fits = cut_into_tiles(pass, tile);
     const int32_t* first = plan_words(op, words, mask);
     plan = read_plan(first, words.numel(), rows, tile.columns, mask.numel());
@@ -23,7 +23,7 @@ struct EntriesCall {
 
 // As dispatch_float, without float64: sums are in float32.
 template <class F>
-void dispatch_entries(ScalarType dtype, const char* op, F&& f) {
+void dispatch_unstructured(ScalarType dtype, const char* op, F&& f) {
   expect(dtype != ScalarType::Double, op, "float32, float16 or bfloat16 only");
   dispatch_float(dtype, op, [&]<class T>(T* none) {
     if constexpr (sizeof(T) < 8) f(none);

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from strategies import conv_cases
 
-from sparselth.ops.vectors import LENGTHS, densities, find_vectors, fits_all
+from sparselth.ops.column_vector import LENGTHS, densities, find_column_vectors, fits_all
 
 
 def listed(plan, mask, length, by_input):
@@ -37,7 +37,7 @@ def listed(plan, mask, length, by_input):
 def test_every_kept_weight_is_covered_once(length, case):
     _, _, mask, _ = case.tensors()
     flat = torch.arange(mask.numel()).view(mask.shape)
-    for by_input, plan in enumerate(find_vectors(mask, length)):
+    for by_input, plan in enumerate(find_column_vectors(mask, length)):
         rows = mask.transpose(0, 1) if by_input else mask
         positions = flat.transpose(0, 1) if by_input else flat
         covered = torch.zeros_like(rows)
@@ -59,14 +59,14 @@ def test_every_kept_weight_is_covered_once(length, case):
 def test_groups_with_the_most_vectors_come_first():
     mask = torch.zeros(40, 3, 1, 1, dtype=torch.bool)
     mask[20, :2] = mask[35, 0] = True
-    assert find_vectors(mask, 16).by_output[:4].tolist() == [1, 2, 0, -1]
+    assert find_column_vectors(mask, 16).by_output[:4].tolist() == [1, 2, 0, -1]
     assert densities(mask, 16) == (pytest.approx(3 / 9), pytest.approx(2 / 40))
-    assert find_vectors(mask, 8).by_output[:8].tolist() == [2, 4, 0, 1, 3, -1, -1, -1]
+    assert find_column_vectors(mask, 8).by_output[:8].tolist() == [2, 4, 0, 1, 3, -1, -1, -1]
     assert densities(mask, 8) == (pytest.approx(3 / 15), pytest.approx(2 / 40))
 
 
 def test_neighbours_in_a_k_step_are_of_different_banks():
-    plan = find_vectors(torch.ones(16, 32, 3, 3, dtype=torch.bool), 16).by_output
+    plan = find_column_vectors(torch.ones(16, 32, 3, 3, dtype=torch.bool), 16).by_output
     codes = plan[9:].view(2, -1)[0].view(-1, 8)
     rows = (codes & 31) * 61 + (codes >> 5 & 255) * 10 + (codes >> 13 & 255)  # of a 6 x 10 plane
     distinct = [len(set(eight)) for eight in (rows % 8).tolist()]

@@ -1,11 +1,11 @@
-"""Masks covered by vectors of rows: what `vectors_conv2d` walks on a GPU's tensor cores.
+"""Masks covered by vectors of rows: what `column_vector_conv2d` walks on a GPU's tensor cores.
 
 Rows are what a pass computes (outputs; inputs for the input gradient), in groups of 16 or 8
 neighbours.
 A vector is one column (a channel that is summed over, and a tap) in which some row of the group
 keeps its weight. Groups are dealt to slots, those with the most vectors first, and a plan lists the
-vectors by (slot, 32 channels), filled up to whole k-steps of 16. `csrc/cuda/vectors_conv2d.cu`
-holds the layout.
+vectors by (slot, 32 channels), filled up to whole k-steps of 16.
+`csrc/cuda/column_vector_conv2d.cu` holds the layout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .contract import output_size
 
-# As in vectors_conv2d.cu.
+# As in column_vector_conv2d.cu.
 _ROWS, _STEP, _COLUMNS, _PIXELS, _TILE_BYTES = 64, 16, 32, 32, 96 << 10
 _LARGEST_KERNEL = 255
 
@@ -28,20 +28,20 @@ _LARGEST_KERNEL = 255
 LENGTHS = (16, 8)
 
 
-class Vectors(NamedTuple):
+class ColumnVectorIndex(NamedTuple):
     """The plans of one mask, by output and by input channel: int32 (length,) on its device."""
 
     by_output: Tensor
     by_input: Tensor
 
 
-def find_vectors(mask: Tensor, length: int) -> Vectors:
+def find_column_vectors(mask: Tensor, length: int) -> ColumnVectorIndex:
     """Cover the kept weights of a convolution without groups by vectors, for two of its passes.
 
     mask: bool (C_out, C_in, kH, kW), on any device.  length: of a vector, one of `LENGTHS`.
     """
     by_output = _plan(mask, length, by_input=False)
-    return Vectors(by_output, _plan(mask.transpose(0, 1), length, by_input=True))
+    return ColumnVectorIndex(by_output, _plan(mask.transpose(0, 1), length, by_input=True))
 
 
 def densities(mask: Tensor, length: int) -> tuple[float, float]:

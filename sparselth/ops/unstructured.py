@@ -1,9 +1,9 @@
-"""Masks as lists of single kept weights: what `entries_conv2d` walks on a GPU.
+"""Masks as lists of single kept weights: what `unstructured_conv2d` walks on a GPU.
 
 Rows are what a pass computes (outputs; inputs for the input gradient), columns what it sums over.
 Rows are dealt to slots, those with the most entries first, and a plan lists the entries by
 (8 slots, 32 columns, slot): what one warp meets in one stretch of shared memory.
-`csrc/cuda/entries_tile.cuh` holds the layout.
+`csrc/cuda/unstructured_tile.cuh` holds the layout.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from torch import Tensor
 
 from .contract import output_size
 
-# As in entries_tile.cuh.
+# As in unstructured_tile.cuh.
 _SLOTS, _ROWS, _COLUMNS, _TILE_BYTES = 8, 64, 32, 72 << 10
 _LARGEST_KERNEL = 255
 
 
-class Entries(NamedTuple):
+class UnstructuredIndex(NamedTuple):
     """The plans of one mask, by output and by input channel: int32 (length,) on its device."""
 
     by_output: Tensor
     by_input: Tensor
 
 
-def find_entries(mask: Tensor, groups: int = 1) -> Entries:
+def find_unstructured(mask: Tensor, groups: int = 1) -> UnstructuredIndex:
     """List the kept weights of a convolution, for its three passes.
 
     mask: bool (C_out, C_in / groups, kH, kW), on any device.
     """
-    return Entries(_plan(mask, groups, by_input=False), _plan(mask, groups, by_input=True))
+    return UnstructuredIndex(
+        _plan(mask, groups, by_input=False), _plan(mask, groups, by_input=True)
+    )
 
 
 def _plan(mask: Tensor, groups: int, by_input: bool) -> Tensor:

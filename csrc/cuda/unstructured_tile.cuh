@@ -26,7 +26,7 @@ constexpr int kRows = kSlots * kWarps;     // rows per block
 constexpr int kColumns = 32;               // columns in shared memory at a time
 constexpr uint32_t kTileBytes = 72 << 10;  // of shared memory: three blocks per SM of an H100
 
-struct EntriesPlan {
+struct UnstructuredPlan {
   const int32_t* rows;
   const int32_t* starts;
   const int32_t* codes;
@@ -58,9 +58,9 @@ struct EntriesPlan {
 };
 
 // The plan of `rows` rows in `length` words; its count is negative where the length is wrong.
-inline EntriesPlan read_plan(const int32_t* words, int64_t length, int64_t rows, int64_t columns,
-                             int64_t weights) {
-  EntriesPlan plan{};
+inline UnstructuredPlan read_plan(const int32_t* words, int64_t length, int64_t rows,
+                                  int64_t columns, int64_t weights) {
+  UnstructuredPlan plan{};
   plan.weights = weights;
   plan.slots = int32_t((rows + kRows - 1) / kRows * kRows);
   plan.chunks = int32_t((columns + kColumns - 1) / kColumns);
@@ -72,7 +72,7 @@ inline EntriesPlan read_plan(const int32_t* words, int64_t length, int64_t rows,
 }
 
 // A pass and how it is cut into tiles.
-struct EntriesTile : VirtualInput {
+struct UnstructuredTile : VirtualInput {
   int32_t pixels;                   // kPixels of the kernel
   int32_t tile_w, images;           // tile_w * images == 32
   int32_t plane_w, plane_h, plane;  // of one image and column in shared memory; plane is padded
@@ -88,8 +88,8 @@ struct EntriesTile : VirtualInput {
 
 // Chooses the tile: as many pixels per lane as there is shared memory for, so that one read of a
 // weight serves them all. False where not even one fits.
-inline bool cut_into_tiles(const ConvPass& pass, EntriesTile& t) {
-  t = EntriesTile{{pass}};
+inline bool cut_into_tiles(const ConvPass& pass, UnstructuredTile& t) {
+  t = UnstructuredTile{{pass}};
   t.tile_w = 1;
   while (t.tile_w < 32 && t.tile_w < t.out_w) t.tile_w *= 2;
   t.images = 32 / t.tile_w;
@@ -130,7 +130,7 @@ struct Place {
   int32_t image, y, x;  // of the tile's first pixel
   int32_t lane_image, lane_x;
 
-  __device__ Place(const EntriesTile& t, int32_t tile) {
+  __device__ Place(const UnstructuredTile& t, int32_t tile) {
     x = tile % t.tiles_x * t.tile_w;
     y = tile / t.tiles_x % t.tiles_y * t.pixels;
     image = tile / t.tiles_x / t.tiles_y * t.images;
@@ -139,22 +139,22 @@ struct Place {
   }
 
   // Whether the lane's pixel i is one of the output's.
-  __device__ bool inside(const EntriesTile& t, int32_t i) const {
+  __device__ bool inside(const UnstructuredTile& t, int32_t i) const {
     return image + lane_image < t.batch && y + i < t.out_h && x + lane_x < t.out_w;
   }
   // The flat index of the lane's pixel i in a tensor of `rows` channels of the output's size.
-  __device__ int64_t index(const EntriesTile& t, int32_t rows, int32_t row, int32_t i) const {
+  __device__ int64_t index(const UnstructuredTile& t, int32_t rows, int32_t row, int32_t i) const {
     const int64_t plane = int64_t(image + lane_image) * rows + row;
     return (plane * t.out_h + y + i) * t.out_w + x + lane_x;
   }
   // Where the lane's first pixel lies in the shared tile.
-  __device__ int32_t offset(const EntriesTile& t) const {
+  __device__ int32_t offset(const UnstructuredTile& t) const {
     return lane_image * t.plane + lane_x * t.down_w;
   }
 };
 
 // How far a code's column and tap lie from a pixel in the shared tile.
-__device__ inline int32_t tap_offset(const EntriesTile& t, int32_t code) {
+__device__ inline int32_t tap_offset(const UnstructuredTile& t, int32_t code) {
   const int32_t column = code & 31, row = code >> 5 & 255, tap = code >> 13 & 255;
   trap_unless(column < t.columns && row < t.kernel_h && tap < t.kernel_w);
   return column * t.images * t.plane + row * t.dilation_h * t.plane_w + tap * t.dilation_w;
@@ -164,8 +164,8 @@ __device__ inline int32_t slot_of(int32_t code) { return code >> 21 & (kSlots - 
 // Copies the tile's pixels of one chunk of columns to shared memory, zero where there are none.
 // input: (batch, columns, in_h, in_w). The caller has the barriers.
 template <class T>
-__device__ void load_tile(const EntriesTile& t, const Place& place, int32_t chunk, const T* input,
-                          float* shared) {
+__device__ void load_tile(const UnstructuredTile& t, const Place& place, int32_t chunk,
+                          const T* input, float* shared) {
   const int32_t first = chunk * kColumns;
   const int32_t columns = t.columns - first < kColumns ? t.columns - first : kColumns;
   const uint32_t count = uint32_t(columns) * t.images * t.plane_h * t.plane_w;

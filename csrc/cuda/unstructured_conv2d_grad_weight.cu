@@ -1,16 +1,16 @@
-// entries_conv2d_grad_weight: the weight gradient of a convolution, at kept weights only.
+// unstructured_conv2d_grad_weight: the weight gradient of a convolution, at kept weights only.
 //
 //   dw[o, i, tap] = sum over n, p of  dy[n, o, p] * x[n, i, p + tap]     for every entry
 //
 // A sampled product of two dense matrices, whose cost is that of the entries. A block takes kRows
 // rows and every `splits`-th tile of the images; a warp walks its rows' entries 32 at a time: per
 // entry, each lane multiplies its kPixels gradients, held in registers while the row lasts, with
-// pixels of the tile (entries_tile.cuh); then 32 entries' sums over 32 lanes are added in 31
+// pixels of the tile (unstructured_tile.cuh); then 32 entries' sums over 32 lanes are added in 31
 // shuffles. Each block adds to partial sums of its own, which a second kernel adds up in order: no
 // atomics, and the same bits in every run. Partial sums: splits x entries floats.
 //
 // Reference: the sampled product of Gale et al., "Sparse GPU Kernels for Deep Learning", SC 2020.
-#include "entries_tile.cuh"
+#include "unstructured_tile.cuh"
 
 namespace sparselth::cuda {
 
@@ -25,7 +25,7 @@ constexpr int32_t kBlocks = 1024;
 #endif
 constexpr int32_t kPartialSums = 16 << 20;
 
-inline int32_t splits_of(const EntriesTile& t, const EntriesPlan& plan) {
+inline int32_t splits_of(const UnstructuredTile& t, const UnstructuredPlan& plan) {
   int32_t splits = kBlocks / (plan.slots / kRows);
   const int32_t most = plan.count == 0 ? 1 : kPartialSums / plan.count;
   splits = splits < most ? splits : most;
@@ -54,10 +54,10 @@ __device__ float transposed_sum(float* sums) {
 // input: (batch, columns, in_h, in_w).  grad_output: (batch, rows, out_h, out_w).
 // partial: (splits, entries), written in full.
 template <class T, int kPixels>
-__global__ void correlate_entries(const __grid_constant__ EntriesTile t,
-                                  const __grid_constant__ EntriesPlan plan, const T* input,
-                                  const T* grad_output, int32_t rows, int32_t splits,
-                                  float* partial) {
+__global__ void correlate_unstructured(const __grid_constant__ UnstructuredTile t,
+                                       const __grid_constant__ UnstructuredPlan plan,
+                                       const T* input, const T* grad_output, int32_t rows,
+                                       int32_t splits, float* partial) {
   extern __shared__ float tile[];
   const int32_t row_blocks = plan.slots / kRows, lane = threadIdx.x % 32;
   const int32_t row_block = blockIdx.x % row_blocks, split = blockIdx.x / row_blocks;
@@ -122,8 +122,8 @@ __global__ void correlate_entries(const __grid_constant__ EntriesTile t,
 
 // Adds up the splits and puts each entry's gradient in its place.
 template <class T>
-__global__ void finish_entries(const __grid_constant__ EntriesPlan plan, const float* partial,
-                               int32_t splits, T* grad_weight) {
+__global__ void finish_unstructured(const __grid_constant__ UnstructuredPlan plan,
+                                    const float* partial, int32_t splits, T* grad_weight) {
   const int32_t entry = int32_t(blockIdx.x) * kThreads + threadIdx.x;
   if (entry >= plan.count) return;
   float total = 0;
@@ -137,45 +137,46 @@ __global__ void finish_entries(const __grid_constant__ EntriesPlan plan, const f
 
 // partial: splits_of(t, plan) * plan.count floats.  grad_weight: zero where nothing is kept.
 template <class T>
-void queue_correlate_entries(const EntriesTile& t, const EntriesPlan& plan, const void* input,
-                             const void* grad_output, int32_t rows, void* partial,
-                             void* grad_weight, cudaStream_t stream) {
+void queue_correlate_unstructured(const UnstructuredTile& t, const UnstructuredPlan& plan,
+                                  const void* input, const void* grad_output, int32_t rows,
+                                  void* partial, void* grad_weight, cudaStream_t stream) {
   if (plan.count == 0) return;
   const int32_t splits = splits_of(t, plan);
   const auto run = [&]<int kPixels>() {
-    launch_shared(correlate_entries<T, kPixels>, uint32_t(splits * (plan.slots / kRows)),
+    launch_shared(correlate_unstructured<T, kPixels>, uint32_t(splits * (plan.slots / kRows)),
                   t.shared_bytes(), stream, t, plan, static_cast<const T*>(input),
                   static_cast<const T*>(grad_output), rows, splits, static_cast<float*>(partial));
   };
   with_pixels(t.pixels, run);
-  launch(finish_entries<T>, uint32_t((plan.count + kThreads - 1) / kThreads), stream, plan,
+  launch(finish_unstructured<T>, uint32_t((plan.count + kThreads - 1) / kThreads), stream, plan,
          static_cast<const float*>(partial), splits, static_cast<T*>(grad_weight));
 }
 
 }  // namespace sparselth::cuda
 
 #ifndef SPARSELTH_EMULATION
-#include "launch_entries.cuh"
+#include "launch_unstructured.cuh"
 
 namespace sparselth::cuda {
 
-Tensor entries_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input,
-                                  const Tensor& mask, const Tensor& plan, Ints stride, Ints padding,
-                                  Ints dilation, int64_t groups) {
-  const char* op = "entries_conv2d_grad_weight";
+Tensor unstructured_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input,
+                                       const Tensor& mask, const Tensor& plan, Ints stride,
+                                       Ints padding, Ints dilation, int64_t groups) {
+  const char* op = "unstructured_conv2d_grad_weight";
   const ConvGeometry geometry =
       checked_grad_weight(op, grad_output, input, mask, stride, padding, dilation, groups);
-  const EntriesCall call(op, forward_pass(geometry), plan, mask, geometry.c_out);
+  const UnstructuredCall call(op, forward_pass(geometry), plan, mask, geometry.c_out);
   const Tensor x = torch::stable::contiguous(input), g = torch::stable::contiguous(grad_output);
   Tensor grad = torch::stable::new_zeros(input, mask.sizes());
   if (x.numel() == 0 || g.numel() == 0) return grad;
   const DeviceGuard guard(input.get_device_index());
   const int64_t sums = int64_t(splits_of(call.tile, call.plan)) * call.plan.count;
   const Tensor partial = torch::stable::new_empty(input, {sums}, ScalarType::Float);
-  dispatch_entries(input.scalar_type(), op, [&]<class T>(T*) {
-    queue_correlate_entries<T>(call.tile, call.plan, x.const_data_ptr(), g.const_data_ptr(),
-                               int32_t(mask.size(0)), partial.mutable_data_ptr(),
-                               grad.mutable_data_ptr(), current_stream(input.get_device_index()));
+  dispatch_unstructured(input.scalar_type(), op, [&]<class T>(T*) {
+    queue_correlate_unstructured<T>(call.tile, call.plan, x.const_data_ptr(), g.const_data_ptr(),
+                                    int32_t(mask.size(0)), partial.mutable_data_ptr(),
+                                    grad.mutable_data_ptr(),
+                                    current_stream(input.get_device_index()));
   });
   check_launch(op);
   return grad;
@@ -186,6 +187,7 @@ Tensor entries_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input
 // --- registration -------------------------------------------------------------------------
 
 STABLE_TORCH_LIBRARY_IMPL(sparselth, CUDA, m) {
-  m.impl("entries_conv2d_grad_weight", TORCH_BOX(&sparselth::cuda::entries_conv2d_grad_weight));
+  m.impl("unstructured_conv2d_grad_weight",
+         TORCH_BOX(&sparselth::cuda::unstructured_conv2d_grad_weight));
 }
 #endif

@@ -1,4 +1,4 @@
-// entries_conv2d: a convolution by single kept weights, and its input gradient.
+// unstructured_conv2d: a convolution by single kept weights, and its input gradient.
 //
 //   y[n, o, p] = sum over the entries (i, tap) of row o of  w[o, i, tap] * x[n, i, p + tap]
 //
@@ -7,14 +7,14 @@
 // in every run. A pruned weight does not multiply.
 //
 // A warp owns kSlots rows and walks their entries in the chunk of columns that lies in shared
-// memory (entries_tile.cuh); 32 entries are read at once and handed round by shuffles. Per entry
-// and warp: two shuffles, kPixels conflict-free reads of 32 words, kPixels fused multiply-adds. The
-// reads bound it: one word per multiply-add, a quarter of the peak of float32.
+// memory (unstructured_tile.cuh); 32 entries are read at once and handed round by shuffles. Per
+// entry and warp: two shuffles, kPixels conflict-free reads of 32 words, kPixels fused
+// multiply-adds. The reads bound it: one word per multiply-add, a quarter of the peak of float32.
 //
 // Reference: output-stationary sparse convolution as in Park et al., "Faster CNNs with Direct
 // Sparse Convolutions and Guided Pruning", ICLR 2017; rows ordered by work as in Gale et al.,
 // "Sparse GPU Kernels for Deep Learning", SC 2020.
-#include "entries_tile.cuh"
+#include "unstructured_tile.cuh"
 
 namespace sparselth::cuda {
 
@@ -23,9 +23,9 @@ namespace sparselth::cuda {
 // input: (batch, columns, in_h, in_w).  output: (batch, rows, out_h, out_w).  bias: per row, or
 // null.
 template <class T, int kPixels>
-__global__ void convolve_entries(const __grid_constant__ EntriesTile t,
-                                 const __grid_constant__ EntriesPlan plan, const T* input,
-                                 const T* weight, const T* bias, int32_t rows, T* output) {
+__global__ void convolve_unstructured(const __grid_constant__ UnstructuredTile t,
+                                      const __grid_constant__ UnstructuredPlan plan, const T* input,
+                                      const T* weight, const T* bias, int32_t rows, T* output) {
   extern __shared__ float tile[];
   const int32_t row_blocks = plan.slots / kRows, lane = threadIdx.x % 32;
   const int32_t row_block = blockIdx.x % row_blocks;
@@ -77,11 +77,11 @@ __global__ void convolve_entries(const __grid_constant__ EntriesTile t,
 // --- launcher -----------------------------------------------------------------------------
 
 template <class T>
-void queue_convolve_entries(const EntriesTile& t, const EntriesPlan& plan, const void* input,
-                            const void* weight, const void* bias, int32_t rows, void* output,
-                            cudaStream_t stream) {
+void queue_convolve_unstructured(const UnstructuredTile& t, const UnstructuredPlan& plan,
+                                 const void* input, const void* weight, const void* bias,
+                                 int32_t rows, void* output, cudaStream_t stream) {
   const auto run = [&]<int kPixels>() {
-    launch_shared(convolve_entries<T, kPixels>, uint32_t(t.tiles() * (plan.slots / kRows)),
+    launch_shared(convolve_unstructured<T, kPixels>, uint32_t(t.tiles() * (plan.slots / kRows)),
                   t.shared_bytes(), stream, t, plan, static_cast<const T*>(input),
                   static_cast<const T*>(weight), static_cast<const T*>(bias), rows,
                   static_cast<T*>(output));
@@ -92,46 +92,47 @@ void queue_convolve_entries(const EntriesTile& t, const EntriesPlan& plan, const
 }  // namespace sparselth::cuda
 
 #ifndef SPARSELTH_EMULATION
-#include "launch_entries.cuh"
+#include "launch_unstructured.cuh"
 
 namespace sparselth::cuda {
 
 // bias: contiguous, or none.
-Tensor convolved(const char* op, const EntriesCall& call, const Tensor& input, const Tensor& weight,
-                 const std::optional<Tensor>& bias, int64_t rows) {
+Tensor convolved(const char* op, const UnstructuredCall& call, const Tensor& input,
+                 const Tensor& weight, const std::optional<Tensor>& bias, int64_t rows) {
   const Tensor x = torch::stable::contiguous(input), w = torch::stable::contiguous(weight);
-  const EntriesTile& t = call.tile;
+  const UnstructuredTile& t = call.tile;
   Tensor y = torch::stable::new_empty(input, {t.batch, rows, t.out_h, t.out_w});
   if (y.numel() == 0) return y;
   const DeviceGuard guard(input.get_device_index());
-  dispatch_entries(input.scalar_type(), op, [&]<class T>(T*) {
-    queue_convolve_entries<T>(t, call.plan, x.const_data_ptr(), w.const_data_ptr(),
-                              bias.has_value() ? bias->const_data_ptr() : nullptr, int32_t(rows),
-                              y.mutable_data_ptr(), current_stream(input.get_device_index()));
+  dispatch_unstructured(input.scalar_type(), op, [&]<class T>(T*) {
+    queue_convolve_unstructured<T>(t, call.plan, x.const_data_ptr(), w.const_data_ptr(),
+                                   bias.has_value() ? bias->const_data_ptr() : nullptr,
+                                   int32_t(rows), y.mutable_data_ptr(),
+                                   current_stream(input.get_device_index()));
   });
   check_launch(op);
   return y;
 }
 
-Tensor entries_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
-                      const std::optional<Tensor>& bias, const Tensor& plan, Ints stride,
-                      Ints padding, Ints dilation, int64_t groups) {
-  const char* op = "entries_conv2d";
+Tensor unstructured_conv2d(const Tensor& input, const Tensor& weight, const Tensor& mask,
+                           const std::optional<Tensor>& bias, const Tensor& plan, Ints stride,
+                           Ints padding, Ints dilation, int64_t groups) {
+  const char* op = "unstructured_conv2d";
   const ConvGeometry g =
       checked_forward(op, input, weight, mask, bias, stride, padding, dilation, groups);
-  const EntriesCall call(op, forward_pass(g), plan, mask, g.c_out);
+  const UnstructuredCall call(op, forward_pass(g), plan, mask, g.c_out);
   std::optional<Tensor> shift;
   if (bias.has_value()) shift = torch::stable::contiguous(*bias);
   return convolved(op, call, input, weight, shift, g.c_out);
 }
 
-Tensor entries_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
-                                 const Tensor& mask, const Tensor& plan, Ints input_hw, Ints stride,
-                                 Ints padding, Ints dilation, int64_t groups) {
-  const char* op = "entries_conv2d_grad_input";
+Tensor unstructured_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
+                                      const Tensor& mask, const Tensor& plan, Ints input_hw,
+                                      Ints stride, Ints padding, Ints dilation, int64_t groups) {
+  const char* op = "unstructured_conv2d_grad_input";
   const ConvGeometry g = checked_grad_input(op, grad_output, weight, mask, input_hw, stride,
                                             padding, dilation, groups);
-  const EntriesCall call(op, backward_pass(g), plan, mask, g.c_in);
+  const UnstructuredCall call(op, backward_pass(g), plan, mask, g.c_in);
   return convolved(op, call, grad_output, weight, std::nullopt, g.c_in);
 }
 
@@ -140,7 +141,8 @@ Tensor entries_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight
 // --- registration -------------------------------------------------------------------------
 
 STABLE_TORCH_LIBRARY_IMPL(sparselth, CUDA, m) {
-  m.impl("entries_conv2d", TORCH_BOX(&sparselth::cuda::entries_conv2d));
-  m.impl("entries_conv2d_grad_input", TORCH_BOX(&sparselth::cuda::entries_conv2d_grad_input));
+  m.impl("unstructured_conv2d", TORCH_BOX(&sparselth::cuda::unstructured_conv2d));
+  m.impl("unstructured_conv2d_grad_input",
+         TORCH_BOX(&sparselth::cuda::unstructured_conv2d_grad_input));
 }
 #endif
