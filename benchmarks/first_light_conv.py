@@ -19,8 +19,8 @@ from torch import Tensor
 
 import sparselth as sl
 from sparselth.ops import gpu_conv, reference
-from sparselth.ops.forcing import forcing
 from sparselth.ops.patterns import find_pattern
+from sparselth.ops.switches import forcing
 
 LAYERS = (
     *(Layer(64, 128, 28), Layer(128, 256, 14), Layer(64, 64, 32), Layer(64, 256, 8)),

@@ -15,7 +15,7 @@ import torch
 from tables import rows, table
 
 import sparselth
-from sparselth.ops import loader
+from sparselth.ops import libraries
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -41,7 +41,7 @@ def main() -> None:
     report = json.loads(source.read_text(encoding="utf-8"))
     found = rows(report)
     cpu = report["machine_info"]["cpu"]
-    host = loader.host()
+    host = libraries.host()
     facts = {
         "date": date.today().isoformat(),
         "command": command(report),

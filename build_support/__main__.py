@@ -34,14 +34,14 @@ def main() -> None:
 def load_under_other_torch(record: dict[str, Any]) -> None:
     import torch
 
-    from sparselth.ops import loader
+    from sparselth.ops import libraries
 
     if torch.__version__ == record["torch"]:
         sys.exit(f"this is torch {torch.__version__}, the one the libraries were built with")
     built = [name for name, state in record["libraries"].items() if state["built"]]
     if not built:
         sys.exit("no library was built, so none can be tried under another torch")
-    for status in loader.status():
+    for status in libraries.status():
         if status.name in built and not status.loaded:
             sys.exit(f"{status.name} does not load: {status.reason}")
     print(f"built with torch {record['torch']}, loaded by {torch.__version__}: {', '.join(built)}")

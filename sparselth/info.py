@@ -82,9 +82,9 @@ def _system() -> dict[str, str]:
 
 
 def _cpu() -> dict[str, Any]:
-    from .ops import loader
+    from .ops import libraries
 
-    host = loader.host()
+    host = libraries.host()
     return {
         "model": _guarded(_cpu_model),
         "simd": host.simd_level() if host else _guarded(_simd_without_host),
@@ -145,17 +145,17 @@ def _first_line(command: list[str]) -> str:
 
 
 def _libraries() -> dict[str, str]:
-    from .ops import loader, triton_support
+    from .ops import libraries, triton_support
 
-    found = {s.name: "loaded" if s.loaded else f"no: {s.reason}" for s in loader.status()}
+    found = {s.name: "loaded" if s.loaded else f"no: {s.reason}" for s in libraries.status()}
     missing = triton_support.why_missing()
     return {**found, "Triton kernels": f"no: {missing}" if missing else "ready"}
 
 
 def _build() -> dict[str, Any]:
-    from .ops import loader
+    from .ops import libraries
 
-    record = loader.build_info()
+    record = libraries.build_info()
     if not record:
         return {"record": "none: sparselth was not built in this place"}
     return {key: value for key, value in record.items() if key != "libraries" and value}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops.backends import prefer_dense
-from ..ops.binding import is_sharded
 from ..ops.checks import check_mask
+from ..ops.parameter_masks import is_sharded
 from .classes import become, class_of
 from .coverage import coverage
 from .entry import EntryConv2d

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from ..ops.binding import bound_to, is_sharded
+from ..ops.parameter_masks import bound_to, is_sharded
 from .classes import class_of, masked_subclass
 from .dense import MaskedAttention, MaskedDense
 from .entry import EntryConv2d

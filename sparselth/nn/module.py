@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops import reference
-from ..ops.binding import is_sharded
+from ..ops.bitmask import ApplyBits, can_apply_bits
 from ..ops.checks import check_mask
-from ..ops.masking import ApplyBits, can_apply_bits
+from ..ops.parameter_masks import is_sharded
 from ..ops.transforms import is_recording
 from .classes import become, remake
 from .recording import NotScriptable

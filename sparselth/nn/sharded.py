@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import reference
-from ..ops.binding import bind, bound_to, unbind
+from ..ops.parameter_masks import bind, bound_to, unbind
 
 if TYPE_CHECKING:
     from .state import MaskState
 
 
 class Shard:
-    """A sharded parameter and its mask, a DTensor placed alike; one of `ops.binding.BoundMask`.
+    """A sharded parameter and its mask, a DTensor placed alike; one of `ops.parameter_masks.BoundMask`.
 
     whole: who has the whole mask.
     """

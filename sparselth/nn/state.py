@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops import reference
-from ..ops.binding import bind, bound_to, unbind
+from ..ops.bitmask import apply_bits_, bits_of, has_bits, take_mark
 from ..ops.choice import Choice
-from ..ops.masking import apply_bits_, bits_of, has_bits, take_mark
+from ..ops.parameter_masks import bind, bound_to, unbind
 from ..ops.plan import density_of, forget_plan, plan_of
 from .sharded import Shard
 
@@ -200,7 +200,7 @@ class MaskState:
         return self._services.get(geometry)
 
     def bits(self) -> Tensor:
-        """Return the mask as `masking.apply_bits` takes it for the parameter as it is."""
+        """Return the mask as `bitmask.apply_bits` takes it for the parameter as it is."""
         parameter, bits = self.parameter, self._bits
         if (
             bits is None

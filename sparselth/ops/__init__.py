@@ -1,9 +1,9 @@
 """Ops: contract, reference oracle, compiled kernels and the public functions over them."""
 
 # Schemas first, then their kernels.
-from . import autograd, contract, loader, reference, reference_gpu, reference_lanes  # noqa: F401
+from . import autograd, contract, libraries, reference, reference_gpu, reference_lanes  # noqa: F401
 
-loader.load()  # before `backends` looks at what is there
+libraries.load()  # before `backends` looks at what is there
 
 from .backends import use_backend  # noqa: E402
 from .choice import clear_choices, use_choice  # noqa: E402

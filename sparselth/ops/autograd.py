@@ -14,10 +14,10 @@ from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 
 from . import reference
-from .binding import dense_passes_of
+from .bitmask import mark_on_mask
 from .contract import NAMESPACE
-from .forcing import forced, forcing
-from .masking import mark_on_mask
+from .parameter_masks import dense_passes_of
+from .switches import forced, forcing
 from .transforms import transformed
 
 _ops = torch.ops.sparselth

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from ..errors import SparselthError, unknown_name
-from . import gpu_conv, loader, reference, reference_lanes, triton_kernels
+from . import gpu_conv, libraries, reference, reference_lanes, triton_kernels
 from .contract import NAMESPACE
-from .forcing import forced, forcing
 from .schemas import ALL_SCHEMAS
+from .switches import forced, forcing
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
@@ -172,7 +172,7 @@ def _origin(op: str, backend: str) -> str:
 def _why_missing(backend: str) -> str:
     if backend == "triton":
         return triton_kernels.why_missing()
-    for library in loader.status():
+    for library in libraries.status():
         if library.name == _LIBRARIES[backend]:
             return "" if library.loaded else library.reason
     return f"{_LIBRARIES[backend]} is unknown to the loader"

@@ -29,7 +29,7 @@ from . import column_vector, compaction, reference, unstructured
 from .column_vector import ColumnVectorIndex, find_column_vectors
 from .compaction import Compaction, find_compaction
 from .contract import NAMESPACE, memory_format
-from .forcing import forced
+from .switches import forced
 from .triton_support import why_missing
 from .unstructured import UnstructuredIndex, find_unstructured
 

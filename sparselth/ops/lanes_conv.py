@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from . import autograd
+from .bitmask import mark_on_mask
 from .lanes_handlers import as_buffer, handles, is_in_lanes
 from .lanes_tensor import LaneTensor
-from .masking import mark_on_mask
 from .transforms import transformed
 
 _aten = torch.ops.aten

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import loader
+from . import libraries
 
 _REGISTER_BYTES = {"portable": 16, "avx2": 32, "avx512": 64}
 
@@ -24,7 +24,7 @@ HALO = 1
 
 def lanes(dtype: torch.dtype) -> int:
     """Return how many images of `dtype` share one vector register here."""
-    host = loader.host()
+    host = libraries.host()
     return _REGISTER_BYTES[host.simd_level() if host else "avx512"] // dtype.itemsize
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .bitmask import apply_bits, bits_of
 from .contract import output_size
 from .lanes_layout import HALO, lanes
-from .masking import apply_bits, bits_of
 
 PASSES = ("forward", "grad_input", "grad_weight")
 

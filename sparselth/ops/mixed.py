@@ -1,7 +1,7 @@
 """A dense forward with the autograd formulas of the sparse ops: layers served pass by pass.
 
 The passes of the backward are picked in the formulas themselves (`autograd.py`), from the table in
-`binding.py`.
+`parameter_masks.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import SparselthError
-from . import gpu_conv, loader
+from . import gpu_conv, libraries
 from .contract import NAMESPACE
 from .triton_support import why_missing
 
@@ -33,7 +33,7 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     if mask.device.type == "cuda":
         serves = not why_missing() or gpu_conv.has_cuda_kernels()
         return gpu_conv.block_plan(mask, groups) if mask.dim() == 4 and serves else None
-    host = loader.host()
+    host = libraries.host()
     if host is None or mask.device.type != "cpu":
         return None
     shape = tuple(mask.shape) if mask.dim() == 4 else (*mask.shape, 1, 1)

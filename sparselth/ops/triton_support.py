@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import loader
+from . import libraries
 
 # A plain module global, so that torch.compile can guard on it: the questions themselves (which
 # modules are installed, which files are there) break the graph. A module asks when it gets a mask.
@@ -26,8 +26,8 @@ def why_missing() -> str:
 
 
 def _found_missing() -> str:
-    if loader.left_out("triton"):
-        return loader.LEFT_OUT
+    if libraries.left_out("triton"):
+        return libraries.LEFT_OUT
     if not installed("triton"):
         return "triton is not installed; CUDA builds of torch on Linux bring it along"
     if not installed("sparselth.kernels"):

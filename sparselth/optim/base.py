@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..ops import reference
-from ..ops.binding import bound_to, is_sharded
+from ..ops.parameter_masks import bound_to, is_sharded
 
 _Pairs = dict[int, tuple[Tensor, Tensor]]
 

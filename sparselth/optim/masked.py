@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import SparselthError
-from ..ops.binding import bound_of
+from ..ops.parameter_masks import bound_of
 from .base import MaskedOptimizer, cut_gradient, cut_state
 
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
@@ -47,6 +47,6 @@ def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
 
 @torch.no_grad()
 def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    # The weights themselves are cleaned after every step of any optimizer, see `ops.binding`.
+    # The weights themselves are cleaned after every step of any optimizer, see `ops.parameter_masks`.
     for bound in bound_of(optimizer):
         cut_state(optimizer, bound)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import SparselthError
 from ..nn.kinds import CONVOLUTIONS, Site, owners_of, sites_of
-from ..ops.binding import is_sharded
+from ..ops.parameter_masks import is_sharded
 
 
 def first_and_last(model: nn.Module) -> tuple[str | None, str | None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparselth.ops import loader
+from sparselth.ops import libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,21 +24,21 @@ def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_library_is_loaded_or_says_why_not():
-    for status in loader.status():
+    for status in libraries.status():
         assert status.loaded == (status.reason == "")
-    assert {status.name for status in loader.status()} == {"_C", "_C_cuda", "_host"}
+    assert {status.name for status in libraries.status()} == {"_C", "_C_cuda", "_host"}
 
 
 def test_what_the_record_calls_built_is_loaded():
-    libraries = loader.build_info().get("libraries")
-    if libraries is None:
+    built = libraries.build_info().get("libraries")
+    if built is None:
         pytest.skip("no build record: sparselth was not built in this place")
-    for status in loader.status():
-        assert status.loaded == libraries[status.name]["built"], status.reason
+    for status in libraries.status():
+        assert status.loaded == built[status.name]["built"], status.reason
 
 
 def test_with_nvcc_and_a_cuda_torch_the_cuda_kernels_compile_and_link():
-    record = loader.build_info()
+    record = libraries.build_info()
     if not record.get("nvcc") or not record.get("torch_cuda") or record["mode"] != "auto":
         pytest.skip("not built in auto mode with nvcc and a CUDA torch")
     if record["nvcc"].split(".")[0] != record["torch_cuda"].split(".")[0]:
@@ -48,8 +48,8 @@ def test_with_nvcc_and_a_cuda_torch_the_cuda_kernels_compile_and_link():
 
 ORACLE = """
 import torch
-from sparselth.ops import contract, loader, reference
-assert all("SPARSELTH_DISABLE" in s.reason for s in loader.status()), loader.status()
+from sparselth.ops import contract, libraries, reference
+assert all("SPARSELTH_DISABLE" in s.reason for s in libraries.status()), libraries.status()
 x = torch.arange(-8.0, 8.0)
 (mask,), _ = torch.ops.sparselth.topk_mask([x], [3], False, [])
 assert mask.nonzero().flatten().tolist() == [0, 1, 15], mask
@@ -67,20 +67,20 @@ def test_without_any_library_the_results_are_right():
 
 
 def test_disabling_one_library_leaves_the_others():
-    before = {s.name: s.loaded for s in loader.status()}
-    code = "from sparselth.ops import loader; print([s.loaded for s in loader.status()])"
+    before = {s.name: s.loaded for s in libraries.status()}
+    code = "from sparselth.ops import libraries; print([s.loaded for s in libraries.status()])"
     done = run(code, SPARSELTH_DISABLE="_C")
     assert done.stdout.strip() == str([False, before["_C_cuda"], before["_host"]])
 
 
 def test_a_broken_library_is_a_reason(tmp_path, monkeypatch):
     (tmp_path / "_C.so").write_bytes(b"not a library")
-    monkeypatch.setattr(loader, "PACKAGE", tmp_path)
-    status = loader._load("_C")
+    monkeypatch.setattr(libraries, "PACKAGE", tmp_path)
+    status = libraries._load("_C")
     assert not status.loaded
     assert status.reason
     assert "\n" not in status.reason
-    assert "no build record" in loader._load("_host").reason or loader.build_info()
+    assert "no build record" in libraries._load("_host").reason or libraries.build_info()
 
 
 @pytest.mark.parametrize("name", ["_C", "_host"])
@@ -92,34 +92,34 @@ def test_a_library_that_lacks_a_symbol_says_which_and_is_warned_about_once(
         pytest.skip("no g++ to build a broken library with")
     source = tmp_path / "broken.cpp"
     source.write_text("void sparselth_missing(); struct A { A() { sparselth_missing(); } } a;\n")
-    library = tmp_path / loader._path(name).name
+    library = tmp_path / libraries._path(name).name
     subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-    monkeypatch.setattr(loader, "PACKAGE", tmp_path)
-    monkeypatch.setattr(loader, "LIBRARIES", (name,))
-    monkeypatch.setattr(loader, "_status", {})
+    monkeypatch.setattr(libraries, "PACKAGE", tmp_path)
+    monkeypatch.setattr(libraries, "LIBRARIES", (name,))
+    monkeypatch.setattr(libraries, "_status", {})
     with pytest.warns(UserWarning, match=f"{name} was built but .* undefined symbol: .*missing"):
-        loader.load()
-    assert "sparselth_missing" in loader._status[name].reason
+        libraries.load()
+    assert "sparselth_missing" in libraries._status[name].reason
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loader.load()  # says nothing the second time
+        libraries.load()  # says nothing the second time
 
 
 def test_a_library_that_was_not_built_is_no_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(loader, "PACKAGE", tmp_path)
-    monkeypatch.setattr(loader, "_status", {})
+    monkeypatch.setattr(libraries, "PACKAGE", tmp_path)
+    monkeypatch.setattr(libraries, "_status", {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loader.load()
-    assert all(not status.loaded for status in loader._status.values())
+        libraries.load()
+    assert all(not status.loaded for status in libraries._status.values())
 
 
 def test_the_line_that_matters_is_kept():
     error = OSError("Could not load this library: _C.so\n_C.so: undefined symbol: torch_x\nmore")
-    assert "undefined symbol: torch_x" in loader._why_not_loaded(error)
+    assert "undefined symbol: torch_x" in libraries._why_not_loaded(error)
     wrapped = RuntimeError("could not be loaded")
     wrapped.__cause__ = error
-    assert "undefined symbol: torch_x" in loader._why_not_loaded(wrapped)
+    assert "undefined symbol: torch_x" in libraries._why_not_loaded(wrapped)
 
 
 def test_the_kernels_folder_is_no_top_level_package():

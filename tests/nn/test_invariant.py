@@ -13,7 +13,7 @@ from mask_writers import LAYERS, WRITES, Case, raw_state, seeded
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops import loader
+from sparselth.ops import libraries
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -235,7 +235,7 @@ def test_a_frozen_weight_that_thaws_is_held_too():
     assert torch.equal(layer.weight.grad, mask.float())
 
 
-@pytest.mark.skipif(loader.host() is None, reason="_host is not there, and builds plans")
+@pytest.mark.skipif(libraries.host() is None, reason="_host is not there, and builds plans")
 def test_a_mask_written_with_what_it_held_derives_nothing_anew():
     case = Case("conv2d")
     with sl.use_backend("cpu"):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops.binding import mask_of
+from sparselth.ops.parameter_masks import mask_of
 
 
 def small_net():

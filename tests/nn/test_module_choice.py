@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops import choice, loader, measure
+from sparselth.ops import choice, libraries, measure
 from sparselth.ops import lanes as lanes_module
-from sparselth.ops.binding import dense_passes_of
 from sparselth.ops.lanes import enter_lanes
 from sparselth.ops.lanes_tensor import LaneTensor
 from sparselth.ops.measure import PASSES, PassTiming, Timings
+from sparselth.ops.parameter_masks import dense_passes_of
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
 
@@ -146,7 +146,7 @@ def test_what_is_never_measured(clock, how):
     assert clock.calls == 0
 
 
-@pytest.mark.skipif(not loader.status()[0].loaded, reason="needs the compiled CPU library")
+@pytest.mark.skipif(not libraries.status()[0].loaded, reason="needs the compiled CPU library")
 def test_a_forced_kernel_is_never_measured(clock):
     clock.sparse, clock.dense = (9.0, 1.0, 1.0), (1.0, 9.0, 9.0)
     conv = masked_conv(density=0.9)
@@ -179,7 +179,7 @@ SUBSETS = [frozenset(n for i, n in enumerate(PASSES) if bits >> i & 1) for bits 
 
 @pytest.mark.parametrize("dense", SUBSETS, ids=lambda s: "+".join(sorted(s)))
 def test_dense_passes_of_a_sparse_layer_compute_the_same(clock, dense):
-    has_plan = loader.host() is not None
+    has_plan = libraries.host() is not None
     clock.sparse = tuple(1.1 if name in dense else 1.0 for name in PASSES)
     clock.dense = tuple(1.0 if name in dense else 20.0 for name in PASSES)
     linear = nn.Linear(8, 5).double()
@@ -214,7 +214,7 @@ def test_a_backward_keeps_the_choice_of_its_forward(clock, monkeypatch):
         lambda *args: ran.append(1) or plain(*args),
     )
     first.sum().backward()
-    assert bool(ran) == (loader.host() is not None)
+    assert bool(ran) == (libraries.host() is not None)
 
 
 def test_a_dense_layer_between_sparse_ones(clock):
@@ -294,7 +294,7 @@ def test_no_graph_is_kept_alive(clock):
     assert node() is None
 
 
-@pytest.mark.skipif(not loader.status()[0].loaded, reason="needs the compiled CPU library")
+@pytest.mark.skipif(not libraries.status()[0].loaded, reason="needs the compiled CPU library")
 def test_measured_for_real_a_full_mask_is_dense_and_an_empty_one_sparse():
     x = torch.randn(16, 128, 8, 8)
     choice.clear_choices()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops import choice, loader, measure
+from sparselth.ops import choice, libraries, measure
 from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
@@ -112,7 +112,7 @@ def test_the_model_is_left_as_it_was():
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.skipif(not loader.status()[0].loaded, reason="needs the compiled CPU library")
+@pytest.mark.skipif(not libraries.status()[0].loaded, reason="needs the compiled CPU library")
 def test_for_real():
     with sl.use_choice("measured"):
         rows = sl.profile(net(), X).rows

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import gpu_conv, loader, reference, triton_kernels, triton_support
+from sparselth.ops import gpu_conv, libraries, reference, triton_kernels, triton_support
 from sparselth.ops.backends import compiled, forced, implementation, prefer_dense
 from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
 
 
 def loaded(library):
-    return any(s.name == library and s.loaded for s in loader.status())
+    return any(s.name == library and s.loaded for s in libraries.status())
 
 
 def test_every_op_is_listed_with_a_reason():
@@ -207,9 +207,9 @@ def test_the_contract_holds_without_any_library():
 @pytest.mark.parametrize("simd", ["portable", "avx2", "avx512"])
 def test_every_instruction_set_agrees(simd):
     needs = {"portable": [], "avx2": ["avx2", "fma"], "avx512": ["avx512f", "avx512bw"]}[simd]
-    if not all(loader.host().cpu_features().get(feature) for feature in needs):
+    if not all(libraries.host().cpu_features().get(feature) for feature in needs):
         pytest.skip(f"this CPU has no {simd}")
-    if simd == loader.host().simd_level():
+    if simd == libraries.host().simd_level():
         pytest.skip("what this process runs on itself")
     here = Path(__file__).parent
     result = subprocess.run(

@@ -8,10 +8,10 @@ import torch
 
 import sparselth as sl
 from sparselth.ops import choice, measure, measure_gpu
-from sparselth.ops.binding import bind_dense_passes, dense_passes_of
 from sparselth.ops.lanes import enter_lanes
 from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
 from sparselth.ops.mixed import DenseForwardConv2d, DenseForwardLinear
+from sparselth.ops.parameter_masks import bind_dense_passes, dense_passes_of
 from sparselth.ops.plan import conv_plan, pattern
 
 CONV = ((1, 1), (1, 1), (1, 1), 1)

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import choice, forcing
+from sparselth.ops import choice, switches
 
 _OTHER_CHOICE = [name for name in choice.MODES if name != choice.mode()]
 BOTH = pytest.mark.parametrize(
     ("use", "name", "read", "outside"),
     [
-        (sl.use_backend, "reference", forcing.forced, None),
+        (sl.use_backend, "reference", switches.forced, None),
         (sl.use_choice, *_OTHER_CHOICE, choice.mode, choice.mode()),
     ],
     ids=["use_backend", "use_choice"],
@@ -124,7 +124,7 @@ def test_a_backward_in_another_thread_is_forced_as_its_forward(monkeypatch):
     formula = sl.ops.autograd.linear_backward
 
     def spying(ctx, grad):
-        seen.append(forcing.forced())
+        seen.append(switches.forced())
         return formula(ctx, grad)
 
     setup = sl.ops.autograd.linear_setup
@@ -145,16 +145,16 @@ def test_a_backward_in_another_thread_is_forced_as_its_forward(monkeypatch):
             self.saved_tensors = tensors
 
     ctx, x = Context(), torch.randn(3, 4)
-    with forcing.forcing("cpu"):
+    with switches.forcing("cpu"):
         backends["keep"](ctx, (x, weight.detach(), mask, None, None), None)
     thread = threading.Thread(target=lambda: backends["run"](ctx, torch.randn(3, 5)))
     thread.start()
     thread.join()
     assert seen == ["cpu"]
-    assert forcing.forced() is None
+    assert switches.forced() is None
 
 
 def test_asking_costs_next_to_nothing():
     """Every layer asks several times in a step; the bound leaves room for a busy machine."""
-    best = min(repeat(forcing._forced.get, number=20_000, repeat=5)) / 20_000
+    best = min(repeat(switches._forced.get, number=20_000, repeat=5)) / 20_000
     assert best < 100e-9

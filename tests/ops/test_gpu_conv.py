@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sparselth.ops import gpu_conv, reference
-from sparselth.ops.forcing import forcing
+from sparselth.ops.switches import forcing
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"

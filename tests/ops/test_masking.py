@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparselth.ops.masking import ApplyBits, apply_bits, bits_of
+from sparselth.ops.bitmask import ApplyBits, apply_bits, bits_of
 
 DTYPES = [torch.float32, torch.float64]
 

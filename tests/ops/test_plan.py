@@ -4,10 +4,12 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import loader
+from sparselth.ops import libraries
 from sparselth.ops.plan import conv_plan, forget_plan, plan_of
 
-NO_HOST = pytest.mark.skipif(loader.host() is None, reason="_host is not there, and builds plans")
+NO_HOST = pytest.mark.skipif(
+    libraries.host() is None, reason="_host is not there, and builds plans"
+)
 MASK = torch.rand(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.3
 
 
