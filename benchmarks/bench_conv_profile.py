@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from problems import LAYERS, ConvProblem, conv_problem
 
-from sparselth.ops.backends import compiled
-from sparselth.ops.lanes_layout import lanes
+from sparselth.ops.lanes.layout import lanes
+from sparselth.ops.libraries import has_kernel
 from sparselth.ops.plan import conv_plan
 
 _ops = torch.ops.sparselth
@@ -90,7 +90,7 @@ def parts_of(p: ConvProblem) -> dict[str, float]:
     }
 
 
-@pytest.mark.skipif(not compiled("lanes_conv2d", "cpu"), reason="the kernels are not compiled")
+@pytest.mark.skipif(not has_kernel("lanes_conv2d", "cpu"), reason="the kernels are not compiled")
 @pytest.mark.parametrize("sparsity", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer.channels >= 64][:4], ids=str)
 def bench_conv_profile(benchmark, layer, sparsity):

@@ -110,16 +110,19 @@ inline void check_per_channel(const char* op, const char* name, const std::optio
 
 // --- convolutions -----------------------------------------------------------------------------
 
+// No extent, padded or spread out, is above it: the kernels count in 32 bits.
+constexpr int64_t kMostPixels = int64_t(1) << 30;
+
 inline void check_pair(const char* op, const char* name, const Ints& pair, int64_t least) {
-  expect(pair.size() == 2 && pair[0] >= least && pair[1] >= least, op, name,
-         " must be two ints >= ", least, ", got ", Extents(pair));
+  const auto fits = [&](int64_t value) { return value >= least && value <= kMostPixels; };
+  expect(pair.size() == 2 && fits(pair[0]) && fits(pair[1]), op, name, " must be two ints in [",
+         least, ", 2^30], got ", Extents(pair));
 }
 
 // The sizes of a convolution of x (N, C_in, H, W) by w (C_out, C_in / groups, kH, kW), which fit
-// each other. No extent, padded or spread out, is above 2^30: the kernels count in 32 bits.
+// each other.
 inline ConvGeometry checked_conv(const char* op, const Ints& x, const Ints& w, const Ints& stride,
                                  const Ints& padding, const Ints& dilation, int64_t groups) {
-  constexpr int64_t kMost = int64_t(1) << 30;
   expect(w.size() == 4, op, "a weight must be (C_out, C_in / groups, kH, kW), got shape ",
          Extents(w));
   check_pair(op, "stride", stride, 1);
@@ -127,14 +130,15 @@ inline ConvGeometry checked_conv(const char* op, const Ints& x, const Ints& w, c
   check_pair(op, "dilation", dilation, 1);
   for (const Ints* extents : {&x, &w, &stride, &padding, &dilation})
     for (const int64_t extent : *extents)
-      expect(extent >= 0 && extent <= kMost, op, "an extent of ", extent, " is outside [0, 2^30]");
-  expect(groups >= 1 && w[0] % groups == 0 && groups <= kMost && x[1] == w[1] * groups, op,
+      expect(extent >= 0 && extent <= kMostPixels, op, "an extent of ", extent,
+             " is outside [0, 2^30]");
+  expect(groups >= 1 && w[0] % groups == 0 && groups <= kMostPixels && x[1] == w[1] * groups, op,
          "channels do not fit: the input has ", x[1], ", the weight ", Extents(w),
          " with groups=", groups);
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t kernel = w[2 + axis], padded = x[2 + axis] + 2 * padding[axis];
     const int64_t reach = dilation[axis] * (kernel - 1) + 1;
-    expect(kernel >= 1 && reach <= padded && padded <= kMost, op, "a kernel of ", kernel,
+    expect(kernel >= 1 && reach <= padded && padded <= kMostPixels, op, "a kernel of ", kernel,
            " with dilation ", dilation[axis], " does not fit into ", x[2 + axis],
            " pixels padded by ", padding[axis]);
   }

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from ..ops import choice as choosing
-from ..ops.lanes import enter_lanes, is_plain_eager_cpu
-from ..ops.lanes_conv import LaneConv2d
+from ..ops.autograd.conv import LaneConv2d
+from ..ops.lanes.convert import enter_lanes, is_plain_eager_cpu
 from ..ops.plan import conv_plan
 from .classes import become
 from .recording import NotScriptable, recorded

@@ -16,12 +16,12 @@ from torch.fx import Proxy
 
 from ..ops import choice as choosing
 from ..ops import functional, reference
+from ..ops.autograd.conv import DenseForwardConv2d, LaneConv2d
+from ..ops.autograd.linear import DenseForwardLinear
 from ..ops.backends import forced
 from ..ops.choice import Choice
-from ..ops.lanes import can_use_lanes, enter_lanes, is_plain_eager_cpu
-from ..ops.lanes_conv import LaneConv2d
+from ..ops.lanes.convert import can_use_lanes, enter_lanes, is_plain_eager_cpu
 from ..ops.measure import Timings
-from ..ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from ..ops.parameter_masks import bind_dense_passes
 from ..ops.transforms import transformed
 from .classes import masked_parameter, shown_mask

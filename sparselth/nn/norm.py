@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from ..ops.backends import forced
-from ..ops.lanes import can_use_lanes, enter_lanes
+from ..ops.lanes.convert import can_use_lanes, enter_lanes
 from .recording import NotScriptable, recorded
 
 

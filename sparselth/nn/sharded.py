@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Shard:
-    """A sharded parameter and its mask, a DTensor placed alike; one of `ops.parameter_masks.BoundMask`.
+    """A sharded parameter and its mask, a DTensor placed alike: a `parameter_masks.BoundMask`.
 
     whole: who has the whole mask.
     """

@@ -1,7 +1,6 @@
 """Ops: contract, reference oracle, compiled kernels and the public functions over them."""
 
-# Schemas first, then their kernels.
-from . import autograd, contract, libraries, reference, reference_gpu, reference_lanes  # noqa: F401
+from . import autograd, libraries, reference  # noqa: F401  # register themselves
 
 libraries.load()  # before `backends` looks at what is there
 

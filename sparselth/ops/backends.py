@@ -15,27 +15,17 @@ from typing import Any
 import torch
 
 from ..errors import SparselthError, unknown_name
-from . import gpu_conv, libraries, reference, reference_lanes, triton_kernels
-from .contract import NAMESPACE
-from .schemas import ALL_SCHEMAS
+from . import gpu_conv, libraries, reference, triton_kernels
+from .contract import ALL_SCHEMAS
 from .switches import forced, forcing
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
-_DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
-
-# Read once, when the libraries have been loaded: torch.compile cannot trace the query.
-_COMPILED = frozenset(
-    (op, backend)
-    for op in ALL_SCHEMAS
-    for backend, key in _DISPATCH_KEYS.items()
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key)
-)
 
 # The dispatcher has one slot for CUDA tensors. The first of these that is there takes it; an op
 # that is not listed has a kernel in _C_cuda or none. Those of `gpu_conv.py` choose among both.
 _ON_CUDA = dict.fromkeys(triton_kernels.OPS, ("cuda", "triton")) | dict.fromkeys(
-    gpu_conv.OPS, ("triton",)
+    gpu_conv.CONVOLUTIONS, ("triton",)
 )
 
 # From this density on, dense is at least as fast: where the columns of `make bench` cross 1, see
@@ -56,11 +46,6 @@ class BackendReport:
     backend: str
     available: bool
     reason: str
-
-
-def compiled(op: str, backend: str) -> bool:
-    """Say whether `op` has a compiled kernel on `backend`."""
-    return (op, backend) in _COMPILED
 
 
 @contextmanager
@@ -92,14 +77,14 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
     """
     name = forced()
     if name == "reference":
-        return getattr(reference, op, None) or getattr(reference_lanes, op)
+        return reference.oracle(op)
     on = "cuda" if name == "triton" else name
     if name is not None and (device.type != on or not _has_kernel(op, name)):
         raise SparselthError(
             f"use_backend({name!r}) is on, but it has no kernel of {op} for tensors on "
             f"{device}; use_backend('reference') serves every op everywhere"
         )
-    if name == "triton" and op not in gpu_conv.OPS:
+    if name == "triton" and op not in gpu_conv.CONVOLUTIONS:
         return triton_kernels.kernel(op)
     return getattr(torch.ops.sparselth, op)  # differentiable
 
@@ -107,9 +92,9 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
 def _has_kernel(op: str, backend: str) -> bool:
     if backend == "triton":
         return op in triton_kernels.OPS
-    if backend == "cuda" and op in gpu_conv.OPS:
+    if backend == "cuda" and op in gpu_conv.CONVOLUTIONS:
         op = op.replace("masked", "unstructured").removesuffix("_relu")
-    return compiled(op, backend)
+    return libraries.has_kernel(op, backend)
 
 
 def _first_on_cuda(op: str) -> str:
@@ -140,11 +125,13 @@ def prefer_dense(
 
 def served(op: str, device: str) -> bool:
     """Say whether a kernel of ours serves `op` for tensors on this type of device."""
-    if compiled(op, device):
+    if libraries.has_kernel(op, device):
         return True
     if device != "cuda" or op not in triton_kernels.OPS:
         return False
-    return not triton_kernels.why_missing() or (op in gpu_conv.OPS and _has_kernel(op, "cuda"))
+    return not triton_kernels.why_missing() or (
+        op in gpu_conv.CONVOLUTIONS and _has_kernel(op, "cuda")
+    )
 
 
 def backends() -> list[BackendReport]:
@@ -161,7 +148,7 @@ def backends() -> list[BackendReport]:
 
 
 def _origin(op: str, backend: str) -> str:
-    if op in gpu_conv.OPS and backend != "cpu":
+    if op in gpu_conv.CONVOLUTIONS and backend != "cpu":
         return {"cuda": "_C_cuda, for scattered masks", "triton": "Triton, for blocks"}[backend]
     if backend != "triton":
         return f"compiled in {_LIBRARIES[backend]}"

@@ -21,16 +21,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from ..errors import unknown_name
-from . import backends, gpu_conv, measure, measure_gpu
+from . import backends, gpu_conv, libraries, measure, measure_gpu
 from .contract import output_size
-from .lanes import can_use_lanes, is_eager, is_plain_eager_cpu
-from .lanes_tensor import LaneTensor
+from .lanes.convert import can_use_lanes, is_eager, is_plain_eager_cpu
+from .lanes.tensor import in_lanes
 from .measure import Timings
 from .plan import pattern
 
@@ -175,7 +174,7 @@ def measurable(op: str, x: Tensor) -> bool:
         )
     return (
         (can_use_lanes(x) if op == "masked_conv2d" else x.dim() > 0 and is_plain_eager_cpu(x))
-        and backends.compiled(op, "cpu")
+        and libraries.has_kernel(op, "cpu")
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -202,11 +201,6 @@ def clear_choices() -> None:
 def rounded(count: int) -> int:
     """Round a batch up to a power of two: batches that share a choice."""
     return 1 << (count - 1).bit_length()
-
-
-def in_lanes(x: Tensor) -> TypeGuard[LaneTensor]:
-    """Say whether `x` arrives in lanes."""
-    return isinstance(x, LaneTensor) and x.is_in_lanes()
 
 
 def needs_no_conversion(x: Tensor) -> bool:

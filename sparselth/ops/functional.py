@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import SparselthError
 from . import reference
+from .autograd.conv import LaneConv2d
 from .backends import forced, implementation
 from .checks import (
     as_pair,
@@ -23,9 +24,8 @@ from .checks import (
     check_mask,
     same_padding,
 )
-from .lanes import can_use_lanes, is_plain_eager_cpu
-from .lanes_conv import LaneConv2d
-from .lanes_tensor import LaneTensor
+from .lanes.convert import can_use_lanes, is_plain_eager_cpu
+from .lanes.tensor import in_lanes
 from .transforms import transformed
 
 # Asked once: the question breaks the graph of torch.compile in torch 2.11.
@@ -167,8 +167,7 @@ def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
 
 def _direct(x: Tensor, weight: Tensor) -> bool:
     """Tell whether x is in lanes and nothing between here and the kernel needs to see the op."""
-    in_lanes = isinstance(x, LaneTensor) and x.is_in_lanes()
-    return in_lanes and forced() is None and can_use_lanes(x) and is_plain_eager_cpu(weight)
+    return in_lanes(x) and forced() is None and can_use_lanes(x) and is_plain_eager_cpu(weight)
 
 
 def _check_not_empty(x: Tensor, weight: Tensor, stride, padding, dilation) -> None:

@@ -28,7 +28,7 @@ from ..errors import SparselthError
 from . import column_vector, compaction, reference, unstructured
 from .column_vector import ColumnVectorIndex, find_column_vectors
 from .compaction import Compaction, find_compaction
-from .contract import NAMESPACE, memory_format
+from .contract import NAMESPACE, OPS, memory_format
 from .switches import forced
 from .triton_support import why_missing
 from .unstructured import UnstructuredIndex, find_unstructured
@@ -36,7 +36,7 @@ from .unstructured import UnstructuredIndex, find_unstructured
 if TYPE_CHECKING:
     from ..kernels.blocks import BlockIndex
 
-OPS = (
+CONVOLUTIONS = (
     "masked_conv2d",
     "masked_conv2d_relu",
     "masked_conv2d_grad_input",
@@ -61,7 +61,6 @@ _OF_BACKEND: dict[str | None, tuple[str, ...]] = {
     "triton": ("blocks", "compaction"),
 }
 
-_ops = torch.ops.sparselth
 
 _by_plan = WeakIdKeyDictionary()
 _by_mask = WeakIdKeyDictionary()
@@ -215,11 +214,11 @@ def masked_conv2d(
         return run(input, weight, mask, bias, plan, *conv)
     if kernel == "unstructured":
         by_output = found.unstructured_of(mask).by_output
-        out = _ops.unstructured_conv2d(input, weight, mask, bias, by_output, *conv)
+        out = OPS.unstructured_conv2d(input, weight, mask, bias, by_output, *conv)
     elif kernel in _BY_VECTORS:
         length, _ = _BY_VECTORS[kernel]
         by_output = found.column_vectors_of(mask, length).by_output
-        out = _ops.column_vector_conv2d(_last(input), weight, mask, bias, by_output, length, *conv)
+        out = OPS.column_vector_conv2d(_last(input), weight, mask, bias, by_output, length, *conv)
     elif kernel == "blocks":
         run = _kernel("masked_conv2d")
         out = run(input, weight, mask, bias, found.index, *conv[:3], relu=relu)
@@ -242,12 +241,12 @@ def masked_conv2d_grad_input(
         return reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     run: Callable[..., Tensor]
     if kernel == "unstructured":
-        run, by_input = _ops.unstructured_conv2d_grad_input, found.unstructured_of(mask).by_input
+        run, by_input = OPS.unstructured_conv2d_grad_input, found.unstructured_of(mask).by_input
         grad = run(grad_output, weight, mask, by_input, input_hw, *conv)
     elif kernel in _BY_VECTORS:
         length, _ = _BY_VECTORS[kernel]
         run, by_input = (
-            _ops.column_vector_conv2d_grad_input,
+            OPS.column_vector_conv2d_grad_input,
             found.column_vectors_of(mask, length).by_input,
         )
         grad = run(_last(grad_output), weight, mask, by_input, length, input_hw, *conv)
@@ -268,7 +267,7 @@ def masked_conv2d_grad_weight(
         return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
     if kernel == "unstructured" or kernel in _BY_VECTORS:
         by_output = found.unstructured_of(mask).by_output
-        return _ops.unstructured_conv2d_grad_weight(grad_output, input, mask, by_output, *conv)
+        return OPS.unstructured_conv2d_grad_weight(grad_output, input, mask, by_output, *conv)
     if kernel == "blocks":
         run = _kernel("masked_conv2d_grad_weight")
         return run(grad_output, input, mask, found.index, *conv[:3])

@@ -26,6 +26,7 @@ import torch
 PACKAGE = Path(__file__).resolve().parent.parent
 OP_LIBRARIES = ("_C", "_C_cuda")
 LIBRARIES = (*OP_LIBRARIES, "_host")
+_NAMESPACE = "sparselth"
 LEFT_OUT = "left out by SPARSELTH_DISABLE"
 
 
@@ -40,16 +41,33 @@ class LibraryStatus:
 
 
 _status: dict[str, LibraryStatus] = {}
+
+# (op, "cpu" or "cuda"): what the libraries registered. Read once, when they have been loaded, as
+# torch.compile cannot trace the query.
+_kernels: frozenset[tuple[str, str]] = frozenset()
 _host_module: ModuleType | None = None
 
 
 def load() -> None:
     """Load every library that is there. Calling it again does nothing."""
+    global _kernels
+    if len(_status) == len(LIBRARIES):
+        return
     for name in LIBRARIES:
-        if name not in _status:
-            _status[name] = _load(name)
-            if _status[name].path is not None and not _status[name].loaded:
-                _warn(_status[name])
+        _status[name] = _load(name)
+        if _status[name].path is not None and not _status[name].loaded:
+            _warn(_status[name])
+    _kernels = frozenset(
+        (op.removeprefix(f"{_NAMESPACE}::"), key.lower())
+        for key in ("CPU", "CUDA")
+        for op in torch._C._dispatch_get_registrations_for_dispatch_key(key)
+        if op.startswith(f"{_NAMESPACE}::")
+    )
+
+
+def has_kernel(op: str, device: str) -> bool:
+    """Say whether a library has a kernel of `op` for tensors on "cpu" or "cuda"."""
+    return (op, device) in _kernels
 
 
 def _warn(status: LibraryStatus) -> None:

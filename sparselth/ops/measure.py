@@ -17,8 +17,8 @@ from torch import Tensor
 
 from . import reference
 from .bitmask import apply_bits, bits_of
-from .contract import output_size
-from .lanes_layout import HALO, lanes
+from .contract import OPS, output_size
+from .lanes.layout import HALO, lanes
 
 PASSES = ("forward", "grad_input", "grad_weight")
 
@@ -32,7 +32,6 @@ _CLEAR = 2.0
 # ... and where it is not even this, the race goes on for several times as long.
 _CLOSE, _LONGER = 1.3, 3
 
-_ops = torch.ops.sparselth
 _Run = Callable[[], object]
 
 
@@ -120,18 +119,18 @@ def measure_conv(
     around, conversions = _conversions(x, grad, x_blocks, grad_blocks, weight, mask)
     contestants: dict[str, tuple[_Run, _Run]] = {
         "forward": (
-            lambda: _ops.lanes_conv2d(x_blocks, batch, HALO, weight, mask, None, plan, *conv),
+            lambda: OPS.lanes_conv2d(x_blocks, batch, HALO, weight, mask, None, plan, *conv),
             lambda: reference.masked_conv2d(x, applied(weight), None, None, None, *conv),
         ),
         "grad_input": (
-            lambda: _ops.lanes_conv2d_grad_input(
+            lambda: OPS.lanes_conv2d_grad_input(
                 grad_blocks, batch, HALO, weight, mask, plan, input_hw, *conv
             ),
             # Autograd keeps the masked weight of the forward.
             lambda: reference.convolution_backward(grad, x, masked, conv, [True, False, False]),
         ),
         "grad_weight": (
-            lambda: _ops.lanes_conv2d_grad_weight(
+            lambda: OPS.lanes_conv2d_grad_weight(
                 grad_blocks, HALO, x_blocks, batch, HALO, mask, plan, *conv
             ),
             lambda: applied(
@@ -155,15 +154,15 @@ def measure_linear(rows: int, weight: Tensor, mask: Tensor, plan: Tensor | None)
     masked = applied(weight)
     contestants: dict[str, tuple[_Run, _Run]] = {
         "forward": (
-            lambda: _ops.masked_linear(x, weight, mask, None, plan),
+            lambda: OPS.masked_linear(x, weight, mask, None, plan),
             lambda: reference.masked_linear(x, applied(weight), None, None, None),
         ),
         "grad_input": (
-            lambda: _ops.masked_linear_grad_input(grad, weight, mask, plan),
+            lambda: OPS.masked_linear_grad_input(grad, weight, mask, plan),
             lambda: grad @ masked,
         ),
         "grad_weight": (
-            lambda: _ops.masked_linear_grad_weight(grad, x, mask, plan),
+            lambda: OPS.masked_linear_grad_weight(grad, x, mask, plan),
             lambda: applied(grad.t() @ x),
         ),
     }
@@ -208,7 +207,7 @@ def _output_shape(x_shape: Sequence[int], weight: Tensor, conv) -> tuple[int, ..
 
 
 def _to_lanes(x: Tensor) -> Tensor:
-    return _ops.to_lanes(x.contiguous(), lanes(x.dtype), HALO)
+    return OPS.to_lanes(x.contiguous(), lanes(x.dtype), HALO)
 
 
 def _conversions(
@@ -219,9 +218,9 @@ def _conversions(
     to_x, from_x, to_y, from_y, masking = fastest(
         [
             lambda: _to_lanes(x),
-            lambda: _ops.from_lanes(x_blocks, batch, HALO),
+            lambda: OPS.from_lanes(x_blocks, batch, HALO),
             lambda: _to_lanes(y),
-            lambda: _ops.from_lanes(y_blocks, batch, HALO),
+            lambda: OPS.from_lanes(y_blocks, batch, HALO),
             lambda: reference.masked(weight, mask),
         ]
     )

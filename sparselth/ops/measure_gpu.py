@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .contract import OPS
 from .measure import PASSES, Conversions, PassTiming, Timings
 
 # Milliseconds that a contestant is warmed up and measured for.
 _WARM_UP, _MEASURED = 5, 20
-
-_ops = torch.ops.sparselth
 
 
 @torch.no_grad()
@@ -54,16 +53,16 @@ def _measure(x_shape, weight, mask, plan, conv, layout) -> Timings:
     hw, masked = list(x_shape[2:]), reference.masked(weight, mask)
     contestants: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "forward": (
-            lambda: _ops.masked_conv2d(x, weight, mask, None, plan, *conv),
+            lambda: OPS.masked_conv2d(x, weight, mask, None, plan, *conv),
             lambda: reference.masked_conv2d(x, weight, mask, None, None, *conv),
         ),
         "grad_input": (
-            lambda: _ops.masked_conv2d_grad_input(grad, weight, mask, plan, hw, *conv),
+            lambda: OPS.masked_conv2d_grad_input(grad, weight, mask, plan, hw, *conv),
             # Autograd keeps the masked weight of the forward.
             lambda: reference.convolution_backward(grad, x, masked, conv, [True, False, False]),
         ),
         "grad_weight": (
-            lambda: _ops.masked_conv2d_grad_weight(grad, x, mask, plan, *conv),
+            lambda: OPS.masked_conv2d_grad_weight(grad, x, mask, plan, *conv),
             lambda: reference.masked_conv2d_grad_weight(grad, x, mask, None, *conv),
         ),
     }

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 
 from . import gpu_conv, reference
-from .arguments import checked
 from .contract import NAMESPACE
+from .contract.arguments import checked
 from .triton_support import installed, why_missing
 
 LIST_OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
-OPS = (*LIST_OPS, *gpu_conv.OPS)
+OPS = (*LIST_OPS, *gpu_conv.CONVOLUTIONS)
 
 
 @cache
 def kernel(op: str) -> Callable[..., Any]:
     """Return the launcher of an op's Triton kernel."""
-    if op in gpu_conv.OPS:
+    if op in gpu_conv.CONVOLUTIONS:
         return getattr(gpu_conv, op)
     module = importlib.import_module(f"sparselth.kernels.{op.rstrip('_')}")
     return getattr(module, op)
@@ -36,10 +36,10 @@ def serving(op: str) -> Callable[..., Any]:
 
     Convolutions on a GPU have kernels in CUDA C++ too, reached the same way.
     """
-    if not why_missing() or (op in gpu_conv.OPS and gpu_conv.has_cuda_kernels()):
+    if not why_missing() or (op in gpu_conv.CONVOLUTIONS and gpu_conv.has_cuda_kernels()):
         return kernel(op)
     _warn_once(why_missing())
-    return getattr(reference, op)
+    return reference.oracle(op)
 
 
 @cache
@@ -52,7 +52,7 @@ def _warn_once(reason: str) -> None:
 
 def register(op: str) -> None:
     """Let the Triton kernel serve an op's CUDA tensors, or what `serving` finds in its place."""
-    there = installed("triton") or (op in gpu_conv.OPS and gpu_conv.has_cuda_kernels())
+    there = installed("triton") or (op in gpu_conv.CONVOLUTIONS and gpu_conv.has_cuda_kernels())
     if torch.version.cuda is None or not there:
         return  # to the dispatcher, the reference serves CUDA tensors like any others
 

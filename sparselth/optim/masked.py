@@ -47,6 +47,6 @@ def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
 
 @torch.no_grad()
 def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    # The weights themselves are cleaned after every step of any optimizer, see `ops.parameter_masks`.
+    # The weights themselves are cleaned after every step of any optimizer: `parameter_masks`.
     for bound in bound_of(optimizer):
         cut_state(optimizer, bound)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..ops.backends import compiled
+from ..ops.libraries import has_kernel
 
 # Other things equal, these decide the rounding of a sum.
 _DECIDES_ROUNDING = ("device", "torch", "threads", "kernels")
@@ -25,7 +25,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "kernels": device.type if compiled("masked_conv2d", device.type) else "reference",
+        "kernels": device.type if has_kernel("masked_conv2d", device.type) else "reference",
         "torch": str(torch.__version__),  # a subclass of str, which YAML refuses
         "python": platform.python_version(),
         "sparselth": __version__,

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparselth.ops import column_vector, reference_gpu, unstructured
+from sparselth.ops import column_vector, unstructured
+from sparselth.ops.reference import gpu
 
 ENTRIES = (
     "unstructured_conv2d",
@@ -51,7 +52,7 @@ class Case:
 
     def oracle(self) -> Tensor:
         wide = [a.float() if _is_data(a) else a for a in self.arguments]
-        return getattr(reference_gpu, self.op)(*wide)
+        return getattr(gpu, self.op)(*wide)
 
 
 def _is_data(value: Any) -> bool:
@@ -115,7 +116,7 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
             pruned = 32 * integer(0, 1)
             mask[first : first + 16, pruned : pruned + 32] = False
     bias = torch.randn(outs * groups, generator=g).to(dtype) if integer(0, 1) else None
-    y = reference_gpu.unstructured_conv2d(x.float(), weight.float(), mask, None, None, *conv)
+    y = gpu.unstructured_conv2d(x.float(), weight.float(), mask, None, None, *conv)
     grad = torch.randn(y.shape, generator=g).to(dtype).contiguous(memory_format=layout)
     weight.masked_fill_(~mask, torch.nan)  # a pruned weight does not multiply
     length = [column_vector.LENGTHS[seed // 8 % 2]] if by_vectors else []

@@ -13,8 +13,9 @@ import torch
 from hypothesis import strategies as st
 from strategies import patterned_lists, tensor_lists
 
-from sparselth.ops import reference, reference_selection
+from sparselth.ops import reference
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
+from sparselth.ops.reference import ranking
 
 OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
 CONVOLUTIONS = ("masked_conv2d", "masked_conv2d_grad_input", "masked_conv2d_grad_weight")
@@ -201,9 +202,9 @@ def _scores_of(cube, kind, settings):
     if cube.numel() == 0:
         return cube.double()
     if kind == 0:
-        return reference_selection.block_scores(cube, settings)
+        return ranking.block_scores(cube, settings)
     taps, *shapes = settings
-    return reference_selection.best_shapes(cube, shapes if cube.shape[2] == taps else None)[0]
+    return ranking.best_shapes(cube, shapes if cube.shape[2] == taps else None)[0]
 
 
 def same_ties(package, device="cpu") -> None:

@@ -10,7 +10,7 @@ from torch import nn
 import sparselth as sl
 from sparselth.nn import EntryConv2d
 from sparselth.ops import choice, measure
-from sparselth.ops.lanes_tensor import LaneTensor
+from sparselth.ops.lanes.tensor import LaneTensor
 from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")

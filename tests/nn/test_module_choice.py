@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops import choice, libraries, measure
-from sparselth.ops import lanes as lanes_module
-from sparselth.ops.lanes import enter_lanes
-from sparselth.ops.lanes_tensor import LaneTensor
+from sparselth.ops import choice, libraries, measure, reference
+from sparselth.ops.lanes import convert as lanes_module
+from sparselth.ops.lanes.convert import enter_lanes
+from sparselth.ops.lanes.tensor import LaneTensor
 from sparselth.ops.measure import PASSES, PassTiming, Timings
 from sparselth.ops.parameter_masks import dense_passes_of
 
@@ -207,12 +207,9 @@ def test_a_backward_keeps_the_choice_of_its_forward(clock, monkeypatch):
     clock.sparse, clock.dense = (1.0, 1.0, 1.0), (9.0, 9.0, 9.0)
     conv(x[:1])
     ran = []
-    plain = measure.reference.masked_conv2d_grad_weight
-    monkeypatch.setattr(
-        measure.reference,
-        "masked_conv2d_grad_weight",
-        lambda *args: ran.append(1) or plain(*args),
-    )
+    op = "masked_conv2d_grad_weight"
+    plain = reference.oracle(op)
+    monkeypatch.setitem(reference._ORACLES, op, lambda *args: ran.append(1) or plain(*args))
     first.sum().backward()
     assert bool(ran) == (libraries.host() is not None)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import sparselth as sl
 from sparselth.nn import LaneBatchNorm2d
-from sparselth.ops.lanes import LaneTensor
+from sparselth.ops.lanes.convert import LaneTensor
 
 
 def net():

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 import sparselth as sl
 from sparselth.models import build
-from sparselth.ops import lanes_handlers
-from sparselth.ops.lanes import LaneTensor
+from sparselth.ops.lanes.convert import LaneTensor
+from sparselth.ops.lanes.handlers import norm
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
 
@@ -217,8 +217,8 @@ def test_a_relu_after_a_batch_norm_is_not_read_again(between, monkeypatch):
         gates.append(arguments(*given))
         return gates[-1]
 
-    arguments = lanes_handlers._gate_arguments
-    monkeypatch.setattr(lanes_handlers, "_gate_arguments", noted)
+    arguments = norm._gate_arguments
+    monkeypatch.setattr(norm, "_gate_arguments", noted)
     model = sparse(
         nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), between(), conv(8, 8), *head(8))
     )

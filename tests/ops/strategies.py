@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from sparselth.ops.lanes_layout import from_lanes, lanes, to_lanes
+from sparselth.ops.lanes.layout import from_lanes, lanes, to_lanes
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM
 
 

@@ -12,8 +12,9 @@ import torch
 
 import sparselth as sl
 from sparselth.ops import gpu_conv, libraries, reference, triton_kernels, triton_support
-from sparselth.ops.backends import compiled, forced, implementation, prefer_dense
-from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.backends import forced, implementation, prefer_dense
+from sparselth.ops.contract import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.libraries import has_kernel
 
 
 def loaded(library):
@@ -112,7 +113,7 @@ def test_triton_serves_its_ops_on_a_gpu_when_forced(monkeypatch):
     with sl.use_backend("triton"):
         for op in triton_kernels.OPS:
             found = implementation(op, torch.device("cuda"))
-            if op in gpu_conv.OPS:  # which choose among Triton's, and are differentiable
+            if op in gpu_conv.CONVOLUTIONS:  # which choose among Triton's, and are differentiable
                 assert found is getattr(torch.ops.sparselth, op)
             else:
                 assert found is triton_kernels.serving(op)
@@ -128,7 +129,7 @@ def test_triton_serves_its_ops_on_a_gpu_when_forced(monkeypatch):
 def test_triton_takes_the_place_of_cuda_kernels_that_are_not_there():
     for op in SCHEMAS:
         taken = torch._C._dispatch_has_kernel_for_dispatch_key(f"sparselth::{op}", "CUDA")
-        assert taken == (compiled(op, "cuda") or op in triton_kernels.OPS)
+        assert taken == (has_kernel(op, "cuda") or op in triton_kernels.OPS)
 
 
 @pytest.mark.parametrize(

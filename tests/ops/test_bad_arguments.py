@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_contract import samples
 
-from sparselth.ops import arguments
-from sparselth.ops.arguments import check
-from sparselth.ops.backends import compiled
+from sparselth.ops.contract import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.contract import arguments
+from sparselth.ops.contract.arguments import check
+from sparselth.ops.libraries import has_kernel
 from sparselth.ops.plan import conv_plan
-from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
 
 ops = torch.ops.sparselth
 ERRORS = (RuntimeError, ValueError, IndexError)
@@ -39,7 +39,7 @@ def good():
     found = {}
     for name, calls in samples().items():
         found[name] = [[plain(a) for a in call] for call in calls]
-        if name in WITH_PLAN and compiled(name, "cpu"):
+        if name in WITH_PLAN and has_kernel(name, "cpu"):
             found[name] += [with_plan(name, call) for call in found[name]]
     return found
 
@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused_twice_and_never_computed(good):
     assert refused == set(SCHEMAS)
 
 
-@pytest.mark.parametrize("name", [n for n in WITH_PLAN if compiled(n, "cpu")])
+@pytest.mark.parametrize("name", [n for n in WITH_PLAN if has_kernel(n, "cpu")])
 def test_a_stale_plan_is_refused_twice(good, name):
     """Only the compiled kernels read plans."""
     call = list(good[name][-1])
@@ -270,7 +270,7 @@ def test_the_reference_kernels_refuse_the_same(good):
     from sparselth.ops import reference
 
     for name, worse in BROADCASTS.items():
-        kernel = arguments.checked(name, getattr(reference, name))
+        kernel = arguments.checked(name, reference.oracle(name))
         for _ in range(2):
             with pytest.raises(ValueError, match=name):
                 kernel(*worse(*good[name][0]))

@@ -8,9 +8,10 @@ import torch
 
 import sparselth as sl
 from sparselth.ops import choice, measure, measure_gpu
-from sparselth.ops.lanes import enter_lanes
+from sparselth.ops.autograd.conv import DenseForwardConv2d
+from sparselth.ops.autograd.linear import DenseForwardLinear
+from sparselth.ops.lanes.convert import enter_lanes
 from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
-from sparselth.ops.mixed import DenseForwardConv2d, DenseForwardLinear
 from sparselth.ops.parameter_masks import bind_dense_passes, dense_passes_of
 from sparselth.ops.plan import conv_plan, pattern
 
@@ -134,7 +135,7 @@ def test_what_is_never_measured():
 
 
 def test_nothing_is_measured_without_kernels(monkeypatch):
-    monkeypatch.setattr(choice.backends, "compiled", lambda op, backend: False)
+    monkeypatch.setattr(choice.libraries, "has_kernel", lambda op, backend: False)
     with sl.use_choice("measured"):
         assert not choice.measures("masked_conv2d", torch.randn(2, 3, 5, 5))
         assert not choice.measures("masked_linear", torch.randn(2, 3))

@@ -13,6 +13,7 @@ import torch
 
 import sparselth as sl
 from sparselth.ops import choice, switches
+from sparselth.ops.autograd import linear, registry
 
 _OTHER_CHOICE = [name for name in choice.MODES if name != choice.mode()]
 BOTH = pytest.mark.parametrize(
@@ -121,22 +122,22 @@ def test_a_backward_in_another_thread_is_forced_as_its_forward(monkeypatch):
     weight = torch.randn(5, 4, requires_grad=True)
     mask = torch.rand(5, 4) < 0.5
     seen = []
-    formula = sl.ops.autograd.linear_backward
+    formula = linear.linear_backward
 
     def spying(ctx, grad):
         seen.append(switches.forced())
         return formula(ctx, grad)
 
-    setup = sl.ops.autograd.linear_setup
+    setup = linear.linear_setup
     backends = {}
     monkeypatch.setattr(
-        sl.ops.autograd,
+        registry,
         "make_autograd_impl",
         lambda op, info: backends.update(run=info._backward_fn, keep=info._setup_context_fn),
     )
     library = SimpleNamespace(impl=lambda *args, **kwargs: None)
-    monkeypatch.setattr(sl.ops.autograd, "_autograd", library)
-    sl.ops.autograd._register_autograd("masked_linear", setup, spying)
+    monkeypatch.setattr(registry, "_autograd", library)
+    registry.register_formula("masked_linear", setup, spying)
 
     class Context:
         needs_input_grad = (True, True, False, False, False)

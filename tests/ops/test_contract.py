@@ -6,8 +6,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from sparselth.ops.column_vector import find_column_vectors
-from sparselth.ops.lanes_layout import lanes
-from sparselth.ops.schemas import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.contract import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.lanes.layout import lanes
 from sparselth.ops.unstructured import find_unstructured
 
 ops = torch.ops.sparselth

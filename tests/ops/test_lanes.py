@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 import sparselth as sl
-from sparselth.ops.lanes import LaneTensor, can_use_lanes, enter_lanes
-from sparselth.ops.lanes_value import AffineSum, LaneBuffer, MaskedGrad
+from sparselth.ops.lanes.convert import LaneTensor, can_use_lanes, enter_lanes
+from sparselth.ops.lanes.value import AffineSum, LaneBuffer, MaskedGrad
 
 pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
 
@@ -156,7 +156,7 @@ def test_what_is_accepted():
 
 
 def test_nothing_is_accepted_without_compiled_kernels(monkeypatch):
-    monkeypatch.setattr("sparselth.ops.backends.compiled", lambda op, backend: False)
+    monkeypatch.setattr("sparselth.ops.libraries.has_kernel", lambda op, backend: False)
     assert not can_use_lanes(X)
 
 

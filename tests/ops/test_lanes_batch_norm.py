@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import assert_lanes, lane_cases
 
-from sparselth.ops import reference_lanes as oracle
-from sparselth.ops.backends import compiled
-from sparselth.ops.lanes_layout import from_lanes, lanes, to_lanes
+from sparselth.ops.lanes.layout import from_lanes, lanes, to_lanes
+from sparselth.ops.libraries import has_kernel
+from sparselth.ops.reference import lanes as oracle
 
 pytestmark = pytest.mark.skipif(
-    not compiled("lanes_batch_norm", "cpu"), reason="the compiled kernels are not there"
+    not has_kernel("lanes_batch_norm", "cpu"), reason="the compiled kernels are not there"
 )
 
 ops = torch.ops.sparselth

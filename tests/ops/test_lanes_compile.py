@@ -7,7 +7,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 import sparselth as sl
-from sparselth.ops.lanes import can_use_lanes, enter_lanes
+from sparselth.ops.lanes.convert import can_use_lanes, enter_lanes
 
 pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
 

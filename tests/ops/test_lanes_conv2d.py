@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from strategies import conv_cases
 
 from sparselth.ops import reference
-from sparselth.ops import reference_lanes as oracle
-from sparselth.ops.backends import compiled
-from sparselth.ops.lanes_layout import from_lanes, lanes, to_lanes
+from sparselth.ops.lanes.layout import from_lanes, lanes, to_lanes
+from sparselth.ops.libraries import has_kernel
 from sparselth.ops.plan import conv_plan
+from sparselth.ops.reference import lanes as oracle
 
 pytestmark = pytest.mark.skipif(
-    not compiled("lanes_conv2d", "cpu"), reason="the compiled kernels are not there"
+    not has_kernel("lanes_conv2d", "cpu"), reason="the compiled kernels are not there"
 )
 
 ops = torch.ops.sparselth

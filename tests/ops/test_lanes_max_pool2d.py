@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import assert_lanes, lane_cases
 
-from sparselth.ops import reference_lanes as oracle
-from sparselth.ops.backends import compiled
-from sparselth.ops.lanes_layout import from_lanes, interior, lanes, to_lanes
+from sparselth.ops.lanes.layout import from_lanes, interior, lanes, to_lanes
+from sparselth.ops.libraries import has_kernel
+from sparselth.ops.reference import lanes as oracle
 
 pytestmark = pytest.mark.skipif(
-    not compiled("lanes_max_pool2d", "cpu"), reason="the compiled kernels are not there"
+    not has_kernel("lanes_max_pool2d", "cpu"), reason="the compiled kernels are not there"
 )
 
 ops = torch.ops.sparselth
@@ -113,7 +113,7 @@ X = to_lanes(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
         ((X.half(), 3, 1, [2, 2], [2, 2], [0, 0], 1), "takes float32 or float64"),
         ((X, 3, 1, [16, 16], [1, 1], [8, 8], 1), "windows of at most 255 pixels"),
         ((X, 3, 1, [2, 2], [1, 1], [2, 0], 1), "padding of at most half the kernel"),
-        ((X, 3, 1, [2, 2], [0, 1], [0, 0], 1), "stride must be two ints >= 1"),
+        ((X, 3, 1, [2, 2], [0, 1], [0, 0], 1), "stride must be two ints in "),
         ((X, 3, 1, [5, 2], [1, 1], [0, 0], 1), "a window of 5 pixels does not fit into 4"),
         ((X, 99, 1, [2, 2], [2, 2], [0, 0], 1), "99 images do not fill 1 bundles"),
     ],

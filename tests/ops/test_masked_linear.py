@@ -40,7 +40,7 @@ def test_matches_the_oracle(batch, c_in, c_out, density, with_plan, dtype, trans
         ("masked_linear_grad_input", (grad, weight, mask, plan), (grad, weight, mask, None)),
         ("masked_linear_grad_weight", (grad, x, mask, plan), (grad, x, mask, None)),
     ):
-        torch.testing.assert_close(getattr(ops, name)(*a), getattr(reference, name)(*b), **close)
+        torch.testing.assert_close(getattr(ops, name)(*a), reference.oracle(name)(*b), **close)
 
 
 @pytest.mark.parametrize("shape", [(12,), (0, 12), (2, 3, 12)])

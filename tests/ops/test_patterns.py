@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import patterned_lists
 
-from sparselth.ops import admm_project_, reference, reference_selection, topk_mask
+from sparselth.ops import admm_project_, reference, topk_mask
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
+from sparselth.ops.reference import ranking
 
 ops = torch.ops.sparselth
 
@@ -50,7 +51,7 @@ def test_squares_are_added_in_the_order_of_the_contract(pattern, dtype, values):
     rare = torch.rand(128, 160, 3, 3, generator=generator) < 0.02
     weight = torch.full(rare.shape, values[1], dtype=dtype).masked_fill(rare, values[0])
     total = groups.groups(weight.shape)
-    scores = reference_selection.block_scores(weight.flatten(2), groups.encode()[1:])
+    scores = ranking.block_scores(weight.flatten(2), groups.encode()[1:])
     assert scores.unique().numel() > 1
     for k in range(1, total, max(1, total // 40)):
         got, _ = ops.topk_mask([weight], [k], False, groups.encode())

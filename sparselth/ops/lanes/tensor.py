@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .lanes_value import LaneBuffer, LazyValue, Positions, State
+from .value import LaneBuffer, LazyValue, Positions, State
 
 _aten = torch.ops.aten
 
 # Op overload -> what computes it on lanes, or returns NotImplemented to decline.
 HANDLERS: dict[Any, Callable[..., Any]] = {}
+
+
+def handles(*overloads: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator that registers a handler for some overloads."""
+
+    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
+        HANDLERS.update(dict.fromkeys(overloads, handler))
+        return handler
+
+    return register
+
 
 # Ops that ask one argument for its shape and dtype alone, and the place of that argument.
 _SHAPE_ONLY = {
@@ -76,10 +87,6 @@ class LaneTensor(torch.Tensor):
     def alias(self) -> LaneTensor:
         """Make a tensor that shares this one's values."""
         return LaneTensor.make(self._value, self.shape, self.dtype, self.stride())
-
-    def is_in_lanes(self) -> bool:
-        """Say whether the values are an activation's and not turned plain."""
-        return not isinstance(self._value.state, (Tensor, Positions))
 
     def dense(self) -> Tensor:
         """Return a plain tensor (N, C, H, W) with the same values, differentiably."""
@@ -172,6 +179,11 @@ class LaneTensor(torch.Tensor):
     def __coerce_same_metadata_as_tangent__(self, meta, expected_type=None):
         # A compiled backward gets our gradient where it was compiled for a plain one.
         return self._value.read() if expected_type in (None, Tensor) else None
+
+
+def in_lanes(x: Any) -> TypeGuard[LaneTensor]:
+    """Say whether `x` is an activation or gradient in lanes, and has not turned plain."""
+    return isinstance(x, LaneTensor) and not isinstance(x._value.state, (Tensor, Positions))
 
 
 class _Dense(torch.autograd.Function):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .patterns import axes
+from ..patterns import axes
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -1,6 +1,6 @@
 """The oracle of the ops on activations in lanes: plain PyTorch, between two conversions.
 
-Registered as their default kernels and compared with the compiled ones, as in `reference.py`.
+Halos and spare lanes are zero going in and coming out.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
-from .arguments import checked
-from .contract import NAMESPACE
-from .contract_lanes import LANE_SCHEMAS
-from .lanes_layout import from_lanes, interior, to_lanes
+from ..lanes.layout import from_lanes, interior, to_lanes
+from .conv import masked_conv2d, masked_conv2d_grad_input, masked_conv2d_grad_weight
 
 
 def _per_channel(values: Tensor | None, default: float) -> Tensor | float:
@@ -27,7 +24,7 @@ def lanes_conv2d(
 ):
     images = from_lanes(input, batch, input_halo)
     conv = (stride, padding, dilation, groups)
-    out = reference.masked_conv2d(images, weight, mask, bias, None, *conv)
+    out = masked_conv2d(images, weight, mask, bias, None, *conv)
     return to_lanes(out, input.shape[-1], 0)
 
 
@@ -46,7 +43,7 @@ def lanes_conv2d_grad_input(
 ):
     images = from_lanes(grad_output, batch, grad_halo)
     conv = (stride, padding, dilation, groups)
-    out = reference.masked_conv2d_grad_input(images, weight, mask, None, input_hw, *conv)
+    out = masked_conv2d_grad_input(images, weight, mask, None, input_hw, *conv)
     return to_lanes(out, grad_output.shape[-1], 0)
 
 
@@ -66,7 +63,7 @@ def lanes_conv2d_grad_weight(
     grad = from_lanes(grad_output, batch, grad_halo)
     images = from_lanes(input, batch, input_halo)
     conv = (stride, padding, dilation, groups)
-    return reference.masked_conv2d_grad_weight(grad, images, mask, None, *conv)
+    return masked_conv2d_grad_weight(grad, images, mask, None, *conv)
 
 
 def lanes_conv2d_backward(
@@ -189,7 +186,3 @@ def lanes_max_pool2d_backward(
     index = (rows * input_hw[1] + columns).flatten(2)
     out.scatter_add_(2, index, grads.flatten(2))
     return to_lanes(out.view(*grads.shape[:2], *input_hw), grad.shape[-1], halo)
-
-
-for _name in LANE_SCHEMAS:
-    torch.library.register_kernel(f"{NAMESPACE}::{_name}", None, checked(_name, globals()[_name]))

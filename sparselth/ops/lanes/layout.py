@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import libraries
+from .. import libraries
 
 _REGISTER_BYTES = {"portable": 16, "avx2": 32, "avx512": 64}
 

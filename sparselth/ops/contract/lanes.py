@@ -1,6 +1,6 @@
 """The contract of the ops on activations in lanes: schemas and fake kernels.
 
-The layout stands in `lanes_layout.py`. These ops run below autograd, inside the modules that
+The layout stands in `lanes/layout.py`. These ops run below autograd, inside the modules that
 hand activations in lanes on, so they have no formulas of their own. Every tensor in lanes comes
 with its halo; results of convolutions have none, the others the `halo` asked for.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .contract import CONV, define, fake, output_size
+from .arguments import output_size
+from .registry import CONV, define, fake
 
-LANE_SCHEMAS: dict[str, str] = {
+SCHEMAS: dict[str, str] = {
     "to_lanes": "(Tensor input, int lanes, int halo) -> Tensor",
     "from_lanes": "(Tensor input, int batch, int halo) -> Tensor",
     "lanes_conv2d": (
@@ -71,7 +72,7 @@ LANE_SCHEMAS: dict[str, str] = {
     ),
 }
 
-define(LANE_SCHEMAS)
+define(SCHEMAS)
 
 
 def _lanes_like(input: Tensor, channels: int, height: int, width: int, halo: int) -> Tensor:

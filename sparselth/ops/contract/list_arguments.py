@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SparselthError
-from .patterns import Blocks, KernelShapes, NOfM, Pattern
+from ...errors import SparselthError
+from ..patterns import Blocks, KernelShapes, NOfM, Pattern
 
 Named = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Max pooling on lanes, forward and backward: handlers as in `lanes_handlers.py`."""
+"""Max pooling on lanes, forward and backward: handlers, see `tensor.py`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from .lanes_handlers import as_buffer, handles
-from .lanes_layout import HALO
-from .lanes_tensor import LaneTensor
-from .lanes_value import LazyValue, Positions
+from ...contract import OPS
+from ..buffers import as_buffer
+from ..layout import HALO
+from ..tensor import LaneTensor, handles, in_lanes
+from ..value import LazyValue, Positions
 
 _aten = torch.ops.aten
-_ops = torch.ops.sparselth
 
 # Positions in a window are uint8.
 _LARGEST_WINDOW = 255
@@ -27,7 +27,7 @@ def _(x, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
     kernel, pads = _pair(kernel_size), _pair(padding)
     strides = _pair(stride) if stride else kernel
     if (
-        not x.is_in_lanes()
+        not in_lanes(x)
         or ceil_mode
         or _pair(dilation) != (1, 1)
         or kernel[0] * kernel[1] > _LARGEST_WINDOW
@@ -38,7 +38,7 @@ def _(x, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
     batch, input_hw, buffer = x.shape[0], _pair(x.shape[2:]), as_buffer(x)
     if any(n + 2 * p < k for n, p, k in zip(input_hw, pads, kernel, strict=True)):
         return NotImplemented
-    data, where = _ops.lanes_max_pool2d.default(
+    data, where = OPS.lanes_max_pool2d.default(
         buffer.data, batch, buffer.halo, kernel, strides, pads, HALO
     )
     out = LaneTensor.wrap(data, batch, HALO)
@@ -52,7 +52,7 @@ def _(grad_output, x, kernel_size, stride, padding, dilation, ceil_mode, indices
     if not isinstance(state, Positions):
         return NotImplemented
     grad, batch = as_buffer(grad_output), x.shape[0]
-    out = _ops.lanes_max_pool2d_backward.default(
+    out = OPS.lanes_max_pool2d_backward.default(
         grad.data,
         batch,
         grad.halo,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import backends, lanes_conv, lanes_pool  # noqa: F401  # register their handlers
-from .lanes_handlers import as_buffer, remember
-from .lanes_tensor import LaneTensor
-from .transforms import transformed
+from .. import libraries
+from ..transforms import transformed
+from . import handlers  # noqa: F401  # registers them
+from .buffers import as_buffer, remember
+from .tensor import LaneTensor, in_lanes
 
 _PLAIN = (Tensor, torch.nn.Parameter, LaneTensor)
 
@@ -22,7 +23,7 @@ def can_use_lanes(x: Tensor) -> bool:
 
     Not while a program is recorded or transformed: the conversion would stay out of it.
     """
-    return is_plain_eager_cpu(x) and x.dim() == 4 and backends.compiled("lanes_conv2d", "cpu")
+    return is_plain_eager_cpu(x) and x.dim() == 4 and libraries.has_kernel("lanes_conv2d", "cpu")
 
 
 def is_plain_eager_cpu(x: Tensor) -> bool:
@@ -60,7 +61,7 @@ def enter_lanes(x: Tensor) -> LaneTensor:
     x: (N, C, H, W), see `can_use_lanes`. The gradient of a leaf is a plain tensor; that of another
     tensor stays in lanes, so that branches that meet there are added before they are converted.
     """
-    if isinstance(x, LaneTensor) and x.is_in_lanes():
+    if in_lanes(x):
         return x
     if not (x.requires_grad and torch.is_grad_enabled()):
         return as_lanes(x)

@@ -1,11 +1,11 @@
 """The contract of the convolutions behind `masked_conv2d` on a GPU: schemas and fake kernels.
 
-They compute what the ops of `contract.py` do, for CUDA tensors, with a plan of their own: by output
-channel, for the input gradient by input channel. They run below autograd, chosen by `gpu_conv.py`,
-so they have no formulas of their own.
-    unstructured_*   by single weights; plans of `unstructured.py`; results are contiguous.
+They compute what the ops of `conv.py` do, for CUDA tensors, with a plan of their own: by output
+channel, for the input gradient by input channel. They run below autograd, chosen by
+`gpu/candidates.py`, so they have no formulas of their own.
+    unstructured_*   by single weights; plans of `gpu/unstructured.py`; results are contiguous.
     column_vector_*  by vectors of `vector` weights, 16 or 8, without groups; plans of
-                     `column_vector.py`; activations are float16 or bfloat16 in channels_last,
+                     `gpu/column_vector.py`; activations are float16 or bfloat16 in channels_last,
                      and so are results.
 """
 
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import torch
 
-from .contract import CONV, define, fake, output_size
+from .arguments import output_size
+from .registry import CONV, define, fake
 
 _FORWARD = (
     f"(Tensor input, Tensor weight, Tensor mask, Tensor? bias, Tensor plan, {CONV}) -> Tensor"
@@ -24,7 +25,7 @@ _GRAD_INPUT = (
 )
 _GRAD_WEIGHT = f"(Tensor grad_output, Tensor input, Tensor mask, Tensor plan, {CONV}) -> Tensor"
 
-GPU_SCHEMAS: dict[str, str] = {
+SCHEMAS: dict[str, str] = {
     "unstructured_conv2d": _FORWARD,
     "unstructured_conv2d_grad_input": _GRAD_INPUT,
     "unstructured_conv2d_grad_weight": _GRAD_WEIGHT,
@@ -34,7 +35,7 @@ GPU_SCHEMAS: dict[str, str] = {
     ),
 }
 
-define(GPU_SCHEMAS)
+define(SCHEMAS)
 
 
 @fake("unstructured_conv2d")

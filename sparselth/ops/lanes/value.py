@@ -18,12 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import lanes_layout
-from .lanes_layout import HALO
+from ..contract import OPS
+from . import layout
+from .layout import HALO
 
-_from_lanes = torch.ops.sparselth.from_lanes.default
-_scale_add_relu = torch.ops.sparselth.lanes_scale_add_relu.default
-_relu_backward_add = torch.ops.sparselth.lanes_relu_backward_add.default
+_from_lanes = OPS.from_lanes.default
+_scale_add_relu = OPS.lanes_scale_add_relu.default
+_relu_backward_add = OPS.lanes_relu_backward_add.default
 
 
 class LaneBuffer(NamedTuple):
@@ -83,7 +84,7 @@ class Positions(NamedTuple):
 
     def indices(self, batch: int) -> Tensor:
         """Return what ATen calls the indices: int64 (batch, C, H, W), flat in the input plane."""
-        where = lanes_layout.from_lanes(self.data, batch, 0).long()
+        where = layout.from_lanes(self.data, batch, 0).long()
         height, width = where.shape[2:]
         top = torch.arange(height).view(-1, 1) * self.stride[0] - self.padding[0]
         left = torch.arange(width) * self.stride[1] - self.padding[1]

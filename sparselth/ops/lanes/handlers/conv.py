@@ -1,0 +1,62 @@
+"""masked_conv2d on lanes: the handlers of its ops."""
+
+from __future__ import annotations
+
+import torch
+
+from ...contract import OPS
+from ..buffers import as_buffer
+from ..tensor import LaneTensor, handles, in_lanes
+
+_aten = torch.ops.aten
+
+
+@handles(OPS.masked_conv2d.default)
+def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+    if not in_lanes(input) or isinstance(weight, LaneTensor):
+        return NotImplemented
+    buffer, batch = as_buffer(input), input.shape[0]
+    conv = (stride, padding, dilation, groups)
+    out = OPS.lanes_conv2d.default(buffer.data, batch, buffer.halo, weight, mask, bias, plan, *conv)
+    return LaneTensor.wrap(out, batch, 0)
+
+
+@handles(OPS.masked_conv2d_grad_input.default)
+def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
+    if not in_lanes(grad_output) or isinstance(weight, LaneTensor):
+        return NotImplemented
+    grad, batch = as_buffer(grad_output), grad_output.shape[0]
+    conv = (stride, padding, dilation, groups)
+    out = OPS.lanes_conv2d_grad_input.default(
+        grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv
+    )
+    return LaneTensor.wrap(out, batch, 0)
+
+
+@handles(OPS.masked_conv2d_grad_weight.default)
+def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    if not in_lanes(grad_output) and not in_lanes(input):
+        return NotImplemented
+    grad, buffer = as_buffer(grad_output), as_buffer(input)
+    conv = (stride, padding, dilation, groups)
+    return OPS.lanes_conv2d_grad_weight.default(
+        grad.data, grad.halo, buffer.data, input.shape[0], buffer.halo, mask, plan, *conv
+    )
+
+
+def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilation, groups):
+    """Return both gradients of a convolution of lanes. ATen has no op like it."""
+    grad, buffer = as_buffer(grad_output), as_buffer(input)
+    batch, conv = input.shape[0], (stride, padding, dilation, groups)
+    grad_input, grad_weight = OPS.lanes_conv2d_backward.default(
+        grad.data, grad.halo, buffer.data, batch, buffer.halo, weight, mask, plan, *conv
+    )
+    return LaneTensor.wrap(grad_input, batch, 0), grad_weight
+
+
+@handles(_aten.sum.dim_IntList)
+def _(x, dim, keepdim=False, *, dtype=None):
+    # The gradient of a convolution's bias. Halos and spare lanes are zero.
+    if not in_lanes(x) or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
+        return NotImplemented
+    return as_buffer(x).data.sum((0, 2, 3, 4))

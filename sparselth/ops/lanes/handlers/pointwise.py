@@ -1,0 +1,133 @@
+"""ReLU, ReLU6, addition and scaling of lanes: one pass over memory for all that can be joined."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..buffers import as_buffer, same_shape_dtype
+from ..tensor import LaneTensor, handles, in_lanes
+from ..value import (
+    NO_LIMIT,
+    Affine,
+    AffineSum,
+    LaneBuffer,
+    MaskedGrad,
+    State,
+    add_masked_grad,
+    evaluate,
+)
+
+_aten = torch.ops.aten
+
+
+def _sum_of(x: Tensor) -> AffineSum:
+    if isinstance(x, LaneTensor) and isinstance(x._value.state, AffineSum):
+        return x._value.state
+    return AffineSum(Affine(as_buffer(x)))
+
+
+@handles(_aten.relu.default)
+def _(x):
+    if not in_lanes(x):
+        return NotImplemented
+    return x.like(evaluate(_sum_of(x), x._value.batch, relu=True))
+
+
+@handles(_aten.relu_.default)
+def _(x):
+    if not in_lanes(x):
+        return NotImplemented
+    x._value.state = evaluate(_sum_of(x), x._value.batch, relu=True)
+    return x
+
+
+@handles(_aten.threshold_backward.default)
+def _(grad_output, result, threshold):
+    if threshold != 0 or not in_lanes(result) or not same_shape_dtype(grad_output, result):
+        return NotImplemented
+    return result.like(MaskedGrad(as_buffer(grad_output), as_buffer(result), NO_LIMIT))
+
+
+def _is_relu(lower: float, upper: float) -> bool:
+    """Say whether hardtanh is a ReLU that cuts at `upper`, as ReLU6 is."""
+    return lower == 0 and upper > 0
+
+
+@handles(_aten.hardtanh.default)
+def _(x, min_val=-1, max_val=1):
+    if not in_lanes(x) or not _is_relu(min_val, max_val):
+        return NotImplemented
+    return x.like(evaluate(_sum_of(x), x._value.batch, True, max_val))
+
+
+@handles(_aten.hardtanh_.default)
+def _(x, min_val=-1, max_val=1):
+    if not in_lanes(x) or not _is_relu(min_val, max_val):
+        return NotImplemented
+    x._value.state = evaluate(_sum_of(x), x._value.batch, True, max_val)
+    return x
+
+
+@handles(_aten.hardtanh_backward.default)
+def _(grad_output, x, min_val, max_val):
+    if not in_lanes(x) or not _is_relu(min_val, max_val) or not same_shape_dtype(grad_output, x):
+        return NotImplemented
+    gate = x._value.state if isinstance(x._value.state, AffineSum) else as_buffer(x)
+    return x.like(MaskedGrad(as_buffer(grad_output), gate, max_val))
+
+
+def _added(a: Tensor, b: Tensor) -> State:
+    for gradient, other in ((a, b), (b, a)):
+        if isinstance(gradient, LaneTensor) and isinstance(gradient._value.state, MaskedGrad):
+            return add_masked_grad(gradient._value.state, as_buffer(other), gradient._value.batch)
+    first, second = _sum_of(a), _sum_of(b)
+    if first.second is not None:
+        first = AffineSum(Affine(as_buffer(a)))
+    if second.second is not None:
+        second = AffineSum(Affine(as_buffer(b)))
+    return AffineSum(first.first, second.first)
+
+
+def _addable(a: Any, b: Any, alpha: Any) -> bool:
+    return alpha == 1 and (in_lanes(a) or in_lanes(b)) and same_shape_dtype(b, a)
+
+
+@handles(_aten.add.Tensor)
+def _(a, b, *, alpha=1):
+    if not isinstance(a, Tensor) or not _addable(a, b, alpha):
+        return NotImplemented
+    like: Any = a if in_lanes(a) else b
+    return like.like(_added(a, b))
+
+
+@handles(_aten.add_.Tensor)
+def _(a, b, *, alpha=1):
+    if not in_lanes(a) or not _addable(a, b, alpha):
+        return NotImplemented
+    a._value.state = _added(a, b)
+    return a
+
+
+def _scalable(x: Any, factor: Any) -> bool:
+    # Neither 0 * inf nor 0 / 0 may come about in a halo.
+    return in_lanes(x) and type(factor) in (int, float) and math.isfinite(factor)
+
+
+@handles(_aten.mul.Tensor, _aten.mul.Scalar)
+def _(x, factor):
+    if not _scalable(x, factor):
+        return NotImplemented
+    buffer = as_buffer(x)
+    return x.like(LaneBuffer(buffer.data * factor, buffer.halo))
+
+
+@handles(_aten.div.Tensor, _aten.div.Scalar)
+def _(x, divisor):
+    if not _scalable(x, divisor) or divisor == 0:
+        return NotImplemented
+    buffer = as_buffer(x)
+    return x.like(LaneBuffer(buffer.data / divisor, buffer.halo))

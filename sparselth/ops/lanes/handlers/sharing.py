@@ -1,0 +1,25 @@
+"""What shares or copies the values of lanes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..tensor import LaneTensor, handles
+
+_aten = torch.ops.aten
+
+
+@handles(_aten.detach.default, _aten.alias.default)
+def _(x):
+    return x.alias()
+
+
+@handles(_aten.clone.default)
+def _(x, *, memory_format=None):
+    state = x._value.state
+    if isinstance(state, Tensor):
+        return LaneTensor.hold(state.clone(memory_format=memory_format))
+    if memory_format not in (None, torch.preserve_format, torch.contiguous_format):
+        return NotImplemented
+    return x.like(state)  # buffers are never written to

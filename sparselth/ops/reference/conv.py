@@ -1,0 +1,47 @@
+"""The oracle of masked_conv2d and of its gradients.
+
+y = conv2d(x, w * mask) + bias,    x (N, C_in, H, W), w and mask (C_out, C_in / groups, kH, kW)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ..contract import memory_format
+from .mask import masked
+
+
+def masked_conv2d(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+    out = F.conv2d(input, masked(weight, mask), bias, stride, padding, dilation, groups)
+    return out.contiguous(memory_format=memory_format(input))
+
+
+def masked_conv2d_relu(*arguments):
+    return masked_conv2d(*arguments).relu()
+
+
+def convolution_backward(grad_output, input, weight, conv, wanted):
+    """Return the gradients of a dense convolution: input, weight and bias, those `wanted`."""
+    stride, padding, dilation, groups = conv
+    return torch.ops.aten.convolution_backward(
+        grad_output, input, weight, None, stride, padding, dilation, False, [0, 0], groups, wanted
+    )
+
+
+def masked_conv2d_grad_input(
+    grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups
+):
+    shape = (grad_output.shape[0], weight.shape[1] * groups, *input_hw)
+    conv = (stride, padding, dilation, groups)
+    grad, _, _ = convolution_backward(
+        grad_output, grad_output.new_empty(shape), masked(weight, mask), conv, [True, False, False]
+    )
+    return grad.contiguous(memory_format=memory_format(grad_output))
+
+
+def masked_conv2d_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    conv = (stride, padding, dilation, groups)
+    weight = input.new_empty(mask.shape)  # only its shape is read
+    _, grad, _ = convolution_backward(grad_output, input, weight, conv, [False, True, False])
+    return masked(grad.contiguous(), mask)

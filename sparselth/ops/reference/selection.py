@@ -1,0 +1,53 @@
+"""The oracle of the ops that select the largest of lists of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .mask import masked
+from .ranking import largest, masks_of
+
+
+def _nonfinite(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(~t.isfinite()).sum() for t in tensors])
+
+
+def topk_mask(scores, k, pooled, pattern):
+    return masks_of(scores, k, pooled, pattern), _nonfinite(scores)
+
+
+def admm_project_(weights, z, u, k, pooled, pattern, ordered):
+    sums = [w + dual for w, dual in zip(weights, u, strict=True)]
+    nonfinite = _nonfinite(sums)
+    if not ordered and nonfinite.any():
+        none = torch.zeros(len(sums), 2, dtype=torch.float64, device=sums[0].device)
+        return none.masked_fill_(nonfinite.bool().view(-1, 1), float("nan"))
+    masks = masks_of(sums, k, pooled, pattern)
+    residuals = []
+    for weight, z_l, u_l, v, mask in zip(weights, z, u, sums, masks, strict=True):
+        projected = masked(v, mask)
+        primal = (weight.double() - projected.double()).square().sum()
+        change = (projected.double() - z_l.double()).square().sum()
+        residuals.append(torch.stack((primal, change)))
+        z_l.copy_(projected)
+        u_l.copy_(masked(v, ~mask))
+    return torch.stack(residuals)
+
+
+def weight_overlap(a, b, masks, k):
+    asked = len(k) // len(a)
+    found = []
+    for i, n in enumerate(k):
+        layer = i // asked
+        inside = masks[layer] if masks else None
+        of_a, of_b = (largest(x[layer], n, inside) for x in (a, b))
+        found.append((of_a & of_b).sum())
+    given = masks or [None] * len(a)
+    bad_a, bad_b = (
+        _nonfinite([masked(*pair) for pair in zip(x, given, strict=True)]) for x in (a, b)
+    )
+    counts = torch.stack(found).view(len(a), asked)
+    return counts.masked_fill_((bad_a + bad_b).bool().view(-1, 1), -1)
