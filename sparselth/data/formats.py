@@ -79,7 +79,7 @@ def read_cifar_pickle(path: Path, label_key: bytes) -> tuple[np.ndarray, np.ndar
 
 
 class _Dtype:
-    """Stands in for numpy.dtype: remembers the name, can_use_lanes nothing but unsigned bytes."""
+    """Stands in for numpy.dtype: remembers the name, accepts nothing but unsigned bytes."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         if name not in (b"u1", "u1"):

@@ -138,7 +138,7 @@ def test_the_arch_list_becomes_gencode_flags():
         ("7.0 8.0", "8.0", ["7.0 is below 8.0"]),
         ("Hopper", "9.0+PTX", []),
         ("Volta;Ampere;hopper", "8.0 8.6+PTX 9.0+PTX", ["7.0+PTX is below 8.0"]),
-        ("Ampere+Tegra 9.0", "9.0", ["8.7 is not among what this nvcc can_use_lanes"]),
+        ("Ampere+Tegra 9.0", "9.0", ["8.7 is not among what this nvcc accepts"]),
         ("9.0 9.0 8.0", "9.0 8.0", []),
         ("8.0 Hooper", "8.0", ["'Hooper' is not understood"]),
         ("6.0 7.5", "", ["6.0 is below", "7.5 is below"]),

@@ -72,7 +72,7 @@ def test_a_wheel_installs_one_top_level_package(tree):
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"sparselth"}
     assert "sparselth/kernels/__init__.py" in names
     assert "sparselth/py.typed" in names
-    assert "sparselth/ops/contract.py" in names
+    assert "sparselth/ops/contract/__init__.py" in names
     assert not [name for name in names if name.endswith((".so", ".cpp", ".cu"))]
     assert record(tree)["libraries"]["_C"] == {"built": False, "reason": "SPARSELTH_BUILD=none"}
 
