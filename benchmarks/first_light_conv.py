@@ -18,7 +18,10 @@ from problems import Layer
 from torch import Tensor
 
 import sparselth as sl
-from sparselth.ops import gpu_conv, reference
+from sparselth.ops import reference
+from sparselth.ops.gpu import conv as gpu_conv
+from sparselth.ops.gpu.candidates import candidates_for, gpu_plan
+from sparselth.ops.gpu.kernel import has_cuda_kernels
 from sparselth.ops.patterns import find_pattern
 from sparselth.ops.switches import forcing
 
@@ -61,7 +64,7 @@ def dense_passes(x: Tensor, weight: Tensor, grad: Tensor) -> dict[str, Pass]:
 
 def masked_passes(x: Tensor, weight: Tensor, grad: Tensor, mask: Tensor) -> dict[str, Pass]:
     """Return the three passes of whichever kernel of ours is forced."""
-    plan, size = gpu_conv.block_plan(mask, 1), list(x.shape[2:])
+    plan, size = gpu_plan(mask, 1), list(x.shape[2:])
     return {
         "forward": lambda: gpu_conv.masked_conv2d(x, weight, mask, None, plan, *CONV),
         "input gradient": lambda: gpu_conv.masked_conv2d_grad_input(
@@ -111,7 +114,7 @@ def compare(backend: str, pattern: str, layer: Layer, sparsities: tuple[float, .
         exact = dense_passes(x, reference.masked(weight, mask), grad)
         with forced(backend):
             ours = masked_passes(x, weight, grad, mask)
-            kernel = gpu_conv.found_of(None, mask, 1).serving(DTYPE)
+            kernel = candidates_for(None, mask, 1).choose(DTYPE).name
             for name, call in ours.items():
                 error = difference(call(), reference_of(exact, name, mask))
                 us = microseconds(call)
@@ -150,7 +153,7 @@ def needs_kernels(which: str) -> None:
     """Say plainly what is missing, instead of measuring something else in its place."""
     if which == "triton" and DRY and os.environ.get("TRITON_INTERPRET") != "1":
         raise SystemExit("no GPU: set TRITON_INTERPRET=1 to try the kernels in the interpreter")
-    if which == "cuda" and not gpu_conv.has_cuda_kernels():
+    if which == "cuda" and not has_cuda_kernels():
         raise SystemExit("sparselth was built without _C_cuda, so there is nothing to measure")
 
 

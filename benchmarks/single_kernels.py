@@ -19,7 +19,8 @@ from problems import Layer
 from torch import Tensor
 
 import sparselth as sl
-from sparselth.ops import reference, triton_kernels
+from sparselth.ops import reference
+from sparselth.ops.gpu import launchers
 from sparselth.ops.patterns import find_pattern
 
 LARGE = "--large" in sys.argv
@@ -97,7 +98,7 @@ def cuda_lists() -> Pairs:
 
 def triton_lists() -> Pairs:
     needs_kernels("triton")
-    return lists(triton_kernels.kernel)
+    return lists(launchers.kernel)
 
 
 KERNELS: dict[str, Callable[[], Pairs]] = {

@@ -145,7 +145,8 @@ def _first_line(command: list[str]) -> str:
 
 
 def _libraries() -> dict[str, str]:
-    from .ops import libraries, triton_support
+    from .ops import libraries
+    from .ops.gpu import triton_support
 
     found = {s.name: "loaded" if s.loaded else f"no: {s.reason}" for s in libraries.status()}
     missing = triton_support.why_missing()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparselth.ops import gpu_conv
+from sparselth.ops.gpu.kernel import has_cuda_kernels
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU they measure")
@@ -44,7 +44,7 @@ def tried(tmp_path):
 
 def test_every_experiment_runs(tried):
     names = ["ceilings", "dense", "blocks", "scattered", "tma", "steps", "host", "lists"]
-    if not gpu_conv.has_cuda_kernels():
+    if not has_cuda_kernels():
         names.remove("scattered")
     code, output, rows = tried("experiments.py", *names)
     assert code == 0, output
@@ -69,7 +69,7 @@ def test_an_experiment_that_fails_is_one_line_and_the_next_one_runs(tried):
 
 def test_single_kernels_are_compared_with_their_oracles(tried):
     names = ["cuda_lists", "blocks", "triton_lists"]
-    if gpu_conv.has_cuda_kernels():
+    if has_cuda_kernels():
         names += ["column_vector", "unstructured"]
     code, output, _ = tried("single_kernels.py", *names)
     assert code == 0, output

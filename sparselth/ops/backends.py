@@ -15,17 +15,19 @@ from typing import Any
 import torch
 
 from ..errors import SparselthError, unknown_name
-from . import gpu_conv, libraries, reference, triton_kernels
+from . import libraries, reference
 from .contract import ALL_SCHEMAS
+from .gpu import launchers
+from .gpu.conv import CONVOLUTIONS
 from .switches import forced, forcing
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
 
 # The dispatcher has one slot for CUDA tensors. The first of these that is there takes it; an op
-# that is not listed has a kernel in _C_cuda or none. Those of `gpu_conv.py` choose among both.
-_ON_CUDA = dict.fromkeys(triton_kernels.OPS, ("cuda", "triton")) | dict.fromkeys(
-    gpu_conv.CONVOLUTIONS, ("triton",)
+# that is not listed has a kernel in _C_cuda or none. Convolutions choose among both.
+_ON_CUDA = dict.fromkeys(launchers.OPS, ("cuda", "triton")) | dict.fromkeys(
+    CONVOLUTIONS, ("triton",)
 )
 
 # From this density on, dense is at least as fast: where the columns of `make bench` cross 1, see
@@ -84,15 +86,15 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
             f"use_backend({name!r}) is on, but it has no kernel of {op} for tensors on "
             f"{device}; use_backend('reference') serves every op everywhere"
         )
-    if name == "triton" and op not in gpu_conv.CONVOLUTIONS:
-        return triton_kernels.kernel(op)
+    if name == "triton" and op not in CONVOLUTIONS:
+        return launchers.kernel(op)
     return getattr(torch.ops.sparselth, op)  # differentiable
 
 
 def _has_kernel(op: str, backend: str) -> bool:
     if backend == "triton":
-        return op in triton_kernels.OPS
-    if backend == "cuda" and op in gpu_conv.CONVOLUTIONS:
+        return op in launchers.OPS
+    if backend == "cuda" and op in CONVOLUTIONS:
         op = op.replace("masked", "unstructured").removesuffix("_relu")
     return libraries.has_kernel(op, backend)
 
@@ -103,7 +105,7 @@ def _first_on_cuda(op: str) -> str:
 
 for _op in _ON_CUDA:
     if _first_on_cuda(_op) == "triton":
-        triton_kernels.register(_op)
+        launchers.register(_op)
 
 
 def prefer_dense(
@@ -127,11 +129,9 @@ def served(op: str, device: str) -> bool:
     """Say whether a kernel of ours serves `op` for tensors on this type of device."""
     if libraries.has_kernel(op, device):
         return True
-    if device != "cuda" or op not in triton_kernels.OPS:
+    if device != "cuda" or op not in launchers.OPS:
         return False
-    return not triton_kernels.why_missing() or (
-        op in gpu_conv.CONVOLUTIONS and _has_kernel(op, "cuda")
-    )
+    return not launchers.why_missing() or (op in CONVOLUTIONS and _has_kernel(op, "cuda"))
 
 
 def backends() -> list[BackendReport]:
@@ -148,7 +148,7 @@ def backends() -> list[BackendReport]:
 
 
 def _origin(op: str, backend: str) -> str:
-    if op in gpu_conv.CONVOLUTIONS and backend != "cpu":
+    if op in CONVOLUTIONS and backend != "cpu":
         return {"cuda": "_C_cuda, for scattered masks", "triton": "Triton, for blocks"}[backend]
     if backend != "triton":
         return f"compiled in {_LIBRARIES[backend]}"
@@ -158,7 +158,7 @@ def _origin(op: str, backend: str) -> str:
 
 def _why_missing(backend: str) -> str:
     if backend == "triton":
-        return triton_kernels.why_missing()
+        return launchers.why_missing()
     for library in libraries.status():
         if library.name == _LIBRARIES[backend]:
             return "" if library.loaded else library.reason

@@ -26,8 +26,10 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown_name
-from . import backends, gpu_conv, libraries, measure, measure_gpu
+from . import backends, libraries, measure, measure_gpu
 from .contract import output_size
+from .gpu.candidates import relative_time
+from .gpu.kernel import DTYPES
 from .lanes.convert import can_use_lanes, is_eager, is_plain_eager_cpu
 from .lanes.tensor import in_lanes
 from .measure import Timings
@@ -167,7 +169,7 @@ def measurable(op: str, x: Tensor) -> bool:
     if x.device.type == "cuda":
         return (
             op == "masked_conv2d"
-            and x.dtype in gpu_conv.DTYPES
+            and x.dtype in DTYPES
             and x.numel() > 0
             and is_eager(x)
             and backends.served(op, "cuda")
@@ -230,7 +232,7 @@ def conv_timings(
     size = (rounded(x.shape[0]), *x.shape[1:])
     settings = (*map(tuple, conv[:3]), conv[3], layout)
     on = (measure_gpu if x.device.type == "cuda" else measure).measure_conv
-    work = gpu_conv.work_of(plan)
+    work = relative_time(plan)
     where = () if work is None else (x.device, round(work, 2))
     key = ("masked_conv2d", size, *settings, *_key(weight, mask), *where)
     return _cached(key, lambda: on(x.shape, weight, mask, plan, conv, layout=layout))

@@ -2,7 +2,7 @@
 
 On the CPU the plan is one int32 vector: a header, then the kept weights by output channel, then the
 same weights by input channel for the input gradient. csrc/common/plan.h holds the exact layout. On
-a GPU it lists the blocks that keep anything, see `gpu_conv.py`.
+a GPU it lists the blocks that keep anything, see `gpu/candidates.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import SparselthError
-from . import gpu_conv, libraries
+from . import libraries
 from .contract import NAMESPACE
-from .triton_support import why_missing
+from .gpu.candidates import gpu_plan, relative_time
+from .gpu.kernel import has_cuda_kernels
+from .gpu.triton_support import why_missing
 
 # Mask -> its version, groups and plan: what is asked for a mask time and again.
 _plans = WeakIdKeyDictionary()
@@ -24,15 +26,16 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     """Build the plan of a convolution or linear mask.
 
     mask: (C_out, C_in / groups, kH, kW), (C_out, C_in / groups, K) or (C_out, C_in), bool.
-    Returns int32 (length,) on the CPU, int32 (blocks, 4) on a GPU for a convolution, or None where
+    Returns int32 (length,) on the CPU, a tensor that stands for its candidates
+    on a GPU for a convolution, or None where
     no kernel takes a plan: another device, or a package without what builds it. Kernels accept
     None.
     """
     if mask.dim() == 3:
         mask = mask.unsqueeze(2)  # images one pixel high
     if mask.device.type == "cuda":
-        serves = not why_missing() or gpu_conv.has_cuda_kernels()
-        return gpu_conv.block_plan(mask, groups) if mask.dim() == 4 and serves else None
+        serves = not why_missing() or has_cuda_kernels()
+        return gpu_plan(mask, groups) if mask.dim() == 4 and serves else None
     host = libraries.host()
     if host is None or mask.device.type != "cpu":
         return None
@@ -87,7 +90,7 @@ def _(mask, groups):
 
 def density_of(mask: Tensor, plan: Tensor | None) -> float:
     """Return the share of the weight that is kept; on a GPU the share of dense's time expected."""
-    work = gpu_conv.work_of(plan)
+    work = relative_time(plan)
     return float(mask.sum()) / max(mask.numel(), 1) if work is None else work
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparselth.ops import column_vector, unstructured
+from sparselth.ops.gpu import column_vector, unstructured
 from sparselth.ops.reference import gpu
 
 ENTRIES = (
@@ -100,8 +100,8 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         there = height + 2 * padding[0] >= reach[0] and width + 2 * padding[1] >= reach[1]
         conv = (stride, padding, dilation, groups)
         shape = (outs * groups, ins, *kernel)
-        fits_all = column_vector.fits_all if by_vectors else unstructured.fits_all
-        if there and fits_all(shape, (height, width), conv):
+        all_passes_fit = column_vector.all_passes_fit if by_vectors else unstructured.all_passes_fit
+        if there and all_passes_fit(shape, (height, width), conv):
             break
     batch = integer(1, 5) if seed % 8 != 6 else 1
     batch += 8 * (by_vectors and seed % 8 == 1)

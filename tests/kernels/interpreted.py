@@ -26,7 +26,9 @@ from interpreting import (
 )
 from strategies import ConvCase
 
-from sparselth.ops import gpu_conv, reference
+from sparselth.ops import reference
+from sparselth.ops.gpu import conv as gpu_conv
+from sparselth.ops.gpu.candidates import candidates_for, gpu_plan, relative_time
 
 pytestmark = in_numpy
 
@@ -128,13 +130,13 @@ def test_the_ops_keep_the_layout_and_find_the_blocks_again(kernels, precise, lay
         assert dw[mask].all()
         mask.logical_not_()  # noticed, though no plan was rebuilt
     pruned = mask & (torch.arange(12) < 2).view(-1, 1, 1, 1)  # cuDNN's, by compaction
-    assert gpu_conv.found_of(None, pruned, 1).serving() == "compaction"
+    assert candidates_for(None, pruned, 1).choose().name == "compaction"
     torch.testing.assert_close(
         gpu_conv.masked_conv2d(x, weight, pruned, None, None, *conv),
         reference.masked_conv2d(x, weight, pruned, None, None, *conv),
     )
-    plan = gpu_conv.block_plan(mask, 1)
-    assert gpu_conv.work_of(plan) == 1.0  # nothing to leave out: cuDNN does it
+    plan = gpu_plan(mask, 1)
+    assert relative_time(plan) == 1.0  # nothing to leave out: cuDNN does it
     with pytest.raises(ValueError, match="belongs to another mask"):
         gpu_conv.masked_conv2d(x, weight[:8], mask[:8], None, plan, *conv)
 

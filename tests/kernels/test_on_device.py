@@ -19,7 +19,8 @@ from hypothesis import strategies as st  # noqa: E402
 from strategies import FLOATS, WEIGHTS, conv_cases, tensor_lists  # noqa: E402
 
 import sparselth as sl  # noqa: E402
-from sparselth.ops import gpu_conv, reference  # noqa: E402
+from sparselth.ops import reference  # noqa: E402
+from sparselth.ops.gpu.candidates import candidates_for  # noqa: E402
 from sparselth.ops.patterns import Blocks, KernelShapes  # noqa: E402
 from sparselth.ops.plan import conv_plan  # noqa: E402
 
@@ -310,7 +311,7 @@ def test_empty_filters_and_channels_are_removed(precise, dtype):
     x, weight, _ = blocks_of_32(dtype)
     mask = torch.zeros(weight.shape, dtype=torch.bool, device="cuda")
     mask[::3, ::2] = True
-    assert gpu_conv.found_of(None, mask, 1).serving() == "compaction"
+    assert candidates_for(None, mask, 1).choose().name == "compaction"
     with sl.use_backend("triton"):
         got = three_passes(x, weight, mask)
     with sl.use_backend("reference"):

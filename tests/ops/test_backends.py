@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import gpu_conv, libraries, reference, triton_kernels, triton_support
+from sparselth.ops import libraries, reference
 from sparselth.ops.backends import forced, implementation, prefer_dense
 from sparselth.ops.contract import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.gpu import blocks, launchers, triton_support, unstructured
+from sparselth.ops.gpu import conv as gpu_conv
+from sparselth.ops.gpu.candidates import find_candidates, gpu_plan
 from sparselth.ops.libraries import has_kernel
 
 
@@ -69,67 +72,67 @@ TRITON = pytest.mark.skipif(
 
 
 def test_triton_is_refused_with_a_reason_where_it_cannot_run(monkeypatch):
-    monkeypatch.setattr(triton_kernels, "why_missing", lambda: "no GPU that torch can use")
+    monkeypatch.setattr(launchers, "why_missing", lambda: "no GPU that torch can use")
     with pytest.raises(ValueError, match="'triton' is not available: no GPU that torch can use"):
         sl.use_backend("triton").__enter__()
     reports = [r for r in sl.backends() if r.backend == "triton"]
     assert {r.op for r in reports} == set(SCHEMAS)
     assert all(r.reason == "no GPU that torch can use" and not r.available for r in reports)
-    triton_kernels._warn_once.cache_clear()
+    launchers._warn_once.cache_clear()
     with pytest.warns(UserWarning, match="cannot run here.*no GPU that torch can use") as warned:
-        serving = [triton_kernels.serving("topk_mask") for _ in range(2)]
+        serving = [launchers.launcher("topk_mask") for _ in range(2)]
     assert serving == [reference.topk_mask] * 2
     assert len(warned) == 1
-    triton_kernels._warn_once.cache_clear()
+    launchers._warn_once.cache_clear()
 
 
 def test_cuda_convolutions_do_without_triton(monkeypatch):
     pytest.importorskip("sparselth.kernels.blocks", reason="the kernels are not installed")
-    for module in (triton_kernels, gpu_conv):
+    for module in (launchers, blocks):
         monkeypatch.setattr(module, "why_missing", lambda: "triton is not installed")
-    monkeypatch.setattr(gpu_conv, "has_cuda_kernels", lambda: True)
-    monkeypatch.setattr(gpu_conv, "_blocks_serve", lambda mask: False)
-    assert triton_kernels.serving("masked_conv2d") is gpu_conv.masked_conv2d
+    for module in (launchers, unstructured):
+        monkeypatch.setattr(module, "has_cuda_kernels", lambda: True)
+    monkeypatch.setattr(blocks.Blocks, "for_mask", lambda mask, groups: None)
+    assert launchers.launcher("masked_conv2d") is gpu_conv.masked_conv2d
     mask = torch.rand(16, 16, 3, 3) < 0.5
-    plan = gpu_conv.block_plan(mask, 1)
-    found = gpu_conv.found_of(plan, mask, 1)
-    assert "blocks" not in found.work
-    assert found.serving() in ("unstructured", "compaction")
+    found = find_candidates(mask, 1)
+    assert "blocks" not in [kernel.name for kernel in found.kernels]
+    assert found.choose().name in ("unstructured", "compaction")
     scarce = torch.rand(16, 16, 3, 3) < 0.02
-    assert gpu_conv.found_of(gpu_conv.block_plan(scarce, 1), scarce, 1).serving() == "unstructured"
-    monkeypatch.setattr(gpu_conv, "has_cuda_kernels", lambda: False)
+    assert find_candidates(scarce, 1).choose().name == "unstructured"
+    monkeypatch.setattr(unstructured, "has_cuda_kernels", lambda: False)
     mask[:, :, 1, 1] = True  # nothing to leave out
-    assert gpu_conv.found_of(gpu_conv.block_plan(mask, 1), mask, 1).serving() != "blocks"
+    assert find_candidates(mask, 1).choose().name != "blocks"
     x, weight = torch.randn(2, 16, 5, 5), torch.randn(16, 16, 3, 3)
     conv = ([1, 1], [0, 0], [1, 1], 1)
-    plan = gpu_conv.block_plan(mask, 1)
+    plan = gpu_plan(mask, 1)
     got = gpu_conv.masked_conv2d(x, weight, mask, None, plan, *conv)
     assert torch.equal(got, reference.masked_conv2d(x, weight, mask, None, None, *conv))
 
 
 @TRITON
 def test_triton_serves_its_ops_on_a_gpu_when_forced(monkeypatch):
-    monkeypatch.setattr(triton_kernels, "why_missing", lambda: "")
+    monkeypatch.setattr(launchers, "why_missing", lambda: "")
     with sl.use_backend("triton"):
-        for op in triton_kernels.OPS:
+        for op in launchers.OPS:
             found = implementation(op, torch.device("cuda"))
             if op in gpu_conv.CONVOLUTIONS:  # which choose among Triton's, and are differentiable
                 assert found is getattr(torch.ops.sparselth, op)
             else:
-                assert found is triton_kernels.serving(op)
+                assert found is launchers.launcher(op)
                 assert found.__module__.startswith("sparselth.kernels.")
         for op, device in (("topk_mask", "cpu"), ("masked_linear", "cuda")):
             with pytest.raises(ValueError, match=rf"but it has no kernel of {op} for tensors on"):
                 implementation(op, torch.device(device))
     available = {r.op for r in sl.backends() if r.backend == "triton" and r.available}
-    assert available == set(triton_kernels.OPS)
+    assert available == set(launchers.OPS)
 
 
 @TRITON
 def test_triton_takes_the_place_of_cuda_kernels_that_are_not_there():
     for op in SCHEMAS:
         taken = torch._C._dispatch_has_kernel_for_dispatch_key(f"sparselth::{op}", "CUDA")
-        assert taken == (has_kernel(op, "cuda") or op in triton_kernels.OPS)
+        assert taken == (has_kernel(op, "cuda") or op in launchers.OPS)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_every_reason_why_triton_cannot_run(monkeypatch, where, value, reason):
         monkeypatch.setenv(where, value)
     for name, found in {**all_well, where: value}.items():
         if name != "SPARSELTH_DISABLE":
-            monkeypatch.setattr(f"sparselth.ops.triton_support.{name}", found)
+            monkeypatch.setattr(f"sparselth.ops.gpu.triton_support.{name}", found)
     assert re.search(reason, triton_support._found_missing())
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from strategies import conv_cases
 
-from sparselth.ops.column_vector import LENGTHS, densities, find_column_vectors, fits_all
+from sparselth.ops.gpu.column_vector import LENGTHS, all_passes_fit, densities, find_column_vectors
 
 
 def listed(plan, mask, length, by_input):
@@ -79,4 +79,4 @@ def test_neighbours_in_a_k_step_are_of_different_banks():
 )
 def test_what_fits_into_shared_memory(kernel, stride, dilation, there):
     conv = ([stride] * 2, [kernel // 2 * dilation] * 2, [dilation] * 2, 1)
-    assert fits_all((64, 64, kernel, kernel), (56, 56), conv) == there
+    assert all_passes_fit((64, 64, kernel, kernel), (56, 56), conv) == there

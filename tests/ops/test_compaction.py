@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import conv_cases
 
-from sparselth.ops import compaction, reference
+from sparselth.ops import reference
+from sparselth.ops.gpu import compaction
 
 
 @given(conv_cases(), st.floats(0, 1), st.floats(0, 1))
@@ -18,15 +19,15 @@ def test_all_passes_match_the_oracle(case, outs, ins):
     x, weight, mask, bias = case.tensors()
     mask &= (torch.rand(mask.shape[0]) < outs).view(-1, 1, 1, 1)
     mask &= (torch.rand(mask.shape[1]) < ins).view(1, -1, 1, 1)
-    found, conv = compaction.find_compaction(mask), case.conv[:3]
-    y = compaction.masked_conv2d(x, weight, mask, bias, found, *conv)
+    kernel, conv = compaction.Compacted.for_mask(mask, 1), case.conv
+    y = kernel.forward(x, weight, mask, bias, conv)
     want = reference.masked_conv2d(x, weight, mask, bias, None, *case.conv)
     torch.testing.assert_close(y, want, rtol=1e-10, atol=1e-10)
     grad, hw = torch.randn_like(want), list(case.size)
-    dx = compaction.masked_conv2d_grad_input(grad, weight, mask, found, hw, *conv)
+    dx = kernel.grad_input(grad, weight, mask, hw, conv)
     want = reference.masked_conv2d_grad_input(grad, weight, mask, None, hw, *case.conv)
     torch.testing.assert_close(dx, want, rtol=1e-10, atol=1e-10)
-    dw = compaction.masked_conv2d_grad_weight(grad, x, mask, found, *conv)
+    dw = kernel.grad_weight(grad, x, mask, conv)
     want = reference.masked_conv2d_grad_weight(grad, x, mask, None, *case.conv)
     torch.testing.assert_close(dw, want, rtol=1e-10, atol=1e-10)
     assert not dw[~mask].any()

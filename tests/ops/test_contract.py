@@ -5,10 +5,10 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from sparselth.ops.column_vector import find_column_vectors
 from sparselth.ops.contract import ALL_SCHEMAS as SCHEMAS
+from sparselth.ops.gpu.column_vector import find_column_vectors
+from sparselth.ops.gpu.unstructured import find_unstructured
 from sparselth.ops.lanes.layout import lanes
-from sparselth.ops.unstructured import find_unstructured
 
 ops = torch.ops.sparselth
 

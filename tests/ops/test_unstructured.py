@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from strategies import conv_cases
 
-from sparselth.ops.unstructured import find_unstructured, fits, fits_all
+from sparselth.ops.gpu.unstructured import all_passes_fit, find_unstructured, fits_shared_memory
 
 
 def listed(plan, mask, groups, by_input):
@@ -69,10 +69,10 @@ def test_rows_with_the_most_weights_come_first_and_equal_ones_in_order():
 )
 def test_what_fits_into_shared_memory(kernel, dilation, hw, there):
     conv = ([1, 1], [kernel[0] // 2 * dilation[0], kernel[1] // 2 * dilation[1]], dilation, 1)
-    assert fits_all((64, 64, *kernel), hw, conv) == there
+    assert all_passes_fit((64, 64, *kernel), hw, conv) == there
 
 
 def test_a_tile_just_fits():
     # 72 KiB hold 576 pixels of 32 columns; a tile is 31 wider than the kernel reaches.
-    assert fits(32, (1, 109), 1, (1, 5), 32)  # 31 + 541
-    assert not fits(32, (1, 110), 1, (1, 5), 32)  # 31 + 546
+    assert fits_shared_memory(32, (1, 109), 1, (1, 5), 32)  # 31 + 541
+    assert not fits_shared_memory(32, (1, 110), 1, (1, 5), 32)  # 31 + 546

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .contract import output_size
+from ..contract import OPS, output_size
+from .kernel import RATE_OF_CUDNN, Conv, ConvKernel, has_cuda_kernels
 
 # As in unstructured_tile.cuh.
 _SLOTS, _ROWS, _COLUMNS, _TILE_BYTES = 8, 64, 32, 72 << 10
@@ -63,7 +64,9 @@ def _plan(mask: Tensor, groups: int, by_input: bool) -> Tensor:
     return torch.cat(parts).to(torch.int32)
 
 
-def fits(columns: int, kernel: Sequence[int], stride: int, dilation: Sequence[int], out_w: int):
+def fits_shared_memory(
+    columns: int, kernel: Sequence[int], stride: int, dilation: Sequence[int], out_w: int
+) -> bool:
     """Say whether a tile of one pixel per lane fits into shared memory.
 
     columns: channels that are summed over.  stride: horizontal; 1 for an input gradient.
@@ -79,14 +82,55 @@ def fits(columns: int, kernel: Sequence[int], stride: int, dilation: Sequence[in
     return min(columns, _COLUMNS) * (32 // tile_w) * plane * 4 <= _TILE_BYTES
 
 
-def fits_all(shape: Sequence[int], input_hw: Sequence[int], conv) -> bool:
-    """Say whether all three passes of a convolution fit, see `fits`.
+def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv) -> bool:
+    """Say whether all three passes of a convolution fit, see `fits_shared_memory`.
 
     shape: (C_out, C_in / groups, kH, kW).  conv: stride, padding, dilation, groups.
     """
     stride, padding, dilation, groups = conv
     kernel = shape[2:]
     out_w = output_size(input_hw[1], kernel[1], stride[1], padding[1], dilation[1])
-    return fits(shape[1] * groups, kernel, stride[1], dilation, out_w) and fits(
-        shape[0], kernel, 1, dilation, input_hw[1]
-    )
+    forward = fits_shared_memory(shape[1] * groups, kernel, stride[1], dilation, out_w)
+    return forward and fits_shared_memory(shape[0], kernel, 1, dilation, input_hw[1])
+
+
+class Unstructured(ConvKernel):
+    """Single weights, each times 32 pixels at once."""
+
+    name = "unstructured"
+    backend = "cuda"
+
+    # Teraflops that it is expected to reach, beside `RATE_OF_CUDNN`.
+    RATE = 12.5
+
+    def __init__(self, mask: Tensor, groups: int) -> None:
+        self.groups = groups
+        density = float(mask.sum()) / max(mask.numel(), 1)
+        self.relative_time = density * RATE_OF_CUDNN / self.RATE
+        self._index: UnstructuredIndex | None = None
+
+    @classmethod
+    def for_mask(cls, mask: Tensor, groups: int) -> Unstructured | None:
+        return cls(mask, groups) if has_cuda_kernels() else None
+
+    def index(self, mask: Tensor) -> UnstructuredIndex:
+        """Return the mask's single weights; found when they are wanted first."""
+        if self._index is None:
+            self._index = find_unstructured(mask, self.groups)
+        return self._index
+
+    def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: Conv) -> bool:
+        return all_passes_fit(shape, input_hw, conv)
+
+    def forward(self, input, weight, mask, bias, conv) -> Tensor:
+        index = self.index(mask).by_output
+        return OPS.unstructured_conv2d(input, weight, mask, bias, index, *conv)
+
+    def grad_input(self, grad_output, weight, mask, input_hw, conv) -> Tensor:
+        index = self.index(mask).by_input
+        run = OPS.unstructured_conv2d_grad_input
+        return run(grad_output, weight, mask, index, input_hw, *conv)
+
+    def grad_weight(self, grad_output, input, mask, conv) -> Tensor:
+        index = self.index(mask).by_output
+        return OPS.unstructured_conv2d_grad_weight(grad_output, input, mask, index, *conv)

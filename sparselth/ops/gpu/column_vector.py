@@ -11,13 +11,15 @@ vectors by (slot, 32 channels), filled up to whole k-steps of 16.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contract import output_size
+from ..contract import OPS, output_size
+from .kernel import RATE_OF_CUDNN, Conv, ConvKernel
+from .unstructured import Unstructured
 
 # As in column_vector_conv2d.cu.
 _ROWS, _STEP, _COLUMNS, _PIXELS, _TILE_BYTES = 64, 16, 32, 32, 96 << 10
@@ -120,9 +122,9 @@ def _dealt(run: Tensor, base: Tensor, code: Tensor, bank: Tensor) -> tuple[Tenso
     return run[order], base[order], code[order]
 
 
-def fits(
+def fits_shared_memory(
     columns: int, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], out_w
-):
+) -> bool:
     """Say whether a tile fits into shared memory.
 
     columns: channels that are summed over.  stride: 1 for an input gradient.
@@ -139,14 +141,74 @@ def fits(
     return rows * (plane_h * plane_w | 1) * 16 <= _TILE_BYTES
 
 
-def fits_all(shape: Sequence[int], input_hw: Sequence[int], conv) -> bool:
-    """Say whether the forward and the input gradient of a convolution fit, see `fits`.
+def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv) -> bool:
+    """Say whether the forward and the input gradient fit, see `fits_shared_memory`.
 
     shape: (C_out, C_in, kH, kW).  conv: stride, padding, dilation, groups.
     """
     stride, padding, dilation, _ = conv
     kernel = shape[2:]
     out_w = output_size(input_hw[1], kernel[1], stride[1], padding[1], dilation[1])
-    return fits(shape[1], kernel, stride, dilation, out_w) and fits(
+    return fits_shared_memory(shape[1], kernel, stride, dilation, out_w) and fits_shared_memory(
         shape[0], kernel, (1, 1), dilation, input_hw[1]
     )
+
+
+class ColumnVector(ConvKernel):
+    """Vectors of weights on tensor cores; the weight's gradient by single weights."""
+
+    backend = "cuda"
+    dtypes = (torch.float16, torch.bfloat16)
+    length: ClassVar[int]
+    rate: ClassVar[float]
+    """Teraflops that it is expected to reach; what shared memory can feed is 474 and 237."""
+
+    def __init__(self, mask: Tensor, single: Unstructured) -> None:
+        self.single = single
+        forward_and_back = sum(densities(mask, self.length)) * RATE_OF_CUDNN / self.rate
+        self.relative_time = (forward_and_back + self.single.relative_time) / 3
+        self._index: ColumnVectorIndex | None = None
+
+    @classmethod
+    def for_mask(cls, mask: Tensor, groups: int) -> ColumnVector | None:
+        single = Unstructured.for_mask(mask, groups)
+        return cls(mask, single) if single is not None and groups == 1 else None
+
+    def index(self, mask: Tensor) -> ColumnVectorIndex:
+        """Return the vectors that cover the mask; found when they are wanted first."""
+        if self._index is None:
+            self._index = find_column_vectors(mask, self.length)
+        return self._index
+
+    def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: Conv) -> bool:
+        return all_passes_fit(shape, input_hw, conv) and self.single.fits(shape, input_hw, conv)
+
+    def forward(self, input, weight, mask, bias, conv) -> Tensor:
+        index, run = self.index(mask).by_output, OPS.column_vector_conv2d
+        return run(_channels_last(input), weight, mask, bias, index, self.length, *conv)
+
+    def grad_input(self, grad_output, weight, mask, input_hw, conv) -> Tensor:
+        index, run = self.index(mask).by_input, OPS.column_vector_conv2d_grad_input
+        grad = _channels_last(grad_output)
+        return run(grad, weight, mask, index, self.length, input_hw, *conv)
+
+    def grad_weight(self, grad_output, input, mask, conv) -> Tensor:
+        return self.single.grad_weight(grad_output, input, mask, conv)
+
+
+class ColumnVector16(ColumnVector):
+    """By vectors of 16 weights."""
+
+    name = "column_vector16"
+    length, rate = 16, 250.0
+
+
+class ColumnVector8(ColumnVector):
+    """By vectors of 8 weights."""
+
+    name = "column_vector8"
+    length, rate = 8, 150.0
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

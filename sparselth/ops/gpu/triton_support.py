@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import libraries
+from .. import libraries
 
 # A plain module global, so that torch.compile can guard on it: the questions themselves (which
 # modules are installed, which files are there) break the graph. A module asks when it gets a mask.

@@ -11,7 +11,10 @@ import weakref
 import pytest
 import torch
 
-from sparselth.ops import gpu_conv, reference
+from sparselth.ops import reference
+from sparselth.ops.gpu import blocks, unstructured
+from sparselth.ops.gpu import conv as gpu_conv
+from sparselth.ops.gpu.candidates import candidates_for, gpu_plan, relative_time
 from sparselth.ops.switches import forcing
 
 pytestmark = pytest.mark.skipif(
@@ -22,9 +25,9 @@ CONV = ([2, 1], [1, 1], [1, 1], 1)
 
 
 @pytest.fixture(autouse=True)
-def with_entries(monkeypatch):
+def with_cuda_kernels(monkeypatch):
     """Let the kernels of _C_cuda count as there."""
-    monkeypatch.setattr(gpu_conv, "has_cuda_kernels", lambda: True)
+    monkeypatch.setattr(unstructured, "has_cuda_kernels", lambda: True)
 
 
 @pytest.fixture
@@ -33,12 +36,17 @@ def on_cuda():
         yield
 
 
+def name_of(mask, groups=1, dtype=None):
+    """Name the kernel that serves a mask."""
+    return candidates_for(None, mask, groups).choose(dtype).name
+
+
 def scattered(share, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(64, 64, 3, 3, generator=generator) < share
 
 
-def in_lanes():
+def in_blocks():
     mask = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
     mask[:32, 32:, 1, 1] = mask[32:, :32, 0, 2] = True
     return mask
@@ -49,19 +57,19 @@ def test_a_mask_is_served_by_what_should_take_least_time():
     pruned[:8, :8] = True
     found = {
         "unstructured": scattered(0.005),
-        "blocks": in_lanes(),
+        "blocks": in_blocks(),
         "compaction": pruned,
     }
     for kernel, mask in found.items():
-        assert gpu_conv.found_of(None, mask, 1).serving() == kernel
-    plan = gpu_conv.block_plan(scattered(0.005), 1)
+        assert name_of(mask, 1) == kernel
+    plan = gpu_plan(scattered(0.005), 1)
     share = float(scattered(0.005).float().mean())
-    assert gpu_conv.work_of(plan) == pytest.approx(share * 450 / 12.5)
+    assert relative_time(plan) == pytest.approx(share * 450 / 12.5)
 
 
 def test_a_plan_that_nobody_holds_is_gone():
-    plans = [gpu_conv.block_plan(scattered(0.005, seed), 1) for seed in range(5)]
-    found = [weakref.ref(gpu_conv.found_of(plan, scattered(0.005), 1)) for plan in plans]
+    plans = [gpu_plan(scattered(0.005, seed), 1) for seed in range(5)]
+    found = [weakref.ref(candidates_for(plan, scattered(0.005), 1)) for plan in plans]
     assert all(ref() is not None for ref in found)
     del plans
     gc.collect()
@@ -69,20 +77,20 @@ def test_a_plan_that_nobody_holds_is_gone():
 
 
 def test_a_forced_backend_serves_any_mask():
-    scarce, blocks = scattered(0.005), in_lanes()
+    scarce, whole = scattered(0.005), in_blocks()
     with forcing("triton"):
-        assert gpu_conv.found_of(None, scarce, 1).serving() != "unstructured"
+        assert name_of(scarce, 1) != "unstructured"
     with forcing("cuda"):
-        assert gpu_conv.found_of(None, blocks, 1).serving() == "unstructured"
-        assert gpu_conv.found_of(None, blocks, 1).serving(torch.bfloat16) == "column_vector16"
+        assert name_of(whole, 1) == "unstructured"
+        assert name_of(whole, 1, torch.bfloat16) == "column_vector16"
 
 
 def test_vectors_serve_16_bits_without_groups():
     mask = scattered(0.02)
-    found = gpu_conv.found_of(None, mask, 1)
-    assert found.serving(torch.bfloat16) == found.serving(torch.float16) == "column_vector8"
-    assert found.serving(torch.float32) == found.serving() == "unstructured"
-    assert not {"column_vector16", "column_vector8"} & gpu_conv.found_of(None, mask, 2).work.keys()
+    assert name_of(mask, 1, torch.bfloat16) == name_of(mask, 1, torch.float16) == "column_vector8"
+    assert name_of(mask, 1, torch.float32) == name_of(mask, 1) == "unstructured"
+    in_groups = {kernel.name for kernel in candidates_for(None, mask, 2).kernels}
+    assert not {"column_vector16", "column_vector8"} & in_groups
 
 
 @pytest.mark.usefixtures("on_cuda")
@@ -90,7 +98,7 @@ def test_vectors_are_as_long_as_the_masks():
     for length in (16, 8):
         chosen = torch.rand(64 // length, 64, 3, 3) < 0.05
         mask = chosen.repeat_interleave(length, 0)
-        assert gpu_conv.found_of(None, mask, 1).serving(torch.float16) == f"column_vector{length}"
+        assert name_of(mask, 1, torch.float16) == f"column_vector{length}"
 
 
 @pytest.mark.usefixtures("on_cuda")
@@ -103,7 +111,7 @@ def test_scattered_weights_go_through_all_passes(layout, groups, dtype):
     weight, bias = torch.randn(64, 64, 3, 3, dtype=dtype), torch.randn(64, dtype=dtype)
     mask, hw = scattered(0.005), [5, 6]
     kernel = "column_vector8" if dtype == torch.bfloat16 and groups == 1 else "unstructured"
-    assert gpu_conv.found_of(None, mask, groups).serving(dtype) == kernel
+    assert name_of(mask, groups, dtype) == kernel
     y = gpu_conv.masked_conv2d(x, weight, mask, bias, None, *conv)
     positive = gpu_conv.masked_conv2d_relu(x, weight, mask, bias, None, *conv)
     assert torch.equal(positive, y.relu())
@@ -123,8 +131,10 @@ def test_a_kernel_that_reaches_too_far_goes_elsewhere(monkeypatch):
     x, conv = torch.randn(1, 64, 40, 40), ([1, 1], [12, 12], [12, 12], 1)
     served = []
     monkeypatch.setattr(
-        gpu_conv, "_kernel", lambda op: lambda x, *rest, **options: served.append(op) or x
+        blocks, "launcher", lambda op: lambda x, *rest, **options: served.append(op) or x
     )
+    blocks_only = candidates_for(None, mask, 1)
+    blocks_only.kernels = [k for k in blocks_only.kernels if k.name in ("unstructured", "blocks")]
     gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)
     assert served == ["masked_conv2d"]
     with (

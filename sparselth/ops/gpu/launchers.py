@@ -1,4 +1,4 @@
-"""The Triton kernels as a backend: how they are reached.
+"""Which launcher serves an op's CUDA tensors: Triton's, or a convolution by its candidates.
 
 triton is optional and slow to import, so nothing here imports it before a kernel is wanted.
 """
@@ -13,30 +13,32 @@ from typing import Any
 
 import torch
 
-from . import gpu_conv, reference
-from .contract import NAMESPACE
-from .contract.arguments import checked
+from .. import reference
+from ..contract import NAMESPACE
+from ..contract.arguments import checked
+from . import conv
+from .kernel import has_cuda_kernels
 from .triton_support import installed, why_missing
 
 LIST_OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
-OPS = (*LIST_OPS, *gpu_conv.CONVOLUTIONS)
+OPS = (*LIST_OPS, *conv.CONVOLUTIONS)
 
 
 @cache
 def kernel(op: str) -> Callable[..., Any]:
     """Return the launcher of an op's Triton kernel."""
-    if op in gpu_conv.CONVOLUTIONS:
-        return getattr(gpu_conv, op)
+    if op in conv.CONVOLUTIONS:
+        return getattr(conv, op)
     module = importlib.import_module(f"sparselth.kernels.{op.rstrip('_')}")
     return getattr(module, op)
 
 
-def serving(op: str) -> Callable[..., Any]:
+def launcher(op: str) -> Callable[..., Any]:
     """Return the launcher of an op's kernel, or the reference where none can run.
 
     Convolutions on a GPU have kernels in CUDA C++ too, reached the same way.
     """
-    if not why_missing() or (op in gpu_conv.CONVOLUTIONS and gpu_conv.has_cuda_kernels()):
+    if not why_missing() or (op in conv.CONVOLUTIONS and has_cuda_kernels()):
         return kernel(op)
     _warn_once(why_missing())
     return reference.oracle(op)
@@ -51,13 +53,13 @@ def _warn_once(reason: str) -> None:
 
 
 def register(op: str) -> None:
-    """Let the Triton kernel serve an op's CUDA tensors, or what `serving` finds in its place."""
-    there = installed("triton") or (op in gpu_conv.CONVOLUTIONS and gpu_conv.has_cuda_kernels())
+    """Let the Triton kernel serve an op's CUDA tensors, or what `launcher` finds in its place."""
+    there = installed("triton") or (op in conv.CONVOLUTIONS and has_cuda_kernels())
     if torch.version.cuda is None or not there:
         return  # to the dispatcher, the reference serves CUDA tensors like any others
 
     def run(*arguments):
         # Asked at the first call: a query at import would initialise CUDA in every process.
-        return serving(op)(*arguments)
+        return launcher(op)(*arguments)
 
     torch.library.register_kernel(f"{NAMESPACE}::{op}", "cuda", checked(op, run))

@@ -1,0 +1,13 @@
+"""Masked convolutions on a GPU: kernels as objects of one protocol, and which serves a mask.
+
+kernel.py          what a kernel is to whoever chooses: `ConvKernel`
+blocks.py          the block-sparse kernels of `sparselth.kernels` (Triton, tensor cores)
+compaction.py      cuDNN on what remains where whole filters or channels are gone
+unstructured.py    CUDA C++: single weights, for scattered masks at high sparsity
+column_vector.py   CUDA C++: vectors of 16 or 8 weights on tensor cores, in 16 bits
+candidates.py      the list of them, and the one that should take least time for a mask
+conv.py            the ops of the contract by whichever is chosen
+launchers.py       which launcher serves an op's CUDA tensors, and its registration
+
+To add a kernel: a file with a `ConvKernel`, and its name in the list of `candidates.py`.
+"""

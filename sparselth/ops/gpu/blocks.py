@@ -1,0 +1,54 @@
+"""The block-sparse convolutions of `sparselth.kernels`, on tensor cores by Triton."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from .kernel import RATE_OF_CUDNN, ConvKernel
+from .triton_support import why_missing
+
+
+@cache
+def launcher(op: str) -> Callable[..., Tensor]:
+    """Return the launcher of a convolution; triton, slow to import, is imported with the first."""
+    return getattr(importlib.import_module(f"sparselth.kernels.{op}"), op)
+
+
+class Blocks(ConvKernel):
+    """Products of the blocks that keep anything, of the size that should cost least."""
+
+    name = "blocks"
+    backend = "triton"
+
+    def __init__(self, mask: Tensor, groups: int) -> None:
+        blocks = importlib.import_module("sparselth.kernels.blocks")
+        self.index = blocks.find_blocks(mask, groups)
+        self.relative_time = (
+            self.index.density * RATE_OF_CUDNN / blocks.EXPECTED_RATE[self.index.size]
+        )
+
+    @classmethod
+    def for_mask(cls, mask: Tensor, groups: int) -> Blocks | None:
+        # Elsewhere than on a GPU the interpreter stands in for it.
+        return cls(mask, groups) if mask.device.type != "cuda" or not why_missing() else None
+
+    def forward(self, input, weight, mask, bias, conv: Any) -> Tensor:
+        return launcher("masked_conv2d")(input, weight, mask, bias, self.index, *conv[:3])
+
+    def forward_relu(self, input, weight, mask, bias, conv: Any) -> Tensor:
+        run = launcher("masked_conv2d")  # before y is stored
+        return run(input, weight, mask, bias, self.index, *conv[:3], relu=True)
+
+    def grad_input(self, grad_output, weight, mask, input_hw, conv: Any) -> Tensor:
+        run = launcher("masked_conv2d_grad_input")
+        return run(grad_output, weight, mask, self.index, input_hw, *conv[:3])
+
+    def grad_weight(self, grad_output, input, mask, conv: Any) -> Tensor:
+        return launcher("masked_conv2d_grad_weight")(
+            grad_output, input, mask, self.index, *conv[:3]
+        )
