@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from ..ops import choice as choosing
-from ..ops.autograd.conv import LaneConv2d
+from ..ops.autograd.conv import MaskedConv2d
 from ..ops.lanes.convert import enter_lanes, is_plain_eager_cpu
 from ..ops.plan import conv_plan
 from .classes import become
@@ -63,7 +63,7 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
         if not self._in_lanes(input, conv):
             return super().forward(input)
         mask, plan = self._mask_and_plan()
-        return LaneConv2d.apply(enter_lanes(input), self.weight, mask, self.bias, plan, *conv)
+        return MaskedConv2d.apply(enter_lanes(input), self.weight, self.bias, mask, plan, conv)
 
     def _in_lanes(self, x: Tensor, conv: Any) -> bool:
         if (

@@ -16,13 +16,12 @@ from torch.fx import Proxy
 
 from ..ops import choice as choosing
 from ..ops import functional, reference
-from ..ops.autograd.conv import DenseForwardConv2d, LaneConv2d
-from ..ops.autograd.linear import DenseForwardLinear
-from ..ops.backends import forced
+from ..ops.autograd.conv import MaskedConv2d as Convolve
+from ..ops.autograd.linear import MaskedLinear as Multiply
+from ..ops.backends import forced, implementation
 from ..ops.choice import Choice
 from ..ops.lanes.convert import can_use_lanes, enter_lanes, is_plain_eager_cpu
 from ..ops.measure import Timings
-from ..ops.parameter_masks import bind_dense_passes
 from ..ops.transforms import transformed
 from .classes import masked_parameter, shown_mask
 from .module import MaskedModule
@@ -80,13 +79,8 @@ class ChoosingModule(MaskedModule):
     def _choose(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
         # A mask that keeps everything leaves nothing to win.
         if not state.keeps_all and choosing.measures(self._op, x):
-            choice = self._look_up(x, conv, state, service)
-        else:
-            choice = choosing.fixed_choice(self._op, x, service.work)
-        if choice.dense_passes != service.dense_passes:
-            bind_dense_passes(service.plan, choice.dense_passes)
-            service.dense_passes = choice.dense_passes
-        return choice
+            return self._look_up(x, conv, state, service)
+        return choosing.fixed_choice(self._op, x, service.work)
 
     def _look_up(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
         wanted = choosing.wanted_passes(x, state.parameter)
@@ -173,15 +167,10 @@ class MaskedConvolution(ChoosingModule):
         if travels:
             x = enter_lanes(x)
         kind = (x.shape, x.dtype, type(weight), weight.dtype, forced())
-        known = travels and kind == service.checked
-        if not known:  # the first input of its kind goes through all checks
+        if not (travels and kind == service.checked):  # the first of its kind is checked in words
             functional.check_conv2d(x, weight, mask, bias, *conv)
-        if "forward" in choice.dense_passes:
-            out = DenseForwardConv2d.apply(x, weight, mask, bias, service.plan, *conv)
-        elif known:
-            out = LaneConv2d.apply(x, weight, mask, bias, service.plan, *conv)
-        else:
-            out = functional.masked_conv2d(x, weight, mask, bias, *conv, plan=service.plan)
+            implementation(self._op, x.device)  # whether a forced backend has it
+        out = Convolve.apply(x, weight, bias, mask, service.plan, conv, choice.dense_passes)
         service.checked = kind if is_plain_eager_cpu(weight) else None
         return out
 
@@ -273,12 +262,11 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         mask, plan = state.mask, service.plan
         if not choice.sparse:
             return reference.masked_linear(x, self._dense_weight(state), None, bias, None)
-        if "forward" in choice.dense_passes:
-            functional.check_linear(x, weight, mask, bias)
-            rows = functional.as_rows(x)
-            out = DenseForwardLinear.apply(rows, weight, mask, bias, plan)
-            return out.view(*x.shape[:-1], weight.shape[0])
-        return functional.masked_linear(x, weight, mask, bias, plan=plan)
+        functional.check_linear(x, weight, mask, bias)
+        implementation(self._op, x.device)  # whether a forced backend has it
+        rows = functional.as_rows(x)
+        out = Multiply.apply(rows, weight, bias, mask, plan, choice.dense_passes)
+        return out.view(*x.shape[:-1], weight.shape[0])
 
     def _compiled(self, input: Tensor) -> Tensor:
         if not torch.compiler.is_exporting():

@@ -45,17 +45,15 @@ class Service:
     """How modules of one geometry compute with a mask: its plan, and the choices made under it.
 
     plan: the mask's packed indices, or None.  work: see `plan.density_of`.  choices: kind of input
-    -> how it is served.  dense_passes: those bound to the plan.  checked: the kind of input whose
-    arguments were checked last.
+    -> how it is served.  checked: the kind of input whose arguments were checked last.
     """
 
-    __slots__ = ("checked", "choices", "dense_passes", "plan", "work")
+    __slots__ = ("checked", "choices", "plan", "work")
 
     def __init__(self, mask: Tensor, groups: int) -> None:
         self.plan = plan_of(mask, groups)
         self.work = density_of(mask, self.plan)
         self.choices: dict[tuple, Choice] = {}
-        self.dense_passes: frozenset[str] = frozenset()
         self.checked: tuple | None = None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import SparselthError
 from . import reference
-from .autograd.conv import LaneConv2d
+from .autograd.conv import MaskedConv2d
 from .backends import forced, implementation
 from .checks import (
     as_pair,
@@ -94,7 +94,7 @@ def masked_conv2d(
         y = reference.masked_conv2d(x, weight, mask, bias, None, *conv)
         return y.relu() if relu else y
     if not torch.compiler.is_compiling() and _direct(x, weight):
-        y = LaneConv2d.apply(x, weight, mask, bias, plan, *conv)
+        y = MaskedConv2d.apply(x, weight, bias, mask, plan, conv)
     elif relu and x.device.type == "cuda":
         return implementation("masked_conv2d_relu", x.device)(x, weight, mask, bias, plan, *conv)
     else:

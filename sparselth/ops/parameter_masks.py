@@ -1,7 +1,7 @@
-"""Which mask belongs to which parameter, and which passes of a plan are served densely.
+"""Which mask belongs to which parameter.
 
-A mask lives in the module that uses it; an optimizer sees parameters only, and an autograd formula
-the plan only. Two weak tables join them; their entries vanish with the module or the plan.
+A mask lives in the module that uses it; an optimizer sees parameters only. A weak table joins
+them, whose entries vanish with the module.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.weak import WeakIdKeyDictionary
-
-_dense_passes = WeakIdKeyDictionary()
-_NONE: frozenset[str] = frozenset()
 
 
 class BoundMask(Protocol):
@@ -97,20 +93,3 @@ def _after_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) ->
 # The one place where every optimizer of torch passes, also those that write through `.data`, which
 # no version counter sees. Without masks it costs a look at an empty table.
 register_optimizer_step_post_hook(_after_any_step)
-
-
-def bind_dense_passes(plan: Tensor | None, passes: frozenset[str]) -> None:
-    """Record which passes, of "forward", "grad_input" and "grad_weight", are dense under `plan`."""
-    if plan is None:
-        return
-    if passes:
-        _dense_passes[plan] = passes
-    else:
-        _dense_passes.pop(plan, None)
-
-
-def dense_passes_of(plan: Tensor | None) -> frozenset[str]:
-    """Return the passes bound to `plan`; none where nothing was bound."""
-    if plan is None or not _dense_passes.data:  # the usual case costs no weak reference
-        return _NONE
-    return _dense_passes.get(plan, _NONE)

@@ -8,11 +8,10 @@ import torch
 
 import sparselth as sl
 from sparselth.ops import choice, measure, measure_gpu
-from sparselth.ops.autograd.conv import DenseForwardConv2d
-from sparselth.ops.autograd.linear import DenseForwardLinear
+from sparselth.ops.autograd.conv import MaskedConv2d
+from sparselth.ops.autograd.linear import MaskedLinear
 from sparselth.ops.lanes.convert import enter_lanes
 from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
-from sparselth.ops.parameter_masks import bind_dense_passes, dense_passes_of
 from sparselth.ops.plan import conv_plan, pattern
 
 CONV = ((1, 1), (1, 1), (1, 1), 1)
@@ -274,17 +273,6 @@ def test_measuring_leaves_no_trace():
 # --- dense passes between sparse ones ---------------------------------------------------------
 
 
-def test_bindings_vanish_with_their_plan():
-    plan = torch.zeros(3, dtype=torch.int32)
-    assert dense_passes_of(None) == dense_passes_of(plan) == frozenset()
-    bind_dense_passes(None, frozenset(PASSES))
-    bind_dense_passes(plan, frozenset({"forward"}))
-    assert dense_passes_of(plan) == {"forward"}
-    assert dense_passes_of(plan.clone()) == frozenset()
-    bind_dense_passes(plan, frozenset())
-    assert dense_passes_of(plan) == frozenset()
-
-
 SUBSETS = [frozenset(n for i, n in enumerate(PASSES) if bits >> i & 1) for bits in range(8)]
 
 
@@ -312,14 +300,11 @@ def test_a_convolution_with_dense_passes_computes_the_same(dense, arrives):
     def op(x, w, b):
         # The oracle, which serves a package without kernels, does not read the plan.
         x = enter_lanes(x) if arrives == "in lanes" else x
-        if "forward" in dense:
-            return DenseForwardConv2d.apply(x, w, mask, b, plan, *conv)
-        return torch.ops.sparselth.masked_conv2d(x, w, mask, b, plan, *conv)
+        return MaskedConv2d.apply(x, w, b, mask, plan, conv, dense)
 
     def oracle(x, w, b):
         return torch.nn.functional.conv2d(x, torch.where(mask, w, 0.0), b, *conv)
 
-    bind_dense_passes(plan, dense)
     inputs = (x, weight, bias)
     torch.testing.assert_close(both_orders(op, inputs), both_orders(oracle, inputs))
 
@@ -332,14 +317,11 @@ def test_a_linear_layer_with_dense_passes_computes_the_same(dense):
     plan = torch.zeros(1, dtype=torch.int32) if real is None else real
 
     def op(x, w, b):
-        if "forward" in dense:
-            return DenseForwardLinear.apply(x, w, mask, b, plan)
-        return torch.ops.sparselth.masked_linear(x, w, mask, b, plan)
+        return MaskedLinear.apply(x, w, b, mask, plan, dense)
 
     def oracle(x, w, b):
         return torch.nn.functional.linear(x, torch.where(mask, w, 0.0), b)
 
-    bind_dense_passes(plan, dense)
     inputs = (x, weight, bias)
     torch.testing.assert_close(both_orders(op, inputs), both_orders(oracle, inputs))
 

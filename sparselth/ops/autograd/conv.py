@@ -10,12 +10,13 @@ from torch import Tensor
 
 from .. import reference
 from ..bitmask import mark_on_mask
+from ..contract import OPS
 from ..lanes.convert import as_lanes, enter_lanes
 from ..lanes.handlers import conv as lanes_conv
 from ..lanes.tensor import LaneTensor, in_lanes
-from ..parameter_masks import dense_passes_of
+from ..switches import forced, forcing
 from ..transforms import transformed
-from .registry import register_formula, serving
+from .registry import NO_PASSES, register_formula, serving
 
 
 def in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
@@ -25,42 +26,45 @@ def in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
     return enter_lanes(grad) if in_lanes(input) and type(grad) is Tensor else grad
 
 
-def conv_setup(ctx, inputs, output):
-    """Keep what `conv_backward` needs, and which of its passes are dense for this input."""
-    input, weight, mask, bias, plan, *ctx.conv = inputs
-    ctx.has_bias = bias is not None
-    ctx.dense_passes = dense_passes_of(plan)
-    ctx.save_for_backward(input, weight, mask, plan)
-
-
-def conv_backward(ctx, grad):
-    """Differentiate `masked_conv2d` with respect to input, weight and bias."""
+def _gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of input, weight and bias, those that `needs` names, in ops again."""
     input, weight, mask, plan, *_ = ctx.saved_tensors
-    need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
+    need_input, need_weight, need_bias = needs
     grad_input = grad_weight = grad_bias = None
     if need_input and need_weight and not ctx.dense_passes and not transformed(grad):
         grad = in_layout_of(input, grad)
     if need_input:
-        input_hw = input.shape[2:]
         run = serving("masked_conv2d_grad_input", grad, "grad_input" in ctx.dense_passes)
-        grad_input = run(grad, weight, mask, plan, input_hw, *ctx.conv)
+        grad_input = run(grad, weight, mask, plan, input.shape[2:], *ctx.conv)
     if need_weight:
         run = serving("masked_conv2d_grad_weight", grad, "grad_weight" in ctx.dense_passes)
         grad_weight = mark_on_mask(run(grad, input, mask, plan, *ctx.conv), mask)
-    if ctx.has_bias and need_bias:
+    if need_bias:
         grad_bias = grad.sum((0, 2, 3))
-    return grad_input, grad_weight, None, grad_bias, None, None, None, None, None
+    return grad_input, grad_weight, grad_bias
+
+
+def _conv_setup(ctx, inputs, output):
+    input, weight, mask, _, plan, *ctx.conv = inputs
+    ctx.dense_passes = NO_PASSES
+    ctx.save_for_backward(input, weight, mask, plan)
+
+
+def _conv_backward(ctx, grad):
+    need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
+    grads = _gradients(ctx, grad, (need_input, need_weight, need_bias))
+    return grads[0], grads[1], None, grads[2], None, None, None, None, None
 
 
 def _conv_relu_setup(ctx, inputs, output):
-    conv_setup(ctx, inputs, output)
+    _conv_setup(ctx, inputs, output)
     input, weight, mask, _, plan, *_ = inputs
     ctx.save_for_backward(input, weight, mask, plan, output)
 
 
 def _conv_relu_backward(ctx, grad):
     *_, output = ctx.saved_tensors
-    return conv_backward(ctx, torch.ops.aten.threshold_backward(grad, output, 0))
+    return _conv_backward(ctx, torch.ops.aten.threshold_backward(grad, output, 0))
 
 
 def _conv_grad_input_setup(ctx, inputs, output):
@@ -100,57 +104,65 @@ def _conv_grad_weight_backward(ctx, grad):
     return d_output, d_input, None, None, None, None, None, None
 
 
-register_formula("masked_conv2d", conv_setup, conv_backward)
+register_formula("masked_conv2d", _conv_setup, _conv_backward)
 register_formula("masked_conv2d_relu", _conv_relu_setup, _conv_relu_backward)
 register_formula("masked_conv2d_grad_input", _conv_grad_input_setup, _conv_grad_input_backward)
 register_formula("masked_conv2d_grad_weight", _conv_grad_weight_setup, _conv_grad_weight_backward)
 
 
-class DenseForwardConv2d(torch.autograd.Function):
-    """`masked_conv2d` computed densely; a result for x in lanes goes on in lanes."""
+class MaskedConv2d(torch.autograd.Function):
+    """`masked_conv2d` by the choice made for it, differentiable any number of times.
 
-    @staticmethod
-    def forward(input, weight, mask, bias, plan, stride, padding, dilation, groups) -> Tensor:
-        conv = (stride, padding, dilation, groups)
-        out = reference.masked_conv2d(input, weight, mask, bias, None, *conv)
-        return as_lanes(out) if isinstance(input, LaneTensor) else out
+    dense: the passes computed densely, of "forward", "grad_input" and "grad_weight".
 
-    setup_context = staticmethod(conv_setup)
-    backward = staticmethod(conv_backward)
-
-
-class LaneConv2d(torch.autograd.Function):
-    """`masked_conv2d` of a `LaneTensor`, differentiable any number of times.
-
-    The op itself would get to the kernels too, through torch.library's autograd and the subclass's
-    dispatch: more Python for each pass of each layer, which a small network notices. And here both
-    gradients are computed in one pass.
+    The op itself would get to the kernels too, through torch.library's autograd and the dispatch of
+    lane tensors: more Python for each pass of each layer, which a small network notices. And here
+    both gradients of a tensor in lanes are computed in one pass.
     """
 
     @staticmethod
-    def forward(ctx, input, weight, mask, bias, plan, stride, padding, dilation, groups) -> Tensor:
-        inputs = (input, weight, mask, bias, plan, stride, padding, dilation, groups)
-        conv_setup(ctx, inputs, None)
-        return lanes_conv.conv(*inputs)
+    def forward(ctx, input, weight, bias, mask, plan, conv, dense=NO_PASSES) -> Tensor:
+        ctx.conv, ctx.dense_passes, ctx.forced = conv, dense, forced()
+        ctx.save_for_backward(input, weight, mask, plan)
+        if "forward" in dense:
+            out = reference.masked_conv2d(input, weight, mask, bias, None, *conv)
+            return as_lanes(out) if isinstance(input, LaneTensor) else out
+        if in_lanes(input):
+            return lanes_conv.conv(input, weight, mask, bias, plan, *conv)
+        with torch._C._AutoDispatchBelowAutograd():
+            return OPS.masked_conv2d.default(input, weight, mask, bias, plan, *conv)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        input, weight, mask, plan = ctx.saved_tensors
-        if torch.is_grad_enabled() or ctx.dense_passes or not in_lanes(input) or transformed(grad):
-            return conv_backward(ctx, grad)
-        need_input, need_weight, _, need_bias, *_ = ctx.needs_input_grad
-        grad = in_layout_of(input, grad)
-        grads: list[Tensor | None] = [None] * 9
-        if need_input and need_weight:
-            grads[:2] = lanes_conv.conv_backward(grad, input, weight, mask, plan, *ctx.conv)
-        elif need_input:
-            grads[0] = lanes_conv.conv_grad_input(
-                grad, weight, mask, plan, input.shape[2:], *ctx.conv
-            )
-        elif need_weight:
-            grads[1] = lanes_conv.conv_grad_weight(grad, input, mask, plan, *ctx.conv)
-        if grads[1] is not None:
-            mark_on_mask(grads[1], mask)
-        if ctx.has_bias and need_bias:
-            grads[3] = grad.sum((0, 2, 3))
-        return tuple(grads)
+        need_input, need_weight, need_bias, *_ = ctx.needs_input_grad
+        needs = (need_input, need_weight, need_bias)
+        if ctx.forced is forced():
+            grads = _fused_gradients(ctx, grad, needs)
+        else:  # in a thread of autograd's own, as on a GPU, which has a context of its own
+            with forcing(ctx.forced):
+                grads = _fused_gradients(ctx, grad, needs)
+        return (*grads, None, None, None, None)
+
+
+def _fused_gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return `_gradients`, in one pass where everything is in lanes and once is enough."""
+    if torch.is_grad_enabled() or ctx.dense_passes or transformed(grad):
+        return _gradients(ctx, grad, needs)
+    input, weight, mask, plan = ctx.saved_tensors
+    if not in_lanes(input):
+        return _gradients(ctx, grad, needs)
+    need_input, need_weight, need_bias = needs
+    if type(grad) is Tensor:
+        grad = enter_lanes(grad)
+    grad_input = grad_weight = None
+    if need_input and need_weight:
+        run = lanes_conv.conv_backward
+        grad_input, grad_weight = run(grad, input, weight, mask, plan, *ctx.conv)
+    elif need_input:
+        run = lanes_conv.conv_grad_input
+        grad_input = run(grad, weight, mask, plan, input.shape[2:], *ctx.conv)
+    elif need_weight:
+        grad_weight = lanes_conv.conv_grad_weight(grad, input, mask, plan, *ctx.conv)
+    if grad_weight is not None:
+        mark_on_mask(grad_weight, mask)
+    return grad_input, grad_weight, grad.sum((0, 2, 3)) if need_bias else None

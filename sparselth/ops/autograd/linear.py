@@ -7,32 +7,37 @@ from torch import Tensor
 
 from .. import reference
 from ..bitmask import mark_on_mask
-from ..parameter_masks import dense_passes_of
-from .registry import register_formula, serving
+from ..contract import OPS
+from ..switches import forced, forcing
+from .registry import NO_PASSES, register_formula, serving
 
 
-def linear_setup(ctx, inputs, output):
-    """Keep what `linear_backward` needs, and which of its passes are dense for this input."""
-    input, weight, mask, bias, plan = inputs
-    ctx.has_bias = bias is not None
-    ctx.dense_passes = dense_passes_of(plan)
-    ctx.save_for_backward(input, weight, mask, plan)
-
-
-def linear_backward(ctx, grad):
-    """Differentiate `masked_linear` with respect to input, weight and bias."""
+def _gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of input, weight and bias, those that `needs` names, in ops again."""
     input, weight, mask, plan = ctx.saved_tensors
-    need_input, need_weight, _, need_bias, _ = ctx.needs_input_grad
-    grad_input = grad_weight = grad_bias = None
+    need_input, need_weight, need_bias = needs
+    grad_input = grad_weight = None
     if need_input:
         run = serving("masked_linear_grad_input", grad, "grad_input" in ctx.dense_passes)
         grad_input = run(grad, weight, mask, plan)
     if need_weight:
         run = serving("masked_linear_grad_weight", grad, "grad_weight" in ctx.dense_passes)
         grad_weight = mark_on_mask(run(grad, input, mask, plan), mask)
-    if ctx.has_bias and need_bias:
-        grad_bias = grad.sum(0)
-    return grad_input, grad_weight, None, grad_bias, None
+    return grad_input, grad_weight, grad.sum(0) if need_bias else None
+
+
+def linear_setup(ctx, inputs, output):
+    """Keep what `linear_backward` needs."""
+    input, weight, mask, _, plan = inputs
+    ctx.dense_passes = NO_PASSES
+    ctx.save_for_backward(input, weight, mask, plan)
+
+
+def linear_backward(ctx, grad):
+    """Differentiate `masked_linear` with respect to input, weight and bias."""
+    need_input, need_weight, _, need_bias, _ = ctx.needs_input_grad
+    grads = _gradients(ctx, grad, (need_input, need_weight, need_bias))
+    return grads[0], grads[1], None, grads[2], None
 
 
 def _linear_pair_setup(ctx, inputs, output):
@@ -66,12 +71,24 @@ register_formula("masked_linear_grad_input", _linear_pair_setup, _linear_grad_in
 register_formula("masked_linear_grad_weight", _linear_pair_setup, _linear_grad_weight_backward)
 
 
-class DenseForwardLinear(torch.autograd.Function):
-    """`masked_linear` computed densely.  input: (rows, C_in)."""
+class MaskedLinear(torch.autograd.Function):
+    """`masked_linear` by the choice made for it, differentiable any number of times.
+
+    input: (rows, C_in).  dense: the passes computed densely, as of `MaskedConv2d`.
+    """
 
     @staticmethod
-    def forward(input, weight, mask, bias, plan) -> Tensor:
-        return reference.masked_linear(input, weight, mask, bias, None)
+    def forward(ctx, input, weight, bias, mask, plan, dense=NO_PASSES) -> Tensor:
+        ctx.dense_passes, ctx.forced = dense, forced()
+        ctx.save_for_backward(input, weight, mask, plan)
+        if "forward" in dense:
+            return reference.masked_linear(input, weight, mask, bias, None)
+        with torch._C._AutoDispatchBelowAutograd():
+            return OPS.masked_linear.default(input, weight, mask, bias, plan)
 
-    setup_context = staticmethod(linear_setup)
-    backward = staticmethod(linear_backward)
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        need_input, need_weight, need_bias, *_ = ctx.needs_input_grad
+        with forcing(ctx.forced):
+            grads = _gradients(ctx, grad, (need_input, need_weight, need_bias))
+        return (*grads, None, None, None)

@@ -13,6 +13,9 @@ from ..contract import NAMESPACE, OPS
 from ..switches import forced, forcing
 from ..transforms import transformed
 
+# The passes of a layer that are dense, where none is.
+NO_PASSES: frozenset[str] = frozenset()
+
 _autograd = torch.library.Library(NAMESPACE, "IMPL")
 
 
