@@ -165,4 +165,4 @@ def _fused_gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Te
         grad_weight = lanes_conv.conv_grad_weight(grad, input, mask, plan, *ctx.conv)
     if grad_weight is not None:
         mark_on_mask(grad_weight, mask)
-    return grad_input, grad_weight, grad.sum((0, 2, 3)) if need_bias else None
+    return grad_input, grad_weight, lanes_conv.channel_sums(grad) if need_bias else None

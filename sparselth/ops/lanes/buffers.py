@@ -12,6 +12,8 @@ from .layout import HALO, lanes
 from .tensor import LaneTensor
 from .value import LaneBuffer
 
+_to_lanes = OPS.to_lanes.default
+
 _BUFFER = "sparselth.buffer"
 
 
@@ -49,7 +51,7 @@ def as_buffer(x: Tensor) -> LaneBuffer:
         buffer = recall(x)
         if buffer is not None:
             return buffer
-    return LaneBuffer(OPS.to_lanes.default(x.contiguous(), lanes(x.dtype), HALO), HALO)
+    return LaneBuffer(_to_lanes(x.contiguous(), lanes(x.dtype), HALO), HALO)
 
 
 def same_shape_dtype(x: Any, like: Tensor) -> bool:

@@ -10,6 +10,8 @@ L is the register width of the instruction set the kernels run on: `lanes(dtype)
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ _REGISTER_BYTES = {"portable": 16, "avx2": 32, "avx512": 64}
 HALO = 1
 
 
+@cache
 def lanes(dtype: torch.dtype) -> int:
     """Return how many images of `dtype` share one vector register here."""
     host = libraries.host()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ...contract import OPS
 from ..buffers import as_buffer
 from ..tensor import LaneTensor, handles, in_lanes
 
 _aten = torch.ops.aten
+_lanes_conv2d = OPS.lanes_conv2d.default
+_lanes_conv2d_backward = OPS.lanes_conv2d_backward.default
+_lanes_conv2d_grad_input = OPS.lanes_conv2d_grad_input.default
+_lanes_conv2d_grad_weight = OPS.lanes_conv2d_grad_weight.default
 
 
 @handles(OPS.masked_conv2d.default)
@@ -17,7 +22,7 @@ def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
         return NotImplemented
     buffer, batch = as_buffer(input), input.shape[0]
     conv = (stride, padding, dilation, groups)
-    out = OPS.lanes_conv2d.default(buffer.data, batch, buffer.halo, weight, mask, bias, plan, *conv)
+    out = _lanes_conv2d(buffer.data, batch, buffer.halo, weight, mask, bias, plan, *conv)
     return LaneTensor.wrap(out, batch, 0)
 
 
@@ -27,9 +32,7 @@ def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, 
         return NotImplemented
     grad, batch = as_buffer(grad_output), grad_output.shape[0]
     conv = (stride, padding, dilation, groups)
-    out = OPS.lanes_conv2d_grad_input.default(
-        grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv
-    )
+    out = _lanes_conv2d_grad_input(grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv)
     return LaneTensor.wrap(out, batch, 0)
 
 
@@ -39,7 +42,7 @@ def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, 
         return NotImplemented
     grad, buffer = as_buffer(grad_output), as_buffer(input)
     conv = (stride, padding, dilation, groups)
-    return OPS.lanes_conv2d_grad_weight.default(
+    return _lanes_conv2d_grad_weight(
         grad.data, grad.halo, buffer.data, input.shape[0], buffer.halo, mask, plan, *conv
     )
 
@@ -48,7 +51,7 @@ def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilat
     """Return both gradients of a convolution of lanes. ATen has no op like it."""
     grad, buffer = as_buffer(grad_output), as_buffer(input)
     batch, conv = input.shape[0], (stride, padding, dilation, groups)
-    grad_input, grad_weight = OPS.lanes_conv2d_backward.default(
+    grad_input, grad_weight = _lanes_conv2d_backward(
         grad.data, grad.halo, buffer.data, batch, buffer.halo, weight, mask, plan, *conv
     )
     return LaneTensor.wrap(grad_input, batch, 0), grad_weight
@@ -56,7 +59,12 @@ def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilat
 
 @handles(_aten.sum.dim_IntList)
 def _(x, dim, keepdim=False, *, dtype=None):
-    # The gradient of a convolution's bias. Halos and spare lanes are zero.
+    # The gradient of a convolution's bias.
     if not in_lanes(x) or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
         return NotImplemented
+    return channel_sums(x)
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """Return the sums over images and pixels: halos and spare lanes are zero."""
     return as_buffer(x).data.sum((0, 2, 3, 4))
