@@ -27,8 +27,8 @@ PATTERNS = ("16x1", "1x16", "32x32", "filter", "channel", "kernel", "2:4", "kern
 def bench_admm_project(compare, device, problem, allocation):
     weights = weights_of(problem, device)
     sizes = [w.numel() for w in weights]
-    pooled = allocation == "global"
-    counts = [round(KEPT * n) for n in ([sum(sizes)] if pooled else sizes)]
+    global_ = allocation == "global"
+    counts = [round(KEPT * n) for n in ([sum(sizes)] if global_ else sizes)]
 
     def projection(call):
         z, u = ([torch.zeros_like(w) for w in weights] for _ in range(2))
@@ -40,7 +40,7 @@ def bench_admm_project(compare, device, problem, allocation):
     compare(
         {
             "fused": projection(fused),
-            **{name: projection(project_by(f, pooled)) for name, f in THRESHOLDS.items()},
+            **{name: projection(project_by(f, global_)) for name, f in THRESHOLDS.items()},
             "memory": memory_floor(sum(sizes), device),
             **({"copy": device_copy(sum(sizes), CUDA_BYTES)} if device == "cuda" else {}),
         },
@@ -49,7 +49,7 @@ def bench_admm_project(compare, device, problem, allocation):
         Ratio("a device copy of the bytes its passes move", ("copy",), ours=("fused",)),
         op="admm_project_",
         device=device,
-        problem=f"{problem}, {'global' if pooled else 'per layer'}",
+        problem=f"{problem}, {'global' if global_ else 'per layer'}",
         sparsity=1 - KEPT,
     )
 

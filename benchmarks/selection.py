@@ -57,13 +57,13 @@ THRESHOLDS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def project_by(
-    threshold: Callable[[Tensor, int], Tensor], pooled: bool
+    threshold: Callable[[Tensor, int], Tensor], global_: bool
 ) -> Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[int]], None]:
     """Return ADMM's projection as tools of the field do it: a threshold, then layer by layer."""
 
     def run(weights, z, u, k) -> None:
         sums = [w + dual for w, dual in zip(weights, u, strict=True)]
-        if pooled:
+        if global_:
             cuts = [threshold(torch.cat([v.abs().flatten() for v in sums]), k[0])] * len(sums)
         else:
             cuts = [threshold(v.abs().flatten(), n) for v, n in zip(sums, k, strict=True)]

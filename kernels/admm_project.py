@@ -6,7 +6,7 @@ is needed. Also, per tensor, the squared residuals |W - Z|^2 and |Z_new - Z_old|
 in a fixed order, the same bits on every run.
 
 Where some V is NaN or Inf nothing is written at all, and the residuals of the tensors that hold
-them are NaN; unless `ordered`, when they rank above all else.
+them are NaN; unless `allow_nonfinite`, when they rank above all else.
 
 The masks are those of `patterns.py`, on values W + U that are added again in each pass and never
 stored. Launches: the masks', a table, one for the projection, one for the sums of its chunks.
@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .patterns import masks_of
+from .patterns import select_by_pattern
 from .select import MASK, A, B
 from .tables import (
     COUNT,
@@ -55,8 +55,8 @@ Z = tl.constexpr(5)
 
 
 @triton.jit
-def refused(nonfinite, segments, ORDERED: tl.constexpr, SEGMENTS: tl.constexpr):
-    if ORDERED:
+def refused(nonfinite, segments, ALLOW_NONFINITE: tl.constexpr, SEGMENTS: tl.constexpr):
+    if ALLOW_NONFINITE:
         found = False
     else:
         index = tl.arange(0, SEGMENTS)
@@ -66,11 +66,11 @@ def refused(nonfinite, segments, ORDERED: tl.constexpr, SEGMENTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["segments", "tiles"])
 def project(
-    table, segments, tiles, nonfinite, partials, DTYPE: tl.constexpr, ORDERED: tl.constexpr,
+    table, segments, tiles, nonfinite, partials, DTYPE: tl.constexpr, ALLOW_NONFINITE: tl.constexpr,
     BLOCK: tl.constexpr, SEGMENTS: tl.constexpr,
 ):  # fmt: skip
     segment, begin, size = find_chunk(table, segments, tiles, BLOCK, SEGMENTS)
-    if not refused(nonfinite, segments, ORDERED, SEGMENTS):
+    if not refused(nonfinite, segments, ALLOW_NONFINITE, SEGMENTS):
         w_chunk = pointer(table, segments, A, segment, DTYPE) + begin
         u_chunk = pointer(table, segments, B, segment, DTYPE) + begin
         z_chunk = pointer(table, segments, Z, segment, DTYPE) + begin
@@ -100,13 +100,13 @@ def project(
 
 @triton.jit(do_not_specialize=["segments", "tiles", "chunks"])
 def add_partials(
-    table, segments, tiles, nonfinite, partials, chunks, residuals, ORDERED: tl.constexpr,
+    table, segments, tiles, nonfinite, partials, chunks, residuals, ALLOW_NONFINITE: tl.constexpr,
     SUM_BLOCK: tl.constexpr, BLOCK: tl.constexpr, SEGMENTS: tl.constexpr,
 ):  # fmt: skip
     """Add the sums of a segment's chunks; a program per segment and residual."""
     segment, which = tl.program_id(0), tl.program_id(1)
     into = residuals + 2 * segment + which
-    if refused(nonfinite, segments, ORDERED, SEGMENTS):
+    if refused(nonfinite, segments, ALLOW_NONFINITE, SEGMENTS):
         bad = tl.load(nonfinite + segment) != 0
         tl.store(into, tl.where(bad, float("nan"), 0.0).to(tl.float64))
     else:
@@ -127,9 +127,9 @@ def admm_project_(
     z: Sequence[Tensor],
     u: Sequence[Tensor],
     k: Sequence[int],
-    pooled: bool,
+    global_: bool,
     pattern: Sequence[int],
-    ordered: bool,
+    allow_nonfinite: bool,
 ) -> Tensor:
     """Overwrite z and u; return the residuals, float64 (len(weights), 2)."""
     device, dtype = weights[0].device, weights[0].dtype
@@ -138,19 +138,19 @@ def admm_project_(
     kept = torch.empty(sum(sizes), dtype=torch.bool, device=device)
     masks = pieces(kept, sizes)
     with guard(device):
-        nonfinite = masks_of(w_in, u_io, masks, k, pooled, pattern)
+        nonfinite = select_by_pattern(w_in, u_io, masks, k, global_, pattern)
         columns = [addresses(w_in), addresses(u_io), masks, addresses(z_io)]
         table = make_table(sizes, columns, block=BLOCK, device=device)
         partials = torch.empty((2, table.chunks), dtype=torch.float64, device=device)
         residuals = torch.empty((len(sizes), 2), dtype=torch.float64, device=device)
         if table.chunks:
             project[(table.chunks,)](
-                *table.arguments, nonfinite, partials, DTYPE=FLOATS[dtype], ORDERED=ordered,
-                **table.constants, **OPTIONS,
+                *table.arguments, nonfinite, partials, DTYPE=FLOATS[dtype],
+                ALLOW_NONFINITE=allow_nonfinite, **table.constants, **OPTIONS,
             )  # fmt: skip
         add_partials[(len(sizes), 2)](
-            *table.arguments, nonfinite, partials, table.chunks, residuals, ORDERED=ordered,
-            SUM_BLOCK=SUM_BLOCK, **table.constants, **OPTIONS,
+            *table.arguments, nonfinite, partials, table.chunks, residuals,
+            ALLOW_NONFINITE=allow_nonfinite, SUM_BLOCK=SUM_BLOCK, **table.constants, **OPTIONS,
         )  # fmt: skip
         write_back(z, z_io)
         write_back(u, u_io)

@@ -234,12 +234,12 @@ def expand(
 # --- launcher -------------------------------------------------------------------------------
 
 
-def masks_of(
+def select_by_pattern(
     values: Sequence[Tensor],
     added: Sequence[Tensor] | None,
     masks: Sequence[int],
     k: Sequence[int],
-    pooled: bool,
+    global_: bool,
     pattern: Sequence[int],
 ) -> Tensor:
     """Write masks of the largest values, or sums; return int64: how many are NaN or Inf.
@@ -252,7 +252,7 @@ def masks_of(
     if not pattern:
         columns = [*sources, masks]
         table = make_table(sizes, columns, tail=k, block=select.BLOCK, device=device)
-        return select_masks(table, dtype, pooled=pooled, add=add)
+        return select_masks(table, dtype, global_=global_, add=add)
     nonfinite = torch.zeros(len(values), dtype=torch.int64, device=device)
     extents = [axes(v.shape) for v in values]
     if pattern[0] == 1:
@@ -264,7 +264,7 @@ def masks_of(
     counts, kept = groups.counts, torch.empty_like(groups.scores, dtype=torch.bool)
     found, flags = pieces(groups.scores, counts), pieces(kept, counts)
     table = make_table(counts, [found, found, flags], tail=k, block=select.BLOCK, device=device)
-    select_masks(table, torch.float64, pooled=pooled, add=False, nonfinite=nonfinite)
+    select_masks(table, torch.float64, global_=global_, add=False, nonfinite=nonfinite)
     columns = [flags, flags, masks, pieces(groups.chosen, counts), *zip(*extents, strict=True)]
     table = make_table(sizes, columns, block=EXPAND_BLOCK, device=device)
     shaped = pattern[0] == 2

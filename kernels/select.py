@@ -2,7 +2,7 @@
 
     key     a value's bits without its sign: they order as magnitudes do, Inf above all finite
             values and NaN above Inf. Shifted up by one, so that every bit counts.
-    group   one selection: a segment of its own, or (pooled) all segments in list order; in
+    group   one selection: a segment of its own, or (global_) all segments in list order; in
             `weight_overlap` one per segment, side and count asked for (its `lanes`).
     pivot   the k-th largest key of a group. Kept is what lies above it, and of those equal to it
             (ties) the first `keep` in flat order.
@@ -138,16 +138,16 @@ def refine_and_store(state, bins, groups, group, digit, first):
 @triton.jit(do_not_specialize=["segments", "tiles", "asked", "groups", "digit"])
 def count_digit(
     table, segments, tiles, state, bins, nonfinite, asked, groups, digit, DTYPE: tl.constexpr,
-    SUM: tl.constexpr, INSIDE: tl.constexpr, POOLED: tl.constexpr, FIRST_DIGIT: tl.constexpr,
+    SUM: tl.constexpr, INSIDE: tl.constexpr, GLOBAL: tl.constexpr, FIRST_DIGIT: tl.constexpr,
     COUNT_NONFINITE: tl.constexpr, BLOCK: tl.constexpr, SEGMENTS: tl.constexpr,
 ):  # fmt: skip
     segment, begin, size = find_chunk(table, segments, tiles, BLOCK, SEGMENTS)
     lane = tl.program_id(1)
     side = lane // asked
-    group = 0 if POOLED else segment * tl.num_programs(1) + lane
-    first = (tl.program_id(0) if POOLED else begin) == 0
+    group = 0 if GLOBAL else segment * tl.num_programs(1) + lane
+    first = (tl.program_id(0) if GLOBAL else begin) == 0
     if FIRST_DIGIT:
-        keep = word(table, segments, KEEP, 0 if POOLED else segment * asked + lane % asked)
+        keep = word(table, segments, KEEP, 0 if GLOBAL else segment * asked + lane % asked)
         leading = keep * 0
         if first:
             tl.store(state + group * STATE, leading)
@@ -176,13 +176,13 @@ def count_digit(
 @triton.jit(do_not_specialize=["segments", "tiles", "asked", "groups"])
 def count_ties(
     table, segments, tiles, state, bins, ties, asked, groups, DTYPE: tl.constexpr,
-    SUM: tl.constexpr, INSIDE: tl.constexpr, POOLED: tl.constexpr, BLOCK: tl.constexpr,
+    SUM: tl.constexpr, INSIDE: tl.constexpr, GLOBAL: tl.constexpr, BLOCK: tl.constexpr,
     SEGMENTS: tl.constexpr,
 ):  # fmt: skip
     segment, begin, size = find_chunk(table, segments, tiles, BLOCK, SEGMENTS)
     lane = tl.program_id(1)
-    group = 0 if POOLED else segment * tl.num_programs(1) + lane
-    first = (tl.program_id(0) if POOLED else begin) == 0
+    group = 0 if GLOBAL else segment * tl.num_programs(1) + lane
+    first = (tl.program_id(0) if GLOBAL else begin) == 0
     digits = DTYPE.primitive_bitwidth // 8
     pivot, keep, tied = refine_and_store(state, bins, groups, group, digits, first)
     if keep < tied:
@@ -197,17 +197,17 @@ def count_ties(
 @triton.jit
 def pivot_of(
     table, segments, state, ties, groups, lane, lanes, segment, DTYPE: tl.constexpr,
-    POOLED: tl.constexpr,
+    GLOBAL: tl.constexpr,
 ):  # fmt: skip
     """Return a group's pivot and keep, whether ties are cut, and how many lie before this chunk."""
-    group = 0 if POOLED else segment * lanes + lane
+    group = 0 if GLOBAL else segment * lanes + lane
     final = state + (DTYPE.primitive_bitwidth // 8 * groups + group) * STATE
     keep = tl.load(final + 1)
     cut = keep < tl.load(final + 2)
     rank = keep * 0
     if cut:
         chunk = tl.program_id(0)
-        first = chunk * 0 if POOLED else word(table, segments, FIRST, segment).to(tl.int32)
+        first = chunk * 0 if GLOBAL else word(table, segments, FIRST, segment).to(tl.int32)
         ties += lane * tl.num_programs(0)
         for start in range(first, chunk, MANY):
             index = start + tl.arange(0, MANY)
@@ -231,11 +231,11 @@ def kept_of(keys, valid, pivot, keep, cut, rank):
 @triton.jit(do_not_specialize=["segments", "tiles", "groups"])
 def write_mask(
     table, segments, tiles, state, ties, groups, DTYPE: tl.constexpr, SUM: tl.constexpr,
-    POOLED: tl.constexpr, BLOCK: tl.constexpr, SEGMENTS: tl.constexpr,
+    GLOBAL: tl.constexpr, BLOCK: tl.constexpr, SEGMENTS: tl.constexpr,
 ):  # fmt: skip
     segment, begin, size = find_chunk(table, segments, tiles, BLOCK, SEGMENTS)
     pivot, keep, cut, rank = pivot_of(
-        table, segments, state, ties, groups, 0, 1, segment, DTYPE, POOLED
+        table, segments, state, ties, groups, 0, 1, segment, DTYPE, GLOBAL
     )
     values, added, mask = sources(table, segments, 0, segment, begin, DTYPE)
     for start in range(0, size, BLOCK):
@@ -263,7 +263,7 @@ def select(
     table: Table,
     dtype: torch.dtype,
     *,
-    pooled: bool = False,
+    global_: bool = False,
     add: bool = False,
     inside: bool = False,
     asked: int = 1,
@@ -276,7 +276,7 @@ def select(
     is searched like A.  nonfinite: where others have counted NaN and Inf.
     """
     device, lanes, digits = table.words.device, asked * sides, dtype.itemsize
-    groups = 1 if pooled else table.segments * lanes
+    groups = 1 if global_ else table.segments * lanes
     bins = torch.zeros((digits, groups, BINS.value), dtype=torch.int64, device=device)
     state = torch.empty((digits + 1, groups, STATE.value), dtype=torch.int64, device=device)
     ties = torch.empty((lanes, table.chunks), dtype=torch.int32, device=device)
@@ -288,7 +288,7 @@ def select(
         "DTYPE": FLOATS[dtype],
         "SUM": add,
         "INSIDE": inside,
-        "POOLED": pooled,
+        "GLOBAL": global_,
         **table.constants,
         **OPTIONS,
     }
@@ -303,12 +303,14 @@ def select(
     return Selection(table, state, ties, groups, counted)
 
 
-def select_masks(table: Table, dtype: torch.dtype, *, pooled: bool, add: bool, **options) -> Tensor:
+def select_masks(
+    table: Table, dtype: torch.dtype, *, global_: bool, add: bool, **options
+) -> Tensor:
     """Queue a selection that writes the masks of column MASK; return how many are NaN or Inf."""
-    found = select(table, dtype, pooled=pooled, add=add, **options)
+    found = select(table, dtype, global_=global_, add=add, **options)
     if table.chunks:
         write_mask[(table.chunks,)](
             *table.arguments, found.state, found.ties, found.groups, DTYPE=FLOATS[dtype], SUM=add,
-            POOLED=pooled, **table.constants, **OPTIONS,
+            GLOBAL=global_, **table.constants, **OPTIONS,
         )  # fmt: skip
     return found.nonfinite

@@ -1,6 +1,6 @@
 """topk_mask: mask[i] = |score[i]| is among the k largest, ties to the lowest index.
 
-Lists of tensors, one selection per tensor or one over all (pooled), of entries or of the groups of
+Lists of tensors, one selection per tensor or one over all (global_), of entries or of the groups of
 a pattern. See `select.py` and `patterns.py`, which hold the device code.
 Traffic per value of b bytes: (b + 1) b read for entries, 1 byte written.
 """
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .patterns import masks_of
+from .patterns import select_by_pattern
 from .tables import addresses, guard
 
 # --- launcher -------------------------------------------------------------------------------
 
 
 def topk_mask(
-    scores: Sequence[Tensor], k: Sequence[int], pooled: bool, pattern: Sequence[int]
+    scores: Sequence[Tensor], k: Sequence[int], global_: bool, pattern: Sequence[int]
 ) -> tuple[list[Tensor], Tensor]:
     """Return the masks, and int64 (len(scores),): how many scores are NaN or Inf."""
     masks = [torch.empty(score.shape, dtype=torch.bool, device=score.device) for score in scores]
     values = [score.contiguous() for score in scores]
     with guard(scores[0].device):
-        nonfinite = masks_of(values, None, addresses(masks), k, pooled, pattern)
+        nonfinite = select_by_pattern(values, None, addresses(masks), k, global_, pattern)
     return masks, nonfinite
 
 

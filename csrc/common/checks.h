@@ -273,21 +273,21 @@ inline std::vector<Axes> axes_of_all(const std::vector<Tensor>& tensors) {
 
 // k: one count per selection, of no more groups than there are; N:M, which fixes what stays, has
 // none.
-inline void check_counts(const char* op, const Ints& k, const Pattern& pattern, bool pooled,
+inline void check_counts(const char* op, const Ints& k, const Pattern& pattern, bool global_,
                          const std::vector<Tensor>& tensors) {
-  const size_t selections = pattern.kind == Pattern::kNOfM ? 0 : pooled ? 1 : tensors.size();
+  const size_t selections = pattern.kind == Pattern::kNOfM ? 0 : global_ ? 1 : tensors.size();
   expect(k.size() == selections, op, "k has ", k.size(), " counts for ", selections, " selections");
   if (selections == 0) return;
-  int64_t pooled_groups = 0;
+  int64_t all_groups = 0;
   for (size_t l = 0; l < tensors.size(); ++l) {
     const int64_t groups = Grouping(pattern, axes_of(tensors[l].sizes())).groups();
-    pooled_groups += groups;
-    if (pooled) continue;
+    all_groups += groups;
+    if (global_) continue;
     expect(k[l] >= 0 && k[l] <= groups, op, "k[", l, "] = ", k[l], " is outside [0, ", groups, "]");
   }
-  if (pooled)
-    expect(k[0] >= 0 && k[0] <= pooled_groups, op, "k[0] = ", k[0], " is outside [0, ",
-           pooled_groups, "]");
+  if (global_)
+    expect(k[0] >= 0 && k[0] <= all_groups, op, "k[0] = ", k[0], " is outside [0, ", all_groups,
+           "]");
 }
 
 // As many counts for each tensor, none above its size.

@@ -26,14 +26,14 @@ namespace sparselth {
 namespace {
 
 Tensor admm_project_(const std::vector<Tensor>& weights, const std::vector<Tensor>& z,
-                     const std::vector<Tensor>& u, const Ints& k, bool pooled, const Ints& pattern,
-                     bool ordered) {
+                     const std::vector<Tensor>& u, const Ints& k, bool global_, const Ints& pattern,
+                     bool allow_nonfinite) {
   const char* op = "admm_project_";
   check_kind(op, "weights", weights);
   check_list(op, "z", z, weights);
   check_list(op, "u", u, weights);
   const Pattern kept(pattern);
-  check_counts(op, k, kept, pooled, weights);
+  check_counts(op, k, kept, global_, weights);
   const Ints shape = {int64_t(weights.size()), 2};
   Tensor residuals = torch::stable::full(shape, 0.0, ScalarType::Double);
   const FlatList from(weights);
@@ -43,7 +43,7 @@ Tensor admm_project_(const std::vector<Tensor>& weights, const std::vector<Tenso
     SPARSELTH_CALL_ISA(
         admm_project<T>,
         {from.pointers<const T>(), targets.pointers<T>(), duals.pointers<T>(), axes_of_all(weights),
-         from.sizes(), k, pooled, ordered, kept, data<double>(residuals)},
+         from.sizes(), k, global_, allow_nonfinite, kept, data<double>(residuals)},
         torch_threads(from.total()));
   });
   targets.write_back();

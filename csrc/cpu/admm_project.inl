@@ -141,17 +141,17 @@ struct Projection {
   std::vector<T*> z, u;
   std::vector<Axes> axes;
   std::vector<int64_t> sizes, k;
-  bool pooled, ordered;
+  bool global_, allow_nonfinite;
   Pattern pattern;
   double* residuals;  // (tensors, 2), zeroed
 };
 
 template <class T>
 void project_elements(const Projection<T>& p, const Threads& threads) {
-  const auto chunks = make_chunks(p.sizes, p.pooled);
+  const auto chunks = make_chunks(p.sizes, p.global_);
   const SumsOf<T> sums{p.w, p.u};
   const Selection<T> selection = select<T>(chunks, p.sizes.size(), p.k, sums, threads);
-  if (!p.ordered && !selection.finite()) return refuse(selection.nonfinite, p.residuals);
+  if (!p.allow_nonfinite && !selection.finite()) return refuse(selection.nonfinite, p.residuals);
   std::vector<Residuals> partial(chunks.size());
   for_each_chunk(chunks, threads, [&](int64_t c) {
     const int l = chunks[c].tensor;
@@ -173,8 +173,8 @@ template <class T>
 void project_groups(const Projection<T>& p, const Threads& threads) {
   const SumsOf<T> sums{p.w, p.u};
   const KeptGroups groups =
-      keep_groups<T>(p.pattern, p.axes, p.k, p.pooled, sums, !p.ordered, threads);
-  if (!p.ordered && !groups.finite()) return refuse(groups.nonfinite, p.residuals);
+      keep_groups<T>(p.pattern, p.axes, p.k, p.global_, sums, !p.allow_nonfinite, threads);
+  if (!p.allow_nonfinite && !groups.finite()) return refuse(groups.nonfinite, p.residuals);
   std::vector<Residuals> partial(groups.stripes.size());
   for_each_stripe(groups, threads, [&](int64_t i) {
     const Stripe& stripe = groups.stripes[i];
@@ -190,8 +190,8 @@ void project_groups(const Projection<T>& p, const Threads& threads) {
 
 // Z <- Proj(W + U), U <- W + U - Z. Where the projection keeps, Z is W + U and U is 0;
 // elsewhere the other way round. Where a sum is NaN or infinite, nothing is written and that
-// tensor's residuals are NaN, unless `ordered`: NaN then ranks above infinity, and infinity above
-// all else.
+// tensor's residuals are NaN, unless `allow_nonfinite`: NaN then ranks above infinity, and infinity
+// above all else.
 template <class T>
 void admm_project(const Projection<T>& p, const Threads& threads) {
   if (p.pattern.kind == Pattern::kElement) return project_elements<T>(p, threads);

@@ -46,11 +46,11 @@ void for_each_stripe(const KeptGroups& groups, const Threads& threads, const F& 
       f);
 }
 
-// The k groups of the largest scores, of each tensor or (pooled) of all. counts_nonfinite: whether
+// The k groups of the largest scores, of each tensor or (global) of all. counts_nonfinite: whether
 // N:M, which needs no pass before the caller's, makes one to count what is not finite.
 template <class T, class Source>
 KeptGroups keep_groups(const Pattern& pattern, const std::vector<Axes>& axes,
-                       const std::vector<int64_t>& k, bool pooled, const Source& source,
+                       const std::vector<int64_t>& k, bool global_, const Source& source,
                        bool counts_nonfinite, const Threads& threads) {
   KeptGroups groups;
   groups.groupings = groupings_of(pattern, axes);
@@ -80,7 +80,7 @@ KeptGroups keep_groups(const Pattern& pattern, const std::vector<Axes>& axes,
 
   std::vector<const double*> of_tensor;
   for (const Grouping& g : groups.groupings) of_tensor.push_back(scores.get() + g.first);
-  const auto chunks = make_chunks(sizes, pooled);
+  const auto chunks = make_chunks(sizes, global_);
   const ValuesOf<double> ranked{of_tensor};
   const Selection<double> selection = select<double>(chunks, sizes.size(), k, ranked, threads);
   groups.kept.resize(size_t(total) + kShortRun);  // copied in runs of a fixed length

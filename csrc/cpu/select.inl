@@ -35,12 +35,12 @@ struct Cut {
   Key<T> below() const { return ties == 0 ? threshold : Key<T>(threshold - 1); }
 };
 
-inline std::vector<Chunk> make_chunks(const std::vector<int64_t>& sizes, bool pooled) {
+inline std::vector<Chunk> make_chunks(const std::vector<int64_t>& sizes, bool global_) {
   std::vector<Chunk> chunks;
   for (int tensor = 0; tensor < int(sizes.size()); ++tensor)
     for (int64_t begin = 0; begin < sizes[tensor]; begin += kChunk)
       chunks.push_back(
-          {pooled ? 0 : tensor, tensor, begin, std::min(begin + kChunk, sizes[tensor])});
+          {global_ ? 0 : tensor, tensor, begin, std::min(begin + kChunk, sizes[tensor])});
   return chunks;
 }
 

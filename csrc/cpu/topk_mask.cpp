@@ -27,11 +27,11 @@ namespace sparselth {
 namespace {
 
 std::tuple<std::vector<Tensor>, Tensor> topk_mask(const std::vector<Tensor>& scores, const Ints& k,
-                                                  bool pooled, const Ints& pattern) {
+                                                  bool global_, const Ints& pattern) {
   const char* op = "topk_mask";
   check_kind(op, "scores", scores);
   const Pattern kept(pattern);
-  check_counts(op, k, kept, pooled, scores);
+  check_counts(op, k, kept, global_, scores);
   std::vector<Tensor> masks;
   for (const Tensor& score : scores)
     masks.push_back(
@@ -43,7 +43,7 @@ std::tuple<std::vector<Tensor>, Tensor> topk_mask(const std::vector<Tensor>& sco
   with_float_type(scores[0].scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(topk_masks<T>,
-                       {from.pointers<const T>(), axes_of_all(scores), from.sizes(), k, pooled,
+                       {from.pointers<const T>(), axes_of_all(scores), from.sizes(), k, global_,
                         kept, to, data<int64_t>(nonfinite)},
                        torch_threads(from.total()));
   });

@@ -10,7 +10,7 @@ struct MaskRequest {
   std::vector<const T*> scores;
   std::vector<Axes> axes;
   std::vector<int64_t> sizes, k;
-  bool pooled;
+  bool global_;
   Pattern pattern;
   std::vector<uint8_t*> masks;
   int64_t* nonfinite;  // per tensor: how many values are NaN or infinite
@@ -18,7 +18,7 @@ struct MaskRequest {
 
 template <class T>
 void mask_elements(const MaskRequest<T>& r, const Threads& threads) {
-  const auto chunks = make_chunks(r.sizes, r.pooled);
+  const auto chunks = make_chunks(r.sizes, r.global_);
   const ValuesOf<T> source{r.scores};
   const Selection<T> selection = select<T>(chunks, r.sizes.size(), r.k, source, threads);
   std::copy(selection.nonfinite.begin(), selection.nonfinite.end(), r.nonfinite);
@@ -33,7 +33,8 @@ void mask_elements(const MaskRequest<T>& r, const Threads& threads) {
 template <class T>
 void mask_groups(const MaskRequest<T>& r, const Threads& threads) {
   const ValuesOf<T> source{r.scores};
-  const KeptGroups groups = keep_groups<T>(r.pattern, r.axes, r.k, r.pooled, source, true, threads);
+  const KeptGroups groups =
+      keep_groups<T>(r.pattern, r.axes, r.k, r.global_, source, true, threads);
   std::copy(groups.nonfinite.begin(), groups.nonfinite.end(), r.nonfinite);
   for_each_stripe(groups, threads, [&](int64_t i) {
     const Stripe& stripe = groups.stripes[i];

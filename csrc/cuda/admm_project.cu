@@ -6,7 +6,7 @@
 // fixed order (threads, warps, then chunks), the same bits on every run.
 //
 // Where some V is NaN or Inf nothing is written at all, and the residuals of the tensors that hold
-// them are NaN; unless `ordered`, when they rank above all else.
+// them are NaN; unless `allow_nonfinite`, when they rank above all else.
 //
 // Single entries are selected by select.cuh, on values W + U that are added again in each pass and
 // never stored: 2 b bytes read per value and digit, then 3 b read and 2 b written. With a pattern,
@@ -38,13 +38,13 @@ __device__ inline void add_partials(const Segments& s, const Chunk& chunk, doubl
 
 // Table: a Select, which knows what is kept by its pivots, or a Grouped, by its masks.
 template <class T, class Table>
-__global__ void project(const __grid_constant__ Table s, bool ordered) {
+__global__ void project(const __grid_constant__ Table s, bool allow_nonfinite) {
   constexpr bool kByMask = std::is_same_v<Table, Grouped>;
   __shared__ uint32_t rank_scratch[kWarps];
   __shared__ double sum_scratch[kWarps];
   const Chunk chunk = chunk_of(s, blockIdx.x);
   Segment& segment = s.segments[chunk.segment];
-  if (!ordered && *s.any_nonfinite != 0) {
+  if (!allow_nonfinite && *s.any_nonfinite != 0) {
     if (chunk.begin == 0 && threadIdx.x < 2 && segment.nonfinite != 0) {
       reinterpret_cast<double*>(s.results)[2 * chunk.segment + threadIdx.x] = nan("");
     }
@@ -97,10 +97,10 @@ __global__ void project(const __grid_constant__ Table s, bool ordered) {
 
 // selection: a Selection or a GroupSelection.  residuals: (tensors, 2) doubles.
 template <class T, template <class> class AnySelection>
-void queue_admm_project(AnySelection<T>& selection, void* scratch, void* residuals, bool ordered,
-                        cudaStream_t stream) {
+void queue_admm_project(AnySelection<T>& selection, void* scratch, void* residuals,
+                        bool allow_nonfinite, cudaStream_t stream) {
   const auto& s = selection.template run<Source::kSum>(scratch, residuals, 2, stream);
-  launch(project<T, std::decay_t<decltype(s)>>, s.chunk_count, stream, s, ordered);
+  launch(project<T, std::decay_t<decltype(s)>>, s.chunk_count, stream, s, allow_nonfinite);
 }
 
 }  // namespace sparselth::cuda
@@ -111,15 +111,15 @@ void queue_admm_project(AnySelection<T>& selection, void* scratch, void* residua
 namespace sparselth::cuda {
 
 Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::vector<Tensor> u,
-                     std::vector<int64_t> k, bool pooled, std::vector<int64_t> pattern_code,
-                     bool ordered) {
+                     std::vector<int64_t> k, bool global_, std::vector<int64_t> pattern_code,
+                     bool allow_nonfinite) {
   const char* op = "admm_project_";
   check_kind(op, "weights", weights);
   check_list(op, "z", z, weights);
   check_list(op, "u", u, weights);
   check_sizes(op, weights);
   const Pattern pattern(pattern_code);
-  check_counts(op, k, pattern, pooled, weights);
+  check_counts(op, k, pattern, global_, weights);
   const DeviceGuard guard(weights[0].get_device_index());
   const cudaStream_t stream = current_stream(weights[0].get_device_index());
   const std::vector<Tensor> w_in = contiguous_all(weights), z_io = contiguous_all(z),
@@ -127,16 +127,16 @@ Tensor admm_project_(std::vector<Tensor> weights, std::vector<Tensor> z, std::ve
   const int64_t rows = static_cast<int64_t>(weights.size());
   Tensor residuals = torch::stable::new_empty(weights[0], {rows, 2}, ScalarType::Double);
   dispatch_float(weights[0].scalar_type(), "admm_project_", [&]<class T>(T*) {
-    with_selection<T>(pattern, pooled, [&](auto selection) {
+    with_selection<T>(pattern, global_, [&](auto selection) {
       for (size_t l = 0; l < w_in.size(); ++l) {
-        Segment segment = segment_of(w_in[l], k, pooled ? 0 : l);
+        Segment segment = segment_of(w_in[l], k, global_ ? 0 : l);
         segment.addend = u_io[l].mutable_data_ptr();
         segment.target = z_io[l].mutable_data_ptr();
         selection.add(segment, axes_of(w_in[l].sizes()));
       }
       const Tensor scratch = scratch_for(selection, weights[0], "admm_project_");
       queue_admm_project(selection, scratch.mutable_data_ptr(), residuals.mutable_data_ptr(),
-                         ordered, stream);
+                         allow_nonfinite, stream);
     });
   });
   check_launch("admm_project_");

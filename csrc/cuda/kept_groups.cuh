@@ -90,7 +90,7 @@ __global__ void keep_n_of_m(const __grid_constant__ Grouped g) {
 template <class T>
 class GroupSelection {
  public:
-  GroupSelection(const Pattern& pattern, bool pooled) : pattern_(pattern), pooled_(pooled) {
+  GroupSelection(const Pattern& pattern, bool global_) : pattern_(pattern), pooled_(global_) {
     grouped_.n = static_cast<uint32_t>(pattern.n);
     for (const uint32_t shape : pattern.shapes) grouped_.shapes[grouped_.shape_count++] = shape;
   }
@@ -196,9 +196,9 @@ class GroupSelection {
 
 // Calls f with what selects single entries or, for a pattern, groups.
 template <class T, class F>
-void with_selection(const Pattern& pattern, bool pooled, const F& f) {
-  if (pattern.kind == Pattern::kElement) return f(Selection<T>(pooled));
-  f(GroupSelection<T>(pattern, pooled));
+void with_selection(const Pattern& pattern, bool global_, const F& f) {
+  if (pattern.kind == Pattern::kElement) return f(Selection<T>(global_));
+  f(GroupSelection<T>(pattern, global_));
 }
 
 }  // namespace sparselth::cuda

@@ -24,7 +24,7 @@ struct Segment {
   void* mask;          // read: which values exist; written: which are kept
   uint32_t count;
   uint32_t first_chunk;
-  uint32_t keep;       // k; of a pooled selection in the first segment
+  uint32_t keep;       // k; of a global selection in the first segment
   uint32_t done;       // blocks that have finished with this segment, for the op's own use
   uint32_t nonfinite;  // values that are NaN or Inf
 };

@@ -1,6 +1,6 @@
 // Exact selection of the k largest magnitudes, over many tensors at once.
 //
-//   pool     one selection: a tensor of its own, or (pooled) all tensors in list order. Its chunks
+//   pool     one selection: a tensor of its own, or (global) all tensors in list order. Its chunks
 //             (segments.cuh) are consecutive.
 //   pivot     the k-th largest magnitude of a pool. Kept is what lies above it, and of those
 //             equal to it (ties) the first `keep` in flat order.
@@ -44,9 +44,9 @@ struct Select : Segments {
   Pool* pools;
   uint32_t* ties_in_chunk;  // counts, then the number of ties before the chunk
   uint32_t* histograms;     // (pools, kBins), all zero between passes
-  bool pooled;
+  bool global_;
 
-  __device__ uint32_t pool_of(const Chunk& chunk) const { return pooled ? 0 : chunk.segment; }
+  __device__ uint32_t pool_of(const Chunk& chunk) const { return global_ ? 0 : chunk.segment; }
 };
 
 // --- launch table -------------------------------------------------------------------------
@@ -63,14 +63,14 @@ static __global__ void write_table(const __grid_constant__ Select s,
   const Segment& segment = table.rows[blockIdx.x];
   const uint32_t index = first + blockIdx.x;
   write_segment(s, index, segment);
-  if (s.pooled && index != 0) return;
+  if (s.global_ && index != 0) return;
   for (uint32_t bin = threadIdx.x; bin < kBins; bin += kThreads) {
     s.histograms[static_cast<uint64_t>(index) * kBins + bin] = 0;
   }
   if (threadIdx.x == 0) {
     // keep == 0 ends the search before it begins: no magnitude reaches this pivot.
     const uint64_t pivot = segment.keep == 0 ? ~uint64_t(0) : 0;
-    const uint32_t chunks = s.pooled ? s.chunk_count : chunks_of(s, segment);
+    const uint32_t chunks = s.global_ ? s.chunk_count : chunks_of(s, segment);
     s.pools[index] = {pivot, segment.keep, 0, segment.first_chunk, chunks, 0};
   }
 }
@@ -256,7 +256,7 @@ __global__ void mark_kept(const __grid_constant__ Select s) {
 template <class T>
 class Selection {
  public:
-  explicit Selection(bool pooled) { select_.pooled = pooled; }
+  explicit Selection(bool global_) { select_.global_ = global_; }
 
   void add(const Segment& segment, const Axes& = {}) {
     segments_.push_back(segment);
@@ -296,7 +296,7 @@ class Selection {
  private:
   size_t lay_out(void* base) {
     Layout layout(base);
-    const size_t pools = select_.pooled ? 1 : segments_.size();
+    const size_t pools = select_.global_ ? 1 : segments_.size();
     place_segments(layout, select_);
     layout.place(select_.pools, pools);
     layout.place(select_.ties_in_chunk, select_.chunk_count);

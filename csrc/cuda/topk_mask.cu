@@ -1,7 +1,7 @@
 // topk_mask: mask[i] = |score[i]| is among the k largest, ties to the lowest index; or what a
 // pattern keeps.
 //
-// Lists of contiguous tensors, one selection per tensor or one over all (pooled). See select.cuh
+// Lists of contiguous tensors, one selection per tensor or one over all (global_). See select.cuh
 // for single entries, kept_groups.cuh for patterns; their last pass writes the bool masks.
 // Traffic per value of b bytes: single entries (digits + 1) b read, 1 written; boxes and shapes b
 // read, 1 written, and the selection among the groups' scores; N:M b read, 1 written.
@@ -43,13 +43,13 @@ void queue_topk_mask(GroupSelection<T>& selection, void* scratch, void* nonfinit
 namespace sparselth::cuda {
 
 std::tuple<std::vector<Tensor>, Tensor> topk_mask(std::vector<Tensor> scores,
-                                                  std::vector<int64_t> k, bool pooled,
+                                                  std::vector<int64_t> k, bool global_,
                                                   std::vector<int64_t> pattern_code) {
   const char* op = "topk_mask";
   check_kind(op, "scores", scores);
   check_sizes(op, scores);
   const Pattern pattern(pattern_code);
-  check_counts(op, k, pattern, pooled, scores);
+  check_counts(op, k, pattern, global_, scores);
   std::vector<Tensor> masks;
   const DeviceGuard guard(scores[0].get_device_index());
   const cudaStream_t stream = current_stream(scores[0].get_device_index());
@@ -60,9 +60,9 @@ std::tuple<std::vector<Tensor>, Tensor> topk_mask(std::vector<Tensor> scores,
   const int64_t rows = static_cast<int64_t>(scores.size());
   Tensor nonfinite = torch::stable::new_empty(scores[0], {rows}, ScalarType::Long);
   dispatch_float(scores[0].scalar_type(), "topk_mask", [&]<class T>(T*) {
-    with_selection<T>(pattern, pooled, [&](auto selection) {
+    with_selection<T>(pattern, global_, [&](auto selection) {
       for (size_t l = 0; l < inputs.size(); ++l) {
-        Segment segment = segment_of(inputs[l], k, pooled ? 0 : l);
+        Segment segment = segment_of(inputs[l], k, global_ ? 0 : l);
         segment.mask = masks[l].mutable_data_ptr();
         selection.add(segment, axes_of(inputs[l].sizes()));
       }

@@ -91,7 +91,7 @@ Tensor weight_overlap(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<
   Tensor counts =
       torch::stable::new_empty(a[0], {2 * rows, static_cast<int64_t>(asked)}, ScalarType::Long);
   dispatch_float(a[0].scalar_type(), "weight_overlap", [&]<class T>(T*) {
-    Selection<T> selection(/*pooled=*/false);
+    Selection<T> selection(/*global_=*/false);
     for (const auto* inputs : {&inputs_a, &inputs_b}) {
       for (size_t l = 0; l < inputs->size(); ++l) {
         const Tensor& t = (*inputs)[l];

@@ -184,32 +184,32 @@ def kept_counts(
     allocation: str = "uniform",
     pattern: Pattern = ELEMENT,
 ) -> tuple[list[int], bool]:
-    """Turn a sparsity or explicit counts into the ops' (k, pooled) arguments.
+    """Turn a sparsity or explicit counts into the ops' (k, global_) arguments.
 
     A sparsity rounds the number of pruned groups. Patterns that fix the sparsity need neither.
     """
     if allocation not in ALLOCATIONS:
         raise unknown_name("allocation", allocation, ALLOCATIONS)
     check_list(tensors)
-    pooled = allocation == "global"
+    global_ = allocation == "global"
     if isinstance(pattern, NOfM):
         if k is not None or sparsity not in (None, pattern.sparsity):
             raise SparselthError(
                 f"{pattern.n}:{pattern.m} fixes the sparsity at {pattern.sparsity}; "
                 "leave sparsity and k out"
             )
-        return [], pooled
+        return [], global_
     shapes = tuple(t.shape for t in tensors)
     if k is None and sparsity is None and isinstance(pattern, KernelShapes):
-        return _groups(pattern, shapes, pooled), pooled
+        return _groups(pattern, shapes, global_), global_
     if (sparsity is None) == (k is None):
         raise SparselthError("give either sparsity or k, not both and not neither")
     if sparsity is not None:
         if allocation == "given":
             raise SparselthError('allocation="given" takes k, one count per tensor')
-        return list(_shares(pattern, shapes, pooled, check_sparsity(sparsity))), pooled
+        return list(_shares(pattern, shapes, global_, check_sparsity(sparsity))), global_
     assert k is not None
-    groups = _groups(pattern, shapes, pooled)
+    groups = _groups(pattern, shapes, global_)
     if allocation == "given" and isinstance(k, int):
         raise SparselthError(f'allocation="given" takes one count per tensor, got k={k}')
     counts = [k] * len(groups) if isinstance(k, int) else list(k)
@@ -219,22 +219,22 @@ def kept_counts(
         if not 0 <= count <= n:
             what = "the tensor's size" if pattern == ELEMENT else "the number of groups"
             raise SparselthError(f"k[{i}] = {count} is outside [0, {n}], {what}")
-    return counts, pooled
+    return counts, global_
 
 
-def _selections(shapes: Sequence[Shape], pooled: bool) -> list[Sequence[Shape]]:
-    return [shapes] if pooled else [[shape] for shape in shapes]
+def _selections(shapes: Sequence[Shape], global_: bool) -> list[Sequence[Shape]]:
+    return [shapes] if global_ else [[shape] for shape in shapes]
 
 
-def _groups(pattern: Blocks | KernelShapes, shapes: Sequence[Shape], pooled: bool) -> list[int]:
-    return [sum(map(pattern.groups, of_one)) for of_one in _selections(shapes, pooled)]
+def _groups(pattern: Blocks | KernelShapes, shapes: Sequence[Shape], global_: bool) -> list[int]:
+    return [sum(map(pattern.groups, of_one)) for of_one in _selections(shapes, global_)]
 
 
 @lru_cache(maxsize=256)  # asked for the same weights again and again, up to once a step
 def _shares(
-    pattern: Blocks | KernelShapes, shapes: tuple[Shape, ...], pooled: bool, sparsity: float
+    pattern: Blocks | KernelShapes, shapes: tuple[Shape, ...], global_: bool, sparsity: float
 ) -> tuple[int, ...]:
-    return tuple(kept(pattern, of_one, sparsity) for of_one in _selections(shapes, pooled))
+    return tuple(kept(pattern, of_one, sparsity) for of_one in _selections(shapes, global_))
 
 
 def kept(pattern: Blocks | KernelShapes, shapes: Sequence[Shape], sparsity: float) -> int:

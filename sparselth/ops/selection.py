@@ -52,13 +52,13 @@ def topk_mask(
     single = isinstance(scores, Tensor)
     tensors: list[Tensor] = [scores] if isinstance(scores, Tensor) else list(scores)
     groups = find_pattern(pattern)
-    counts, pooled = kept_counts(tensors, k=k, allocation=allocation, pattern=groups)
+    counts, global_ = kept_counts(tensors, k=k, allocation=allocation, pattern=groups)
     refuses = _refuses(nonfinite)
     labels = named("scores", len(tensors), names)
     if not tensors:
         return []
     run = implementation("topk_mask", tensors[0].device)
-    masks, found = run([t.detach() for t in tensors], counts, pooled, groups.encode())
+    masks, found = run([t.detach() for t in tensors], counts, global_, groups.encode())
     if refuses and found.any():
         raise nonfinite_error(labels[int(found.nonzero()[0])])
     return masks[0] if single else masks
@@ -101,7 +101,7 @@ def admm_project_(
     weights, z, u = list(weights), list(z), list(u)
     check_lists(weights=weights, z=z, u=u)
     groups = find_pattern(pattern)
-    counts, pooled = kept_counts(
+    counts, global_ = kept_counts(
         weights, sparsity=sparsity, k=k, allocation=allocation, pattern=groups
     )
     refuses = _refuses(nonfinite)
@@ -109,7 +109,7 @@ def admm_project_(
     if not weights:
         return torch.empty((0, 2), dtype=torch.float64)
     run = implementation("admm_project_", weights[0].device)
-    residuals = run(weights, z, u, counts, pooled, groups.encode(), not refuses)
+    residuals = run(weights, z, u, counts, global_, groups.encode(), not refuses)
     # A NaN that was in Z before makes the change NaN, not the primal residual.
     if refuses and (refused := residuals[:, 0].isnan()).any():
         worst = int(refused.nonzero()[0])

@@ -57,12 +57,12 @@ def counts_for(
         raise SparselthError('allocation="erk" with kernel shapes takes a sparsity, got none')
     if isinstance(pattern, NOfM) or sparsity is None or allocation == "global":
         assert not isinstance(sparsity, Mapping)
-        counts, pooled = kept_counts(
+        counts, global_ = kept_counts(
             list(parameters.values()), sparsity=sparsity, allocation=allocation, pattern=pattern
         )
         if isinstance(pattern, NOfM):
             return None
-        return counts[0] if pooled else counts
+        return counts[0] if global_ else counts
     shares = _by_layer(parameters, sparsity, allocation)
     return _counts_by_layer(parameters, shares, pattern, stacklevel)
 

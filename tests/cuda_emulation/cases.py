@@ -30,8 +30,8 @@ SHAPES_OF_4 = [shape for shape in range(1 << 9) if shape.bit_count() == 4]
 class Case:
     op: str
     dtype: torch.dtype
-    pooled: bool
-    ordered: bool
+    global_: bool
+    allow_nonfinite: bool
     chunk_size: int
     seed: int
     settings: tuple[float, ...]
@@ -40,7 +40,7 @@ class Case:
     than the tensor before it."""
     pattern: list[int]
     k: list[int]
-    """Per tensor; pooled: the count over all, repeated; N:M: zeros, which nobody reads."""
+    """Per tensor; global_: the count over all, repeated; N:M: zeros, which nobody reads."""
     offsets: list[int]
     """Elements between the start of the memory and the tensor, as in a view."""
     lists: list[list[Tensor]]
@@ -55,7 +55,7 @@ class Case:
         """k as the op takes it."""
         if self.pattern[:1] == [1]:
             return []
-        return self.k[:1] if self.pooled else self.k
+        return self.k[:1] if self.global_ else self.k
 
 
 def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
@@ -79,8 +79,8 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         # Around the borders of packs, tiles and chunks, and a few chunks long.
         near = (0, 1, 7, tile - 1, tile, tile + 1, chunk + 3, 2 * chunk, 3 * chunk - 5)
         shapes.append((max(0, near[integer(0, len(near) - 1)] + integer(-1, 1)),))
-    pooled = selects and integer(0, 2) == 0
-    ordered = bool(integer(0, 1))
+    global_ = selects and integer(0, 2) == 0
+    allow_nonfinite = bool(integer(0, 1))
     kinds = [0, 1, 2, 3, 4, 5]
     kinds += [6, 6] * (op not in STEPS and integer(0, 2) == 0)
     kinds += [7] * 6 * (pattern is not ELEMENT)
@@ -104,8 +104,8 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     if op == "weight_overlap" and lists[2]:
         groups = [int(mask.sum()) for mask in lists[2]]
     total = sum(groups)
-    k = [share(integer(0, 5), total if pooled else n, integer) for n in groups]
-    k = [k[0]] * len(shapes) if pooled else k
+    k = [share(integer(0, 5), total if global_ else n, integer) for n in groups]
+    k = [k[0]] * len(shapes) if global_ else k
     momentum = (0.0, 0.9)[integer(0, 1)]
     nesterov = float(momentum > 0 and integer(0, 1))
     settings = (0.1, momentum, 0.25 * integer(0, 1), 1e-2, nesterov, 0.05)
@@ -114,10 +114,12 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         settings = (0.1, momentum, 0.99, 1e-8, 1e-2, 0.05, step, own_steps)
     offsets = [integer(0, 3) * integer(0, 1) for _ in shapes]
     label = (
-        f"seed {seed}: {pattern}, shapes {shapes[:9]}, k {k[:9]}, pooled {pooled}, chunk {chunk}"
+        f"seed {seed}: {pattern}, shapes {shapes[:9]}, k {k[:9]}, global_ {global_}, chunk {chunk}"
     )
     code = pattern.encode()
-    return Case(op, dtype, pooled, ordered, chunk, seed, settings, code, k, offsets, lists, label)
+    return Case(
+        op, dtype, global_, allow_nonfinite, chunk, seed, settings, code, k, offsets, lists, label
+    )
 
 
 def cases_of(op: str, dtype: torch.dtype, seeds: Iterable[int]) -> list[Case]:
@@ -225,7 +227,7 @@ def encode(cases: list[Case]) -> bytes:
 def _encode(case: Case) -> bytes:
     ops, dtypes = OPS.index(case.op), DTYPES.index(case.dtype)
     present = sum(1 << i for i, tensors in enumerate(case.lists) if tensors)
-    head = (ops, dtypes, case.pooled, case.ordered, case.chunk_size, case.seed, present)
+    head = (ops, dtypes, case.global_, case.allow_nonfinite, case.chunk_size, case.seed, present)
     parts = [
         struct.pack("7q", *head),
         struct.pack("8d", *case.settings, *[0.0] * (8 - len(case.settings))),
@@ -284,7 +286,7 @@ def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
     """Return what driver.cpp must write: (name, tensor, whether bit for bit), in its order."""
     lists = [[x.clone() for x in tensors] for tensors in case.lists]
     if case.op == "topk_mask":
-        masks, nonfinite = reference.topk_mask(*lists, case.given_k, case.pooled, case.pattern)
+        masks, nonfinite = reference.topk_mask(*lists, case.given_k, case.global_, case.pattern)
         return [*(("mask", mask, True) for mask in masks), ("nonfinite", nonfinite, True)]
     if case.op == "weight_overlap":
         counts = reference.weight_overlap(*lists, case.k).flatten()
@@ -293,7 +295,7 @@ def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
     if case.op == "admm_project_":
         w, u, z = lists
         residuals = reference.admm_project_(
-            w, z, u, case.given_k, case.pooled, case.pattern, case.ordered
+            w, z, u, case.given_k, case.global_, case.pattern, case.allow_nonfinite
         )
         pairs = [(("u", a, True), ("z", b, True)) for a, b in zip(u, z, strict=True)]
         return [item for pair in pairs for item in pair] + [("residuals", residuals, False)]

@@ -1,8 +1,8 @@
 // Reads cases from stdin, runs the kernels on them, writes the results to stdout.
 //
-// A case, as cases.py encodes it: int64 op, dtype, pooled, ordered, chunk_size, seed, and as bits
-// which of the op's lists are there; float64 settings[8], those of the optimizers' steps; the
-// pattern, its length first; the number of tensors; per tensor int64 out, inputs, taps, keep,
+// A case, as cases.py encodes it: int64 op, dtype, global_, allow_nonfinite, chunk_size, seed, and
+// as bits which of the op's lists are there; float64 settings[8], those of the optimizers' steps;
+// the pattern, its length first; the number of tensors; per tensor int64 out, inputs, taps, keep,
 // offset and its arrays. An array lies `offset` elements into its allocation, as a view does.
 // -DEMULATE_OPS and -DEMULATE_DTYPES, as bits, choose what is compiled.
 #include "common/pattern.h"
@@ -45,7 +45,7 @@ using namespace sparselth;
 using namespace sparselth::cuda;
 
 struct Case {
-  int64_t op, dtype, pooled, ordered, chunk_size, seed, present;
+  int64_t op, dtype, global_, allow_nonfinite, chunk_size, seed, present;
   double settings[8];
 };
 
@@ -98,7 +98,7 @@ Array scratch_for(AnySelection& selection, const Case& c) {
 template <class T>
 void run_topk(const Case& c, const Pattern& pattern, std::vector<Tensors>& list) {
   const Array nonfinite(list.size(), 8);
-  with_selection<T>(pattern, c.pooled != 0, [&](auto selection) {
+  with_selection<T>(pattern, c.global_ != 0, [&](auto selection) {
     for (const Tensors& t : list) {
       Segment segment = segment_of(t);
       segment.mask = t.mask.data();
@@ -116,14 +116,15 @@ void run_topk(const Case& c, const Pattern& pattern, std::vector<Tensors>& list)
 template <class T>
 void run_admm(const Case& c, const Pattern& pattern, std::vector<Tensors>& list) {
   const Array residuals(2 * list.size(), 8);
-  with_selection<T>(pattern, c.pooled != 0, [&](auto selection) {
+  with_selection<T>(pattern, c.global_ != 0, [&](auto selection) {
     for (const Tensors& t : list) {
       Segment segment = segment_of(t);
       segment.addend = t.arrays[1].data(), segment.target = t.arrays[2].data();
       selection.add(segment, t.axes);
     }
     const Array scratch = scratch_for(selection, c);
-    queue_admm_project(selection, scratch.data(), residuals.data(), c.ordered != 0, nullptr);
+    queue_admm_project(selection, scratch.data(), residuals.data(), c.allow_nonfinite != 0,
+                       nullptr);
   });
   for (const Tensors& t : list) t.arrays[1].write(), t.arrays[2].write();
   residuals.write();
@@ -134,7 +135,7 @@ void run_admm(const Case& c, const Pattern& pattern, std::vector<Tensors>& list)
 template <class T>
 void run_overlap(const Case& c, std::vector<Tensors>& list) {
   const Array counts(2 * list.size(), 8);
-  Selection<T> selection(/*pooled=*/false);
+  Selection<T> selection(/*global_=*/false);
   for (int which = 0; which < 2; ++which) {
     for (const Tensors& t : list) {
       Segment segment = segment_of(t);

@@ -33,7 +33,7 @@ def kernel(package: ModuleType, op: str):
 
 
 def lists(shapes, weights, dtypes) -> st.SearchStrategy:
-    """Draw (tensors, k, pooled, encoded pattern), of entries or of a pattern's groups."""
+    """Draw (tensors, k, global_, encoded pattern), of entries or of a pattern's groups."""
     return st.one_of(
         tensor_lists(shapes, dtypes).map(lambda case: (*case, [])),
         patterned_lists(weights, dtypes).map(lambda case: (*case[:3], case[3].encode())),
@@ -41,23 +41,23 @@ def lists(shapes, weights, dtypes) -> st.SearchStrategy:
 
 
 def same_masks(package, case, device="cpu") -> None:
-    tensors, k, pooled, pattern = case
+    tensors, k, global_, pattern = case
     tensors = [t.to(device) for t in tensors]
-    masks, nonfinite = kernel(package, "topk_mask")(tensors, k, pooled, pattern)
-    want, counted = reference.topk_mask(tensors, k, pooled, pattern)
+    masks, nonfinite = kernel(package, "topk_mask")(tensors, k, global_, pattern)
+    want, counted = reference.topk_mask(tensors, k, global_, pattern)
     for got, expected in zip(masks, want, strict=True):
         assert torch.equal(got, expected)
     assert torch.equal(nonfinite, counted)
 
 
-def same_projection(package, case, ordered, device="cpu") -> None:
-    weights, k, pooled, pattern = case
+def same_projection(package, case, allow_nonfinite, device="cpu") -> None:
+    weights, k, global_, pattern = case
     weights = [w.to(device) for w in weights]
     torch.manual_seed(0)
     wanted = [[torch.randn_like(w) for w in weights] for _ in range(2)]
     z, u = ([t.clone() for t in tensors] for tensors in wanted)
-    got = kernel(package, "admm_project_")(weights, z, u, k, pooled, pattern, ordered)
-    want = reference.admm_project_(weights, *wanted, k, pooled, pattern, ordered)
+    got = kernel(package, "admm_project_")(weights, z, u, k, global_, pattern, allow_nonfinite)
+    want = reference.admm_project_(weights, *wanted, k, global_, pattern, allow_nonfinite)
     for a, b in zip(z + u, wanted[0] + wanted[1], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, equal_nan=True)

@@ -78,10 +78,10 @@ def launch_lists(dtype, patterns, count=3) -> None:
     tensors = [torch.empty(64, 64, 3, 3, dtype=dtype) for _ in range(count)]
     masks = [torch.empty(64, 64, 3, 3, dtype=torch.bool) for _ in range(count)]
     for pattern in patterns:
-        for pooled in (False, True):
-            k = [5] if pooled else [5] * count
-            call["topk_mask"](tensors, k, pooled, pattern)
-            call["admm_project_"](tensors, tensors, tensors, k, pooled, pattern, pooled)
+        for global_ in (False, True):
+            k = [5] if global_ else [5] * count
+            call["topk_mask"](tensors, k, global_, pattern)
+            call["admm_project_"](tensors, tensors, tensors, k, global_, pattern, global_)
     for inside in ([], masks):
         call["weight_overlap"](tensors, tensors, inside, [5] * 2 * count)
     for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):

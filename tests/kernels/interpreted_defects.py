@@ -40,9 +40,9 @@ DEFECTS = {
         *("unstructured", "select.py"),
         *("range(first, chunk, MANY)", "range(first, 0, MANY)"),
     ),
-    "ties ranked per tensor when pooled": (
+    "ties ranked per tensor when global_": (
         *("ties", "select.py"),
-        *("first = chunk * 0 if POOLED else word", "first = word"),
+        *("first = chunk * 0 if GLOBAL else word", "first = word"),
     ),
     "infinity not counted": (
         *("unstructured", "select.py"),
@@ -76,7 +76,12 @@ DEFECTS = {
         *("patterns", "patterns.py"),
         *("tl.where(scores != scores, ONE_NAN,", "tl.where(scores != scores, 0,"),
     ),
-    "written in spite of NaN": ("projections", "admm_project.py", "if ORDERED:", "if True:"),
+    "written in spite of NaN": (
+        "projections",
+        "admm_project.py",
+        "if ALLOW_NONFINITE:",
+        "if True:",
+    ),
     "the dual of what is kept": (
         *("projections", "admm_project.py"),
         *("tl.where(kept, zero, v)", "v"),

@@ -49,8 +49,8 @@ def test_masks_are_the_oracles(dtype, data):
 @TYPES
 @given(st.data(), st.booleans())
 @settings(max_examples=25)
-def test_projections_are_the_oracles(dtype, data, ordered):
-    agreement.same_projection(kernels, data.draw(LISTS[dtype]), ordered, "cuda")
+def test_projections_are_the_oracles(dtype, data, allow_nonfinite):
+    agreement.same_projection(kernels, data.draw(LISTS[dtype]), allow_nonfinite, "cuda")
 
 
 @TYPES
@@ -88,11 +88,11 @@ def test_ties_go_to_the_first():
     agreement.same_ties(kernels, "cuda")
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_millions_of_values(pooled):
+@pytest.mark.parametrize("global_", [False, True])
+def test_millions_of_values(global_):
     scores = [torch.randn(n, device="cuda").round(decimals=2) for n in (3_000_001, 17, 1_234_567)]
-    k = [1_000_003] if pooled else [30_001, 5, 1_000_000]
-    agreement.same_masks(kernels, (scores, k, pooled, []), "cuda")
+    k = [1_000_003] if global_ else [30_001, 5, 1_000_000]
+    agreement.same_masks(kernels, (scores, k, global_, []), "cuda")
 
 
 def test_hundreds_of_tensors():

@@ -98,7 +98,7 @@ def tensor_lists(
     shapes=((0,), (1,), (7,), (3, 5), (4, 3, 3, 3), (1000,), (70001,)),
     dtypes=FLOATS,
 ):
-    """Draw (tensors, k, pooled): ties, zeros of both signs, denormals, NaN and infinity, values
+    """Draw (tensors, k, global_): ties, zeros of both signs, denormals, NaN and infinity, values
     that differ in scale from place to place; empty tensors and larger ones.
     """
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
@@ -126,11 +126,11 @@ def tensor_lists(
         if draw(st.booleans()) and t.dim() == 4:
             t = t.contiguous(memory_format=torch.channels_last)
         tensors.append(t)
-    pooled = draw(st.booleans())
+    global_ = draw(st.booleans())
     sizes = [t.numel() for t in tensors]
-    groups = [sum(sizes)] if pooled else sizes
+    groups = [sum(sizes)] if global_ else sizes
     k = [draw(st.one_of(st.sampled_from([0, n]), st.integers(0, n))) for n in groups]
-    return tensors, k, pooled
+    return tensors, k, global_
 
 
 WEIGHTS = (
@@ -141,8 +141,8 @@ WEIGHTS = (
 
 @st.composite
 def patterned_lists(draw, shapes=WEIGHTS, dtypes=FLOATS):
-    """Draw (tensors, k, pooled, pattern) of weights, k counting the groups of the pattern."""
-    tensors, _, pooled = draw(tensor_lists(shapes, dtypes))
+    """Draw (tensors, k, global_, pattern) of weights, k counting the groups of the pattern."""
+    tensors, _, global_ = draw(tensor_lists(shapes, dtypes))
     extent = st.sampled_from([0, 1, 2, 3, 8, 16, 40])
     pattern = draw(
         st.one_of(
@@ -154,11 +154,11 @@ def patterned_lists(draw, shapes=WEIGHTS, dtypes=FLOATS):
         )
     )
     if isinstance(pattern, NOfM):
-        return tensors, [], pooled, pattern
+        return tensors, [], global_, pattern
     groups = [pattern.groups(t.shape) for t in tensors]
-    groups = [sum(groups)] if pooled else groups
+    groups = [sum(groups)] if global_ else groups
     k = [draw(st.one_of(st.sampled_from([0, n]), st.integers(0, n))) for n in groups]
-    return tensors, k, pooled, pattern
+    return tensors, k, global_, pattern
 
 
 SHAPES_OF_4 = [shape for shape in range(1 << 9) if shape.bit_count() == 4]

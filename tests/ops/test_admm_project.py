@@ -13,12 +13,12 @@ ops = torch.ops.sparselth
 
 @given(tensor_lists(), st.booleans())
 @settings(max_examples=300)
-def test_is_the_oracle_bit_for_bit(case, ordered):
-    weights, k, pooled = case
+def test_is_the_oracle_bit_for_bit(case, allow_nonfinite):
+    weights, k, global_ = case
     lists = [[torch.randn_like(w) for w in weights] for _ in range(2)]
     z, u = ([t.clone() for t in tensors] for tensors in lists)
-    got = ops.admm_project_(weights, z, u, k, pooled, [], ordered)
-    want = reference.admm_project_(weights, *lists, k, pooled, [], ordered)
+    got = ops.admm_project_(weights, z, u, k, global_, [], allow_nonfinite)
+    want = reference.admm_project_(weights, *lists, k, global_, [], allow_nonfinite)
     for a, b in zip(z + u, lists[0] + lists[1], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, equal_nan=True)

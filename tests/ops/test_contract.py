@@ -129,7 +129,8 @@ def samples():
             (lists[0], [4], True, [2, 1, 1]),
         ],
         "admm_project_": [
-            (lists[0], lists[1], lists[2], [2, 3], False, [], ordered) for ordered in (False, True)
+            (lists[0], lists[1], lists[2], [2, 3], False, [], allow_nonfinite)
+            for allow_nonfinite in (False, True)
         ],
         "weight_overlap": [(lists[0], lists[1], [], [2, 3]), (lists[0], lists[1], masks, [2, 0])],
         "masked_sgd_": [(*lists, masks, [], [], 0.1, 0.9, 0.0, 1e-4, True, 0.0)],

@@ -39,7 +39,7 @@ def on_device(case: cases.Case) -> list[list[torch.Tensor]]:
 def outputs(case: cases.Case) -> list[torch.Tensor]:
     """Run the op on the device and return what the oracle lists, in its order."""
     lists = on_device(case)
-    selected = (case.given_k, case.pooled, case.pattern)
+    selected = (case.given_k, case.global_, case.pattern)
     if case.op == "topk_mask":
         masks, nonfinite = ops.topk_mask(*lists, *selected)
         return [*masks, nonfinite]
@@ -48,7 +48,7 @@ def outputs(case: cases.Case) -> list[torch.Tensor]:
         return [torch.cat([counts, torch.zeros_like(counts)])]
     if case.op == "admm_project_":
         w, u, z = lists
-        residuals = ops.admm_project_(w, z, u, *selected, case.ordered)
+        residuals = ops.admm_project_(w, z, u, *selected, case.allow_nonfinite)
         return [t for pair in zip(u, z, strict=True) for t in pair] + [residuals]
     if case.op == "masked_adamw_":
         *settings, step, _ = case.settings
@@ -129,12 +129,12 @@ def test_a_large_weight_in_groups(pattern):
     assert torch.equal(got[0].cpu(), want[0])
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_millions_of_values(pooled):
+@pytest.mark.parametrize("global_", [False, True])
+def test_millions_of_values(global_):
     scores = [torch.randn(n, device="cuda").round(decimals=2) for n in (3_000_001, 17, 1_234_567)]
-    k = [1_000_003] if pooled else [30_001, 5, 1_000_000]
-    got, _ = ops.topk_mask(scores, k, pooled, [])
-    for a, b in zip(got, reference.topk_mask(scores, k, pooled, [])[0], strict=True):
+    k = [1_000_003] if global_ else [30_001, 5, 1_000_000]
+    got, _ = ops.topk_mask(scores, k, global_, [])
+    for a, b in zip(got, reference.topk_mask(scores, k, global_, [])[0], strict=True):
         assert torch.equal(a, b)
 
 

@@ -18,9 +18,9 @@ ops = torch.ops.sparselth
 @given(patterned_lists())
 @settings(max_examples=400)
 def test_masks_are_the_oracles_bit_for_bit(case):
-    tensors, k, pooled, pattern = case
-    got, nonfinite = ops.topk_mask(tensors, k, pooled, pattern.encode())
-    want, counted = reference.topk_mask(tensors, k, pooled, pattern.encode())
+    tensors, k, global_, pattern = case
+    got, nonfinite = ops.topk_mask(tensors, k, global_, pattern.encode())
+    want, counted = reference.topk_mask(tensors, k, global_, pattern.encode())
     for a, b in zip(got, want, strict=True):
         assert torch.equal(a, b)
     assert torch.equal(nonfinite, counted)
@@ -28,12 +28,12 @@ def test_masks_are_the_oracles_bit_for_bit(case):
 
 @given(patterned_lists(), st.booleans())
 @settings(max_examples=300)
-def test_projections_are_the_oracles_bit_for_bit(case, ordered):
-    weights, k, pooled, pattern = case
+def test_projections_are_the_oracles_bit_for_bit(case, allow_nonfinite):
+    weights, k, global_, pattern = case
     lists = [[torch.randn_like(w) for w in weights] for _ in range(2)]
     z, u = ([t.clone() for t in tensors] for tensors in lists)
-    got = ops.admm_project_(weights, z, u, k, pooled, pattern.encode(), ordered)
-    want = reference.admm_project_(weights, *lists, k, pooled, pattern.encode(), ordered)
+    got = ops.admm_project_(weights, z, u, k, global_, pattern.encode(), allow_nonfinite)
+    want = reference.admm_project_(weights, *lists, k, global_, pattern.encode(), allow_nonfinite)
     for a, b in zip(z + u, lists[0] + lists[1], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, equal_nan=True)

@@ -13,9 +13,9 @@ ops = torch.ops.sparselth
 @given(tensor_lists())
 @settings(max_examples=300)
 def test_is_the_oracle_bit_for_bit(case):
-    tensors, k, pooled = case
-    got, nonfinite = ops.topk_mask(tensors, k, pooled, [])
-    want, counted = reference.topk_mask(tensors, k, pooled, [])
+    tensors, k, global_ = case
+    got, nonfinite = ops.topk_mask(tensors, k, global_, [])
+    want, counted = reference.topk_mask(tensors, k, global_, [])
     for a, b in zip(got, want, strict=True):
         assert torch.equal(a, b)
     assert torch.equal(nonfinite, counted)

@@ -6,7 +6,7 @@ from torch import nn
 
 import sparselth as sl
 from sparselth.ops.patterns import find_pattern
-from sparselth.ops.reference.selection import block_scores
+from sparselth.ops.reference.ranking import block_scores
 from sparselth.pruning import check_alive, first_and_last, prunable_parameters
 from sparselth.pruning.patterns import kernel_shapes
 

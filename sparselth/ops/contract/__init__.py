@@ -11,7 +11,7 @@ Conventions shared by all ops
     plan     int32 or None. The mask's packed indices, see `sparselth.ops.plan`; a kernel that
              wants one and gets None builds it itself.
     k        number of entries kept, exactly; ties go to the lowest flat index.
-    pooled   False: one selection per tensor, `k` has one entry per tensor.
+    global_   False: one selection per tensor, `k` has one entry per tensor.
              True: one selection over all tensors in list order, `k` has one entry.
     pattern  what `k` counts, a pattern of `patterns.py` encoded; tensors are seen as contiguous
              (out, in, taps):

@@ -99,11 +99,11 @@ def decoded(op: str, code: Sequence[int]) -> Pattern:
 
 
 def _check_counts(op: str, given: Named, shapes: Sequence[Sequence[int]]) -> None:
-    pattern, k, pooled = decoded(op, given["pattern"]), given["k"], given["pooled"]
+    pattern, k, global_ = decoded(op, given["pattern"]), given["k"], given["global_"]
     limits: list[int] = []
     if not isinstance(pattern, NOfM):
         limits = [pattern.groups(shape) for shape in shapes]
-        limits = [sum(limits)] if pooled else limits
+        limits = [sum(limits)] if global_ else limits
     if len(k) != len(limits):
         raise failure(op, f"k has {len(k)} counts for {len(limits)} selections")
     for i, (count, most) in enumerate(zip(k, limits, strict=True)):

@@ -21,11 +21,21 @@ def masked_conv2d_relu(*arguments):
     return masked_conv2d(*arguments).relu()
 
 
-def convolution_backward(grad_output, input, weight, conv, wanted):
-    """Return the gradients of a dense convolution: input, weight and bias, those `wanted`."""
+def convolution_backward(grad_output, input, weight, conv, output_mask):
+    """Return the gradients of input, weight and bias of a dense one, those of `output_mask`."""
     stride, padding, dilation, groups = conv
     return torch.ops.aten.convolution_backward(
-        grad_output, input, weight, None, stride, padding, dilation, False, [0, 0], groups, wanted
+        grad_output,
+        input,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        groups,
+        output_mask,
     )
 
 

@@ -36,26 +36,26 @@ def largest(score: Tensor, k: int, inside: Tensor | None = None) -> Tensor:
     return mask
 
 
-def masks_of(
-    scores: Sequence[Tensor], k: Sequence[int], pooled: bool, pattern: Sequence[int]
+def select_masks(
+    scores: Sequence[Tensor], k: Sequence[int], global_: bool, pattern: Sequence[int]
 ) -> list[Tensor]:
     """Return a mask per tensor: the k largest entries or groups of each, or of all together."""
     if not pattern:
-        return [m.view(s.shape) for m, s in zip(_kept(scores, k, pooled), scores, strict=True)]
+        return [m.view(s.shape) for m, s in zip(_kept(scores, k, global_), scores, strict=True)]
     cubes = [score.reshape(axes(score.shape)) for score in scores]
     kind, *settings = pattern
     if kind == 0:
-        masks = _blocks(cubes, k, pooled, settings)
+        masks = _blocks(cubes, k, global_, settings)
     elif kind == 1:
         masks = [_n_of_m(cube, *settings) for cube in cubes]
     else:
-        masks = _kernel_shapes(cubes, k, pooled, settings[0], settings[1:])
+        masks = _kernel_shapes(cubes, k, global_, settings[0], settings[1:])
     return [mask.reshape(s.shape).clone() for mask, s in zip(masks, scores, strict=True)]
 
 
-def _kept(scores: Sequence[Tensor], k: Sequence[int], pooled: bool) -> list[Tensor]:
+def _kept(scores: Sequence[Tensor], k: Sequence[int], global_: bool) -> list[Tensor]:
     """Return the flat masks of the k largest of each tensor, or of all together."""
-    if not pooled:
+    if not global_:
         return [largest(s, n) for s, n in zip(scores, k, strict=True)]
     flat = largest(torch.cat([s.flatten() for s in scores]), k[0])
     return [part.clone() for part in flat.split([s.numel() for s in scores])]
@@ -83,10 +83,10 @@ def _split(cube: Tensor, box: Sequence[int]) -> Tensor:
     )
 
 
-def _blocks(cubes, k, pooled, box) -> list[Tensor]:
+def _blocks(cubes, k, global_, box) -> list[Tensor]:
     scores = [block_scores(cube, box) if cube.numel() else cube.double() for cube in cubes]
     masks = []
-    for flat, score, cube in zip(_kept(scores, k, pooled), scores, cubes, strict=True):
+    for flat, score, cube in zip(_kept(scores, k, global_), scores, cubes, strict=True):
         mask = flat.view(score.shape)
         for axis, (side, n) in enumerate(zip(box, cube.shape, strict=True)):
             mask = mask.repeat_interleave(side or max(n, 1), axis).narrow(axis, 0, n)
@@ -116,9 +116,9 @@ def _n_of_m(cube: Tensor, n: int, m: int) -> Tensor:
     return mask.view(whole.shape)[:, :inputs]
 
 
-def _kernel_shapes(cubes, k, pooled, taps, shapes) -> list[Tensor]:
+def _kernel_shapes(cubes, k, global_, taps, shapes) -> list[Tensor]:
     best = [best_shapes(cube, shapes if cube.shape[2] == taps else None) for cube in cubes]
-    kernels = _kept([score for score, _ in best], k, pooled)
+    kernels = _kept([score for score, _ in best], k, global_)
     return [
         kept.view(*inside.shape[:2], 1) & inside
         for kept, (_, inside) in zip(kernels, best, strict=True)

@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from .mask import masked
-from .ranking import largest, masks_of
+from .ranking import largest, select_masks
 
 
 def _nonfinite(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([(~t.isfinite()).sum() for t in tensors])
 
 
-def topk_mask(scores, k, pooled, pattern):
-    return masks_of(scores, k, pooled, pattern), _nonfinite(scores)
+def topk_mask(scores, k, global_, pattern):
+    return select_masks(scores, k, global_, pattern), _nonfinite(scores)
 
 
-def admm_project_(weights, z, u, k, pooled, pattern, ordered):
+def admm_project_(weights, z, u, k, global_, pattern, allow_nonfinite):
     sums = [w + dual for w, dual in zip(weights, u, strict=True)]
     nonfinite = _nonfinite(sums)
-    if not ordered and nonfinite.any():
+    if not allow_nonfinite and nonfinite.any():
         none = torch.zeros(len(sums), 2, dtype=torch.float64, device=sums[0].device)
         return none.masked_fill_(nonfinite.bool().view(-1, 1), float("nan"))
-    masks = masks_of(sums, k, pooled, pattern)
+    masks = select_masks(sums, k, global_, pattern)
     residuals = []
     for weight, z_l, u_l, v, mask in zip(weights, z, u, sums, masks, strict=True):
         projected = masked(v, mask)

@@ -50,7 +50,7 @@ def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
 
 
 @handles(_aten.native_batch_norm_backward.default)
-def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training, eps, wanted):
+def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training, eps, output_mask):
     if not in_lanes(input) or (weight is not None and weight.dtype != input.dtype):
         return NotImplemented
     if not training:
@@ -72,7 +72,7 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
         HALO,
     )
     grads = (LaneTensor.wrap(outs[0], input.shape[0], HALO), *outs[1:])
-    return tuple(g if want else None for g, want in zip(grads, wanted, strict=True))
+    return tuple(g if want else None for g, want in zip(grads, output_mask, strict=True))
 
 
 def _gate_arguments(
