@@ -175,8 +175,8 @@ def study(
     # Imported here, so that `sparselth info` does not wait for matplotlib.
     from .study import InProcess, Processes, StudyConfig, Submitit, run
     from .study import preset as find_preset
-    from .study.executors import Executor
-    from .study.progress import for_console
+    from .study.execution.executors import Executor
+    from .study.execution.progress import for_console
     from .study.report import print_report
 
     flags = {

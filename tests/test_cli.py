@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import sparselth
 from sparselth.cli import app, main
 from sparselth.study import PRESETS, StudyConfig
-from sparselth.study.generators import GENERATORS
-from sparselth.study.protocols import PROTOCOLS
+from sparselth.study.plan.names import GENERATORS
+from sparselth.study.plan.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # `--threads` would stay set
 

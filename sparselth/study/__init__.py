@@ -1,13 +1,13 @@
 """The paper's study: tickets, re-initialisation and fine-tuning compared, on a grid of settings."""
 
-from .cells import Cell
-from .cluster import Submitit
-from .config import StudyConfig
-from .draws import initial_weights
-from .executors import InProcess, Processes
-from .presets import PRESETS, preset
-from .runner import run
-from .thresholds import Thresholds
+from .execution.cluster import Submitit
+from .execution.draws import initial_weights
+from .execution.executors import InProcess, Processes
+from .execution.runner import run
+from .plan.cells import Cell
+from .plan.config import StudyConfig
+from .plan.presets import PRESETS, preset
+from .plan.thresholds import Thresholds
 
 __all__ = [
     "PRESETS",

@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparselth.study import Cell, StudyConfig
-from sparselth.study.cells import MASKS, ROUND, cells, epochs, needs
-from sparselth.study.generators import after_rounds, parsed, rounds_to
-from sparselth.study.protocols import PROTOCOLS
+from sparselth.study.plan.cells import MASKS, ROUND, cells, epochs, needs
+from sparselth.study.plan.names import after_rounds, parsed, rounds_to
+from sparselth.study.plan.protocols import PROTOCOLS
 
 GENERATORS = (
     *("magnitude", "imp", "admm", "random"),

@@ -4,9 +4,9 @@ import pytest
 from test_verdicts import LARGE, SMALL, WIDE, about, made
 
 from sparselth.study import Thresholds
-from sparselth.study.claims import claims
-from sparselth.study.intervals import MISSING, NO, UNCLEAR, YES
-from sparselth.study.overlaps import AGAINST_THETA_0, AGAINST_THETA_T, DENSE_PAIR
+from sparselth.study.analysis.claims import claims
+from sparselth.study.analysis.intervals import MISSING, NO, UNCLEAR, YES
+from sparselth.study.analysis.overlaps import AGAINST_THETA_0, AGAINST_THETA_T, DENSE_PAIR
 
 MASKS = {"generators": ("imp", "admm"), "sparsities": (0.5, 0.9)}
 

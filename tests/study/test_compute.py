@@ -11,10 +11,11 @@ import torch
 
 import sparselth as sl
 from sparselth import SparselthError, data, models, study
-from sparselth.study import Cell, cost
-from sparselth.study.cells import MASKS
-from sparselth.study.compute import Work
-from sparselth.study.protocols import PROTOCOLS
+from sparselth.study import Cell
+from sparselth.study.execution import cost
+from sparselth.study.execution.compute import Work
+from sparselth.study.plan.cells import MASKS
+from sparselth.study.plan.protocols import PROTOCOLS
 from sparselth.training import train
 
 CPU = torch.device("cpu")

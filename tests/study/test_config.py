@@ -11,7 +11,7 @@ from sparselth import SparselthError
 from sparselth.pruning import ADMMUpdate
 from sparselth.settings import read_yaml
 from sparselth.study import StudyConfig, preset
-from sparselth.study.protocols import PROTOCOLS
+from sparselth.study.plan.protocols import PROTOCOLS
 
 
 def test_all_protocols_train_alike_and_pretraining_sees_another_order():

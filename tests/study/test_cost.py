@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparselth import SparselthError, models
-from sparselth.study.cost import multiplications, parameters, saving, width_for
+from sparselth.study.execution.cost import multiplications, parameters, saving, width_for
 
 
 def image(channels, size):

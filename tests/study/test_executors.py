@@ -16,9 +16,9 @@ import torch
 
 from sparselth import SparselthError, study
 from sparselth.study import InProcess, Processes, Submitit
-from sparselth.study.executors import checked_device
-from sparselth.study.jobs import CellError
-from sparselth.study.workers import Worker
+from sparselth.study.execution.executors import checked_device
+from sparselth.study.execution.jobs import CellError
+from sparselth.study.execution.workers import Worker
 
 # Processes that are spawned import this file again: keep what it does on import small.
 
@@ -82,7 +82,7 @@ def is_running(pid):
 def _no_report():
     """Leave out the pages and plots, which take longer than a tiny study."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparselth.study.runner.write_report", lambda *_: None)
+        patch.setattr("sparselth.study.execution.runner.write_report", lambda *_: None)
         yield
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from sparselth import SparselthError, study
-from sparselth.study.progress import Progress
+from sparselth.study.execution.progress import Progress
 
 BRANCH = "checkpoints/resnet20/mnist5k/lr0.05/seed0"
 
@@ -55,7 +55,7 @@ def copied(diverged, tmp_path):
 def again(config, folder, report=False):
     with pytest.MonkeyPatch.context() as patch:
         if not report:  # which takes longer than such a study
-            patch.setattr("sparselth.study.runner.write_report", lambda *_: None)
+            patch.setattr("sparselth.study.execution.runner.write_report", lambda *_: None)
         return study.run(config, folder, device="cpu")
 
 
@@ -244,7 +244,7 @@ def test_timing_that_fails_leaves_the_rest(copied, config, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("sparselth.study.jobs.time_training", broken)
+    monkeypatch.setattr("sparselth.study.execution.jobs.time_training", broken)
     summary = again(config, copied)
     assert summary["timing"] == []
     assert (summary["failures"][-1]["protocol"], summary["failures"][-1]["error"]) == (

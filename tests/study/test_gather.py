@@ -13,12 +13,15 @@ import sparselth
 from sparselth import SparselthError
 from sparselth.pruning import erk_sparsities, find_masks
 from sparselth.study import Cell, StudyConfig
-from sparselth.study.cells import cells
-from sparselth.study.compute import Work
-from sparselth.study.cost import parameters
-from sparselth.study.gather import _cell_row, _check_terms, _over_seeds, _small_dense, _unreached
-from sparselth.study.overlaps import AGAINST_THETA_T, DENSE_PAIR, PERCENTAGES, overlap_rows
-from sparselth.study.tables import (
+from sparselth.study.analysis.gather import (
+    _cell_row,
+    _check_terms,
+    _over_seeds,
+    _small_dense,
+    _unreached,
+)
+from sparselth.study.analysis.overlaps import AGAINST_THETA_T, DENSE_PAIR, PERCENTAGES, overlap_rows
+from sparselth.study.analysis.tables import (
     accuracy_rows,
     cost_rows,
     history_rows,
@@ -26,6 +29,9 @@ from sparselth.study.tables import (
     mean_overlap,
     trace_rows,
 )
+from sparselth.study.execution.compute import Work
+from sparselth.study.execution.cost import parameters
+from sparselth.study.plan.cells import cells
 from sparselth.training import EpochRecord, History
 
 PLACE = {"model": "resnet20", "data": "mnist5k", "learning_rate": 0.1}

@@ -7,8 +7,8 @@ import torch
 
 from sparselth import SparselthError, study
 from sparselth.study import Cell
-from sparselth.study.cells import MASKS
-from sparselth.study.compute import Work
+from sparselth.study.execution.compute import Work
+from sparselth.study.plan.cells import MASKS
 
 CPU = torch.device("cpu")
 RATE = 0.05

@@ -5,7 +5,7 @@ import pytest
 
 from sparselth import SparselthError, study
 from sparselth.study import PRESETS, preset
-from sparselth.study.expected import EXPECTED, beside_the_paper
+from sparselth.study.analysis.expected import EXPECTED, beside_the_paper
 
 SMALL = {
     "models": ["resnet20"],

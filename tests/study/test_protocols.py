@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sparselth import SparselthError
-from sparselth.study.protocols import (
+from sparselth.study.plan.protocols import (
     LABELS,
     PROTOCOLS,
     REWINDING,

@@ -8,7 +8,7 @@ import torch
 
 import sparselth as sl
 from sparselth import SparselthError, data, models, study
-from sparselth.study.folder import opened
+from sparselth.study.execution.folder import opened
 from sparselth.training import AdmmSchedule, CheckpointFolder, train
 from sparselth.training.resume import load_weights
 

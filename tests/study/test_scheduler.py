@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparselth.study import Cell
-from sparselth.study.jobs import CellError
-from sparselth.study.scheduler import execute
+from sparselth.study.execution.jobs import CellError
+from sparselth.study.execution.scheduler import execute
 
 
 def cell(number):

@@ -5,7 +5,7 @@ import torch
 
 from sparselth import data, models
 from sparselth.pruning import find_masks
-from sparselth.study.timing import WARM_UP_STEPS, measure
+from sparselth.study.execution.timing import WARM_UP_STEPS, measure
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -9,8 +9,8 @@ from torch import nn
 from sparselth import SparselthError
 from sparselth.nn import sparsify
 from sparselth.pruning import find_masks, weight_overlap
-from sparselth.study.overlaps import PERCENTAGES
-from sparselth.study.trace import OverlapTrace, read_trace
+from sparselth.study.analysis.overlaps import PERCENTAGES
+from sparselth.study.execution.trace import OverlapTrace, read_trace
 from sparselth.training import EpochRecord, History, Recipe
 
 

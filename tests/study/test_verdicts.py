@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp, ttest_rel
 
 from sparselth.study import StudyConfig
-from sparselth.study.intervals import (
+from sparselth.study.analysis.intervals import (
     MISSING,
     NO,
     UNCLEAR,
@@ -21,8 +21,8 @@ from sparselth.study.intervals import (
     opposite,
     paired,
 )
-from sparselth.study.results import Results
-from sparselth.study.verdicts import COMPARED, conditions, differences, winning
+from sparselth.study.analysis.results import Results
+from sparselth.study.analysis.verdicts import COMPARED, conditions, differences, winning
 
 NEARLY = (0.0, 0.1, -0.1)  # over three seeds
 WIDE = (0.0, 2.0, -2.0)

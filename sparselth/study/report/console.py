@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..expected import beside_the_paper
-from ..overlaps import DENSE_PAIR, MAIN_P, REINIT_PAIR, TICKET_PAIR
-from ..protocols import LABELS, PROTOCOLS
-from ..tables import accuracy_rows, mean_overlap
+from ..analysis.expected import beside_the_paper
+from ..analysis.overlaps import DENSE_PAIR, MAIN_P, REINIT_PAIR, TICKET_PAIR
+from ..analysis.tables import accuracy_rows, mean_overlap
+from ..plan.protocols import LABELS, PROTOCOLS
 from .document import Setting, accuracy_text, percent, settings
 
 

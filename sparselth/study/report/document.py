@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cells import MASKS
+from ..plan.cells import MASKS
 
 Setting = dict[str, Any]
 

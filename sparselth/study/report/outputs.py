@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_atomically
-from ..folder import RunFolder
-from ..tables import accuracy_rows, cost_rows
+from ..analysis.tables import accuracy_rows, cost_rows
+from ..execution.folder import RunFolder
 from .pages import html, markdown
 from .plots import draw
 from .sections import sections

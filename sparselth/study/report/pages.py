@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from ...errors import SparselthError
-from ..intervals import MISSING, NO, UNCLEAR, YES
+from ..analysis.intervals import MISSING, NO, UNCLEAR, YES
 from .document import Picture, Section, Table, lead, title
 
 try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..protocols import LABELS, PROTOCOLS
-from ..tables import accuracy_rows
+from ..analysis.tables import accuracy_rows
+from ..plan.protocols import LABELS, PROTOCOLS
 from .document import Setting
 from .panels import (
     BLACK,

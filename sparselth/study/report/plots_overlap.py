@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..overlaps import DENSE_PAIR, MAIN_P, PERCENTAGES, REINIT_PAIR, TICKET_PAIR, TUNED_PAIR
-from ..protocols import LABELS, PROTOCOLS
-from ..tables import mean_overlap
+from ..analysis.overlaps import (
+    DENSE_PAIR,
+    MAIN_P,
+    PERCENTAGES,
+    REINIT_PAIR,
+    TICKET_PAIR,
+    TUNED_PAIR,
+)
+from ..analysis.tables import mean_overlap
+from ..plan.protocols import LABELS, PROTOCOLS
 from .document import Setting
 from .panels import (
     BLACK,

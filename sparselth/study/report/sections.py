@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from ..expected import beside_the_paper
-from ..intervals import UNCLEAR, no_interval
-from ..overlaps import MAIN_P, MASKED_PAIRS
-from ..protocols import LABELS, PROTOCOLS, STARTS, compared
-from ..tables import accuracy_rows, cost_rows, kind_label, mean_overlap
+from ..analysis.expected import beside_the_paper
+from ..analysis.intervals import UNCLEAR, no_interval
+from ..analysis.overlaps import MAIN_P, MASKED_PAIRS
+from ..analysis.tables import accuracy_rows, cost_rows, kind_label, mean_overlap
+from ..plan.protocols import LABELS, PROTOCOLS, STARTS, compared
 from .document import Picture, Section, Setting, Table, accuracy_text, percent, settings
 from .masks import masks
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .generators import METHODS
+from ..plan.names import METHODS
 from .intervals import MISSING, Difference, all_of, mean_of, paired
 from .overlaps import AGAINST_THETA_0, AGAINST_THETA_T, DENSE_PAIR, MAIN_P
 from .results import Results, dense_of, over_masks

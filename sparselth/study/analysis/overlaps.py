@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..pruning import layer_overlaps, overlap_chance, weight_overlap
-from .cells import Cell
+from ...pruning import layer_overlaps, overlap_chance, weight_overlap
+from ..plan.cells import Cell
 
 PERCENTAGES = (0.1, 0.2, 0.3, 0.4, 0.5)
 MAIN_P = 0.2

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageFolder, ImageSet, batches_of
-from ..nn import densify, sparsify
-from ..ops import use_choice
-from ..training.loop import optimizer_for
-from ..training.step import TrainingStep
-from .cells import Cell
+from ...data import ImageFolder, ImageSet, batches_of
+from ...nn import densify, sparsify
+from ...ops import use_choice
+from ...training.loop import optimizer_for
+from ...training.step import TrainingStep
+from ..plan.cells import Cell
+from ..plan.config import StudyConfig
 from .compute import Work
-from .config import StudyConfig
 
 # A CUDA graph is captured in the fourth step.
 WARM_UP_STEPS = 5

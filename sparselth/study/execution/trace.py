@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..files import write_json
-from ..nn import masks_of
-from ..pruning import weight_overlap
-from ..training import Callback, CheckpointError, History, Recipe
-from .overlaps import PERCENTAGES, selecting
+from ...files import write_json
+from ...nn import masks_of
+from ...pruning import weight_overlap
+from ...training import Callback, CheckpointError, History, Recipe
+from ..analysis.overlaps import PERCENTAGES, selecting
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from ..training import EpochRecord, History
-from .cells import Cell
+from ...training import EpochRecord, History
+from ..plan.cells import Cell
 
 
 class Progress:

@@ -7,14 +7,14 @@ import traceback
 import torch
 from torch import Tensor, nn
 
-from .. import data as data_sets
-from .. import models
-from ..data import ImageFolder, ImageSet
-from ..errors import SparselthError
-from ..pruning import first_and_last, prunable_parameters
-from ..seeds import derive
-from .cells import Setting
-from .config import IMAGE_FOLDER, StudyConfig
+from ... import data as data_sets
+from ... import models
+from ...data import ImageFolder, ImageSet
+from ...errors import SparselthError
+from ...pruning import first_and_last, prunable_parameters
+from ...seeds import derive
+from ..plan.cells import Setting
+from ..plan.config import IMAGE_FOLDER, StudyConfig
 
 DRAWS = ("theta_0", "theta_0_prime", "theta_scratch")
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import SparselthError
-from ..files import write_atomically, write_json
-from ..training import CheckpointFolder
-from .config import StudyConfig
+from ...errors import SparselthError
+from ...files import write_atomically, write_json
+from ...training import CheckpointFolder
+from ..plan.config import StudyConfig
 
 _CONFIG, _LOCK = "config.json", ".lock"
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import data, models
-from ..errors import SparselthError, unknown_name
-from ..ops.choice import MODES
-from ..pruning import ALLOCATIONS, rho
-from ..seeds import derive
-from ..settings import changed
-from ..training import Recipe
-from .generators import parsed
+from ... import data, models
+from ...errors import SparselthError, unknown_name
+from ...ops.choice import MODES
+from ...pruning import ALLOCATIONS, rho
+from ...seeds import derive
+from ...settings import changed
+from ...training import Recipe
+from .names import parsed
 from .protocols import PROTOCOLS, REWINDING, Terms, check_same_terms
 from .thresholds import Thresholds
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..errors import SparselthError
+from ...errors import SparselthError
 from .jobs import Job, attempt, outcome
 from .workers import Worker
 

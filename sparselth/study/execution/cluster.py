@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from ..errors import SparselthError
-from ..files import write_json
+from ...errors import SparselthError
+from ...files import write_json
 from .executors import Running, checked_device
 from .jobs import CellError, Job, attempt, outcome
 

@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-from ..errors import SparselthError
-from ..training import CheckpointError, History
-from .cells import DENSE, MASKS, Cell, cells, epochs, needs
+from ...errors import SparselthError
+from ...training import CheckpointError, History
+from ..analysis.gather import gather
+from ..analysis.tables import history_rows, trace_rows
+from ..plan.cells import DENSE, MASKS, Cell, cells, epochs, needs
+from ..plan.config import StudyConfig
+from ..plan.protocols import PROTOCOLS
+from ..report import write_report
 from .compute import Work
-from .config import StudyConfig
 from .draws import DRAWS, prunable
 from .environment import warn_if_changed
 from .executors import Executor, InProcess
 from .folder import RunFolder, opened
-from .gather import gather
 from .jobs import CellError, Compute, Describe, Job, TimeTraining
 from .progress import Progress, Silent
-from .protocols import PROTOCOLS
-from .report import write_report
 from .scheduler import Failure, execute
-from .tables import history_rows, trace_rows
 
 
 def run(

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from ..settings import changed
+from ...settings import changed
+from ..plan.protocols import PROTOCOLS
+from ..plan.thresholds import Thresholds
 from .intervals import MISSING, NO, YES, Difference, mean_of, opposite, paired
-from .protocols import PROTOCOLS
-from .thresholds import Thresholds
 
 # Of the cells, what names a mask; the learning rate comes beside it.
 MASK = ("model", "data", "generator", "sparsity")

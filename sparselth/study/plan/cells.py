@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .config import StudyConfig
-from .generators import after_rounds, parsed, rounds_to
+from .names import after_rounds, parsed, rounds_to
 from .protocols import PROTOCOLS
 
 DENSE, MASKS, ROUND = "dense", "masks", "round"

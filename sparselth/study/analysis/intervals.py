@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..errors import SparselthError
+from ...errors import SparselthError
 
 try:
     from scipy.special import stdtrit  # scipy.stats takes seconds to import

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageFolder, ImageSet
-from ..pruning import check_alive, find_masks, shuffled_weights
-from ..seeds import derive
-from ..training import (
+from ...data import ImageFolder, ImageSet
+from ...pruning import check_alive, find_masks, shuffled_weights
+from ...seeds import derive
+from ...training import (
     Callback,
     CheckpointError,
     CheckpointFolder,
@@ -27,14 +27,15 @@ from ..training import (
     KeepEpoch,
     train,
 )
-from ..training.resume import load_weights
+from ...training.resume import load_weights
+from ..plan.cells import DENSE, MASKS, ROUND, Cell, needs
+from ..plan.config import StudyConfig
+from ..plan.names import parsed
+from ..plan.protocols import PROTOCOLS
 from . import cost
-from .cells import DENSE, MASKS, ROUND, Cell, needs
-from .config import StudyConfig
 from .draws import excluded, load_data, new_model, prunable
 from .folder import RunFolder
-from .generators import GENERATORS, FoundMasks, MaskJob, controlled, parsed
-from .protocols import PROTOCOLS
+from .generators import GENERATORS, FoundMasks, MaskJob, controlled
 from .trace import OverlapTrace, read_trace
 
 Weights = dict[str, Tensor]

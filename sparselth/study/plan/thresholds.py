@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..errors import SparselthError
+from ...errors import SparselthError
 
 _SIMILAR_ON = {"cifar100": 1.0, "tiny-imagenet": 1.0, "imagefolder": 1.5}
 

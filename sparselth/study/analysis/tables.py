@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..training import History
-from .cells import DENSE, MASKS, ROUND, Cell
+from ...training import History
+from ..plan.cells import DENSE, MASKS, ROUND, Cell
+from ..plan.protocols import PROTOCOLS
 from .overlaps import PERCENTAGES
-from .protocols import PROTOCOLS
 
 
 def history_rows(histories: Mapping[Cell, History]) -> list[dict[str, Any]]:

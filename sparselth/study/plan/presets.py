@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..errors import unknown_name
+from ...errors import unknown_name
 from .config import StudyConfig
 
 # 39, 62, 70, 80 and 85 % are quoted in the text; those of iterative pruning are whole rounds of

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import SparselthError
-from ..training import Recipe
+from ...errors import SparselthError
+from ...training import Recipe
 
 
 @dataclass(frozen=True)

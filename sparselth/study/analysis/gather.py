@@ -8,18 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import SparselthError
-from ..pruning import erk_sparsities
-from ..pruning import sparsity as measured_sparsity
-from ..training import History
+from ...errors import SparselthError
+from ...pruning import erk_sparsities
+from ...pruning import sparsity as measured_sparsity
+from ...training import History
+from ..execution.compute import Work
+from ..execution.cost import parameters
+from ..execution.scheduler import Failure
+from ..plan.cells import DENSE, MASKS, Cell, cells
+from ..plan.protocols import PROTOCOLS, check_same_terms
 from . import overlaps
-from .cells import DENSE, MASKS, Cell, cells
 from .claims import claims
-from .compute import Work
-from .cost import parameters
 from .overlaps import MAIN_P, PERCENTAGES, overlap_rows
-from .protocols import PROTOCOLS, check_same_terms
-from .scheduler import Failure
 from .verdicts import conditions, differences, winning
 
 FORMAT = 3

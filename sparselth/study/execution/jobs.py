@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from ..training import EpochRecord
-from .cells import Cell
+from ...training import EpochRecord
+from ..plan.cells import Cell
+from ..plan.config import StudyConfig
 from .compute import Work
-from .config import StudyConfig
 from .environment import environment
 from .timing import time_training
 

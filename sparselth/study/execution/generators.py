@@ -8,31 +8,20 @@ inverted masks of all generators are one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageFolder, ImageSet
-from ..errors import SparselthError, unknown_name
-from ..pruning import ADMM, check_alive, find_masks, inverted_masks, shuffled_masks
-from ..seeds import derive
-from ..training import AdmmSchedule, EpochRecord, History, train
-
-if TYPE_CHECKING:
-    from .config import StudyConfig
+from ...data import ImageFolder, ImageSet
+from ...pruning import ADMM, check_alive, find_masks, inverted_masks, shuffled_masks
+from ...seeds import derive
+from ...training import AdmmSchedule, EpochRecord, History, train
+from ..plan.config import StudyConfig
 
 Weights = dict[str, Tensor]
-
-CONTROLS = ("shuffled", "inverted")
-
-# Weights left that are this near to what whole rounds leave, as a share of them, are taken for it:
-# a sparsity of 0.386 is three rounds of 15 %.
-_ON_GRID = 0.01
 
 
 @dataclass(frozen=True)
@@ -138,26 +127,6 @@ GENERATORS: dict[str, Callable[[MaskJob], FoundMasks]] = {
 }
 
 
-METHODS = tuple(name for name in GENERATORS if name != "random")
-"""Those that look for good masks; random ones are a control."""
-
-
-def parsed(name: str) -> tuple[str, str]:
-    """Split a generator's name into generator and control, "" for none.
-
-    Raises `SparselthError` for an unknown one, or a control of random masks.
-    """
-    base, dash, control = name.partition("-")
-    if base not in GENERATORS:
-        raise unknown_name("mask generator", name, GENERATORS)
-    if dash and (control not in CONTROLS or base not in METHODS):
-        raise SparselthError(
-            f"the mask generator {name!r} has no control that fits; magnitude, imp and admm take "
-            f"{' or '.join(f'-{c}' for c in CONTROLS)}, random masks are a control already"
-        )
-    return base, control
-
-
 def controlled(control: str, found: FoundMasks, theta_T: Weights, seed: int) -> FoundMasks:
     """Turn masks into those of a control; counts per layer stay."""
     if control == "shuffled":
@@ -166,20 +135,3 @@ def controlled(control: str, found: FoundMasks, theta_T: Weights, seed: int) -> 
         masks = inverted_masks(found.masks, theta_T)
     check_alive(masks)
     return FoundMasks(masks)
-
-
-def rounds_to(sparsity: float, rate: float) -> int:
-    """Return how many rounds of pruning `rate` of what is left reach a sparsity.
-
-    The last one prunes less where the sparsity lies between two rounds.
-    """
-    exact = math.log(1 - sparsity) / math.log(1 - rate)
-    reached = round(exact)
-    if reached >= 1 and abs(after_rounds(reached, rate) - sparsity) <= _ON_GRID * (1 - sparsity):
-        return reached
-    return max(1, math.ceil(exact))
-
-
-def after_rounds(rounds: int, rate: float) -> float:
-    """Return the sparsity after some rounds of pruning `rate` of what is left."""
-    return 1 - (1 - rate) ** rounds

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SparselthError
-from ..nn.kinds import kind_of
+from ...errors import SparselthError
+from ...nn.kinds import kind_of
 
 # Half a channel of 2048, the most a layer of the networks here has.
 _PRECISION = 2.0**-12

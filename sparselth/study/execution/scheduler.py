@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .cells import Cell
+from ..plan.cells import Cell
 from .executors import Executor, Running
 from .jobs import CellError, Job
 
