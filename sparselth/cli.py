@@ -12,12 +12,12 @@ import typer
 import yaml
 from rich.console import Console
 
-from . import __version__
 from .data import names as data_names
 from .errors import SparselthError
 from .memory import keep_freed_memory
 from .models import names
 from .settings import read_yaml
+from .version import __version__
 
 _MODELS = f"One of {', '.join(names())}."
 _DATA = f"One of {', '.join(data_names())}."

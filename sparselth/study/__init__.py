@@ -3,11 +3,11 @@
 from .execution.cluster import Submitit
 from .execution.draws import initial_weights
 from .execution.executors import InProcess, Processes
-from .execution.runner import run
 from .plan.cells import Cell
 from .plan.config import StudyConfig
 from .plan.presets import PRESETS, preset
 from .plan.thresholds import Thresholds
+from .runner import run
 
 __all__ = [
     "PRESETS",

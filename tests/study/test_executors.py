@@ -82,7 +82,7 @@ def is_running(pid):
 def _no_report():
     """Leave out the pages and plots, which take longer than a tiny study."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparselth.study.execution.runner.write_report", lambda *_: None)
+        patch.setattr("sparselth.study.runner.write_report", lambda *_: None)
         yield
 
 

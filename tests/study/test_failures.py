@@ -55,7 +55,7 @@ def copied(diverged, tmp_path):
 def again(config, folder, report=False):
     with pytest.MonkeyPatch.context() as patch:
         if not report:  # which takes longer than such a study
-            patch.setattr("sparselth.study.execution.runner.write_report", lambda *_: None)
+            patch.setattr("sparselth.study.runner.write_report", lambda *_: None)
         return study.run(config, folder, device="cpu")
 
 

@@ -16,10 +16,11 @@ from ..execution.compute import Work
 from ..execution.cost import parameters
 from ..execution.scheduler import Failure
 from ..plan.cells import DENSE, MASKS, Cell, cells
+from ..plan.percentages import MAIN_P, PERCENTAGES
 from ..plan.protocols import PROTOCOLS, check_same_terms
 from . import overlaps
 from .claims import claims
-from .overlaps import MAIN_P, PERCENTAGES, overlap_rows
+from .overlaps import overlap_rows
 from .verdicts import conditions, differences, winning
 
 FORMAT = 3

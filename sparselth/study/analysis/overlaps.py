@@ -14,9 +14,7 @@ from torch import Tensor
 
 from ...pruning import layer_overlaps, overlap_chance, weight_overlap
 from ..plan.cells import Cell
-
-PERCENTAGES = (0.1, 0.2, 0.3, 0.4, 0.5)
-MAIN_P = 0.2
+from ..plan.percentages import selecting
 
 DENSE_PAIR = "theta_0, theta_T"
 TICKET_PAIR = "theta_0*m, (theta_T*m)_T"
@@ -90,12 +88,3 @@ def _has(masks: Weights, p: float) -> bool:
     counts = [(round(p * mask.numel()), int(mask.sum())) for mask in masks.values()]
     selected, left = map(sum, zip(*counts, strict=True))
     return selected < left and all(wanted <= there for wanted, there in counts)
-
-
-def selecting(weights: Weights, masks: Weights | None = None) -> list[float]:
-    """Return those of `PERCENTAGES` that select any weight; of very few a small one does not."""
-    sizes = [
-        weight.numel() if masks is None else int(masks[name].sum())
-        for name, weight in weights.items()
-    ]
-    return [p for p in PERCENTAGES if any(round(p * size) for size in sizes)]

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...training import History
 from ..plan.cells import DENSE, MASKS, ROUND, Cell
+from ..plan.percentages import PERCENTAGES
 from ..plan.protocols import PROTOCOLS
-from .overlaps import PERCENTAGES
 
 
 def history_rows(histories: Mapping[Cell, History]) -> list[dict[str, Any]]:

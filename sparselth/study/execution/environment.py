@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ... import __version__
 from ...ops.libraries import has_kernel
+from ...version import __version__
 
 # Other things equal, these decide the rounding of a sum.
 _DECIDES_ROUNDING = ("device", "torch", "threads", "kernels")

@@ -13,7 +13,7 @@ from ...files import write_json
 from ...nn import masks_of
 from ...pruning import weight_overlap
 from ...training import Callback, CheckpointError, History, Recipe
-from ..analysis.overlaps import PERCENTAGES, selecting
+from ..plan.percentages import PERCENTAGES, selecting
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:

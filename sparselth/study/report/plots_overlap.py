@@ -7,13 +7,12 @@ from typing import Any
 
 from ..analysis.overlaps import (
     DENSE_PAIR,
-    MAIN_P,
-    PERCENTAGES,
     REINIT_PAIR,
     TICKET_PAIR,
     TUNED_PAIR,
 )
 from ..analysis.tables import mean_overlap
+from ..plan.percentages import MAIN_P, PERCENTAGES
 from ..plan.protocols import LABELS, PROTOCOLS
 from .document import Setting
 from .panels import (

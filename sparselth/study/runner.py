@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-from ...errors import SparselthError
-from ...training import CheckpointError, History
-from ..analysis.gather import gather
-from ..analysis.tables import history_rows, trace_rows
-from ..plan.cells import DENSE, MASKS, Cell, cells, epochs, needs
-from ..plan.config import StudyConfig
-from ..plan.protocols import PROTOCOLS
-from ..report import write_report
-from .compute import Work
-from .draws import DRAWS, prunable
-from .environment import warn_if_changed
-from .executors import Executor, InProcess
-from .folder import RunFolder, opened
-from .jobs import CellError, Compute, Describe, Job, TimeTraining
-from .progress import Progress, Silent
-from .scheduler import Failure, execute
+from ..errors import SparselthError
+from ..training import CheckpointError, History
+from .analysis.gather import gather
+from .analysis.tables import history_rows, trace_rows
+from .execution.compute import Work
+from .execution.draws import DRAWS, prunable
+from .execution.environment import warn_if_changed
+from .execution.executors import Executor, InProcess
+from .execution.folder import RunFolder, opened
+from .execution.jobs import CellError, Compute, Describe, Job, TimeTraining
+from .execution.progress import Progress, Silent
+from .execution.scheduler import Failure, execute
+from .plan.cells import DENSE, MASKS, Cell, cells, epochs, needs
+from .plan.config import StudyConfig
+from .plan.protocols import PROTOCOLS
+from .report import write_report
 
 
 def run(
