@@ -25,7 +25,7 @@ from .ops import use_backend, use_choice
 from .ops.backends import backends
 from .pruning import ADMM, find_masks, from_torch_prune, sparsity, weight_overlap
 from .training import Recipe, find_ticket, prune_and_finetune, train
-from .version import __version__
+from .version import __version__ as __version__
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -20,7 +20,7 @@ from sparselth.study.analysis.gather import (
     _small_dense,
     _unreached,
 )
-from sparselth.study.analysis.overlaps import AGAINST_THETA_T, DENSE_PAIR, PERCENTAGES, overlap_rows
+from sparselth.study.analysis.overlaps import AGAINST_THETA_T, DENSE_PAIR, overlap_rows
 from sparselth.study.analysis.tables import (
     accuracy_rows,
     cost_rows,
@@ -32,6 +32,7 @@ from sparselth.study.analysis.tables import (
 from sparselth.study.execution.compute import Work
 from sparselth.study.execution.cost import parameters
 from sparselth.study.plan.cells import cells
+from sparselth.study.plan.percentages import PERCENTAGES
 from sparselth.training import EpochRecord, History
 
 PLACE = {"model": "resnet20", "data": "mnist5k", "learning_rate": 0.1}

@@ -9,8 +9,8 @@ from torch import nn
 from sparselth import SparselthError
 from sparselth.nn import sparsify
 from sparselth.pruning import find_masks, weight_overlap
-from sparselth.study.analysis.overlaps import PERCENTAGES
 from sparselth.study.execution.trace import OverlapTrace, read_trace
+from sparselth.study.plan.percentages import PERCENTAGES
 from sparselth.training import EpochRecord, History, Recipe
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..plan.names import METHODS
+from ..plan.percentages import MAIN_P
 from .intervals import MISSING, Difference, all_of, mean_of, paired
-from .overlaps import AGAINST_THETA_0, AGAINST_THETA_T, DENSE_PAIR, MAIN_P
+from .overlaps import AGAINST_THETA_0, AGAINST_THETA_T, DENSE_PAIR
 from .results import Results, dense_of, over_masks
 
 # Ours, for words of the paper: an overlap this close to p is "about chance", and one this far above

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..plan.percentages import MAIN_P
 from .intervals import Difference, mean_of
-from .overlaps import AGAINST_THETA_0, AGAINST_THETA_T, MAIN_P
+from .overlaps import AGAINST_THETA_0, AGAINST_THETA_T
 from .results import Results
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 PERCENTAGES = (0.1, 0.2, 0.3, 0.4, 0.5)
 MAIN_P = 0.2
 
 
-def selecting(weights: dict[str, Tensor], masks: dict[str, Tensor] | None = None) -> list[float]:
+def selecting(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
+) -> list[float]:
     """Return those of `PERCENTAGES` that select any weight; of very few a small one does not."""
     sizes = [
         weight.numel() if masks is None else int(masks[name].sum())

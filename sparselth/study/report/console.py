@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..analysis.expected import beside_the_paper
-from ..analysis.overlaps import DENSE_PAIR, MAIN_P, REINIT_PAIR, TICKET_PAIR
+from ..analysis.overlaps import DENSE_PAIR, REINIT_PAIR, TICKET_PAIR
 from ..analysis.tables import accuracy_rows, mean_overlap
+from ..plan.percentages import MAIN_P
 from ..plan.protocols import LABELS, PROTOCOLS
 from .document import Setting, accuracy_text, percent, settings
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import SparselthError
-from ..analysis.overlaps import MAIN_P
+from ..plan.percentages import MAIN_P
 from .document import Setting
 
 try:

@@ -9,8 +9,9 @@ import yaml
 
 from ..analysis.expected import beside_the_paper
 from ..analysis.intervals import UNCLEAR, no_interval
-from ..analysis.overlaps import MAIN_P, MASKED_PAIRS
+from ..analysis.overlaps import MASKED_PAIRS
 from ..analysis.tables import accuracy_rows, cost_rows, kind_label, mean_overlap
+from ..plan.percentages import MAIN_P
 from ..plan.protocols import LABELS, PROTOCOLS, STARTS, compared
 from .document import Picture, Section, Setting, Table, accuracy_text, percent, settings
 from .masks import masks
