@@ -31,7 +31,7 @@ def adopt_choices(model: nn.Module, choices: Choices) -> None:
 def _kept(model: nn.Module) -> Choices:
     found: Choices = {}
     for name, module in model.named_modules():
-        if isinstance(module, ChoosingModule):
+        if isinstance(module, ChoosingModule) and module._states:
             found[name] = module.service.choices
         elif isinstance(module, EntryConv2d):
             if module._enters is None:

@@ -178,7 +178,7 @@ def densify(model: nn.Module) -> nn.Module:
 
     Raises SparselthError for a sharded model (FSDP2), which it leaves untouched.
     """
-    found = list(masked_modules(model))
+    found = [(path, m) for path, m in model.named_modules() if isinstance(m, MaskedModule)]
     for path, module in found:
         if any(is_sharded(module._parameters.get(local)) for local in module.masks()):
             raise SparselthError(

@@ -190,7 +190,10 @@ def adapters_of(model: nn.Module) -> set[nn.Module]:
 
 
 def masked_modules(model: nn.Module) -> Iterator[tuple[str, MaskedModule]]:
-    """Yield the masked modules with their names."""
+    """Yield the modules that have masks with their names.
+
+    Not those of a masked class without any: adapters are made by calling the class of a layer.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, MaskedModule):
+        if isinstance(module, MaskedModule) and module._states:
             yield name, module

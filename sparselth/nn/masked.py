@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from ..errors import SparselthError
 from ..ops import choice as choosing
 from ..ops import functional, reference
 from ..ops.autograd.conv import MaskedConv2d as Convolve
@@ -62,6 +63,8 @@ class ChoosingModule(MaskedModule):
         return self._service(self._state_in_place())
 
     def _state_in_place(self) -> MaskState:
+        if not self._states:
+            raise SparselthError(f"this {type(self).__name__} has no mask; set one with sparsify")
         state = self._settled()
         assert state is not None, "asked while another tensor stands in for the weight"
         return state
@@ -175,8 +178,10 @@ class MaskedConvolution(ChoosingModule):
         return out
 
     def _compiled(self, input: Tensor) -> Tensor:
-        weight, mask = self._slot("weight"), self._mask("weight")
-        if not torch.compiler.is_exporting() and input.dim() == weight.dim():
+        weight = self._slot("weight")
+        can_be_sparse = "weight" in self._states and not torch.compiler.is_exporting()
+        if can_be_sparse and input.dim() == weight.dim():
+            mask = self._mask("weight")
             x, conv = self._prepared(input)
             sparse, plan = self._compiled_plan(x, self._geometry(), self.groups)
             if sparse:
@@ -269,7 +274,7 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         return out.view(*x.shape[:-1], weight.shape[0])
 
     def _compiled(self, input: Tensor) -> Tensor:
-        if not torch.compiler.is_exporting():
+        if "weight" in self._states and not torch.compiler.is_exporting():
             x, weight, bias = functional.autocast(input, self._slot("weight"), self.bias)
             sparse, plan = self._compiled_plan(x, None, 1)
             if sparse:

@@ -8,8 +8,9 @@ its state dict, copies, moves, and whoever reads a parameter from outside.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -47,7 +48,9 @@ class MaskedModule(NotScriptable):
     """The parameters that may have a mask."""
 
     _plain: type[nn.Module]
-    _states: dict[str, MaskState]
+
+    # Of the class: without a mask, as the class called by itself makes one, it is the plain module.
+    _states: Mapping[str, MaskState] = MappingProxyType({})
 
     # --- masks ----------------------------------------------------------------------------------
 
@@ -83,9 +86,16 @@ class MaskedModule(NotScriptable):
         return {name: self._mask(name) for name in self._states}
 
     def _mask(self, name: str) -> Tensor:
-        mask = self._buffers[mask_name(name)]
-        assert mask is not None
-        return mask
+        mask = self._buffers.get(mask_name(name))
+        if mask is None:
+            raise SparselthError(
+                f"{mask_name(name)} was taken out of the buffers of a {type(self).__name__}; put "
+                "it back, or use sparselth.densify before masks are removed"
+            )
+        state = self._states.get(name)
+        if state is None or not state.is_shared or torch.compiler.is_compiling():
+            return mask
+        return state.mask_in_slots() if mask is state.mask else mask
 
     def _bind(self, name: str, mask: Tensor, replace: bool = False, moved: bool = False) -> None:
         """Let the parameter in the slot `name` and a mask belong together.
@@ -117,17 +127,18 @@ class MaskedModule(NotScriptable):
     def _settled(self, name: str = "weight") -> MaskState | None:
         """Return a parameter's state, brought up to date.
 
-        None where something else stands in a slot, as within `functional_call`, or nothing may be
-        written: then masks are applied as functions.
+        None without a mask, where something else stands in a slot, as within `functional_call`, or
+        nothing may be written: then masks are applied as functions.
         """
-        state = self._states[name]
-        if not self._owns(name, state):
+        state = self._states.get(name)
+        if state is None or not self._owns(name, state):
             return None
         state.settle()
         return state
 
     def _clean(self, name: str) -> None:
         """Set what stands in a slot to zero off its mask, before it leaves."""
+        self._states[name].take_slots()
         state = self._settled(name)
         if state is not None:
             state.clean_(once=True)
@@ -141,6 +152,7 @@ class MaskedModule(NotScriptable):
         return (
             self._parameters.get(name) is state.parameter
             and self._buffers.get(mask_name(name)) is state.mask
+            and (not state.is_shared or state.mask_in_slots() is state.mask)
         )
 
     def _shard(self, name: str) -> Shard | None:
@@ -153,7 +165,7 @@ class MaskedModule(NotScriptable):
 
     def _read(self, name: str) -> Tensor:
         parameter = self._slot(name)
-        states = self.__dict__.get("_states") or {}
+        states = self._states
         if name not in states:
             return parameter
         computing = _forwards().get(id(self))
@@ -174,9 +186,9 @@ class MaskedModule(NotScriptable):
         mask = self._buffers.get(mask_name(name))
         if mask is None:
             raise AttributeError(f"{type(self).__name__!r} has no mask of {name!r}")
-        states = self.__dict__.get("_states") or {}
+        states = self._states
         if is_recording() or not self._owns(name, states[name]):
-            return mask
+            return self._mask(name)
         return states[name].show_mask()
 
     def _slot(self, name: str) -> Tensor:
@@ -187,8 +199,11 @@ class MaskedModule(NotScriptable):
         return slots[name]
 
     def _masked(self, name: str = "weight") -> Tensor:
-        """Return a parameter with its mask applied, differentiably."""
-        weight, mask = self._slot(name), self._mask(name)
+        """Return a parameter with its mask, if it has one, applied differentiably."""
+        weight = self._slot(name)
+        if name not in self._states:
+            return weight
+        mask = self._mask(name)
         if weight.device != mask.device:
             mask = mask.to(weight.device)  # whoever offloads moves one after the other
         if not torch.compiler.is_compiling() and can_apply_bits(weight):
@@ -214,7 +229,7 @@ class MaskedModule(NotScriptable):
     # --- writing to a slot ------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        states = self.__dict__.get("_states") or {}
+        states = self._states
         of_mask = name.removesuffix("_mask")
         if name in states:
             self._replace_parameter(name, value)
@@ -245,7 +260,7 @@ class MaskedModule(NotScriptable):
             self._bind(name, mask.to(value.device))
 
     def __delattr__(self, name: str) -> None:
-        states = self.__dict__.get("_states") or {}
+        states = self._states
         if name in states or name.removesuffix("_mask") in states:
             raise SparselthError(_taken(type(self), name, "cannot be deleted"))
         super().__delattr__(name)
@@ -260,11 +275,11 @@ class MaskedModule(NotScriptable):
 
         Raises SparselthError for those, with the module as it was.
         """
-        for own, state in (self.__dict__.get("_states") or {}).items():
+        for own, state in self._states.items():
             if name in (f"{own}_orig", f"{own}_g", f"{own}_v"):
                 self._parameters[own] = state.parameter
                 raise SparselthError(_taken(type(self), own, f"cannot be computed from {name}"))
-        if name in (self.__dict__.get("_states") or {}):
+        if name in self._states:
             if is_sharded(param):
                 raise SparselthError(
                     f"{name} has a mask, and tensor parallelism is not available for it; shard the "
@@ -275,10 +290,23 @@ class MaskedModule(NotScriptable):
         else:
             super().register_parameter(name, param)
 
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Adopt a mask registered in the place of one, as an assignment does.
+
+        Raises SparselthError for what does not fit the parameter, with the module as it was.
+        """
+        if not name.endswith("_mask") or name.removesuffix("_mask") not in self._states:
+            super().register_buffer(name, tensor, persistent)
+            return
+        setattr(self, name, tensor)
+        change = self._non_persistent_buffers_set
+        (change.discard if persistent else change.add)(name)
+
     # --- copies, moves and saved state ----------------------------------------------------------
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         for state in self._states.values():
+            state.take_slots()
             state.release()  # it may be swapped, which wants a parameter without hooks
         try:
             return super()._apply(fn, recurse)
@@ -287,6 +315,8 @@ class MaskedModule(NotScriptable):
                 self._bind(name, self._mask(name), replace=True, moved=True)
 
     def __getstate__(self) -> dict[str, Any]:
+        for state in self._states.values():
+            state.take_slots()
         return {k: v for k, v in self.__dict__.items() if k != "_states"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -331,6 +361,8 @@ class MaskedModule(NotScriptable):
         become(self, plain)  # the class it was made from
 
     def extra_repr(self) -> str:
+        if not self._states:
+            return super().extra_repr()
         away = any(mask.is_meta for mask in self.masks().values())
         share = "masks on meta" if away else f"sparsity={self.sparsity:.4f}"
         return ", ".join(filter(None, (super().extra_repr(), share)))

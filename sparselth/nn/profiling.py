@@ -16,6 +16,7 @@ from ..errors import SparselthError
 from ..ops import choice as choosing
 from ..ops.measure import Timings
 from ..ops.plan import pattern
+from .kinds import masked_modules
 from .masked import ChoosingModule
 from .module import MaskedModule
 
@@ -105,22 +106,21 @@ def _observed(model: nn.Module, backward: bool, rows: list[ProfileRow]) -> Itera
     """Evaluation mode, and hooks that add a row per call; both undone at the end."""
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, MaskedModule):
+        for name, module in masked_modules(model):
 
-                def before(module: Any, args: Any, kwargs: Any, name: str = name) -> None:
-                    x = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-                    row = _row if isinstance(module, ChoosingModule) else _dense_row
-                    rows.append(row(name, module, x))
+            def before(module: Any, args: Any, kwargs: Any, name: str = name) -> None:
+                x = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+                row = _row if isinstance(module, ChoosingModule) else _dense_row
+                rows.append(row(name, module, x))
 
-                handle = module.register_forward_pre_hook(before, with_kwargs=True)
-                stack.enter_context(_removed(handle))
+            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+            stack.enter_context(_removed(handle))
         model.eval()
         try:
             yield
         finally:
-            for module, was in training.items():
-                module.training = was
+            for observed, was in training.items():
+                observed.training = was
 
 
 @contextmanager

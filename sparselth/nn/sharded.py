@@ -48,6 +48,12 @@ class Shard:
             self._mask = _placed_like(whole.mask, self.parameter)
         return self._mask
 
+    def take_slots(self) -> None:
+        """Take a mask that was put into a slot past the module."""
+        whole = self.whole
+        if whole is not None:
+            whole.take_slots()
+
     def forget(self) -> None:
         """Derive the mask anew when it is next asked for."""
         self._mask = None
@@ -59,6 +65,7 @@ class Shard:
 
     def clean_(self) -> None:
         """Set the parameter to zero where its mask prunes it."""
+        self.take_slots()
         if not self.parameter.is_meta:
             with torch.no_grad():
                 reference.zero_off_mask_(self.parameter.data, self.mask)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..errors import SparselthError
 from ..ops import reference
 from ..ops.bitmask import apply_bits_, bits_of, has_bits, take_mark
+from ..ops.checks import check_mask
 from ..ops.choice import Choice
 from ..ops.parameter_masks import bind, bound_to, unbind
 from ..ops.plan import density_of, forget_plan, plan_of
@@ -66,6 +67,7 @@ class MaskState:
     def __init__(self, parameter: nn.Parameter, mask: Tensor) -> None:
         self.parameter = parameter
         self._owned: list[tuple[weakref.ref[nn.Module], str]] = []
+        self.is_shared = False
         self._hook: torch.utils.hooks.RemovableHandle | None = None
         self.shard: Shard | None = None
         self.kept = 0
@@ -136,6 +138,7 @@ class MaskState:
         """Note that `module` has the parameter under `name`; its mask becomes this one."""
         if not any(owner is module and name == other for owner, other in self.owners()):
             self._owned.append((weakref.ref(module), name))
+        self.is_shared = len(self._owned) > 1
         module._buffers[mask_name(name)] = self.mask
 
     def leave(self, module: nn.Module) -> None:
@@ -143,6 +146,7 @@ class MaskState:
         self._owned = [
             (reference_, name) for reference_, name in self._owned if reference_() is not module
         ]
+        self.is_shared = len(self._owned) > 1
         if not any(True for _ in self.owners()):
             self.release()
 
@@ -162,6 +166,39 @@ class MaskState:
         for module, name in self.owners():
             module._buffers[mask_name(name)] = mask
         self.renew()
+
+    def mask_in_slots(self) -> Tensor:
+        """Return the mask as its owners have it: one put into a slot past the module, or `mask`."""
+        for module, name in self.owners():
+            mask = module._buffers.get(mask_name(name))
+            # On the meta device, where offloading leaves buffers, it has no values.
+            if mask is not None and mask is not self.mask and not mask.is_meta:
+                return mask
+        return self.mask
+
+    def take_slots(self) -> None:
+        """Take a mask that was put into a slot past the module (`_buffers[name] = mask`).
+
+        Forwards compute with such a mask and leave it where it is, as
+        `torch.func.functional_call` puts masks there for one call. An optimizer's step and saved
+        state come after any such call.
+        Raises SparselthError where it does not fit, or where owners have different ones.
+        """
+        mask = self.mask_in_slots()
+        if mask is self.mask or type(mask) is not Tensor or self.parameter.is_meta:
+            return
+        mask = mask.to(self.parameter.device)
+        check_mask(mask, self.parameter, "the mask of a parameter")
+        for module, name in self.owners():
+            other = module._buffers.get(mask_name(name))
+            if other is None or other is self.mask or other.is_meta:
+                continue
+            if not torch.equal(other.to(mask.device), mask):
+                raise SparselthError(
+                    f"two different masks were put into {mask_name(name)!r} of modules that share "
+                    "the parameter; a shared weight has one"
+                )
+        self.set_mask(mask)
 
     @torch.no_grad()
     def renew(self) -> None:
@@ -275,6 +312,7 @@ class MaskState:
 
         once: it will not be asked for again and again, so that bits are not worth their memory.
         """
+        self.take_slots()
         if self.mask_changed():
             self._fit()
             self.renew()
@@ -307,9 +345,7 @@ class MaskState:
             state = reference_()
             if state is None:
                 return None
-            # Of an owner's slot, which may have been written to directly.
-            mask = next((m._buffers[mask_name(n)] for m, n in state.owners()), None)
-            mask = state.mask if mask is None else mask
+            mask = state.mask_in_slots()
             return None if take_mark(grad, mask) else reference.masked(grad, mask)
 
         self._hook = self.parameter.register_hook(zero_off_mask)

@@ -27,6 +27,9 @@ class BoundMask(Protocol):
     def mask(self) -> Tensor:
         """The mask: bool, of its shape, on its device, and placed like it."""
 
+    def take_slots(self) -> None:
+        """Take a mask that was put into a module's slot past the module."""
+
     def clean_(self) -> None:
         """Set the parameter to zero where its mask prunes it."""
 
@@ -75,10 +78,11 @@ def bound_of(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
 
 
 def bound_among(parameters: Iterable[Tensor]) -> Iterator[Any]:
-    """Yield what holds the masks of those parameters that have one."""
+    """Yield what holds the masks of those parameters that have one, as their modules have them."""
     for parameter in parameters:
         found = bound_to(parameter)
         if found is not None:
+            found.take_slots()
             yield found
 
 

@@ -124,3 +124,19 @@ def test_adapters_are_saved_without_masks_and_loaded(tmp_path):
     sl.sparsify(base, masks)
     loaded = peft.PeftModel.from_pretrained(base, tmp_path)
     torch.testing.assert_close(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}])
+def test_adapters_of_a_masked_convolution_are_plain_ones(options):
+    """peft makes them by calling the class of the layer."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3))
+    masks = sl.find_masks(model, sparsity=0.5, exclude=())
+    sl.sparsify(model, masks)
+    x = torch.randn(2, 3, 8, 8)
+    want = model(x)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["0", "1"], **options))
+    torch.testing.assert_close(adapted(x), want)
+    adapted(x).sum().backward()
+    merged = adapted.merge_and_unload()
+    assert sl.sparsity(merged) == pytest.approx(0.5, abs=0.01)
+    torch.testing.assert_close(merged(x), want)

@@ -232,6 +232,7 @@ WRITES = {
     "mask slot directly": lambda case: case.owner._buffers.__setitem__(
         f"{case.local}_mask", case.other
     ),
+    "mask registered": lambda case: case.owner.register_buffer(f"{case.local}_mask", case.other),
     "load": lambda case: case.model.load_state_dict(other_state(case)),
     "load dense": lambda case: case.model.load_state_dict(dense_state(case)),
     "load and assign": lambda case: case.model.load_state_dict(other_state(case), assign=True),

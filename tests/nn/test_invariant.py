@@ -75,6 +75,20 @@ def sparsity(case, dense):
     return torch.tensor([sl.sparsity(case.model), case.owner.sparsity]), torch.stack([want, want])
 
 
+def stepped(case, dense):
+    found = []
+    for optimizer in (sl.optim.SGD, torch.optim.SGD):
+        for model in (case.model, dense):
+            taken = optimizer(model.parameters(), lr=0.1, weight_decay=0.1)
+            model(case.x).square().mean().backward()
+            taken.step()
+            taken.zero_grad()
+            if model is dense:
+                model.state_dict()[case.name].masked_fill_(~case.mask, 0.0)
+            found.append(model.state_dict()[case.name].clone())
+    return found[0::2], found[1::2]
+
+
 def copied(case, dense):
     return copy.deepcopy(case.model)(case.x), dense(case.x)
 
@@ -93,7 +107,7 @@ def forward_mode(case, dense):
 
 READS = [
     forward, evaluated, gradient, gradient_past_forward, saved, densified, sparsity, copied,
-    forward_mode,
+    forward_mode, stepped,
 ]  # fmt: skip
 
 
@@ -148,6 +162,14 @@ REFUSED = {
     ),
     "mask of floats": (lambda c: setattr(c.owner, "weight_mask", torch.ones(8, 4, 3, 3)), "bool"),
     "no mask": (lambda c: setattr(c.owner, "weight_mask", None), "must be a bool tensor"),
+    "no mask registered": (
+        lambda c: c.owner.register_buffer("weight_mask", None),
+        "must be a bool tensor",
+    ),
+    "mask registered of another shape": (
+        lambda c: c.owner.register_buffer("weight_mask", torch.ones(2) > 0),
+        "shape",
+    ),
     "no weight": (lambda c: setattr(c.owner, "weight", None), "stays a parameter"),
     "a plain tensor": (lambda c: setattr(c.owner, "weight", torch.ones(8, 4, 3, 3)), "parameter"),
     "another size": (
@@ -169,6 +191,31 @@ def test_a_write_that_cannot_hold_raises_and_changes_nothing(write):
             refused(case)
         assert raw_state(case.model).keys() == state.keys()
         assert torch.equal(case.model(case.x), want)
+
+
+@pytest.mark.parametrize("optimizer", [sl.optim.SGD, torch.optim.SGD])
+def test_a_mask_slipped_in_that_does_not_fit_is_refused_by_a_step(optimizer):
+    case = Case("conv2d")
+    steps = optimizer(case.model.parameters(), lr=0.1)
+    case.model(case.x).sum().backward()
+    case.owner._buffers["weight_mask"] = torch.ones(2) > 0
+    with pytest.raises(sl.SparselthError, match=r"has shape \(2,\), its weight \(8, 4, 3, 3\)"):
+        steps.step()
+
+
+def test_a_mask_taken_out_of_its_slot_is_missed_by_name():
+    case = Case("conv2d")
+    del case.owner._buffers["weight_mask"]
+    with pytest.raises(sl.SparselthError, match="weight_mask was taken out of the buffers"):
+        case.model(case.x)
+
+
+def test_registering_a_mask_says_whether_it_is_saved():
+    case = Case("linear")
+    case.owner.register_buffer("weight_mask", case.other, persistent=False)
+    assert "0.weight_mask" not in case.model.state_dict()
+    case.owner.register_buffer("weight_mask", case.other)
+    assert "0.weight_mask" in case.model.state_dict()
 
 
 def test_data_of_another_shape_is_noticed():
@@ -207,6 +254,16 @@ def test_a_functional_call_leaves_the_model_alone():
     for name, tensor in raw_state(case.model).items():
         assert torch.equal(tensor, state[name])
     torch.testing.assert_close(case.model(case.x), case.dense()(case.x))
+
+
+def test_a_functional_call_with_another_mask_leaves_the_model_alone():
+    case = Case("linear")
+    state = raw_state(case.model)
+    got = torch.func.functional_call(case.model, {f"{case.name}_mask": case.other}, case.x)
+    dense = case.weight * case.other
+    torch.testing.assert_close(got, nn.functional.linear(case.x, dense, case.owner.bias))
+    for name, tensor in raw_state(case.model).items():
+        assert torch.equal(tensor, state[name])
 
 
 def test_gradient_norms_do_not_count_pruned_weights():

@@ -219,6 +219,61 @@ def test_patterns_see_transposed_weights_turned(pattern):
     assert torch.equal(mask.transpose(0, 1), want)
 
 
+# --- a masked class without a mask ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_masked_class_without_a_mask_is_the_plain_layer(layer):
+    make, shape = LAYERS[layer]
+    model, dense, _ = masked_pair(make)
+    plain, x = type(dense[0]), torch.randn(shape)
+    sizes = (dense[0].weight.shape[1], dense[0].weight.shape[0])
+    if plain is not nn.Linear:
+        sizes = (dense[0].in_channels // dense[0].groups, dense[0].out_channels, 2)
+    made, twin = type(model[0])(*sizes), plain(*sizes)
+    x = torch.randn(2, sizes[0], *([4] * (len(shape) - 2)))
+    twin.load_state_dict(made.state_dict())
+    assert repr(made) == repr(twin).replace(plain.__name__, type(made).__name__)
+    want = twin(x)
+    for one in (made, made.double().float(), copy.deepcopy(made), torch.compile(made)):
+        torch.testing.assert_close(one(x), want, atol=1e-5, rtol=1e-4)
+    made.load_state_dict(twin.state_dict())
+    made.weight = nn.Parameter(made.weight.detach() + 1)
+    made(x).sum().backward()
+    assert made.weight.grad is not None
+    assert not sl.masks_of(made)
+    assert "weight_mask" not in dict(made.named_buffers())
+    assert not hasattr(made, "weight_mask")
+    with torch.no_grad():
+        sl.profile(nn.Sequential(made), x)
+    sl.sparsify(made, sl.find_masks(made, sparsity=0.5, exclude=()))
+    assert sl.sparsity(made) == pytest.approx(0.5, abs=0.05)
+    assert type(sl.densify(made)) is plain
+
+
+def test_attention_of_the_masked_class_without_masks_is_plain():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    sl.sparsify(attention, {"in_proj_weight": torch.rand(24, 8) < 0.5})
+    made, twin = (
+        type(attention)(8, 2, batch_first=True),
+        nn.MultiheadAttention(8, 2, batch_first=True),
+    )
+    twin.load_state_dict(made.state_dict())
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(made(x, x, x)[0], twin(x, x, x)[0])
+
+
+def test_a_model_with_a_layer_of_a_masked_class_is_made_sparse_around_it():
+    model = nn.Sequential(sl.MaskedLinear(4, 4), nn.Linear(4, 4))
+    sl.sparsify(model, {"1.weight": torch.eye(4).bool()})
+    model(torch.randn(2, 4))
+    assert list(sl.masks_of(model)) == ["1.weight"]
+    sl.nn.adopt_choices(model, sl.nn.measured_choices(model))
+    with pytest.raises(sl.SparselthError, match="has no mask"):
+        model[0].choice(torch.randn(2, 4))
+    assert [type(layer) for layer in sl.densify(model)] == [nn.Linear, nn.Linear]
+
+
 # --- shared weights ---------------------------------------------------------------------------
 
 
@@ -253,6 +308,7 @@ def test_a_shared_weight_has_one_mask():
         lambda m, k: m[2].weight_mask.copy_(k),
         lambda m, k: sl.sparsify(m, {"2.weight": k}),
         lambda m, k: m[2].set_mask(k),
+        lambda m, k: m[2].register_buffer("weight_mask", k),
     ],
 )
 def test_a_write_to_one_owner_of_a_shared_weight_is_seen_by_all(write):
@@ -264,6 +320,47 @@ def test_a_write_to_one_owner_of_a_shared_weight_is_seen_by_all(write):
     for module in (model[0], model[2]):
         assert torch.equal(module.weight_mask, mask)
     assert not model[0].weight[~mask].any()
+
+
+READERS = {
+    "forward": lambda m, mask, x: (m(x), None),
+    "step": lambda m, mask, x: (m(x).sum().backward(), torch.optim.SGD(m.parameters(), 0.1).step()),
+    "own step": lambda m, mask, x: (
+        m(x).sum().backward(),
+        sl.optim.SGD(m.parameters(), 0.1).step(),
+    ),
+    "saved": lambda m, mask, x: m.state_dict(),
+    "moved": lambda m, mask, x: m.double().float(),
+    "copied": lambda m, mask, x: copy.deepcopy(m),
+}
+
+
+@pytest.mark.parametrize("owner", [0, 2])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_mask_slipped_into_one_owner_of_a_shared_weight_is_that_of_all(reader, owner):
+    model, mask, x = tied(), torch.rand(8, 8) < 0.3, torch.randn(2, 8)
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.5, exclude=()))
+    weight = model[0]._parameters["weight"].detach().clone()
+    model[owner]._buffers["weight_mask"] = mask
+    y = nn.functional.linear(x, weight * mask, model[0].bias).relu()
+    torch.testing.assert_close(model(x), nn.functional.linear(y, weight * mask, model[2].bias))
+    READERS[reader](model, mask, x)
+    for module in (model[0], model[2]):
+        assert torch.equal(module.weight_mask, mask)
+    assert torch.equal(sl.masks_of(model)["0.weight"], mask)
+    assert not model[0].weight[~mask].any()
+    if reader.endswith("step"):
+        assert model[0].weight is model[2].weight
+        assert model[0].weight_mask is model[2].weight_mask
+
+
+def test_two_masks_slipped_into_owners_of_a_shared_weight_are_refused():
+    model = tied()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.5, exclude=()))
+    for i in (0, 2):
+        model[i]._buffers["weight_mask"] = torch.rand(8, 8) < 0.3
+    with pytest.raises(sl.SparselthError, match="two different masks were put"):
+        model.state_dict()
 
 
 @pytest.mark.parametrize("change", [lambda m: m.double(), copy.deepcopy, lambda m: m.to("cpu")])
