@@ -71,8 +71,8 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     todo: dict[str, tuple[Site, Tensor]] = {}
     for name, mask in masks.items():
         site = _site(model, name, sites, known)
-        check_mask(mask, site.parameter, f"the mask of {name!r}")
-        _check_owners(owners[id(site.parameter)], sites, site)
+        check_mask(mask, site.slot, f"the mask of {name!r}")
+        _check_owners(owners[id(site.slot)], sites, site)
         if site.name in todo and not torch.equal(todo[site.name][1], mask):
             raise SparselthError(
                 f"{name!r} is {site.name!r} under another name, and there are two different masks "
@@ -80,7 +80,7 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
             )
         todo[site.name] = (site, mask)
     for site, mask in todo.values():
-        for _, module, local in owners[id(site.parameter)]:
+        for _, module, local in owners[id(site.slot)]:
             if isinstance(module, EntryConv2d):
                 module.make_plain()
             if not isinstance(module, MaskedModule):

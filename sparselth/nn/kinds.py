@@ -66,11 +66,21 @@ class Site:
     refusal: str = ""
 
     @property
-    def parameter(self) -> nn.Parameter:
-        """The parameter itself, as it is now."""
+    def slot(self) -> nn.Parameter:
+        """The parameter itself, whatever was written to it: for its shape, or as a key."""
         parameter = self.module._parameters[self.local]
         assert parameter is not None
         return parameter
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter with its values as they are now: zero off its mask, where it has one.
+
+        Costs a pass over the weight of a masked module, as reading its attribute does.
+        """
+        if isinstance(self.module, MaskedModule):
+            self.module.clean(self.local)
+        return self.slot
 
 
 def kind_of(module: nn.Module) -> Kind | None:

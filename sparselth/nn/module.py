@@ -136,8 +136,10 @@ class MaskedModule(NotScriptable):
         state.settle()
         return state
 
-    def _clean(self, name: str) -> None:
-        """Set what stands in a slot to zero off its mask, before it leaves."""
+    def clean(self, name: str) -> None:
+        """Set what stands in a slot to zero off its mask, if it has one, before it leaves."""
+        if name not in self._states:
+            return
         self._states[name].take_slots()
         state = self._settled(name)
         if state is not None:
@@ -333,7 +335,7 @@ class MaskedModule(NotScriptable):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name in self._states:
-            self._clean(name)
+            self.clean(name)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -352,7 +354,7 @@ class MaskedModule(NotScriptable):
     def make_plain(self) -> None:
         """Turn into the plain module again, in place, with zeros where weights were pruned."""
         for name, state in self._states.items():
-            self._clean(name)
+            self.clean(name)
             state.leave(self)
             del self._buffers[mask_name(name)]
             self._non_persistent_buffers_set.discard(mask_name(name))

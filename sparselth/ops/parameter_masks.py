@@ -86,6 +86,12 @@ def bound_among(parameters: Iterable[Tensor]) -> Iterator[Any]:
             yield found
 
 
+def clean_among_(tensors: Iterable[Tensor]) -> None:
+    """Set those tensors that are parameters with a mask to zero where it prunes them."""
+    for bound in bound_among(tensors):
+        bound.clean_()
+
+
 def _after_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     # Whatever stepped, momentum from before the mask included, pruned weights are zero after it.
     # A compiled step cannot look at tables: the next forward notices what it wrote.

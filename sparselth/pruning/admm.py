@@ -170,9 +170,16 @@ class ADMM:
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that are pruned, by name: those that the model has now.
 
+        Of a model that is sparse already they are zero off the masks it has.
+
         Raises SparselthError where one was replaced by another of a different shape.
         """
-        parameters = {name: site.parameter for name, site in self._sites.items()}
+        self._slots()
+        return {name: site.parameter for name, site in self._sites.items()}
+
+    def _slots(self) -> dict[str, nn.Parameter]:
+        """Return `parameters` whatever was written to them: asked for in every step."""
+        parameters = {name: site.slot for name, site in self._sites.items()}
         for (name, parameter), z in zip(parameters.items(), getattr(self, "z", ()), strict=False):
             if parameter.shape != z.shape:
                 raise SparselthError(
@@ -186,7 +193,7 @@ class ADMM:
 
     def pairs(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Return Z and U by the `id` of their parameter."""
-        lists = zip(self.parameters.values(), self.z, self.u, strict=True)
+        lists = zip(self._slots().values(), self.z, self.u, strict=True)
         return {id(parameter): (z, u) for parameter, z, u in lists}
 
     def penalty(self) -> Tensor:
@@ -229,7 +236,7 @@ class ADMM:
 
         Raises SparselthError when a layer would keep no weight, see `check_alive`.
         """
-        masks = dict(zip(self.parameters, self.projection.masks_of(self._weights()), strict=True))
+        masks = dict(zip(self._sites, self.projection.masks_of(self._weights()), strict=True))
         check_alive(masks)
         return masks
 
@@ -241,14 +248,14 @@ class ADMM:
         """
         masks = self.masks()
         nearest = self.projection.nearest(self._weights())
-        for parameter, cut in zip(self.parameters.values(), nearest, strict=True):
+        for parameter, cut in zip(self._slots().values(), nearest, strict=True):
             parameter.copy_(cut)
         return masks
 
     def state_dict(self) -> dict[str, Any]:
         """Return Z and U as tensors keyed "z.NAME" and "u.NAME"; "rho" and "updates", numbers."""
         state: dict[str, Any] = {"rho": self.rho, "updates": self.updates}
-        for name, z, u in zip(self.parameters, self.z, self.u, strict=True):
+        for name, z, u in zip(self._sites, self.z, self.u, strict=True):
             state[f"z.{name}"], state[f"u.{name}"] = z, u
         return state
 
@@ -257,14 +264,14 @@ class ADMM:
 
         Raises SparselthError when a tensor is missing or has another shape.
         """
-        for name, z, u in zip(self.parameters, self.z, self.u, strict=True):
+        for name, z, u in zip(self._sites, self.z, self.u, strict=True):
             for key, target in ((f"z.{name}", z), (f"u.{name}", u)):
                 if key not in state or state[key].shape != target.shape:
                     raise SparselthError(
                         f"the ADMM state has no {key!r} of shape {tuple(target.shape)}; "
                         "it belongs to another model"
                     )
-        for name, z, u in zip(self.parameters, self.z, self.u, strict=True):
+        for name, z, u in zip(self._sites, self.z, self.u, strict=True):
             z.copy_(state[f"z.{name}"])
             u.copy_(state[f"u.{name}"])
         self.rho, self.updates = float(state["rho"]), int(state["updates"])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import SparselthError
 from ..ops.checks import check_finite, check_mask
+from ..ops.parameter_masks import clean_among_
 from ..seeds import generator
 
 
@@ -99,3 +100,4 @@ def _check(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         )
     for name, mask in masks.items():
         check_mask(mask, weights[name], f"the mask of {name}")
+    clean_among_(weights.values())  # parameters of a sparse model, as parameters() hands them out

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import SparselthError
 from ..ops import selection
+from ..ops.parameter_masks import clean_among_
 
 Weights = Mapping[str, Tensor]
 
@@ -88,6 +89,7 @@ def _counted(
 ) -> tuple[Tensor, list[list[int]]]:
     """Return, for each share and layer, the indices in common, and how many were selected."""
     _check(theta_a, theta_b, masks)
+    clean_among_([*theta_a.values(), *theta_b.values()])  # as parameters() hands them out
     a = [theta_a[name].detach() for name in theta_a]
     b = [theta_b[name].detach() for name in theta_a]
     given = None if masks is None else [masks[name] for name in theta_a]

@@ -70,7 +70,7 @@ class Search:
             )
 
     def _kept_by_shape(self) -> int | list[int] | None:
-        weights = self._oriented([site.parameter for site in self.sites.values()])
+        weights = self._oriented([site.slot for site in self.sites.values()])
         return self._counts(weights, self._pattern_of(weights))
 
     def warn_of_gaps(self, model: nn.Module) -> None:

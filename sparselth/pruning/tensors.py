@@ -76,7 +76,7 @@ def prunable_sites(
             raise SparselthError(f"{reasons}. Besides these no other weight is left to prune")
         names = sorted({*left_out, *refused})
         raise SparselthError(f"{reasons}. To leave what is dense out, pass exclude={names}")
-    sharded = [name for name, site in chosen.items() if is_sharded(site.parameter)]
+    sharded = [name for name, site in chosen.items() if is_sharded(site.slot)]
     if sharded:
         raise SparselthError(
             f"{', '.join(sharded)}: sharded, and weights are ranked whole; find masks, and begin "
