@@ -69,6 +69,7 @@ class MaskState:
         self._owned: list[tuple[weakref.ref[nn.Module], str]] = []
         self.is_shared = False
         self._hook: torch.utils.hooks.RemovableHandle | None = None
+        self._held = 0  # the address of what has the hook, which the parameter stands for
         self.shard: Shard | None = None
         self.kept = 0
         self.keeps_all = False
@@ -117,13 +118,7 @@ class MaskState:
         self._let_go()
 
     def _let_go(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-            if not self.parameter._backward_hooks:
-                # torch.utils.swap_tensors leaves the table with the object, and what calls it with
-                # the values: the next hook must make a new one.
-                self.parameter._backward_hooks = None
+        self._drop_hook()
         if bound_to(self.parameter) is self:
             unbind(self.parameter)
 
@@ -329,11 +324,22 @@ class MaskState:
         if there and not self.parameter.is_meta and not self.mask.is_meta:
             with torch.no_grad():
                 apply(self.parameter.data, self.mask)  # what is done to `data` is not counted
+        if self._hook is not None and self._held != self.parameter._cdata:
+            self._drop_hook()
+            self._hold_gradient()
         self.mark_clean()
 
     def mark_clean(self) -> None:
         """Record that the parameter is zero off the mask as it stands."""
         self._clean = (self.parameter.data_ptr(), version_of(self.parameter))
+
+    def _drop_hook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+            # torch.utils.swap_tensors leaves the table with the object, and what calls it with the
+            # values. Setting it makes a new caller, for the hooks of others too.
+            self.parameter._backward_hooks = self.parameter._backward_hooks or None
 
     def _hold_gradient(self) -> None:
         """Set gradients to zero off the mask that are not so already."""
@@ -349,3 +355,4 @@ class MaskState:
             return None if take_mark(grad, mask) else reference.masked(grad, mask)
 
         self._hook = self.parameter.register_hook(zero_off_mask)
+        self._held = self.parameter._cdata

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import SparselthError
-from . import libraries
+from . import derived, libraries
 from .contract import NAMESPACE
 from .gpu.candidates import gpu_plan, relative_time
 from .gpu.kernel import has_cuda_kernels
 from .gpu.triton_support import why_missing
-
-# Mask -> its version, groups and plan: what is asked for a mask time and again.
-_plans = WeakIdKeyDictionary()
 
 
 def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
@@ -50,17 +46,17 @@ def plan_of(mask: Tensor, groups: int = 1) -> Tensor | None:
     """
     if mask.is_meta:
         return None
-    version, known, plan = _plans.get(mask, (None, None, None))
-    if version != mask._version or known != groups:
+    found = derived.recall(mask, ("plan", groups))
+    if found is None:
         with torch.inference_mode(False):  # training reuses what evaluation derived
-            plan = conv_plan(mask, groups)
-        _plans[mask] = (mask._version, groups, plan)
-    return plan
+            found = (conv_plan(mask, groups),)
+        derived.note(mask, ("plan", groups), found)
+    return found[0]
 
 
 def forget_plan(mask: Tensor) -> None:
     """Forget the plan of a mask that may have changed without its version counter."""
-    _plans.pop(mask, None)
+    derived.forget(mask)
 
 
 # A compiled program holds tensors, not version counters: the plan is looked up while it runs.

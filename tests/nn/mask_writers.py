@@ -158,6 +158,14 @@ def swapped(case):
     nn.init.ones_(case.weight)
 
 
+def load_swapped(case):
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        case.model.load_state_dict(other_state(case))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
 def overwritten(case):
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
@@ -237,6 +245,12 @@ WRITES = {
     "load dense": lambda case: case.model.load_state_dict(dense_state(case)),
     "load and assign": lambda case: case.model.load_state_dict(other_state(case), assign=True),
     "swapped": swapped,
+    "load swapped": load_swapped,
+    "mask swapped": lambda case: torch.utils.swap_tensors(case.mask, case.other.clone()),
+    "shown mask swapped": lambda case: torch.utils.swap_tensors(mask_of(case), case.other.clone()),
+    "weight swapped": lambda case: torch.utils.swap_tensors(
+        case.weight, nn.Parameter(torch.ones_like(case.weight))
+    ),
     "overwritten": overwritten,
     "to_empty": lambda case: (
         case.model.to("meta").to_empty(device="cpu"),

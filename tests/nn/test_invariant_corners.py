@@ -3,6 +3,7 @@
 import copy
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import sparselth as sl
+from sparselth.ops import plan
 
 
 class Tied(nn.Module):
@@ -49,6 +51,38 @@ def test_a_users_hook_that_edits_in_place_is_followed():
     sl.sparsify(layer, {"weight": mask})
     layer(torch.randn(2, 8)).sum().backward()
     assert not layer.weight.grad[~mask].any()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_are_held_after_a_swap_beside_a_users_hook(frozen):
+    case, seen = Case("linear"), []
+    case.weight.register_hook(lambda grad: seen.append(grad.clone()))
+    torch.utils.swap_tensors(
+        case.weight, nn.Parameter(torch.ones_like(case.weight), requires_grad=not frozen)
+    )
+    case.model(case.x)
+    case.weight.requires_grad_(True)
+    case.owner.weight.sum().backward()
+    assert torch.equal(case.weight.grad, case.mask.float())
+    assert len(seen) == 1
+
+
+def test_a_plan_goes_with_its_mask_and_a_swapped_mask_gets_its_own():
+    first, second = torch.eye(8).bool(), torch.ones(8, 8).bool()
+    want = [plan.conv_plan(mask) for mask in (first, second)]
+    if want[0] is None:
+        pytest.skip("_host is not there, and builds plans")
+    assert torch.equal(plan.plan_of(first), want[0])
+    kept = weakref.ref(plan.plan_of(first))
+    assert plan.plan_of(first) is kept()
+    torch.utils.swap_tensors(first, second)
+    assert torch.equal(plan.plan_of(first), want[1])
+    assert torch.equal(plan.plan_of(second), want[0])
+    second.data.fill_(True)
+    plan.forget_plan(second)
+    assert torch.equal(plan.plan_of(second), want[1])
+    del second
+    assert kept() is None
 
 
 @pytest.mark.parametrize("layer", ["linear", "conv3d"])

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...errors import SparselthError
+from .. import derived
 from ..switches import forced
 from .blocks import Blocks
 from .column_vector import ColumnVector8, ColumnVector16
@@ -33,7 +34,6 @@ KERNELS: tuple[type[ConvKernel], ...] = (
 )
 
 _by_plan = WeakIdKeyDictionary()
-_by_mask = WeakIdKeyDictionary()
 
 
 @dataclass(eq=False)
@@ -115,10 +115,10 @@ def candidates_for(plan: Tensor | None, mask: Tensor, groups: int) -> ConvCandid
     """
     found = None if plan is None else _by_plan.get(plan)
     if found is None:
-        version, known, found = _by_mask.get(mask, (None, None, None))
-        if version != mask._version or known != groups:
+        found = derived.recall(mask, ("candidates", groups))
+        if found is None:
             found = find_candidates(mask, groups)
-            _by_mask[mask] = (mask._version, groups, found)
+            derived.note(mask, ("candidates", groups), found)
         return found
     if found.shape != tuple(mask.shape) or found.groups != groups:
         raise SparselthError("the plan belongs to another mask; rebuild it")
