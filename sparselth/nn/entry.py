@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from ..ops import choice as choosing
 from ..ops.autograd.conv import MaskedConv2d
 from ..ops.lanes.convert import enter_lanes, is_plain_eager_cpu
-from ..ops.plan import conv_plan
+from ..ops.plan import conv_plan, plannable
 from .classes import become
 from .recording import NotScriptable, recorded
 
@@ -48,6 +48,7 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
             and prod(module.weight.shape[1:]) <= _FEW
+            and plannable(module.weight.shape, module.groups)
         )
 
     def make_plain(self) -> None:

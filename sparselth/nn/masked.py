@@ -23,6 +23,7 @@ from ..ops.backends import forced, implementation
 from ..ops.choice import Choice
 from ..ops.lanes.convert import can_use_lanes, enter_lanes, is_plain_eager_cpu
 from ..ops.measure import Timings
+from ..ops.plan import plannable
 from ..ops.transforms import transformed
 from .classes import masked_parameter, shown_mask
 from .module import MaskedModule
@@ -53,7 +54,7 @@ class ChoosingModule(MaskedModule):
         """Time sparse against dense for an input; None where nothing can be timed."""
         x, conv = self._prepared(*functional.autocast(input))
         state = self._state_in_place()
-        if not choosing.measurable(self._op, x):
+        if self._service(state).always_dense or not choosing.measurable(self._op, x):
             return None
         return self._measured(x, conv, state)
 
@@ -80,6 +81,8 @@ class ChoosingModule(MaskedModule):
         raise NotImplementedError
 
     def _choose(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
+        if service.always_dense:
+            return choosing.ALWAYS_DENSE
         # A mask that keeps everything leaves nothing to win.
         if not state.keeps_all and choosing.measures(self._op, x):
             return self._look_up(x, conv, state, service)
@@ -119,6 +122,8 @@ class ChoosingModule(MaskedModule):
         if not choosing.fixed_choice(self._op, x, work).sparse:
             return False, None
         mask = self._mask("weight")
+        if mask.device.type == "cpu" and not plannable(mask.shape, groups):
+            return False, None
         if service is None or service.plan is None or mask.device.type != "cpu":
             return True, None  # the op finds out for itself
         return True, torch.ops.sparselth.mask_plan(mask, groups)

@@ -27,7 +27,7 @@ from ..ops.bitmask import apply_bits_, bits_of, has_bits, take_mark
 from ..ops.checks import check_mask
 from ..ops.choice import Choice
 from ..ops.parameter_masks import bind, bound_to, unbind
-from ..ops.plan import density_of, forget_plan, plan_of
+from ..ops.plan import density_of, forget_plan, plan_of, plannable
 from .sharded import Shard
 
 
@@ -47,12 +47,14 @@ class Service:
 
     plan: the mask's packed indices, or None.  work: see `plan.density_of`.  choices: kind of input
     -> how it is served.  checked: the kind of input whose arguments were checked last.
+    always_dense: no kernel takes a weight of this size.
     """
 
-    __slots__ = ("checked", "choices", "plan", "work")
+    __slots__ = ("always_dense", "checked", "choices", "plan", "work")
 
     def __init__(self, mask: Tensor, groups: int) -> None:
         self.plan = plan_of(mask, groups)
+        self.always_dense = mask.device.type == "cpu" and not plannable(mask.shape, groups)
         self.work = density_of(mask, self.plan)
         self.choices: dict[tuple, Choice] = {}
         self.checked: tuple | None = None

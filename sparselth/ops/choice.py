@@ -109,6 +109,7 @@ class Choice:
 
 
 _FIXED = {sparse: Choice(sparse, "fixed") for sparse in (True, False)}
+ALWAYS_DENSE = _FIXED[False]
 
 
 def fixed_choice(op: str, x: Tensor, density: float) -> Choice:

@@ -7,6 +7,9 @@ a GPU it lists the blocks that keep anything, see `gpu/candidates.py`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,15 +20,28 @@ from .gpu.candidates import gpu_plan, relative_time
 from .gpu.kernel import has_cuda_kernels
 from .gpu.triton_support import why_missing
 
+# Bits of a plan's entry that hold the tap; the rest hold the channel. As in csrc/common/plan.h.
+_TAP_BITS = 12
+
+
+def plannable(shape: Sequence[int], groups: int = 1) -> bool:
+    """Say whether the 32 bits of a plan on the CPU hold the indices of a mask of this shape.
+
+    The kernels there take no other: such layers are computed densely.
+    """
+    taps = math.prod(shape[2:])
+    channels = max(shape[0], shape[1] * groups)
+    fits = taps < 1 << _TAP_BITS and channels < 1 << (31 - _TAP_BITS)
+    return fits and math.prod(shape) < 1 << 31
+
 
 def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     """Build the plan of a convolution or linear mask.
 
     mask: (C_out, C_in / groups, kH, kW), (C_out, C_in / groups, K) or (C_out, C_in), bool.
-    Returns int32 (length,) on the CPU, a tensor that stands for its candidates
-    on a GPU for a convolution, or None where
-    no kernel takes a plan: another device, or a package without what builds it. Kernels accept
-    None.
+    Returns int32 (length,) on the CPU, a tensor that stands for its candidates on a GPU for a
+    convolution, or None where no kernel takes a plan: another device, a package without what builds
+    it, or a weight that is not `plannable`. Kernels accept None.
     """
     if mask.dim() == 3:
         mask = mask.unsqueeze(2)  # images one pixel high
@@ -33,7 +49,7 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
         serves = not why_missing() or has_cuda_kernels()
         return gpu_plan(mask, groups) if mask.dim() == 4 and serves else None
     host = libraries.host()
-    if host is None or mask.device.type != "cpu":
+    if host is None or mask.device.type != "cpu" or not plannable(mask.shape, groups):
         return None
     shape = tuple(mask.shape) if mask.dim() == 4 else (*mask.shape, 1, 1)
     return torch.from_numpy(host.conv_plan(mask.contiguous().view(shape).numpy(), groups))

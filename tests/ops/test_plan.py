@@ -5,7 +5,7 @@ import torch
 
 import sparselth as sl
 from sparselth.ops import libraries
-from sparselth.ops.plan import conv_plan, forget_plan, plan_of
+from sparselth.ops.plan import conv_plan, forget_plan, plan_of, plannable
 
 NO_HOST = pytest.mark.skipif(
     libraries.host() is None, reason="_host is not there, and builds plans"
@@ -63,3 +63,25 @@ def test_a_program_gets_a_copy_to_write_to():
     mask = MASK.clone()
     torch.ops.sparselth.mask_plan(mask, 1).zero_()
     assert torch.equal(plan_of(mask), conv_plan(mask))
+
+
+@NO_HOST
+@pytest.mark.parametrize(
+    ("shape", "groups", "fits"),
+    [
+        ((1, 1, 1, 4095), 1, True),
+        ((1, 1, 64, 64), 1, False),
+        ((1, (1 << 19) - 1), 1, True),
+        ((1, 1 << 19), 1, False),
+        ((1 << 19, 1), 1, False),
+        ((8, 1 << 16, 1, 1), 8, False),
+    ],
+)
+def test_what_is_too_large_for_a_plan_has_none(shape, groups, fits):
+    mask = torch.zeros(shape, dtype=torch.bool)
+    assert plannable(shape, groups) is fits
+    assert (conv_plan(mask, groups) is not None) is fits
+    if not fits:
+        four = mask.numpy() if mask.dim() == 4 else mask.numpy()[:, :, None, None]
+        with pytest.raises(RuntimeError, match="too large for a plan"):
+            libraries.host().conv_plan(four, groups)
