@@ -14,6 +14,7 @@ from ..ops.autograd.conv import MaskedConv2d
 from ..ops.lanes.convert import enter_lanes, is_plain_eager_cpu
 from ..ops.plan import conv_plan, plannable
 from .classes import become
+from .geometry import settings_of
 from .recording import NotScriptable, recorded
 
 # Weights per output: with few, dense convolution is inefficient and the kernels on lanes, which
@@ -35,7 +36,7 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
     """
 
     # Derived from the weight's shape, and never saved.
-    _everything: tuple[Tensor, Tensor | None] | None = None
+    _everything: tuple[Tensor, Tensor | None, int] | None = None
     _enters: dict[tuple, bool] | None = None
 
     @classmethod
@@ -60,7 +61,7 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
-        conv = (self.stride, self.padding, self.dilation, self.groups)
+        conv = (*settings_of(self, 2), self.groups)
         if not self._in_lanes(input, conv):
             return super().forward(input)
         mask, plan = self._mask_and_plan()
@@ -69,6 +70,8 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
     def _in_lanes(self, x: Tensor, conv: Any) -> bool:
         if (
             x.dim() != 4
+            or self.padding_mode != "zeros"  # both as `suits` saw them, but may be set
+            or isinstance(self.padding, str)
             or choosing.in_lanes(x)
             or not choosing.measures("masked_conv2d", x)
             or not is_plain_eager_cpu(self.weight)
@@ -79,18 +82,19 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
         wanted = choosing.wanted_passes(x, self.weight)
         size = (choosing.rounded(x.shape[0]), *x.shape[1:])
         dtypes = (x.dtype, self.weight.dtype)
-        key = (size, dtypes, choosing.layout_of(x), wanted, torch.get_num_threads())
+        key = (conv, size, dtypes, choosing.layout_of(x), wanted, torch.get_num_threads())
         if key not in self._enters and len(self._enters) < _MEASURED_INPUTS:
             timings = choosing.conv_timings(x, self.weight, *self._mask_and_plan(), conv)
             self._enters[key] = timings is not None and choosing.decide_entry(timings, wanted)
         return self._enters.get(key, False)
 
     def _mask_and_plan(self) -> tuple[Tensor, Tensor | None]:
-        if self._everything is None or self._everything[0].shape != self.weight.shape:
+        shape, known = self.weight.shape, self._everything
+        if known is None or (known[0].shape, known[2]) != (shape, self.groups):
             with torch.inference_mode(False):  # training reuses what evaluation derived
-                mask = torch.ones(self.weight.shape, dtype=torch.bool)
-                self._everything = (mask, conv_plan(mask, self.groups))
-        return self._everything
+                mask = torch.ones(shape, dtype=torch.bool, device=self.weight.device)
+                known = self._everything = (mask, conv_plan(mask, self.groups), self.groups)
+        return known[:2]
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}

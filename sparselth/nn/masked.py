@@ -26,6 +26,7 @@ from ..ops.measure import Timings
 from ..ops.plan import plannable
 from ..ops.transforms import transformed
 from .classes import masked_parameter, shown_mask
+from .geometry import as_images, prepared, settings_of
 from .module import MaskedModule
 from .recording import recorded
 from .state import MaskState, Service
@@ -133,14 +134,11 @@ class MaskedConvolution(ChoosingModule):
     """What MaskedConv2d and MaskedConv1d share: the kernels see images (N, C, H, W) of both."""
 
     _op = "masked_conv2d"
+    _dims = 2
 
-    stride: Any
-    padding: Any
-    dilation: Any
     groups: int
     padding_mode: Any
     bias: Any
-    _reversed_padding_repeated_twice: Any
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -155,7 +153,7 @@ class MaskedConvolution(ChoosingModule):
         if input.dim() != state.parameter.dim():  # torch says what it takes
             return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
         x, conv = self._prepared(input)
-        weight, mask = _as_images(state.parameter), _as_images(state.mask)
+        weight, mask = as_images(state.parameter), as_images(state.mask)
         y = self._convolve(x, weight, mask, conv, state)
         return y if weight is state.parameter else y.squeeze(2)
 
@@ -169,7 +167,7 @@ class MaskedConvolution(ChoosingModule):
         if not choice.sparse:
             if choice.timings is not None and choosing.in_lanes(x):
                 x = x.dense()  # once, for the forward and for the weight's gradient
-            dense = _as_images(self._dense_weight(state))
+            dense = as_images(self._dense_weight(state))
             return reference.masked_conv2d(x, dense, None, bias, None, *conv)
         travels = x.device.type == "cpu" and (choice.timings is not None or can_use_lanes(x))
         if travels:
@@ -190,41 +188,26 @@ class MaskedConvolution(ChoosingModule):
             x, conv = self._prepared(input)
             sparse, plan = self._compiled_plan(x, self._geometry(), self.groups)
             if sparse:
-                x, images, bias = functional.autocast(x, _as_images(weight), self.bias)
-                y = functional.masked_conv2d(x, images, _as_images(mask), bias, *conv, plan=plan)
+                x, images, bias = functional.autocast(x, as_images(weight), self.bias)
+                y = functional.masked_conv2d(x, images, as_images(mask), bias, *conv, plan=plan)
                 return y if weight.dim() == 4 else y.squeeze(2)
         return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
 
     def _geometry(self) -> tuple:
-        return (self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
+        return (*settings_of(self, self._dims), self.groups, self.padding_mode)
 
     def _service(self, state: MaskState) -> Service:
         return state.service(self._geometry(), self.groups)
 
     def _prepared(self, x: Tensor) -> tuple[Tensor, Any]:
-        flat = len(self.stride) == 1
-        if x.dim() < 4 - flat:
+        if x.dim() < 2 + self._dims:
             x = x.unsqueeze(0)
-        padding = self.padding
-        if self.padding_mode != "zeros" or isinstance(padding, str):
-            # torch resolves "same" and the other modes into explicit pads, possibly uneven.
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
-            padding = (0,) * len(self.stride)
-        if not flat:
-            return x, (self.stride, padding, self.dilation, self.groups)
-        pairs = ((1, *self.stride), (0, *padding), (1, *self.dilation))
-        return x.unsqueeze(2), (*pairs, self.groups)
+        return prepared(self, x, self._dims)
 
     def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
-        weight = _as_images(state.parameter.detach().to(x.dtype))  # another under autocast
+        weight = as_images(state.parameter.detach().to(x.dtype))  # another under autocast
         plan = self._service(state).plan
-        return choosing.conv_timings(x, weight, _as_images(state.mask), plan, conv)
-
-
-def _as_images(weight: Tensor) -> Tensor:
-    """Return a weight or mask (C_out, C_in, K) as (C_out, C_in, 1, K); one of images as it is."""
-    return weight if weight.dim() == 4 else weight.unsqueeze(2)
+        return choosing.conv_timings(x, weight, as_images(state.mask), plan, conv)
 
 
 class MaskedConv2d(MaskedConvolution, nn.Conv2d):
@@ -245,6 +228,7 @@ class MaskedConv1d(MaskedConvolution, nn.Conv1d):
     """
 
     _plain = nn.Conv1d
+    _dims = 1
     weight = masked_parameter("weight")
     weight_mask = shown_mask("weight")
 

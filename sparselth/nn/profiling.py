@@ -16,6 +16,7 @@ from ..errors import SparselthError
 from ..ops import choice as choosing
 from ..ops.measure import Timings
 from ..ops.plan import pattern
+from .geometry import settings_of
 from .kinds import masked_modules
 from .masked import ChoosingModule
 from .module import MaskedModule
@@ -179,8 +180,9 @@ def _geometry(module: ChoosingModule, x: Tensor) -> str:
     if not isinstance(module, nn.Conv2d):
         return f"{shape} -> {module.get_parameter('weight').shape[0]}"
     text = f"{shape} -> {module.out_channels}, {'x'.join(map(str, module.kernel_size))}"
-    if any(step != 1 for step in module.stride):
-        text += f" /{module.stride[0]}"
+    stride, _, _ = settings_of(module, 2)
+    if any(step != 1 for step in stride):
+        text += f" /{stride[0]}"
     if module.groups != 1:
         text += f", {module.groups} groups"
     return text
