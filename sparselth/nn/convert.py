@@ -16,7 +16,16 @@ from ..ops.parameter_masks import is_sharded
 from .classes import become, class_of
 from .coverage import coverage
 from .entry import EntryConv2d
-from .kinds import KINDS, Site, adapters_of, mask_class, masked_modules, owners_of, sites_of
+from .kinds import (
+    KINDS,
+    Site,
+    adapters_of,
+    mask_class,
+    masked_modules,
+    owners_of,
+    site_names,
+    sites_of,
+)
 from .masked import ChoosingModule, MaskedConv2d
 from .module import MaskedModule
 from .norm import LaneBatchNorm2d
@@ -63,16 +72,11 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     sites = sites_of(model)
     if masks is None:
         masks = _of_zeros(sites)
-    owners = owners_of(model)
-    known = {name: name for name in sites}
-    for several in owners.values():
-        first = several[0][0]
-        known.update({name: first for name, _, _ in several if first in sites})
+    owners, known = owners_of(model), site_names(model, sites)
     todo: dict[str, tuple[Site, Tensor]] = {}
     for name, mask in masks.items():
         site = _site(model, name, sites, known)
         check_mask(mask, site.slot, f"the mask of {name!r}")
-        _check_owners(owners[id(site.slot)], sites, site)
         if site.name in todo and not torch.equal(todo[site.name][1], mask):
             raise SparselthError(
                 f"{name!r} is {site.name!r} under another name, and there are two different masks "
@@ -80,7 +84,8 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
             )
         todo[site.name] = (site, mask)
     for site, mask in todo.values():
-        for _, module, local in owners[id(site.slot)]:
+        having = dict.fromkeys((module, local) for _, module, local in owners[id(site.slot)])
+        for module, local in having:
             if isinstance(module, EntryConv2d):
                 module.make_plain()
             if not isinstance(module, MaskedModule):
@@ -112,7 +117,7 @@ def _site(model: nn.Module, name: str, sites: Mapping[str, Site], known: dict[st
             raise SparselthError(f"{name!r} cannot have a mask: {site.refusal}")
         return site
     path, _, local = name.rpartition(".")
-    module = dict(model.named_modules()).get(path)
+    module = dict(model.named_modules(remove_duplicate=False)).get(path)
     if module is None or (local != "weight" and local not in sites_of(module)):
         raise SparselthError(
             f"the model has no convolution or linear weight named {name!r}; "
@@ -126,22 +131,6 @@ def _site(model: nn.Module, name: str, sites: Mapping[str, Site], known: dict[st
     raise SparselthError(
         f"{name!r} belongs to a {type(module).__name__}; masks go on the weight of: {kinds}"
     )
-
-
-def _check_owners(
-    owners: list[tuple[str, nn.Module, str]], sites: Mapping[str, Site], site: Site
-) -> None:
-    """Refuse a parameter that is also a module's which would not keep to the mask."""
-    places = {(id(s.module), s.local) for s in sites.values()}
-    for name, module, local in owners:
-        if name == site.name or (id(module), local) in places:
-            continue
-        others = sites_of(module)
-        if local not in others or others[local].refusal:
-            why = others[local].refusal if local in others else f"it is a {type(module).__name__}"
-            raise SparselthError(
-                f"{site.name!r} is also {name!r}, whose module cannot have a mask: {why}"
-            )
 
 
 def _prepare(model: nn.Module) -> None:

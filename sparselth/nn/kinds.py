@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ def sites_of(model: nn.Module) -> dict[str, Site]:
     """
     found: dict[str, Site] = {}
     seen: set[int] = set()
-    adapters = adapters_of(model)
+    adapters, owners = adapters_of(model), owners_of(model)
     for path, module in model.named_modules():
         kind = kind_of(module)
         if kind is None or module in adapters:
@@ -112,21 +112,36 @@ def sites_of(model: nn.Module) -> dict[str, Site]:
             parameter = module._parameters.get(local)
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
-                found[name] = Site(name, local, module, kind, refusal or _unfit(parameter))
+                why = refusal or _unfit(parameter) or _shared(owners[id(parameter)])
+                found[name] = Site(name, local, module, kind, why)
             elif parameter is None and refusal and _is_derived(module, local):
                 found[name] = Site(name, local, module, kind, refusal)
     return found
 
 
 def owners_of(model: nn.Module) -> dict[int, list[tuple[str, nn.Module, str]]]:
-    """Return who has each parameter: its id -> (full name, module, local name) of every owner."""
+    """Return who has each parameter: its id -> (full name, module, local name) of every owner.
+
+    A module that is used several times is there under each of its names.
+    """
     owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         for local, parameter in module._parameters.items():
             if parameter is not None:
                 name = f"{path}.{local}" if path else local
                 owners.setdefault(id(parameter), []).append((name, module, local))
     return owners
+
+
+def site_names(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, str]:
+    """Return the place that each name of its parameter stands for: a shared weight has several."""
+    found = {name: name for name in sites}
+    for several in owners_of(model).values():
+        names = [name for name, _, _ in several]
+        site = next((name for name in names if name in sites), None)
+        if site is not None:
+            found.update(dict.fromkeys(names, site))
+    return found
 
 
 def mask_class(module: nn.Module) -> type[MaskedModule]:
@@ -177,6 +192,19 @@ def _unfit(parameter: Tensor) -> str:
         return f"masks go on real floating-point weights, not on {parameter.dtype}"
     if is_sharded(parameter) and bound_to(parameter) is None:
         return "it is sharded; call sparselth.sparsify before fully_shard"
+    return ""
+
+
+def _shared(owners: list[tuple[str, nn.Module, str]]) -> str:
+    """Say whose else a parameter is that would not keep to the mask; empty when nobody's."""
+    for name, module, local in owners:
+        kind = kind_of(module)
+        if kind is None or local not in kind.base.maskable:
+            why = f"it is a {type(module).__name__}"
+        else:
+            why = _refusal(module, kind)
+        if why:
+            return f"it is also {name!r}, whose module cannot have a mask: {why}"
     return ""
 
 

@@ -30,7 +30,7 @@ from .allocation import Sparsity, counts_for, op_allocation
 from .masks import check_alive
 from .patterns import pattern_for
 from .rho import RhoSchedule, find_schedule
-from .tensors import prunable_sites
+from .tensors import by_site, prunable_sites
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ class ADMM:
         self._sites = prunable_sites(model, exclude)
         _refuse_turned(self._sites, pattern)
         if projection is None:
+            sparsity = by_site(model, self._sites, sparsity)
             projection = SparseSet(self._weights(), sparsity, allocation, pattern)
         elif (sparsity, allocation, pattern) != (None, "uniform", "element"):
             raise SparselthError(

@@ -16,7 +16,7 @@ from ..ops import selection
 from ..ops.patterns import ELEMENT, Pattern
 from .allocation import Sparsity, counts_for, op_allocation
 from .patterns import pattern_for
-from .tensors import prunable_sites
+from .tensors import by_site, prunable_sites
 
 Score = Callable[[list[Tensor]], list[Tensor]]
 
@@ -51,6 +51,7 @@ class Search:
         if score not in scores:
             raise unknown_name("score", score, scores)
         sites = prunable_sites(model, exclude, include)
+        sparsity = by_site(model, sites, sparsity)
         search = cls(sites, scores[score], sparsity, allocation, pattern)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from ..errors import SparselthError
-from ..nn.kinds import CONVOLUTIONS, Site, owners_of, sites_of
+from ..nn.kinds import CONVOLUTIONS, Site, owners_of, site_names, sites_of
 from ..ops.parameter_masks import is_sharded
+from .allocation import Sparsity
 
 
 def first_and_last(model: nn.Module) -> tuple[str | None, str | None]:
@@ -91,10 +92,31 @@ def prunable_sites(
     return chosen
 
 
+def by_site(
+    model: nn.Module, sites: Mapping[str, Site], sparsity: Sparsity | None
+) -> Sparsity | None:
+    """Return sparsities by the names of the places; a shared weight may be given by any of its.
+
+    Raises SparselthError where two names of one weight have different sparsities.
+    """
+    if not isinstance(sparsity, Mapping):
+        return sparsity
+    names = site_names(model, sites)
+    found: dict[str, float] = {}
+    for name, share in sparsity.items():
+        site = names.get(name, name)
+        if found.setdefault(site, share) != share:
+            raise SparselthError(
+                f"{name!r} is {site!r} under another name, and there are two different sparsities "
+                "for it; a shared weight has one"
+            )
+    return found
+
+
 def _named(model: nn.Module, sites: dict[str, Site], given: Collection[str], what: str) -> set[str]:
     """Return the places that names and patterns stand for, a shared weight under its first name."""
     first = {name: several[0][0] for several in owners_of(model).values() for name, _, _ in several}
-    first.update({name: name for name in sites})
+    first.update(site_names(model, sites))
     chosen, unknown = set(), []
     if isinstance(given, str):
         raise SparselthError(f"{what} takes a list of parameter names, got the text {given!r}")

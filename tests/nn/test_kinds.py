@@ -409,16 +409,100 @@ def test_a_decoder_tied_to_an_embedding_masks_both():
     assert not model[0].weight.grad[~mask].any()
 
 
-def test_a_weight_shared_with_what_cannot_be_masked_is_refused():
-    class Other(nn.Module):
-        def __init__(self, weight):
-            super().__init__()
-            self.table = weight
+class Table(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.table = weight
 
-    model = nn.ModuleDict({"layer": nn.Linear(4, 4)})
-    model["other"] = Other(model["layer"].weight)
-    with pytest.raises(sl.SparselthError, match=r"is also 'other\.table'.*it is a Other"):
-        sl.sparsify(model, {"layer.weight": torch.eye(4).bool()})
+
+def own_forward(weight):
+    layer = OwnForward(4, 4, 1)
+    layer.weight = weight
+    return layer
+
+
+def limited(weight):
+    layer = nn.Embedding(4, 4, max_norm=1.0)
+    layer.weight = weight
+    return layer
+
+
+OTHERS = {
+    "no layer": (nn.Linear, Table, r"also 'other\.table'.*it is a Table"),
+    "list": (nn.Linear, lambda w: nn.ParameterList([w]), r"also 'other\.0'.*ParameterList"),
+    "own forward": (lambda i, o: nn.Conv2d(i, o, 1), own_forward, "forward of its own"),
+    "max_norm": (nn.Linear, limited, "max_norm rewrites"),
+    "bias of a layer": (
+        nn.Linear,
+        lambda w: setattr(holder := nn.Linear(4, 4), "bias", w) or holder,
+        r"also 'other\.bias'.*it is a Linear",
+    ),
+}
+
+
+# Where an embedding comes first, the weight is one that is pruned on request only.
+@pytest.mark.parametrize(
+    ("other", "first"),
+    [(o, f) for o in OTHERS for f in ("layer", "other") if (o, f) != ("max_norm", "other")],
+)
+def test_a_weight_shared_with_what_cannot_be_masked_is_refused_by_all_at_once(other, first):
+    make, share, message = OTHERS[other]
+    layer = make(4, 4)
+    modules = {"layer": layer, "other": share(layer.weight)}
+    model = nn.ModuleDict({first: modules.pop(first), **modules, "last": nn.Linear(4, 4)})
+    mask = torch.rand_like(layer.weight) < 0.5
+    if first == "other":
+        message = message.replace("also 'other", ".*'?other")
+    for attempt in (
+        lambda: sl.sparsify(model, {"layer.weight": mask}),
+        lambda: sl.find_masks(model, sparsity=0.5, exclude=()),
+        lambda: sl.ADMM(model, sparsity=0.5, exclude=()),
+        lambda: sl.pruning.check_search(model, sparsity=0.5, exclude=()),
+    ):
+        with pytest.raises(sl.SparselthError, match=message):
+            attempt()
+        assert type(layer) in (nn.Linear, nn.Conv2d)
+    for name in ("layer.weight", *(n for n, p in model.named_parameters() if p is layer.weight)):
+        masks = sl.find_masks(model, sparsity=0.5, exclude=[name])
+        assert "layer.weight" not in masks
+        assert "last.weight" in masks
+
+
+def used_twice():
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("make", [used_twice, lambda: nn.Sequential(*tied(), nn.Linear(8, 8))])
+def test_a_shared_weight_has_any_of_its_names(make):
+    model = make()
+    mask = torch.rand_like(model[0].weight) < 0.5
+    assert set(sl.find_masks(model, sparsity=0.5, exclude=["2.weight"])) == {"3.weight"}
+    assert set(sl.find_masks(model, sparsity=0.5, exclude=["2.*"])) == {"3.weight"}
+    shares = {"2.weight": 0.5, "3.weight": 0.25}
+    found = sl.find_masks(model, sparsity=shares, allocation="given", exclude=())
+    assert {name: float(1 - k.float().mean()) for name, k in found.items()} == {
+        "0.weight": 0.5,
+        "3.weight": 0.25,
+    }
+    admm = sl.ADMM(model, sparsity=shares, allocation="given", exclude=())
+    assert set(admm.parameters) == {"0.weight", "3.weight"}
+    with pytest.raises(sl.SparselthError, match="two different sparsities"):
+        sl.find_masks(model, sparsity={"0.weight": 0.1, **shares}, allocation="given", exclude=())
+    with pytest.raises(sl.SparselthError, match="two different masks"):
+        sl.sparsify(model, {"0.weight": ~mask, "2.weight": mask})
+    sl.sparsify(model, {"2.weight": mask})
+    assert torch.equal(sl.masks_of(model)["0.weight"], mask)
+    assert sl.coverage(model).covered == mask.numel()
+    assert sl.coverage(model, ["2.weight"]).covered == mask.numel()
+    model(torch.randn(2, len(mask)))
+    assert type(sl.densify(model)[2]) is nn.Linear
+
+
+def test_an_embedding_is_included_by_the_name_of_its_decoder():
+    model = nn.Sequential(nn.Embedding(12, 6), nn.Linear(6, 6), nn.Linear(6, 12, bias=False))
+    model[2].weight = model[0].weight
+    assert "0.weight" in sl.find_masks(model, sparsity=0.5, exclude=(), include=["2.weight"])
 
 
 # --- what is covered --------------------------------------------------------------------------
