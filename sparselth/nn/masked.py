@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.fx import Proxy
 
 from ..errors import SparselthError
@@ -21,13 +22,15 @@ from ..ops.autograd.conv import MaskedConv2d as Convolve
 from ..ops.autograd.linear import MaskedLinear as Multiply
 from ..ops.backends import forced, implementation
 from ..ops.choice import Choice
-from ..ops.lanes.convert import can_use_lanes, enter_lanes, is_plain_eager_cpu
+from ..ops.lanes.convert import can_use_lanes, enter_lanes
+from ..ops.lanes.tensor import LaneTensor
 from ..ops.measure import Timings
 from ..ops.plan import plannable
 from ..ops.transforms import transformed
 from .classes import masked_parameter, shown_mask
 from .geometry import as_images, prepared, settings_of
 from .module import MaskedModule
+from .paths import MOST_PATHS, Path, kind_of
 from .recording import recorded
 from .state import MaskState, Service
 
@@ -40,6 +43,7 @@ class ChoosingModule(MaskedModule):
     """A masked module that the sparse kernels may serve. Mixed into the layers they know."""
 
     _op: str
+    _paths: dict[tuple | None, Path] = {}  # noqa: RUF012  # of those that have none of their own
 
     def choice(self, input: Tensor) -> Choice:
         """Return how an input is served: sparse or dense, and by which passes.
@@ -80,6 +84,36 @@ class ChoosingModule(MaskedModule):
 
     def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
         raise NotImplementedError
+
+    def _geometry(self) -> tuple:
+        """Return the settings that decide how the layer computes."""
+        return ()
+
+    def _known_path(self, x: Tensor) -> Path | None:
+        """Return how inputs like `x` are computed, if one was and nothing has changed since."""
+        parameters, state = self._parameters, self._states.get("weight")
+        weight = parameters.get("weight")
+        if state is None or weight is None or "bias" not in parameters:
+            return None
+        if not state.unchanged(weight, self._buffers.get("weight_mask")):
+            return None
+        path = self._paths.get(kind_of(x, weight))
+        if path is None or path.derived is not state.derived or path.geometry != self._geometry():
+            return None
+        return path
+
+    def _leave_path(
+        self, kind: tuple | None, state: MaskState, service: Service, conv: Any, choice: Choice
+    ) -> None:
+        """Keep the way that an input of a kind went, for the next one."""
+        if kind is None or state.is_shared:
+            return
+        paths = self.__dict__.setdefault("_paths", {})
+        if len(paths) >= MOST_PATHS:
+            paths.clear()
+        passes = choice.dense_passes
+        geometry = self._geometry()
+        paths[kind] = Path(state.derived, geometry, state.mask, service.plan, conv, passes)
 
     def _choose(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
         if service.always_dense:
@@ -141,6 +175,14 @@ class MaskedConvolution(ChoosingModule):
     bias: Any
 
     def forward(self, input: Tensor) -> Tensor:
+        if is_dynamo_compiling() or (path := self._known_path(input)) is None:
+            return self._checked(input)
+        parameters = self._parameters
+        x = input if path.mask.is_cuda or type(input) is LaneTensor else enter_lanes(input)
+        out = (parameters["weight"], parameters["bias"], path.mask, path.plan, path.conv)
+        return Convolve.apply(x, *out, path.dense_passes)
+
+    def _checked(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self._compiled(input)
         if isinstance(input, Proxy):
@@ -149,18 +191,28 @@ class MaskedConvolution(ChoosingModule):
         if state is None:
             return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
         if input.dim() == state.parameter.dim() - 1:
-            return self.forward(input.unsqueeze(0)).squeeze(0)
+            return self._checked(input.unsqueeze(0)).squeeze(0)
         if input.dim() != state.parameter.dim():  # torch says what it takes
             return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
         x, conv = self._prepared(input)
         weight, mask = as_images(state.parameter), as_images(state.mask)
-        y = self._convolve(x, weight, mask, conv, state)
+        kind = kind_of(input, weight) if x is input and weight is state.parameter else None
+        y = self._convolve(x, weight, mask, conv, state, kind)
         return y if weight is state.parameter else y.squeeze(2)
 
     def _convolve(
-        self, x: Tensor, weight: Tensor, mask: Tensor, conv: Any, state: MaskState
+        self,
+        x: Tensor,
+        weight: Tensor,
+        mask: Tensor,
+        conv: Any,
+        state: MaskState,
+        kind: tuple | None,
     ) -> Tensor:
-        """Convolve x (N, C_in, H, W) with a weight and mask (C_out, C_in / groups, kH, kW)."""
+        """Convolve x (N, C_in, H, W) with a weight and mask (C_out, C_in / groups, kH, kW).
+
+        kind: of `x`, where others like it may go the same way.
+        """
         x, weight, bias = functional.autocast(x, weight, self.bias)
         service = self._service(state)
         choice = self._choose(x, conv, state, service)
@@ -172,12 +224,11 @@ class MaskedConvolution(ChoosingModule):
         travels = x.device.type == "cpu" and (choice.timings is not None or can_use_lanes(x))
         if travels:
             x = enter_lanes(x)
-        kind = (x.shape, x.dtype, type(weight), weight.dtype, forced())
-        if not (travels and kind == service.checked):  # the first of its kind is checked in words
-            functional.check_conv2d(x, weight, mask, bias, *conv)
-            implementation(self._op, x.device)  # whether a forced backend has it
+        functional.check_conv2d(x, weight, mask, bias, *conv)
+        implementation(self._op, x.device)  # whether a forced backend has it
         out = Convolve.apply(x, weight, bias, mask, service.plan, conv, choice.dense_passes)
-        service.checked = kind if is_plain_eager_cpu(weight) else None
+        if travels or x.is_cuda:
+            self._leave_path(kind, state, service, conv, choice)
         return out
 
     def _compiled(self, input: Tensor) -> Tensor:
@@ -242,6 +293,16 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     weight_mask = shown_mask("weight")
 
     def forward(self, input: Tensor) -> Tensor:
+        if is_dynamo_compiling() or (path := self._known_path(input)) is None:
+            return self._checked(input)
+        parameters, shape = self._parameters, input.shape
+        weight = parameters["weight"]
+        rows = input if len(shape) == 2 else functional.as_rows(input)
+        out = (weight, parameters["bias"], path.mask, path.plan, path.dense_passes)
+        y = Multiply.apply(rows, *out)
+        return y if len(shape) == 2 else y.view(*shape[:-1], self.out_features)
+
+    def _checked(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self._compiled(input)
         if isinstance(input, Proxy):
@@ -260,6 +321,7 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         implementation(self._op, x.device)  # whether a forced backend has it
         rows = functional.as_rows(x)
         out = Multiply.apply(rows, weight, bias, mask, plan, choice.dense_passes)
+        self._leave_path(kind_of(input, weight), state, service, None, choice)
         return out.view(*x.shape[:-1], weight.shape[0])
 
     def _compiled(self, input: Tensor) -> Tensor:

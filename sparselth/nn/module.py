@@ -319,7 +319,7 @@ class MaskedModule(NotScriptable):
     def __getstate__(self) -> dict[str, Any]:
         for state in self._states.values():
             state.take_slots()
-        return {k: v for k, v in self.__dict__.items() if k != "_states"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_states", "_paths")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -46,18 +46,16 @@ class Service:
     """How modules of one geometry compute with a mask: its plan, and the choices made under it.
 
     plan: the mask's packed indices, or None.  work: see `plan.density_of`.  choices: kind of input
-    -> how it is served.  checked: the kind of input whose arguments were checked last.
-    always_dense: no kernel takes a weight of this size.
+    -> how it is served.  always_dense: no kernel takes a weight of this size.
     """
 
-    __slots__ = ("always_dense", "checked", "choices", "plan", "work")
+    __slots__ = ("always_dense", "choices", "plan", "work")
 
     def __init__(self, mask: Tensor, groups: int) -> None:
         self.plan = plan_of(mask, groups)
         self.always_dense = mask.device.type == "cpu" and not plannable(mask.shape, groups)
         self.work = density_of(mask, self.plan)
         self.choices: dict[tuple, Choice] = {}
-        self.checked: tuple | None = None
 
 
 class MaskState:
@@ -202,7 +200,7 @@ class MaskState:
         """Forget what was derived from the mask before, and clean the parameter."""
         mask = self.mask
         forget_plan(mask)
-        self._services: dict[Any, Service] = {}
+        self.derived: dict[Any, Service] = {}
         self._bits: Tensor | None = None
         with torch.inference_mode(False):
             self._copy = mask.clone() if self._watched else None
@@ -222,14 +220,14 @@ class MaskState:
 
     def service(self, geometry: Any, groups: int) -> Service:
         """Return how modules of one geometry compute; made when it is first asked for."""
-        found = self._services.get(geometry)
+        found = self.derived.get(geometry)
         if found is None:
-            found = self._services[geometry] = Service(self.mask, groups)
+            found = self.derived[geometry] = Service(self.mask, groups)
         return found
 
     def known_service(self, geometry: Any) -> Service | None:
         """Return how modules of one geometry compute, or None where nobody asked for it yet."""
-        return self._services.get(geometry)
+        return self.derived.get(geometry)
 
     def bits(self) -> Tensor:
         """Return the mask as `bitmask.apply_bits` takes it for the parameter as it is."""
@@ -259,6 +257,18 @@ class MaskState:
             self.clean_()
         if self._hook is None and parameter.requires_grad:
             self._hold_gradient()
+
+    def unchanged(self, parameter: nn.Parameter, mask: Tensor | None) -> bool:
+        """Say whether these are its own, and `settle` would find nothing to do for sure."""
+        return (
+            parameter is self.parameter
+            and mask is self.mask
+            and not (self.is_shared or self._exposed)
+            and not (parameter.is_inference() or mask.is_inference())  # which have no counter
+            and (parameter.data_ptr(), parameter._version) == self._clean
+            and (mask.data_ptr(), mask._version) == self._seen
+            and (self._hook is not None or not parameter.requires_grad)
+        )
 
     def mask_changed(self) -> bool:
         """Say whether the mask holds something else than when it was last looked at."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 _functorch = torch._C._functorch
@@ -25,7 +26,7 @@ def transformed(grad: Tensor | None = None) -> bool:
     grad: of a backward, where `torch.autograd.grad(..., is_grads_batched=True)` puts gradients in a
     batch by the older vmap, which shows on the tensor alone.
     """
-    if torch.compiler.is_compiling():
+    if is_dynamo_compiling():
         return False
     if torch._C._len_torch_dispatch_stack() and _counting_flops():
         return True
