@@ -9,6 +9,7 @@ import importlib
 from types import ModuleType
 
 from . import data, models, nn, ops, optim, pruning, training
+from .environment import check_settings
 from .errors import SparselthError
 from .memory import keep_freed_memory
 from .nn import (
@@ -26,6 +27,8 @@ from .ops.backends import backends
 from .pruning import ADMM, find_masks, from_torch_prune, sparsity, weight_overlap
 from .training import Recipe, find_ticket, prune_and_finetune, train
 from .version import __version__ as __version__
+
+check_settings()
 
 
 def __getattr__(name: str) -> ModuleType:

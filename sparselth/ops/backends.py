@@ -7,14 +7,15 @@ the kernel by device; `use_backend` overrides it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..errors import SparselthError, unknown_name
+from ..checks import check_name
+from ..errors import SparselthError
 from . import libraries, reference
 from .contract import ALL_SCHEMAS
 from .gpu import launchers
@@ -50,9 +51,8 @@ class BackendReport:
     reason: str
 
 
-@contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Force one backend for every op called inside the `with` block.
+def use_backend(name: str) -> AbstractContextManager[None]:
+    """Force one backend for every op called inside the `with` block, or the decorated function.
 
     name: "reference", "cpu", "cuda" or "triton". `reference` computes densely with the mask
     applied, by plain PyTorch, on any device. The others turn the automatic choice of dense for
@@ -60,16 +60,15 @@ def use_backend(name: str) -> Iterator[None]:
     the backward of what is computed in it, wherever that runs. A thread started inside does not
     inherit it; run it in `contextvars.copy_context()` if it should.
 
-    Raises SparselthError when the name is unknown or the backend is not there, with the reason.
+    Raises SparselthError at the call, before the block is entered, when the name is unknown or the
+    backend is not there, with the reason.
     """
-    if name not in BACKENDS:
-        raise unknown_name("backend", name, BACKENDS)
+    check_name("backend", name, BACKENDS)
     if name != "reference":
         missing = _why_missing(name)
         if missing:
             raise SparselthError(f"backend {name!r} is not available: {missing}")
-    with forcing(name):
-        yield
+    return forcing(name)
 
 
 def implementation(op: str, device: torch.device) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
+from ..checks import kind
 from ..errors import SparselthError, unknown_name
 from .patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern, Shape
 
@@ -53,16 +54,12 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def check_floating(name: str, tensor: Tensor) -> None:
     """Require a dtype that the ops compute in."""
     if not isinstance(tensor, Tensor):
-        raise SparselthError(f"{name} must be a torch tensor, got {_kind(tensor)}")
+        raise SparselthError(f"{name} must be a torch tensor, got {kind(tensor)}")
     if tensor.dtype not in FLOATS:
         raise SparselthError(
             f"{name} is {tensor.dtype}; the ops take float16, bfloat16, float32 and float64, "
             "convert it with .to()"
         )
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
 def check_aligned(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
@@ -90,7 +87,7 @@ def check_mask(mask: Tensor, weight: Tensor, name: str = "mask") -> None:
     """Require a bool mask with the shape and device of its weight."""
     if not isinstance(mask, Tensor):
         raise SparselthError(
-            f"{name} must be a torch bool tensor, got {_kind(mask)}; pass torch.as_tensor(mask)"
+            f"{name} must be a torch bool tensor, got {kind(mask)}; pass torch.as_tensor(mask)"
         )
     if mask.dtype != torch.bool:
         raise SparselthError(f"{name} must be bool, got {mask.dtype}; pass mask.bool()")

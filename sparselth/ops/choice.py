@@ -15,17 +15,17 @@ change of layout costs the additions and norms around the layer is not measured.
 from __future__ import annotations
 
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import unknown_name
+from ..checks import check_name
+from ..environment import setting
 from . import backends, libraries, measure, measure_gpu
 from .contract import output_size
 from .gpu.candidates import relative_time
@@ -46,31 +46,35 @@ _timings: OrderedDict[tuple, Timings] = OrderedDict()
 
 def checked_mode(name: str) -> str:
     """Return `name` if it is a mode of choosing; raises SparselthError otherwise."""
-    if name not in MODES:
-        raise unknown_name("choice", name, MODES)
+    check_name("choice", name, MODES)
     return name
 
 
-_DEFAULT = checked_mode(os.environ.get("SPARSELTH_CHOICE") or "measured")
+_DEFAULT = next(iter(setting("SPARSELTH_CHOICE")), "measured")
 
 # Of the context: a thread or asynchronous task that sets it does not change the choices of others.
 _mode: ContextVar[str] = ContextVar("sparselth_choice", default=_DEFAULT)
 
 
-@contextmanager
-def use_choice(name: str) -> Iterator[None]:
+def use_choice(name: str) -> AbstractContextManager[None]:
     """Choose between sparse and dense by measuring, or by a fixed table, in the `with` block.
 
+    Decorates a function as well.
     name: "measured" is fastest; "fixed" gives the same numbers, bit for bit, in every run.
     Outside of any block, and in threads started inside one, the environment variable
     SPARSELTH_CHOICE holds, or "measured". The fixed
     table also serves deterministic algorithms (`torch.use_deterministic_algorithms`), compiled
     and traced programs, linear layers on a GPU, and on the CPU autocast and 16-bit types.
 
-    Raises SparselthError for an unknown name.
+    Raises SparselthError for an unknown name, at the call, before the block is entered.
     """
+    return _choosing(checked_mode(name))
+
+
+@contextmanager
+def _choosing(name: str) -> Iterator[None]:
     previous = mode()
-    _mode.set(checked_mode(name))
+    _mode.set(name)
     try:
         yield
     finally:

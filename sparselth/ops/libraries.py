@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sysconfig
 import warnings
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+from ..environment import setting
 
 PACKAGE = Path(__file__).resolve().parent.parent
 OP_LIBRARIES = ("_C", "_C_cuda")
@@ -93,7 +94,7 @@ def host() -> ModuleType | None:
 
 def left_out(name: str) -> bool:
     """Say whether SPARSELTH_DISABLE names this library, or "triton"."""
-    return name in os.environ.get("SPARSELTH_DISABLE", "").replace(",", " ").split()
+    return name in setting("SPARSELTH_DISABLE")
 
 
 @cache

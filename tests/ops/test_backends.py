@@ -185,6 +185,26 @@ def test_a_compiled_program_asks_nothing_about_triton(monkeypatch):
     assert call(torch.ones(3)).tolist() == [sign] * 3
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SPARSELTH_DISABLE", "_D", "SPARSELTH_DISABLE holds '_D'; known: _C, _C_cuda"),
+        ("SPARSELTH_SIMD", "sse", "SPARSELTH_SIMD holds 'sse'; known: portable, avx2, avx512"),
+        ("SPARSELTH_BACKEND", "cpu", "SPARSELTH_BACKEND is no setting of sparselth and has no"),
+        ("SPARSELTH_CHIOCE", "fixed", "did you mean SPARSELTH_CHOICE"),
+    ],
+)
+def test_settings_of_the_environment_are_named(name, value, says):
+    result = subprocess.run(
+        [sys.executable, "-c", "import sparselth"],
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert says in result.stderr
+
+
 def test_importing_does_not_import_triton():
     code = "import sys, sparselth; sys.exit('triton' in sys.modules)"
     root = Path(__file__).parents[2]  # where the package may only be found

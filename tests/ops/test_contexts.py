@@ -83,6 +83,28 @@ def test_asynchronous_tasks_do_not_change_each_other(use, name, read, outside):
     assert read() == outside
 
 
+@BOTH
+def test_a_name_is_checked_before_the_block(use, name, read, outside):
+    for bad in ("nonsense", None, [name]):
+        with pytest.raises(sl.SparselthError, match="unknown"):
+            use(bad)
+    use(name)
+    assert read() == outside, "only a block changes anything"
+
+
+@BOTH
+def test_blocks_nest_and_functions_are_decorated(use, name, read, outside):
+    @use(name)
+    def inside(depth):
+        return [read()] if depth == 0 else [read(), *inside(depth - 1)]
+
+    with use(name), use(name):
+        assert inside(1) == [name, name]
+        assert read() == name
+    assert inside(2) == [name] * 3
+    assert read() == outside
+
+
 def test_compiled_functions_follow_the_context_they_run_in():
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     mask = torch.rand(5, 4) < 0.5
