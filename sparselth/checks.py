@@ -7,10 +7,11 @@ What is wrong is said at the boundary in one sentence, before it is another erro
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import index
 from typing import Any
 
+import torch
 from torch import nn
 
 from .errors import SparselthError, unknown_name
@@ -34,6 +35,41 @@ def check_model(model: Any) -> None:
     raise SparselthError(f"model must be a torch.nn.Module, got {got}")
 
 
+# What torch's layers raise for an input that does not fit. Their subclasses say something else: out
+# of memory, a device that failed, an exception of the user's own.
+_MISFITS = (RuntimeError, ValueError, TypeError, IndexError)
+
+
+def called(model: nn.Module, args: Sequence[Any], what: str, **kwargs: Any) -> Any:
+    """Call a model, with words for an input that it cannot take.
+
+    what: how errors call the input.
+    """
+    try:
+        return model(*args, **kwargs)
+    except _MISFITS as error:
+        if type(error) not in _MISFITS:
+            raise
+        given = [*args, *kwargs.values()]
+        tensors = [v for v in given if isinstance(v, torch.Tensor)]
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        other = [t.dtype for t in tensors if t.is_floating_point() and t.dtype not in dtypes]
+        advice = "pass what its first layer takes"
+        if other and len(dtypes) == 1:
+            weights = dtypes.pop()
+            advice = f"its weights are {weights}: pass x.to({weights}), or model.to({other[0]})"
+        shown = ", ".join(_told(v) for v in given) or "nothing"
+        raise SparselthError(
+            f"the model cannot be called with {what}, {shown} ({first_line(error)}); {advice}"
+        ) from error
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return kind(value)
+
+
 def check_number(
     name: str,
     value: Any,
@@ -49,16 +85,25 @@ def check_number(
     """
     try:
         number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError, AttributeError):
         number = math.nan
     # A NaN is in no interval.
     if not (math.isfinite(number) and least <= number <= most and above < number < below):
-        bounds = {">= ": least, "<= ": most, "> ": above, "< ": below}
-        wanted = [sign + f"{bound:g}" for sign, bound in bounds.items() if math.isfinite(bound)]
         raise SparselthError(
-            f"{name} must be a number{' ' * bool(wanted)}{' and '.join(wanted)}, got {value!r}"
+            f"{name} must be a finite number{_interval(least, most, above, below)}, got {value!r}"
         )
     return number
+
+
+def _interval(least: float, most: float, above: float, below: float) -> str:
+    low, high = max(least, above), min(most, below)
+    if math.isinf(low) and math.isinf(high):
+        return ""
+    if math.isinf(high):
+        return f" >= {low:g}" if least > above else f" > {low:g}"
+    if math.isinf(low):
+        return f" <= {high:g}" if most < below else f" < {high:g}"
+    return f" in {'[' if least > above else '('}{low:g}, {high:g}{']' if most < below else ')'}"
 
 
 def check_whole(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -84,6 +129,20 @@ def check_mapping(name: str, value: Any, of: str) -> None:
         )
 
 
+def check_names(name: str, value: Any) -> list[str]:
+    """Return names given as a list or another collection of texts, not as one text."""
+    if isinstance(value, (str, bytes)):
+        raise SparselthError(
+            f"{name} takes a list of names, got the text {value!r}; pass [{value!r}]"
+        )
+    if not isinstance(value, Iterable):
+        raise SparselthError(f"{name} takes a list of names, got {value!r}")
+    found = list(value)
+    if not all(isinstance(one, str) for one in found):
+        raise SparselthError(f"{name} takes names, got {found!r}")
+    return found
+
+
 def check_name(what: str, value: Any, known: Collection[str]) -> None:
     """Require one of the names of a registry. what: how errors call them."""
     if not isinstance(value, str) or value not in known:
@@ -94,3 +153,28 @@ def check_callable(name: str, value: Any, takes: str) -> None:
     """Require something to be called. takes: what it is, for the error."""
     if not callable(value):
         raise SparselthError(f"{name} must be {takes}, got {value!r}")
+
+
+def check_device(device: Any) -> torch.device:
+    """Return a device that tensors can be put on here."""
+    try:
+        found = torch.device(device)
+    except (TypeError, RuntimeError):
+        raise SparselthError(
+            f'device must be one that torch knows, such as "cpu" or "cuda", got {device!r}'
+        ) from None
+    if found.type == "meta":
+        raise SparselthError('device="meta" holds no values; name one that does, such as "cpu"')
+    try:
+        torch.empty(0, device=found)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise SparselthError(
+            f"device {str(found)!r} is not there, torch sees {torch.cuda.device_count()} GPUs "
+            f'({first_line(error)}); use another, such as "cpu"'
+        ) from error
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an exception says, without what follows its first line."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

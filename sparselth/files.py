@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from .errors import SparselthError
+
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Replace `path` with `content` in one step that survives a kill and a power cut.
@@ -35,6 +37,33 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def make_folder(path: str | Path, what: str) -> Path:
+    """Make a folder that will be written to, before the work whose results it is for.
+
+    what: how errors call it.
+
+    Raises SparselthError where it cannot be made or written to.
+    """
+    folder = as_path(path, what)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SparselthError(
+            f"{what} {folder} must be a folder, there or to be made, and cannot be: "
+            f"{error.strerror}; name another"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SparselthError(f"{what} {folder} cannot be written to; name another folder")
+    return folder
+
+
+def as_path(path: str | Path, what: str) -> Path:
+    """Return a path given as a text or a path. Raises SparselthError for anything else."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise SparselthError(f"{what} must be a path, got {path!r}")
+    return Path(path)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..seeds import generator
 from .dealt import Dealt
+from .given import IGNORED, check_labels
 from .image_set import ImageSet
 
 CROP_PADDING = 4
@@ -65,6 +66,11 @@ class Batches(Dealt):
                 flips = mirrored[part] if self.flip else None
                 images = crop(images, shifts[0, part], shifts[1, part], flips)
             yield normalise(images, self.mean, self.std), self.train_labels[order[part]]
+
+    def check_labels(self, classes: int) -> None:
+        """Refuse labels that a model of so many logits does not have."""
+        check_labels(self.train_labels, classes, "the training images", IGNORED)
+        check_labels(self.test_labels, classes, "the test images")
 
     def test(self, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every test image once, in order, as it is; each process its share."""

@@ -51,6 +51,52 @@ def check_given(data: Any, what: str = "data") -> None:
         )
     if _length(data) == 0:
         raise SparselthError(f"{what} holds no batches")
+    if in_memory(data):
+        for _ in _batches(data, what):
+            pass
+
+
+def in_memory(data: Any) -> bool:
+    """Say whether all batches are there already, so that looking at them costs nothing."""
+    return isinstance(data, (list, tuple))
+
+
+def check_labels(labels: Tensor, classes: int, what: str, ignored: tuple[int, ...] = ()) -> None:
+    """Require class numbers that a model of so many logits has.
+
+    ignored: numbers that stand for no class.
+
+    Raises SparselthError saying what the labels run to.
+    """
+    for number in ignored:
+        labels = labels[labels != number]
+    if len(labels) == 0:
+        return
+    least, most = int(labels.min()), int(labels.max())
+    if most >= classes or least < 0:
+        raise beyond(least, most, classes, what)
+
+
+def beyond(least: int, most: int, classes: int, what: str) -> SparselthError:
+    """Return the error for labels that a model of so many logits does not have."""
+    reach = f"to {most}" if most >= classes else f"from {least}"
+    return SparselthError(
+        f"{what}: labels run {reach}, and the model has {classes} logits; they are class numbers "
+        f"from 0 to {classes - 1}"
+    )
+
+
+# What cross entropy passes over.
+IGNORED = (-100,)
+
+
+def check_labels_of(data: Any, classes: int, what: str, ignored: tuple[int, ...] = ()) -> None:
+    """Check the labels of a pair of tensors or a list of batches; others come one by one."""
+    if is_pair(data):
+        check_labels(data[1], classes, what, ignored)
+    elif in_memory(data):
+        for i, (_, y) in enumerate(data):
+            check_labels(y, classes, f"batch {i + 1} of {what}", ignored)
 
 
 def _length(data: Any) -> int | None:
@@ -90,6 +136,11 @@ class TensorBatches(Dealt):
             places = order[self.part(step)]
             yield self.x[places], self.y[places].long()
 
+    def check_labels(self, classes: int) -> None:
+        """Refuse labels that a model of so many logits does not have."""
+        check_labels(self.y, classes, "data", IGNORED)
+        check_labels_of(self._test, classes, "test")
+
     def test(self) -> Iterator[Pair]:
         """Yield every test sample once; each process its share."""
         return _tested(self._test, self.device, (self.rank, self.processes), self.batch_size)
@@ -111,6 +162,7 @@ class GivenBatches:
         self.device = device
         self._test = test
         self._images = 0
+        self._classes: int | None = None
 
     @property
     def steps(self) -> int:
@@ -130,11 +182,19 @@ class GivenBatches:
             if set_epoch is not None:
                 set_epoch(epoch)
         self._images = 0
-        for x, y in _batches(self.data, "data"):
+        for i, (x, y) in enumerate(_batches(self.data, "data")):
             self._images = len(y)
+            if self._classes is not None and not in_memory(self.data):
+                check_labels(y, self._classes, f"batch {i + 1} of data", IGNORED)
             yield x.to(self.device), y.to(self.device).long()
         if self._images == 0:
             raise SparselthError("data gave no batches")
+
+    def check_labels(self, classes: int) -> None:
+        """Refuse labels that a model of so many logits does not have, later ones as they come."""
+        self._classes = classes
+        check_labels_of(self.data, classes, "data", IGNORED)
+        check_labels_of(self._test, classes, "test")
 
     def test(self) -> Iterator[Pair]:
         """Yield the batches to be tested on."""
@@ -160,16 +220,24 @@ def _tested(
 
 
 def _batches(data: Iterable[Any], what: str) -> Iterator[Pair]:
-    for batch in data:
+    first: Tensor | None = None
+    for i, batch in enumerate(data):
+        name = f"batch {i + 1} of {what}"
         if not is_pair(batch):
             raise SparselthError(
-                f"{what} gave a batch that is a {_named(batch)}; a batch is a pair of tensors "
-                "(x, y): give the DataLoader a collate_fn that makes one"
+                f"{name}: {what} gave a batch that is a {_named(batch)}; a batch is a pair of "
+                "tensors (x, y): give the DataLoader a collate_fn that makes one"
             )
         x, y = batch
-        _check_batch(x, y, f"a batch of {what}")
+        _check_batch(x, y, name)
         if len(x) == 0:
-            raise SparselthError(f"{what} gave a batch without samples")
+            raise SparselthError(f"{name} is without samples; leave it out")
+        first = x if first is None else first
+        if (x.dtype, x.dim()) != (first.dtype, first.dim()):
+            raise SparselthError(
+                f"x of {name} is {x.dtype} of shape {tuple(x.shape)}, that of the first batch "
+                f"{first.dtype} of shape {tuple(first.shape)}; make them alike"
+            )
         yield x, y
 
 
@@ -180,6 +248,13 @@ def _named(batch: Any) -> str:
 
 
 def _check_batch(x: Tensor, y: Tensor, what: str) -> None:
+    for name, tensor in (("x", x), ("y", y)):
+        if tensor.is_meta:
+            raise SparselthError(
+                f"{name} of {what} lies on the meta device, without values; pass data that has them"
+            )
+        if tensor.layout is not torch.strided:
+            raise SparselthError(f"{name} of {what} is {tensor.layout}; pass {name}.to_dense()")
     if not x.is_floating_point():
         raise SparselthError(f"x of {what} must be floating point, got {x.dtype}; pass x.float()")
     if y.dim() != 1 or y.is_floating_point() or y.dtype == torch.bool:

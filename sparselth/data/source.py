@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..checks import check_device, check_whole
 from ..errors import SparselthError
 from .batches import Batches
 from .given import GivenBatches, Pair, TensorBatches, check_given, is_pair
@@ -26,7 +27,8 @@ class BatchSource(Protocol):
     batches of `train_count` images in all, which follow from the seed and the epoch alone; 0 where
     nobody knows before. Among several processes each gets its share of every batch; `images_in`
     counts those of all, for the batch yielded last. `resumes_within` says whether an epoch can be
-    begun at a later step.
+    begun at a later step. `check_labels` refuses what a model of so many logits cannot be right
+    about, as far as labels are known, and those of an iterable as they come.
     """
 
     device: torch.device
@@ -37,6 +39,8 @@ class BatchSource(Protocol):
     def steps(self) -> int: ...
 
     def images_in(self, step: int) -> int: ...
+
+    def check_labels(self, classes: int) -> None: ...
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
 
@@ -58,8 +62,10 @@ def batches_of(
     test: what to evaluate on, a pair of tensors or an iterable of batches, where the data has no
     test images of its own.
 
-    Raises SparselthError for data of another kind, saying what is expected.
+    Raises SparselthError for data of another kind, saying what is expected, or a batch size or
+    device that is none.
     """
+    batch_size, device = check_whole("batch_size", batch_size, 1), check_device(device)
     if isinstance(data, (ImageSet, ImageFolder)):
         if test is not None:
             raise SparselthError(f"{data.name} has test images of its own; leave test out")

@@ -18,6 +18,7 @@ from ..seeds import derive, generator
 from .batches import normalise
 from .dealt import Dealt
 from .decode import checked, collate, read_rgb
+from .given import check_labels
 from .image_folder import ImageFolder, Samples
 
 Key = tuple[int, int]  # (epoch, place in the list of samples)
@@ -44,6 +45,7 @@ class StreamedBatches(Dealt):
         super().__init__(*dealing)
         self.device = device
         self.test_count = len(data.test_samples)
+        self._classes = data.num_classes
         self.mean = torch.tensor(data.mean, device=device).view(-1, 1, 1)
         self.std = torch.tensor(data.std, device=device).view(-1, 1, 1)
         plain = _centre(data)
@@ -67,6 +69,10 @@ class StreamedBatches(Dealt):
         """
         self._order.epoch, self._order.first_step = epoch, first_step
         return self._served(self._train)
+
+    def check_labels(self, classes: int) -> None:
+        """Refuse labels that a model of so many logits does not have."""
+        check_labels(torch.arange(self._classes), classes, "the image folder")
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the centre of every test image once, in order; each process its share."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +20,9 @@ from ..optim import SGD, AdamW, MaskedOptimizer
 from ..seeds import derive
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
+from .checks import check_extras, check_training
 from .distributed import World
-from .evaluate import evaluate
+from .evaluate import evaluate, rehearse
 from .history import EpochRecord, History
 from .interrupt import Interrupt, interruptible
 from .recipe import Recipe
@@ -87,14 +89,18 @@ def train(
     see; the first writes. They agree on SIGTERM where a checkpoint is due. What the first
     process measured all of them choose, from after the first step of an epoch.
 
-    Raises `SparselthError` for what cannot be trained, before anything is: data of another kind,
-    masks that do not fit, a model that returns something else than logits, labels beyond them, a
-    process group whose masks differ. Raises it when a loss is not finite, with the epoch and the
-    step; earlier checkpoints stay. Raises `CheckpointError` when `checkpoint` belongs to another
-    run or is damaged beyond use.
+    Raises `SparselthError` for what cannot be trained, before anything is: a model without weights
+    to train, data of another kind, a device that is not there, a checkpoint that cannot be a
+    folder, masks that do not fit, data that the model cannot take, a model that returns something
+    else than logits, labels beyond them, in `test` too, a process group whose masks differ. What an
+    iterable gives later is checked as it comes. Raises it when a loss is not finite, with the epoch
+    and the step; earlier checkpoints stay. Raises `CheckpointError` when `checkpoint` belongs to
+    another run or is damaged beyond use.
     """
-    _check(recipe, checkpoint_every)
-    device = torch.device(device) if device is not None else _device_of(model)
+    check_extras(regulariser, on_epoch_end, checkpoint_every, checkpoint)
+    device = check_training(
+        model, recipe, device=device, callbacks=callbacks, checkpoint=checkpoint
+    )
     world = World.current()
     shard = (world.rank, world.size)
     batches = batches_of(data, recipe.batch_size, recipe.seed, recipe.augment, device, shard, test)
@@ -110,6 +116,7 @@ def train(
         world.check_same("the mask", masks)
         sparsify(model, masks)
     run = _Run(model, batches, recipe, regulariser, device, world)
+    run.tests = test is not None
     run.folder = CheckpointFolder(checkpoint) if checkpoint is not None else None
     run.checkpoint_every = checkpoint_every
     if on_epoch_end is not None:
@@ -132,6 +139,8 @@ class _Run:
     folder: CheckpointFolder | None
     checkpoint_every: int | None
     interrupt: Interrupt
+    tests: bool
+    """Whether test data was given, and may be unlike the data trained on."""
 
     def __init__(
         self,
@@ -147,7 +156,8 @@ class _Run:
         optimizer = optimizer_for(model, recipe)
         if regulariser is not None:
             regulariser.attach(optimizer)
-        step = TrainingStep(world.wrapped(model, device), optimizer, recipe, device, world.size)
+        wrapped = world.wrapped(model, device)
+        step = TrainingStep(wrapped, optimizer, recipe, device, world.size, batches.check_labels)
         data = {"samples": batches.train_count, "batches": batches.steps}
         self.parts = Parts(model, optimizer, step, regulariser, recipe, History(), data)
 
@@ -155,6 +165,9 @@ class _Run:
         parts = self.parts
         in_progress = restore(self.folder, parts) if self.folder else None
         history = parts.history
+        if self.tests and len(history) < self.recipe.epochs:
+            with self._own_random_state(), use_choice(self.recipe.choice):
+                rehearse(parts.model, self.batches)
         started: list[Callback] = []
         try:
             for callback in callbacks:
@@ -187,9 +200,7 @@ class _Run:
         parts.model.train()
         if in_progress is not None:
             tally.load_state_dict(in_progress, self.world)
-        # Dropout and the like draw from torch's global state, which is set for each step. The
-        # caller's is left as it was.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with self._own_random_state():
             self._steps(epoch, tally)
         tally.check_finite(epoch, self.world)
         parts.tally = None
@@ -201,12 +212,24 @@ class _Run:
             record = dataclasses.replace(record, test_accuracy=accuracy)
         return record
 
+    def _own_random_state(self) -> AbstractContextManager[None]:
+        """Leave the caller's state as it was.
+
+        Dropout and the like draw from torch's global one, which is set for each step.
+        """
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+
     def _steps(self, epoch: int, tally: Tally) -> None:
         begun = time.perf_counter() - tally.seconds
         first = tally.step
         for x, labels in self.batches.train(epoch, first):
             torch.manual_seed(derive(self.recipe.seed, "step", epoch, tally.step, self.world.rank))
-            loss, correct = self.parts.step(x, labels, self.batches.images_in(tally.step))
+            try:
+                loss, correct = self.parts.step(x, labels, self.batches.images_in(tally.step))
+            except SparselthError as error:
+                raise SparselthError(
+                    f"{error} (epoch {epoch + 1}, step {tally.step + 1})"
+                ) from error
             tally.add(loss, correct, len(labels))
             if tally.step == first + 1:
                 self._share_choices()
@@ -264,22 +287,3 @@ def optimizer_for(model: nn.Module, recipe: Recipe) -> MaskedOptimizer:
     return SGD(
         parameters, lr=lr, weight_decay=decay, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
-
-
-def _check(recipe: Any, checkpoint_every: Any) -> None:
-    """Check what can be before the model is touched."""
-    if not isinstance(recipe, Recipe):
-        raise SparselthError(f"recipe must be a sparselth.Recipe, got {type(recipe).__name__}")
-    if checkpoint_every is None:
-        return
-    if not isinstance(checkpoint_every, int) or checkpoint_every < 1:
-        raise SparselthError(
-            f"checkpoint_every counts steps, a whole number from 1, got {checkpoint_every!r}"
-        )
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        raise SparselthError("the model has no parameters, so there is nothing to train")
-    return parameter.device

@@ -16,12 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data.given import IGNORED, check_labels
 from ..errors import SparselthError
+from .logits import logits_of
 from .recipe import Recipe
 
 Result = tuple[Tensor, Tensor]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_step(recipe: Recipe, device: torch.device) -> None:
+    """Refuse a form of step that the device cannot take."""
+    if recipe.step == "graph" and device.type != "cuda":
+        raise SparselthError(
+            f'a recipe got step="graph", and the model is on {device.type}; a CUDA graph needs '
+            'a GPU, step="compile" does not'
+        )
 
 
 class TrainingStep:
@@ -31,6 +42,10 @@ class TrainingStep:
     Returns the mean loss over x and the number of right answers, on the device.
 
     model: as called; its gradients are averaged over `processes`.
+    classes_known: called with the number of logits before anything is updated.
+
+    Raises SparselthError for x that the model cannot take, an answer that is no logits, and labels
+    of the first batch beyond them.
     """
 
     def __init__(
@@ -40,18 +55,16 @@ class TrainingStep:
         recipe: Recipe,
         device: torch.device,
         processes: int = 1,
+        classes_known: Callable[[int], None] | None = None,
     ) -> None:
-        if recipe.step == "graph" and device.type != "cuda":
-            raise SparselthError(
-                f'a recipe got step="graph", and the model is on {device.type}; a CUDA graph needs '
-                'a GPU, step="compile" does not'
-            )
+        check_step(recipe, device)
         self.model = model
         self.optimizer = optimizer
         self.recipe = recipe
         self.device = device
         self.processes = processes
         self._unchecked = True
+        self._classes_known = classes_known
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._forward: Callable[[Tensor, Tensor], Result] = self._loss
         if recipe.step == "compile":
@@ -63,7 +76,33 @@ class TrainingStep:
     def __call__(self, x: Tensor, labels: Tensor, images: int) -> Result:
         if self.device.type == "cuda" and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
+        if self._unchecked and self.recipe.step == "compile":
+            self._try(x, labels)  # a compiled program cannot look at labels
         return self._run(x, labels, images)
+
+    def _try(self, x: Tensor, labels: Tensor) -> None:
+        """Check the first batch by a forward of its own, which changes nothing."""
+        training = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(), self._autocast():
+                self._check(logits_of(self.model, x, "data"), labels)
+        finally:
+            for module, was in training.items():
+                module.training = was
+
+    def _check(self, logits: Tensor, labels: Tensor) -> None:
+        """Check what only the first batch shows; later labels are checked as they come."""
+        self._unchecked = False
+        if not logits.requires_grad:
+            raise SparselthError(
+                "the model's logits do not depend on its parameters by any gradient, so there is "
+                "nothing to train; look for torch.no_grad or detach in its forward"
+            )
+        classes = logits.shape[1]
+        if self._classes_known is not None:
+            self._classes_known(classes)
+        check_labels(labels, classes, "the first batch", IGNORED)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the loss scaling."""
@@ -74,12 +113,9 @@ class TrainingStep:
             self.scaler.load_state_dict(state)
 
     def _loss(self, x: Tensor, labels: Tensor) -> Result:
-        logits = self.model(x)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
-            raise SparselthError(_no_logits(logits, len(labels)))
+        logits = logits_of(self.model, x, "data")
         if self._unchecked and not torch.compiler.is_compiling():
-            self._unchecked = False
-            _check_labels(labels, logits.shape[1])
+            self._check(logits, labels)
         loss = F.cross_entropy(logits, labels)
         return loss, (logits.detach().argmax(1) == labels).sum()
 
@@ -118,25 +154,6 @@ class TrainingStep:
         if later and isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return nullcontext()
-
-
-def _no_logits(got: Any, samples: int) -> str:
-    shape = f" of shape {tuple(got.shape)}" if isinstance(got, Tensor) else ""
-    return (
-        f"the model returned a {type(got).__name__}{shape}; training by cross entropy takes "
-        f"logits, a tensor ({samples}, classes): wrap the model in a module that returns them"
-    )
-
-
-def _check_labels(labels: Tensor, classes: int) -> None:
-    """Check the labels of the first batch, in words; those of later ones torch checks."""
-    least, most = int(labels.min()), int(labels.max())
-    # -100 is what cross entropy passes over.
-    if most >= classes or (least < 0 and least != -100):
-        raise SparselthError(
-            f"labels run to {most}, and the model has {classes} logits; they are class numbers "
-            f"from 0 to {classes - 1}"
-        )
 
 
 @dataclass(frozen=True)

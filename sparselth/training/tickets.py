@@ -23,6 +23,7 @@ from ..ops.patterns import Pattern
 from ..pruning import check_search, find_masks
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
+from .checks import check_training
 from .distributed import World
 from .history import History
 from .loop import train
@@ -89,6 +90,7 @@ def find_ticket(
 
     Raises SparselthError as `train` and `find_masks` do, and for a `rewind_to` outside the recipe.
     """
+    check_training(model, recipe, device=device, callbacks=callbacks, checkpoint=checkpoint)
     whole = isinstance(rounds, int) and isinstance(rewind_to, int)
     if not whole or rounds < 1 or not 0 <= rewind_to < recipe.epochs:
         raise SparselthError(
@@ -101,7 +103,16 @@ def find_ticket(
             "rounds=1"
         )
     kept = 1 - check_sparsity(sparsity)
+    shares = [*(1 - kept ** ((done + 1) / rounds) for done in range(rounds - 1)), sparsity]
     check_search(model, score, sparsity, allocation, pattern, exclude)  # before hours of training
+    for done, share in enumerate(shares):
+        try:
+            check_search(model, score, share, allocation, pattern, exclude)
+        except SparselthError as error:
+            raise SparselthError(
+                f"of rounds={rounds}, round {done + 1} prunes {share:.6g} on the way to "
+                f"{sparsity}, which cannot be ({error}); take rounds=1"
+            ) from error
     start = _Start(model, rewind_to, _below(checkpoint, "start"))
     histories, masks, trained = [], None, None
     for done in range(rounds):
@@ -119,8 +130,7 @@ def find_ticket(
         )
         histories.append(history)
         trained = _copied(model) if trained is None else trained
-        share = 1 - kept ** ((done + 1) / rounds)
-        masks = find_masks(model, score, share, allocation, pattern, exclude)
+        masks = find_masks(model, score, shares[done], allocation, pattern, exclude)
     assert masks is not None
     assert trained is not None
     model.load_state_dict(start.weights)
@@ -151,6 +161,8 @@ def prune_and_finetune(
 
     Raises SparselthError as `train` and `find_masks` do.
     """
+    recipes = [recipe] if pretrain is None else [pretrain, recipe]
+    check_training(model, *recipes, device=device, callbacks=callbacks, checkpoint=checkpoint)
     check_search(model, score, sparsity, allocation, pattern, exclude)  # before hours of training
     options: dict[str, Any] = {"device": device, "callbacks": callbacks, "test": test}
     pretraining = None

@@ -33,7 +33,7 @@ PROGRAM = """
     recipe = sl.Recipe(epochs=6, learning_rate=0.1, batch_size=8)
     masks = sl.find_masks(model, sparsity=0.5, exclude=())
     history = sl.train(model, digits, recipe, masks=masks, checkpoint=sys.argv[1] or None,
-                       checkpoint_every=3)
+                       checkpoint_every=3 if sys.argv[1] else None)
     print(*(f"{r.train_loss!r} {r.test_accuracy!r}" for r in history.records), flush=True)
     print(*(f"{p.double().sum().item()!r}" for p in model.parameters()), flush=True)
 """
