@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, index
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
-from ..checks import kind
+from ..checks import check_mapping, check_name, check_names, kind
 from ..errors import SparselthError, unknown_name
 from .patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern, Shape
 
@@ -20,11 +22,27 @@ NONFINITE = ("error", "order")
 
 
 def as_pair(name: str, value: int | Sequence[int], minimum: int) -> list[int]:
-    """Return `value` as [height, width]."""
-    pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or any(v < minimum for v in pair):
+    """Return `value` as [height, width]: of one int, numpy's included, a list of one, or of two."""
+    given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    try:
+        pair = [as_int(name, v) for v in given]
+    except SparselthError:
+        pair = []
+    if len(pair) not in (1, 2) or any(v < minimum for v in pair):
         raise SparselthError(f"{name} must be one or two ints >= {minimum}, got {value!r}")
-    return pair
+    return pair * (2 // len(pair))
+
+
+def as_int(name: str, value: int) -> int:
+    """Return a whole number, numpy's included, as Python's."""
+    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, (bool, Tensor)) or not isinstance(value, SupportsIndex):
+        raise SparselthError(f"{name} must be a whole number, got {value!r}")
+    try:
+        return index(value)
+    except TypeError:  # an array of several
+        raise SparselthError(f"{name} must be a whole number, got {value!r}") from None
 
 
 def same_padding(
@@ -104,6 +122,40 @@ def check_mask(mask: Tensor, weight: Tensor, name: str = "mask") -> None:
         )
 
 
+# What masks are, for errors.
+MASKS = "parameter names to bool tensors, as find_masks returns it"
+
+
+def check_tensors(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Require a mapping of names to tensors."""
+    check_mapping(
+        name, tensors, "parameter names to tensors, such as dict(model.named_parameters())"
+    )
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise SparselthError(f"{name}[{key!r}] must be a torch tensor, got {kind(tensor)}")
+
+
+def tensor_list(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return a list of tensors given as any collection of them."""
+    if isinstance(tensors, (str, bytes, Mapping)) or not isinstance(tensors, Iterable):
+        raise SparselthError(f"{name} must be a list of tensors, got {kind(tensors)}")
+    found = list(tensors)
+    for i, tensor in enumerate(found):
+        if not isinstance(tensor, Tensor):
+            raise SparselthError(f"{name}[{i}] must be a torch tensor, got {kind(tensor)}")
+    return found
+
+
+def check_plan(plan: Tensor | None) -> None:
+    """Require a plan as `plan.conv_plan` makes it."""
+    if plan is not None and not (isinstance(plan, Tensor) and plan.dtype == torch.int32):
+        got = plan.dtype if isinstance(plan, Tensor) else kind(plan)
+        raise SparselthError(
+            f"plan must be int32, as sparselth.ops.plan.conv_plan returns it, or None; got {got}"
+        )
+
+
 def check_same_length(**lists: Sequence[Tensor]) -> None:
     """Require lists of one length."""
     lengths = {name: len(tensors) for name, tensors in lists.items()}
@@ -131,6 +183,7 @@ def named(name: str, count: int, names: Sequence[str] | None) -> Sequence[str]:
     """Return what errors call the tensors of a list: `names`, or name[0], name[1], ..."""
     if names is None:
         return [f"{name}[{i}]" for i in range(count)]
+    names = check_names("names", names)
     if len(names) != count:
         raise SparselthError(f"names has {len(names)} entries for {count} tensors")
     return names
@@ -153,7 +206,11 @@ def check_finite(labels: Sequence[str], tensors: Sequence[Tensor]) -> None:
 
 def check_sparsity(sparsity: float) -> float:
     """Require a share of pruned weights in [0, 1)."""
-    number = not isinstance(sparsity, (str, bytes, bool)) and hasattr(sparsity, "__float__")
+    number = not isinstance(sparsity, (str, bytes, bool))
+    try:
+        number = number and math.isfinite(float(sparsity))
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = False
     if not number or not 0 <= float(sparsity) < 1:
         hint = "" if number else "; pass a number"
         if number and 1 < float(sparsity) < 100:
@@ -185,8 +242,7 @@ def kept_counts(
 
     A sparsity rounds the number of pruned groups. Patterns that fix the sparsity need neither.
     """
-    if allocation not in ALLOCATIONS:
-        raise unknown_name("allocation", allocation, ALLOCATIONS)
+    check_name("allocation", allocation, ALLOCATIONS)
     check_list(tensors)
     global_ = allocation == "global"
     if isinstance(pattern, NOfM):
@@ -207,13 +263,16 @@ def kept_counts(
         return list(_shares(pattern, shapes, global_, check_sparsity(sparsity))), global_
     assert k is not None
     groups = _groups(pattern, shapes, global_)
+    if not isinstance(k, (int, Sequence)) or isinstance(k, (bool, str)):
+        raise SparselthError(f"k must be a count or a list of counts, got {k!r}")
     if allocation == "given" and isinstance(k, int):
         raise SparselthError(f'allocation="given" takes one count per tensor, got k={k}')
     counts = [k] * len(groups) if isinstance(k, int) else list(k)
     if len(counts) != len(groups):
         raise SparselthError(f"k has {len(counts)} counts for {len(groups)} selections")
     for i, (count, n) in enumerate(zip(counts, groups, strict=True)):
-        if not 0 <= count <= n:
+        counts[i] = as_int(f"k[{i}]", count)
+        if not 0 <= counts[i] <= n:
             what = "the tensor's size" if pattern == ELEMENT else "the number of groups"
             raise SparselthError(f"k[{i}] = {count} is outside [0, {n}], {what}")
     return counts, global_

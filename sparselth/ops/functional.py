@@ -18,10 +18,12 @@ from . import reference
 from .autograd.conv import MaskedConv2d
 from .backends import forced, implementation
 from .checks import (
+    as_int,
     as_pair,
     check_aligned,
     check_floating,
     check_mask,
+    check_plan,
     same_padding,
 )
 from .lanes.convert import can_use_lanes, is_plain_eager_cpu
@@ -83,6 +85,7 @@ def masked_conv2d(
     """
     check_floating("x", x)
     check_floating("weight", weight)
+    check_plan(plan)
     if x.dim() == 3:
         conv = (stride, padding, dilation, groups)
         return masked_conv2d(x[None], weight, mask, bias, *conv, relu=relu, plan=plan)[0]
@@ -141,6 +144,7 @@ def check_conv2d(
         )
     check_mask(mask, weight)
     check_aligned("x", x, "weight", weight)
+    groups = as_int("groups", groups)
     if groups < 1 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         raise SparselthError(
             f"channels do not fit: x has {x.shape[1]}, weight {tuple(weight.shape)} with "
@@ -160,6 +164,7 @@ def check_conv2d(
 def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
     if bias is None:
         return
+    check_floating("bias", bias)
     if bias.shape != (weight.shape[0],):
         raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
     check_aligned("bias", bias, "weight", weight)
@@ -190,7 +195,8 @@ def masked_linear(
 ) -> Tensor:
     """Apply the linear map with the weights that the mask keeps: y = x (weight * mask)^T + bias.
 
-    x: (..., C_in).  weight: (C_out, C_in).  mask: bool, the weight's shape.  bias: (C_out,).
+    x: (..., C_in).  weight: (C_out, C_in), or (C_in,) for one output that y has no dimension for.
+    mask: bool, the weight's shape.  bias: (C_out,), or (1,) or () for all outputs alike.
     Differentiable twice; the weight gradient is exactly zero where the mask is False. Under
     `torch.autocast` x, weight and bias are cast as for `linear`.
 
@@ -198,7 +204,13 @@ def masked_linear(
     """
     check_floating("x", x)
     check_floating("weight", weight)
+    check_plan(plan)
+    if weight.dim() == 1:
+        check_mask(mask, weight)
+        return masked_linear(x, weight[None], mask[None], bias, plan=plan)[..., 0]
     x, weight, bias = autocast(x, weight, bias)
+    if isinstance(bias, Tensor) and weight.dim() == 2 and bias.shape in ((), (1,)):
+        bias = bias.expand(weight.shape[0]).contiguous()
     check_linear(x, weight, mask, bias)
     if transformed():
         return reference.masked_linear(x, weight, mask, bias, None)
@@ -219,7 +231,9 @@ def check_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None) -
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """
     if weight.dim() != 2:
-        raise SparselthError(f"weight must be (C_out, C_in), got shape {tuple(weight.shape)}")
+        raise SparselthError(
+            f"weight must be (C_out, C_in) or (C_in,), got shape {tuple(weight.shape)}"
+        )
     check_mask(mask, weight)
     check_aligned("x", x, "weight", weight)
     if x.dim() < 1 or x.shape[-1] != weight.shape[1]:

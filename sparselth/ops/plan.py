@@ -80,12 +80,15 @@ torch.library.define(f"{NAMESPACE}::mask_plan", "(Tensor mask, int groups) -> Te
 
 
 def _mask_plan(mask: Tensor, groups: int) -> Tensor:
+    if mask is None:
+        raise SparselthError("mask_plan takes a bool mask, got None")
     if mask.dtype != torch.bool or not 2 <= mask.dim() <= 4 or groups < 1 or len(mask) % groups:
         raise SparselthError(
             "mask_plan takes a bool mask of 2 to 4 dimensions and groups that divide its outputs, "
             f"got {mask.dtype} of shape {tuple(mask.shape)} and groups={groups}"
         )
-    plan = plan_of(mask, groups)
+    # An inference tensor has no version counter to know a plan again by.
+    plan = conv_plan(mask, groups) if mask.is_inference() else plan_of(mask, groups)
     if plan is None:
         raise SparselthError(f"masks on {mask.device} have no plan here: no kernel takes one")
     return plan.clone()  # a program may write to what its ops return

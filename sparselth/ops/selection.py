@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..errors import SparselthError, unknown_name
+from ..checks import check_name
+from ..errors import SparselthError
 from .backends import implementation
 from .checks import (
     NONFINITE,
@@ -19,6 +20,7 @@ from .checks import (
     kept_counts,
     named,
     nonfinite_error,
+    tensor_list,
 )
 from .patterns import Pattern, find_pattern
 from .reference import masked
@@ -50,7 +52,9 @@ def topk_mask(
     Raises SparselthError on NaN or Inf (naming the tensor), k outside [0, n], or an unknown name.
     """
     single = isinstance(scores, Tensor)
-    tensors: list[Tensor] = [scores] if isinstance(scores, Tensor) else list(scores)
+    tensors: list[Tensor] = (
+        [scores] if isinstance(scores, Tensor) else tensor_list("scores", scores)
+    )
     groups = find_pattern(pattern)
     counts, global_ = kept_counts(tensors, k=k, allocation=allocation, pattern=groups)
     refuses = _refuses(nonfinite)
@@ -65,8 +69,7 @@ def topk_mask(
 
 
 def _refuses(nonfinite: str) -> bool:
-    if nonfinite not in NONFINITE:
-        raise unknown_name("nonfinite", nonfinite, NONFINITE)
+    check_name("nonfinite", nonfinite, NONFINITE)
     return nonfinite == "error"
 
 
@@ -98,7 +101,8 @@ def admm_project_(
     Reference: Boyd et al. 2011, "Distributed Optimization and Statistical Learning via ADMM",
     section 3.1.1 (scaled form); Zhang et al. 2018, arXiv:1804.03294.
     """
-    weights, z, u = list(weights), list(z), list(u)
+    weights = tensor_list("weights", weights)
+    z, u = tensor_list("z", z), tensor_list("u", u)
     check_lists(weights=weights, z=z, u=u)
     groups = find_pattern(pattern)
     counts, global_ = kept_counts(
@@ -139,13 +143,16 @@ def weight_overlap(
 
     Raises SparselthError on mismatched lists, NaN or Inf, or k outside [0, n].
     """
-    a, b = list(a), list(b)
+    a, b = tensor_list("a", a), tensor_list("b", b)
+    if not isinstance(k, Sequence) or isinstance(k, str):
+        raise SparselthError(f"k must be a list of counts, got {k!r}")
     check_lists(a=a, b=b)
     several = [list(counts) for counts in k if isinstance(counts, Sequence)]
     asked = several or [list(cast(Sequence[int], k))]
     for counts in asked:
         kept_counts(a, k=counts, allocation="given")
     if masks is not None:
+        masks = tensor_list("masks", masks)
         _check_masks_of_overlap(a, masks, asked)
     names_a, names_b = names or (None, None)
     labels = [*named("a", len(a), names_a), *named("b", len(b), names_b)]

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..errors import SparselthError
 from .backends import implementation
-from .checks import check_list, check_lists, check_mask, check_same_length
+from .checks import check_list, check_lists, check_mask, check_same_length, tensor_list
 
 
 @torch.no_grad()
@@ -42,15 +43,25 @@ def masked_sgd_(
 
     Raises SparselthError on mismatched lists, shapes, dtypes or devices.
     """
-    lists = {"weights": list(weights), "grads": list(grads)}
+    settings = tuple(
+        check_number(name, value)
+        for name, value in (
+            ("lr", lr),
+            ("momentum", momentum),
+            ("dampening", dampening),
+            ("weight_decay", weight_decay),
+        )
+    )
+    rho = check_number("rho", rho)
+    lists = {"weights": tensor_list("weights", weights), "grads": tensor_list("grads", grads)}
     if momentum != 0:
-        lists["momenta"] = list(momenta)
-    also = _check_step(lists, list(masks), list(z), list(u), rho)
+        lists["momenta"] = tensor_list("momenta", momenta)
+    also = _check_step(lists, masks, z, u, rho)
     if not lists["weights"]:
         return
     run = implementation("masked_sgd_", lists["weights"][0].device)
-    settings = (lr, momentum, dampening, weight_decay, nesterov, rho)
-    run(lists["weights"], lists["grads"], lists.get("momenta", []), *also, *settings)
+    momenta = lists.get("momenta", [])
+    run(lists["weights"], lists["grads"], momenta, *also, *settings, bool(nesterov), rho)
 
 
 @torch.no_grad()
@@ -90,17 +101,27 @@ def masked_adamw_(
     Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
     algorithm 2; its schedule multiplier is part of lr here, as in torch.optim.AdamW.
     """
-    lists = {"weights": list(weights), "grads": list(grads)}
-    lists |= {"exp_avgs": list(exp_avgs), "exp_avg_sqs": list(exp_avg_sqs)}
-    also = _check_step(lists, list(masks), list(z), list(u), rho)
-    if not all(0 <= beta < 1 for beta in betas):
-        raise SparselthError(f"betas must be in [0, 1), got {betas}")
+    lists = {"weights": tensor_list("weights", weights), "grads": tensor_list("grads", grads)}
+    rho = check_number("rho", rho)
+    lists |= {
+        "exp_avgs": tensor_list("exp_avgs", exp_avgs),
+        "exp_avg_sqs": tensor_list("exp_avg_sqs", exp_avg_sqs),
+    }
+    also = _check_step(lists, masks, z, u, rho)
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise SparselthError(f"betas must be two numbers in [0, 1), got {betas!r}")
+    betas = (
+        check_number("betas[0]", betas[0], 0, below=1),
+        check_number("betas[1]", betas[1], 0, below=1),
+    )
+    lr, eps = check_number("lr", lr), check_number("eps", eps)
+    weight_decay = check_number("weight_decay", weight_decay)
     if isinstance(step, int):
         counts: tuple[list[Tensor], int] = ([], step)
         if step < 1:
             raise SparselthError(f"step counts from 1, got {step}")
     else:
-        counts = (list(step), 0)
+        counts = (tensor_list("step", step), 0)
         check_same_length(weights=lists["weights"], step=counts[0])
         for weight, count in zip(lists["weights"], counts[0], strict=True):
             if (count.shape, count.dtype, count.device) != ((), torch.float32, weight.device):
@@ -116,13 +137,14 @@ def masked_adamw_(
 
 def _check_step(
     lists: dict[str, list[Tensor]],
-    masks: list[Tensor],
-    z: list[Tensor],
-    u: list[Tensor],
+    masks: Sequence[Tensor],
+    z: Sequence[Tensor],
+    u: Sequence[Tensor],
     rho: float,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Check what an optimizer's step is given; return masks, z and u as the ops take them."""
-    z, u = (z, u) if rho != 0 else ([], [])
+    masks = tensor_list("masks", masks)
+    z, u = (tensor_list("z", z), tensor_list("u", u)) if rho != 0 else ([], [])
     check_lists(**lists, **({"z": z, "u": u} if rho != 0 else {}))
     weights = lists["weights"]
     check_list(weights)

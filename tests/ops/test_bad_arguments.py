@@ -283,3 +283,15 @@ def test_an_overlap_of_more_than_its_mask_keeps_is_refused():
         with pytest.raises(ERRORS, match="keeps 7"):
             ops.weight_overlap(a, a, mask, [8])
     assert int(ops.weight_overlap(a, a, mask, [7])) == 7
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_nothing_for_a_tensor_is_refused(good, name):
+    """torch hands None on where the schema says Tensor."""
+    for argument in arguments._required(name):
+        call = [plain(a) for a in good[name][0]]
+        call[place_of(name, argument)] = None
+        with pytest.raises(ERRORS):
+            getattr(ops, name)(*call)
+        with pytest.raises(ValueError, match=f"{name}: {argument} must be a tensor, got None"):
+            check(name, call)

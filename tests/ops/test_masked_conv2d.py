@@ -1,10 +1,12 @@
 """masked_conv2d and its gradients: the kernel against the oracle, over drawn geometries."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from strategies import ConvCase, conv_cases
 
+import sparselth as sl
 from sparselth.ops import functional, masked_conv2d, reference
 from sparselth.ops.contract import memory_format
 from sparselth.ops.plan import conv_plan
@@ -153,3 +155,32 @@ def test_bad_input_is_one_clear_sentence(change, message):
     arguments = {"x": X, "weight": W, "mask": M, **change}
     with pytest.raises(ValueError, match=message):
         functional.masked_conv2d(**arguments)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stride": [2]},
+        {"stride": np.int64(2), "padding": (1,)},
+        {"padding": torch.Size([1, 2]), "dilation": [np.int32(2), 1]},
+        {"padding": "same", "dilation": [2]},
+        {"groups": np.int64(2)},
+    ],
+)
+def test_settings_may_be_what_conv2d_takes(settings):
+    x = torch.randn(2, 4, 9, 9)
+    weight = torch.randn(4, 4 // int(settings.get("groups", 1)), 3, 3)
+    mask = torch.rand(weight.shape) < 0.5
+    # numpy's numbers in lists and as groups torch takes in some versions only.
+    plain = {k: int(v) if isinstance(v, np.integer) else v for k, v in settings.items()}
+    plain = {k: v if isinstance(v, (int, str)) else list(map(int, v)) for k, v in plain.items()}
+    want = torch.nn.functional.conv2d(x, weight * mask, **plain)
+    got = sl.ops.masked_conv2d(x, weight, mask, **settings)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "2", [], [1, 2, 3], [1.5], None, 0, np.ones(2)])
+def test_settings_that_are_none_are_named(value):
+    x, weight = torch.randn(2, 4, 9, 9), torch.randn(4, 4, 3, 3)
+    with pytest.raises(sl.SparselthError, match="stride must be one or two ints >= 1, got"):
+        sl.ops.masked_conv2d(x, weight, weight > 0, stride=value)

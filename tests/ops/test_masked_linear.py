@@ -54,3 +54,41 @@ def test_leading_dimensions(shape):
 def test_bad_input_is_one_clear_sentence():
     with pytest.raises(ValueError, match=r"x must end in 4 features, got shape \(2, 5\)"):
         masked_linear(torch.randn(2, 5), torch.randn(3, 4), torch.ones(3, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4), (0, 4)])
+@pytest.mark.parametrize("bias", [None, (), (1,)])
+@pytest.mark.parametrize("outputs", [None, 1, 5])
+def test_what_linear_broadcasts(shape, bias, outputs):
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn((4,) if outputs is None else (outputs, 4), dtype=torch.float64)
+    weight.requires_grad_()
+    mask = torch.rand(weight.shape) < 0.5
+    if bias is not None:
+        bias = torch.randn(bias, dtype=torch.float64, requires_grad=True)
+    # Of a scalar bias F.linear's own broadcasting differs between versions of torch.
+    want = torch.nn.functional.linear(x, weight * mask)
+    want = want if bias is None else want + bias.reshape(())
+    got = masked_linear(x, weight, mask, bias)
+    torch.testing.assert_close(got, want)
+    leaves = [t for t in (x, weight, bias) if t is not None]
+    grads = (torch.autograd.grad(y.square().sum(), leaves) for y in (got, want))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.ones(2, 2, 2)}, r"\(C_out, C_in\) or \(C_in,\), got shape \(2, 2, 2\)"),
+        ({"mask": torch.ones(4).bool()}, r"mask has shape \(4,\), its weight \(3, 4\)"),
+        ({"bias": torch.ones(2)}, r"bias must be \(3,\), got \(2,\)"),
+        ({"bias": 1.0}, "bias must be a torch tensor, got float"),
+        ({"plan": torch.ones(3)}, "plan must be int32.*got torch.float32"),
+        ({"weight": torch.ones(4)}, r"mask has shape \(3, 4\), its weight \(4,\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, message):
+    good = {"x": torch.ones(2, 4), "weight": torch.ones(3, 4), "mask": torch.ones(3, 4).bool()}
+    with pytest.raises(ValueError, match=message):
+        masked_linear(**{**good, **change})

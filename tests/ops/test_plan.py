@@ -85,3 +85,20 @@ def test_what_is_too_large_for_a_plan_has_none(shape, groups, fits):
         four = mask.numpy() if mask.dim() == 4 else mask.numpy()[:, :, None, None]
         with pytest.raises(RuntimeError, match="too large for a plan"):
             libraries.host().conv_plan(four, groups)
+
+
+def test_a_program_is_told_what_no_mask_is():
+    with pytest.raises(sl.SparselthError, match="mask_plan takes a bool mask, got None"):
+        torch.ops.sparselth.mask_plan(None, 1)
+
+
+@pytest.mark.skipif(conv_plan(torch.ones(4, 4).bool()) is None, reason="needs what builds plans")
+def test_the_plan_of_an_inference_mask():
+    mask = torch.rand(4, 4, 3, 3) < 0.5
+    with torch.inference_mode():
+        copy = mask.clone()
+    want = torch.ops.sparselth.mask_plan(mask, 1)
+    assert torch.equal(torch.ops.sparselth.mask_plan(copy, 1), want)
+    with torch.inference_mode():
+        copy.fill_(True)
+    assert not torch.equal(torch.ops.sparselth.mask_plan(copy, 1), want), "it is no old one"

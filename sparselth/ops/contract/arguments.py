@@ -88,12 +88,22 @@ def _names(op: str) -> tuple[str, ...]:
     return tuple(argument.name for argument in schema.arguments)
 
 
+@cache
+def _required(op: str) -> tuple[str, ...]:
+    """Return the arguments that must be tensors: torch hands None on for those, too."""
+    schema = getattr(torch.ops.sparselth, op).default._schema
+    return tuple(a.name for a in schema.arguments if a.type.kind() == "TensorType")
+
+
 def check(op: str, arguments: Sequence[Any]) -> None:
     """Compare an op's arguments with each other.
 
     Raises SparselthError where they do not fit, before anything is read or written.
     """
     given = dict(zip(_names(op), arguments, strict=True))
+    for name in _required(op):
+        if given[name] is None:
+            raise failure(op, f"{name} must be a tensor, got None")
     if op in _SHAPES:
         sizes = _unified(op, given)
         _check_halos(op, given, sizes)
