@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import yaml
 
+from .checks import check_mapping
 from .errors import SparselthError
+from .files import as_path
 
 _Settings = TypeVar("_Settings")
 
@@ -24,6 +26,7 @@ def changed(settings: _Settings, values: Mapping[str, Any], owner: str) -> _Sett
     Raises `SparselthError` for a field that does not exist, naming the nearest one, or a value
     of the wrong kind.
     """
+    check_mapping(f"what is changed of {owner}", values, "settings to values")
     fields = {field.name: _default(field) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     unknown = [name for name in values if name not in fields]
     if unknown:
@@ -46,7 +49,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises `SparselthError` when it is not there or not a list of `setting: value` lines.
     """
     try:
-        content = yaml.load(Path(path).read_text(), _Loader)
+        content = yaml.load(as_path(path, "a configuration").read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SparselthError(f"the configuration {path} cannot be read: {reason}") from error

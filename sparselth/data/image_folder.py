@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from ..checks import check_whole
 from ..errors import SparselthError
+from ..files import as_path
 from .decode import require_torchvision, usable_cores
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,20 +44,21 @@ class ImageFolder:
         flip: bool = True,
         workers: int | None = None,
     ) -> None:
-        if not 1 <= image_size <= resize:
+        image_size = check_whole("image_size of an image folder", image_size, 1)
+        resize = check_whole("resize of an image folder", resize, 1)
+        if image_size > resize:
             raise SparselthError(
                 f"an image folder got image_size={image_size} and resize={resize}; the centre that "
                 "is cut out must fit, so 1 <= image_size <= resize"
             )
         workers = min(usable_cores(), 8) if workers is None else workers
-        if workers < 0:
-            raise SparselthError(f"an image folder got workers={workers}; it must be at least 0")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        workers = check_whole("workers of an image folder", workers, 0)
+        if not all(_is_triple(values) for values in (mean, std)) or min(std) <= 0:
             raise SparselthError(
                 f"an image folder got mean={mean} and std={std}; both need three values, and std "
                 "values above 0"
             )
-        self.root = Path(root).expanduser()
+        self.root = as_path(root, "the image folder").expanduser()
         self.name = self.root.name
         self.image_size = image_size
         self.resize = resize
@@ -74,6 +78,11 @@ class ImageFolder:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+
+def _is_triple(values: Any) -> bool:
+    numbers = isinstance(values, (tuple, list)) and len(values) == 3
+    return numbers and all(isinstance(value, (int, float)) for value in values)
 
 
 def _listed(folder: Path) -> tuple[list[str], Samples]:

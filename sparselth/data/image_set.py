@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_whole
 from ..errors import SparselthError
 
 
@@ -36,10 +37,15 @@ class ImageSet:
         return self.train_images.shape[1]
 
     def limited(self, train: int = 0, test: int = 0) -> ImageSet:
-        """Keep the first `train` and `test` images, 0 for all; mean and std stay as they are."""
+        """Keep the first `train` and `test` images, 0 for all; mean and std stay as they are.
+
+        Raises SparselthError for numbers of images that the set does not have.
+        """
+        train = check_whole("a train limit", train, 0)
+        test = check_whole("a test limit", test, 0)
         limits = {"train": (train, len(self.train_labels)), "test": (test, len(self.test_labels))}
         for part, (limit, available) in limits.items():
-            if limit < 0 or limit > available:
+            if limit > available:
                 raise SparselthError(
                     f"a {part} limit of {limit} does not fit {self.name}, which has {available} "
                     f"{part} images; choose 1 to {available}, or 0 for all"

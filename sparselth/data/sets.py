@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SparselthError, unknown_name
+from ..checks import check_name
+from ..errors import SparselthError
+from ..files import as_path
 from .formats import read_cifar_binary, read_cifar_pickle, read_idx
 from .image_set import ImageSet, from_arrays
 from .mnist5k import read_mnist5k
@@ -33,8 +35,7 @@ def load(name: str, root: str | Path | None = None) -> ImageSet:
 
     Raises `SparselthError` that says which files were expected when they are not there.
     """
-    if name not in REGISTRY:
-        raise unknown_name("data set", name, REGISTRY)
+    check_name("data set", name, REGISTRY)
     if name in _PACKAGED:
         return _PACKAGED[name](None)
     if root is None:
@@ -42,7 +43,7 @@ def load(name: str, root: str | Path | None = None) -> ImageSet:
             f"the data set {name} is read from a folder and none was named; pass the folder that "
             "holds its files (data_root, or --data-root on the command line)"
         )
-    folder = Path(root).expanduser()
+    folder = as_path(root, "the data folder").expanduser()
     if not folder.is_dir():
         raise SparselthError(f"the data folder {folder} does not exist; name one that holds {name}")
     return REGISTRY[name](folder)

@@ -14,6 +14,7 @@ from ..errors import SparselthError, unknown_name
 from . import factory
 from .conv4 import Conv4, conv4
 from .imagenet import mobilenetv2_imagenet, resnet18_imagenet, resnet50_imagenet
+from .layers import check_sizes
 from .mobilenet import MobileNetV2, mobilenetv2
 from .resnet import ResNet, resnet18, resnet20, resnet32, resnet56
 from .vgg import VGG, vgg11, vgg16
@@ -44,9 +45,9 @@ def check(name: str) -> None:
     Raises `SparselthError` for an unknown name, a module that cannot be imported, or one without
     the function.
     """
-    if name in REGISTRY:
+    if isinstance(name, str) and name in REGISTRY:
         return
-    if not factory.is_factory(name):
+    if not isinstance(name, str) or not factory.is_factory(name):
         raise SparselthError(
             f"{unknown_name('model', name, REGISTRY)}, or module:function for a network of your own"
         )
@@ -64,11 +65,7 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, width: float =
     Raises `SparselthError` for an unknown name, or a number that no network can have.
     """
     check(name)
-    if num_classes < 1 or in_channels < 1 or not width > 0:
-        raise SparselthError(
-            f"model '{name}' got num_classes={num_classes}, in_channels={in_channels}, "
-            f"width={width}; all three must be positive."
-        )
+    check_sizes(name, num_classes, in_channels, width)
     if name in REGISTRY:
         return REGISTRY[name](num_classes, in_channels, width)
     return factory.build(name, num_classes, in_channels, width)

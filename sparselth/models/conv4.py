@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import scaled
+from .layers import scaled, sized
 
 
 class Conv4(nn.Module):
@@ -47,6 +47,7 @@ class Conv4(nn.Module):
         return self.classifier(self.hidden(self.pool(self.features(x))))
 
 
+@sized
 def conv4(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> Conv4:
     """Build Conv-4."""
     return Conv4(num_classes, in_channels, width)

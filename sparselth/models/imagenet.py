@@ -11,8 +11,10 @@ from types import ModuleType
 from torch import nn
 
 from ..errors import SparselthError
+from .layers import sized
 
 
+@sized
 def resnet18_imagenet(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
     """Build torchvision's ResNet-18: (N, 3, H, W) -> (N, classes); its width is fixed."""
     models = _torchvision("resnet18-imagenet", in_channels)
@@ -20,6 +22,7 @@ def resnet18_imagenet(num_classes: int = 10, in_channels: int = 3, width: float 
     return models.resnet18(weights=None, num_classes=num_classes)
 
 
+@sized
 def resnet50_imagenet(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
     """Build torchvision's ResNet-50: (N, 3, H, W) -> (N, classes); its width is fixed."""
     models = _torchvision("resnet50-imagenet", in_channels)
@@ -27,6 +30,7 @@ def resnet50_imagenet(num_classes: int = 10, in_channels: int = 3, width: float 
     return models.resnet50(weights=None, num_classes=num_classes)
 
 
+@sized
 def mobilenetv2_imagenet(
     num_classes: int = 10, in_channels: int = 3, width: float = 1.0
 ) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import conv, initialise, scaled
+from .layers import conv, initialise, scaled, sized
 
 # Of each stage: expansion, channels, blocks, stride of the first block.
 _STAGES = (
@@ -75,6 +75,7 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.flatten(self.pool(x)))
 
 
+@sized
 def mobilenetv2(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> MobileNetV2:
     """Build MobileNetV2: seventeen inverted residuals."""
     return MobileNetV2(num_classes, in_channels, width)

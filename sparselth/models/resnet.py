@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import conv, initialise, scaled
+from .layers import conv, initialise, scaled, sized
 
 
 class BasicBlock(nn.Module):
@@ -78,21 +78,25 @@ class ResNet(nn.Module):
 _CIFAR = (16, 32, 64)
 
 
+@sized
 def resnet20(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
     """Build ResNet-20: three blocks a stage."""
     return ResNet(_CIFAR, 3, num_classes, in_channels, width)
 
 
+@sized
 def resnet32(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
     """Build ResNet-32: five blocks a stage."""
     return ResNet(_CIFAR, 5, num_classes, in_channels, width)
 
 
+@sized
 def resnet56(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
     """Build ResNet-56: nine blocks a stage."""
     return ResNet(_CIFAR, 9, num_classes, in_channels, width)
 
 
+@sized
 def resnet18(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
     """Build ResNet-18 with the stem for 32 x 32 images: 3 x 3, stride 1, no pooling."""
     return ResNet((64, 128, 256, 512), 2, num_classes, in_channels, width)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import conv, initialise, scaled
+from .layers import conv, initialise, scaled, sized
 
 # Channels of each convolution; 0 halves the image.
 _VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512)
@@ -48,11 +48,13 @@ class VGG(nn.Module):
         return self.classifier(self.flatten(self.pool(self.features(x))))
 
 
+@sized
 def vgg11(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> VGG:
     """Build VGG-11: eight convolutions and one linear layer."""
     return VGG(_VGG11, num_classes, in_channels, width)
 
 
+@sized
 def vgg16(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> VGG:
     """Build VGG-16: thirteen convolutions and one linear layer."""
     return VGG(_VGG16, num_classes, in_channels, width)

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from ..checks import check_mapping, check_model
+from ..errors import SparselthError
 from .entry import EntryConv2d
 from .masked import ChoosingModule
 
@@ -14,7 +16,11 @@ Choices = dict[str, dict[tuple, Any]]
 
 
 def measured_choices(model: nn.Module) -> Choices:
-    """Return every choice that was measured in `model`; it may be pickled."""
+    """Return every choice that was measured in `model`; it may be pickled.
+
+    Raises SparselthError for what is no model.
+    """
+    check_model(model)
     return {name: dict(found) for name, found in _kept(model).items()}
 
 
@@ -22,8 +28,18 @@ def adopt_choices(model: nn.Module, choices: Choices) -> None:
     """Let `model` choose as the one did from which `measured_choices` returned `choices`.
 
     Kinds of input that were not met there stay as they are.
+
+    Raises SparselthError for what is no model, and for choices of layers that it does not have.
     """
+    check_model(model)
+    check_mapping("choices", choices, "module names to choices, as measured_choices returns it")
     mine = _kept(model)
+    others = sorted(set(choices) - set(mine))
+    if others:
+        raise SparselthError(
+            f"there are choices of {others[0]!r}, where the model has no layer that makes any; "
+            "take them from the same model"
+        )
     for name, theirs in choices.items():
         mine[name].update(theirs)
 

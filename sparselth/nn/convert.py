@@ -9,9 +9,10 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_mapping, check_model
 from ..errors import SparselthError
 from ..ops.backends import prefer_dense
-from ..ops.checks import check_mask
+from ..ops.checks import MASKS, check_mask
 from ..ops.parameter_masks import is_sharded
 from .classes import become, class_of
 from .coverage import coverage
@@ -62,13 +63,9 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     Raises SparselthError for a name the model does not have, a parameter that cannot have a mask
     (saying why), or a mask of another shape, dtype or device; the model is untouched then.
     """
-    if not isinstance(model, nn.Module):
-        raise SparselthError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if masks is not None and not isinstance(masks, Mapping):
-        raise SparselthError(
-            "masks must be a mapping of parameter names to bool tensors, as find_masks returns it; "
-            f"got {type(masks).__name__}"
-        )
+    check_model(model)
+    if masks is not None:
+        check_mapping("masks", masks, MASKS)
     sites = sites_of(model)
     if masks is None:
         masks = _of_zeros(sites)
@@ -165,8 +162,10 @@ def densify(model: nn.Module) -> nn.Module:
 
     The state dict is an ordinary one afterwards, without any mask.
 
-    Raises SparselthError for a sharded model (FSDP2), which it leaves untouched.
+    Raises SparselthError for a sharded model (FSDP2), which it leaves untouched, and for what is no
+    model.
     """
+    check_model(model)
     found = [(path, m) for path, m in model.named_modules() if isinstance(m, MaskedModule)]
     for path, module in found:
         if any(is_sharded(module._parameters.get(local)) for local in module.masks()):
@@ -185,7 +184,10 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the masks a sparsified model trains on: parameter name -> bool tensor.
 
     A parameter that several modules share is there once, under its first name.
+
+    Raises SparselthError for what is no model.
     """
+    check_model(model)
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for path, module in masked_modules(model):

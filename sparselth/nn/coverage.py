@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..checks import check_model, check_names
 from .kinds import Site, adapters_of, masked_modules, owners_of, sites_of
 
 
@@ -41,7 +42,12 @@ def coverage(model: nn.Module, names: Iterable[str] | None = None) -> Coverage:
 
     names: of the parameters with masks, such as the keys of `find_masks`'s result; None asks a
     model that `sparsify` made sparse.
+
+    Raises SparselthError for what is no model, or are no names.
     """
+    check_model(model)
+    if names is not None:
+        names = check_names("names", names)
     if names is None:
         names = mask_names(model)
     covered_names = set(names)

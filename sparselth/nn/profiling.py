@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ..checks import called, check_model, kind
 from ..errors import SparselthError
 from ..ops import choice as choosing
 from ..ops.measure import Timings
@@ -73,15 +74,16 @@ def profile(model: nn.Module, x: Any, *, backward: bool = True) -> Profile:
     Times are measured layer by layer, on the device of the layer's input, also where the choice is
     fixed or forced. Layers that no sparse kernel serves are listed as dense, without times.
 
-    Raises SparselthError for an `x` of another kind.
+    Raises SparselthError for an `x` that the model cannot take, or what is no model.
     """
+    check_model(model)
     args, kwargs = _arguments(x)
     rows: list[ProfileRow] = []
     # The passes of training do not run on inference tensors, wherever this is called.
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
         args, kwargs = tree_map_only(Tensor, _ordinary, (args, kwargs))
         with _observed(model, backward, rows):
-            model(*args, **kwargs)
+            called(model, args, "x", **kwargs)
     return Profile(rows)
 
 
@@ -90,7 +92,7 @@ def _arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (x,), {}
     if isinstance(x, (tuple, list)):
         return tuple(x), {}
-    if isinstance(x, Mapping):
+    if isinstance(x, Mapping) and all(isinstance(name, str) for name in x):
         return (), dict(x)
     raise SparselthError(
         "x is what the model takes: a tensor, a tuple of arguments or a dict of them by keyword; "
@@ -110,7 +112,12 @@ def _observed(model: nn.Module, backward: bool, rows: list[ProfileRow]) -> Itera
         for name, module in masked_modules(model):
 
             def before(module: Any, args: Any, kwargs: Any, name: str = name) -> None:
-                x = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+                x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+                if x is None:
+                    raise SparselthError(
+                        f"layer {name!r} got no tensor; x is what the model takes, got "
+                        f"{', '.join(map(kind, (*args, *kwargs.values()))) or 'nothing'}"
+                    )
                 row = _row if isinstance(module, ChoosingModule) else _dense_row
                 rows.append(row(name, module, x))
 

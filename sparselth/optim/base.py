@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..checks import kind
+from ..errors import SparselthError
 from ..ops import reference
 from ..ops.parameter_masks import bound_to, is_sharded
 
@@ -65,6 +67,25 @@ class MaskedOptimizer(torch.optim.Optimizer):
         # torch's fused steps divide by a gradient scaler's scale themselves, which the ops do not:
         # without this the scaler divides before the step.
         self._step_supports_amp_scaling = False
+
+    @property
+    def admm(self) -> Penalty | None:
+        """The penalty that acts in the step. Raises SparselthError when set to what is none."""
+        return self._admm
+
+    @admm.setter
+    def admm(self, admm: Penalty | None) -> None:
+        if admm is not None and not (
+            callable(getattr(admm, "pairs", None)) and hasattr(admm, "rho")
+        ):
+            raise SparselthError(f"admm must be a sparselth.ADMM, got {kind(admm)}")
+        self._admm = admm
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        # A copy's has one; what `load_state_dict` hands over has not, and leaves it.
+        self._admm = state.pop("admm", getattr(self, "_admm", None))
+        super().__setstate__(state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "admm": self.admm}
@@ -122,7 +143,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
             asked.append("sharded parameters")
         if asked:
             if any(one[3] is not None for one in found):
-                raise ValueError(f"{' and '.join(asked)}: not available with admm")
+                raise SparselthError(
+                    f"{' and '.join(asked)}: not available with admm; leave one out"
+                )
             with torch.set_grad_enabled(group["differentiable"]):
                 for one in bound.values():
                     if one is not None:
@@ -168,7 +191,7 @@ def cut_state(optimizer: torch.optim.Optimizer, bound: Any) -> None:
 def number(name: str, value: float | Tensor) -> float:
     """Return an option's value, which may be a tensor on the host."""
     if isinstance(value, Tensor) and value.device.type != "cpu":
-        raise ValueError(
+        raise SparselthError(
             f"{name} lies on {value.device}, and reading it would wait for the device; masked "
             "parameters need a number, or a tensor on the CPU"
         )

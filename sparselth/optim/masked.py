@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..checks import kind
 from ..errors import SparselthError
 from ..ops.parameter_masks import bound_of
 from .base import MaskedOptimizer, cut_gradient, cut_state
@@ -25,8 +26,13 @@ def masked(optimizer: _Optimizer) -> _Optimizer:
 
     The two hooks stay behind when an optimizer is copied: wrap the copy as well.
 
-    Raises SparselthError for one of `sparselth.optim` or an optimizer that is masked already.
+    Raises SparselthError for one of `sparselth.optim`, an optimizer that is masked already, or what
+    is no optimizer.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise SparselthError(
+            f"optimizer must be one of torch.optim or derived from it, got {kind(optimizer)}"
+        )
     if isinstance(optimizer, MaskedOptimizer):
         name = type(optimizer).__name__
         raise SparselthError(

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_mapping, check_number, check_whole
 from ..errors import SparselthError
 from ..nn.kinds import Site
 from ..ops import selection
@@ -129,8 +130,9 @@ class ADMM:
 
     With any other optimizer, add `admm.penalty()` to the loss.
 
-    Raises SparselthError on a sparsity outside [0, 1), rho <= 0, a negative tolerance, an unknown
-    allocation or schedule, or NaN or Inf in a weight.
+    Raises SparselthError on a sparsity outside [0, 1), rho <= 0, a negative tolerance, numbers that
+    are not finite, an unknown allocation or schedule, what is no projection, or NaN or Inf in a
+    weight.
     """
 
     def __init__(
@@ -146,14 +148,11 @@ class ADMM:
         abs_tol: float = 1e-5,
         rel_tol: float = 1e-2,
     ) -> None:
-        if rho <= 0 or abs_tol < 0 or rel_tol < 0:
-            raise SparselthError(
-                f"rho must be > 0 and tolerances >= 0, got {rho!r}, {abs_tol!r} and {rel_tol!r}"
-            )
-        self.rho = rho
+        self.rho = check_number("rho", rho, above=0)
         self.rho_schedule = find_schedule(rho_schedule)
         self.updates = 0
-        self.abs_tol, self.rel_tol = abs_tol, rel_tol
+        self.abs_tol = check_number("abs_tol", abs_tol, least=0)
+        self.rel_tol = check_number("rel_tol", rel_tol, least=0)
         self._sites = prunable_sites(model, exclude)
         _refuse_turned(self._sites, pattern)
         if projection is None:
@@ -163,6 +162,8 @@ class ADMM:
             raise SparselthError(
                 "ADMM takes either a projection, or sparsity, allocation and pattern; got both"
             )
+        else:
+            _check_projection(projection)
         self.projection = projection
         self.z = projection.nearest(self._weights())
         self.u = [torch.zeros_like(w) for w in self.z]
@@ -227,6 +228,7 @@ class ADMM:
         )
         self.updates += 1
         factor = self.rho_schedule(result, self.updates)
+        factor = check_number("the factor that rho_schedule returns", factor, above=0)
         if factor != 1.0:
             self.rho *= factor
             torch._foreach_div_(self.u, factor)
@@ -263,19 +265,33 @@ class ADMM:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
 
-        Raises SparselthError when a tensor is missing or has another shape.
+        Raises SparselthError when a tensor or number is missing, or has another shape.
         """
+        check_mapping("the ADMM state", state, "names to tensors, as state_dict returns it")
         for name, z, u in zip(self._sites, self.z, self.u, strict=True):
             for key, target in ((f"z.{name}", z), (f"u.{name}", u)):
-                if key not in state or state[key].shape != target.shape:
+                if getattr(state.get(key), "shape", None) != target.shape:
                     raise SparselthError(
                         f"the ADMM state has no {key!r} of shape {tuple(target.shape)}; "
                         "it belongs to another model"
                     )
+        rho = check_number("rho of the ADMM state", state.get("rho"), above=0)
+        updates = check_whole("updates of the ADMM state", state.get("updates"), 0)
         for name, z, u in zip(self._sites, self.z, self.u, strict=True):
             z.copy_(state[f"z.{name}"])
             u.copy_(state[f"u.{name}"])
-        self.rho, self.updates = float(state["rho"]), int(state["updates"])
+        self.rho, self.updates = rho, updates
+
+
+def _check_projection(projection: Any) -> None:
+    """Require what `Projection` has."""
+    names = ("masks_of", "nearest", "project_")
+    missing = [name for name in names if not callable(getattr(projection, name, None))]
+    if missing or isinstance(projection, type):
+        raise SparselthError(
+            "projection must be a set such as sparselth.pruning.Levels(bits=4), with the methods "
+            f"{', '.join(names)}; got {projection!r}"
+        )
 
 
 def _refuse_turned(sites: Mapping[str, Site], pattern: str | Pattern) -> None:

@@ -8,7 +8,8 @@ from math import prod
 
 from torch import Tensor
 
-from ..errors import SparselthError, unknown_name
+from ..checks import check_name
+from ..errors import SparselthError
 from ..ops.checks import check_sparsity, kept, kept_counts
 from ..ops.patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern
 from .erk import erk_sparsities
@@ -39,8 +40,7 @@ def counts_for(
     Raises SparselthError on a share outside [0, 1), names that do not fit, an unknown allocation,
     or a sparsity that the pattern cannot have.
     """
-    if allocation not in ALLOCATIONS:
-        raise unknown_name("allocation", allocation, ALLOCATIONS)
+    check_name("allocation", allocation, ALLOCATIONS)
     if sparsity is None and isinstance(pattern, Blocks):
         sparsity = DEFAULT_SPARSITY
     if isinstance(pattern, NOfM) and allocation in ("erk", "given"):

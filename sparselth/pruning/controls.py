@@ -15,8 +15,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..checks import check_mapping
 from ..errors import SparselthError
-from ..ops.checks import check_finite, check_mask
+from ..ops.checks import MASKS, check_finite, check_mask, check_tensors
 from ..ops.parameter_masks import clean_among_
 from ..seeds import generator
 
@@ -33,6 +34,7 @@ def shuffled_masks(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     Reference: Frankle et al. 2021, arXiv:2009.08576 (shuffling); Su et al. 2020, arXiv:2009.11094
     (layerwise rearrange).
     """
+    check_mapping("masks", masks, MASKS)
     shuffled = {}
     for name, mask in masks.items():
         check_mask(mask, mask, f"the mask of {name}")
@@ -94,6 +96,8 @@ def shuffled_weights(
 
 
 def _check(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    check_mapping("masks", masks, MASKS)
+    check_tensors("weights", weights)
     if missing := sorted(set(masks) - set(weights)):
         raise SparselthError(
             f"there are masks of {missing}, but no such weights; pass both of one model"

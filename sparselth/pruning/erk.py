@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..errors import SparselthError
-from ..ops.checks import check_sparsity
+from ..ops.checks import check_sparsity, check_tensors
 
 
 def erk_sparsities(parameters: Mapping[str, Tensor], sparsity: float) -> dict[str, float]:
@@ -20,11 +20,13 @@ def erk_sparsities(parameters: Mapping[str, Tensor], sparsity: float) -> dict[st
     parameters: weights of at least one dimension, (C_out, C_in / groups, kH, kW) or (out, in).
     sparsity: in [0, 1).
 
-    Raises SparselthError on a sparsity outside [0, 1), or a weight without dimensions.
+    Raises SparselthError on a sparsity outside [0, 1), a weight without dimensions, or what are no
+    weights.
 
     Reference: Evci et al. 2020, "Rigging the Lottery", arXiv:1911.11134, section 3, after Mocanu et
     al. 2018, arXiv:1707.04780.
     """
+    check_tensors("parameters", parameters)
     if scalars := sorted(name for name, tensor in parameters.items() if not tensor.shape):
         raise SparselthError(
             f"ERK goes by the shapes of weights, but {scalars} have no dimension; leave them out"

@@ -10,8 +10,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_mapping, check_model
 from ..errors import SparselthError
 from ..nn import masks_of
+from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import Pattern
 from .allocation import Sparsity
 from .search import Score, Search
@@ -105,8 +107,9 @@ def check_alive(masks: Mapping[str, Tensor]) -> None:
 
     masks: parameter name -> bool mask. A weight of no entries at all passes.
 
-    Raises SparselthError naming every such layer.
+    Raises SparselthError naming every such layer, and for what are no masks.
     """
+    _check_masks(masks)
     dead = [name for name, mask in masks.items() if mask.numel() and not bool(mask.any())]
     if dead:
         raise SparselthError(
@@ -115,12 +118,21 @@ def check_alive(masks: Mapping[str, Tensor]) -> None:
         )
 
 
+def _check_masks(masks: Mapping[str, Tensor]) -> None:
+    check_mapping("masks", masks, MASKS)
+    for name, mask in masks.items():
+        check_mask(mask, mask, f"the mask of {name!r}")
+
+
 def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
     """Return the share of pruned entries, in [0, 1], of a sparsified model or of masks.
 
-    Raises SparselthError where masks have no values, on the meta device.
+    Raises SparselthError where masks have no values, on the meta device, or are not masks at all.
     """
+    if not isinstance(of, Mapping):
+        check_model(of)
     named = masks_of(of) if isinstance(of, nn.Module) else of
+    _check_masks(named)
     masks = list(named.values())
     away = [name for name, mask in named.items() if mask.is_meta]
     if away:

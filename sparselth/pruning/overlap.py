@@ -9,8 +9,10 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..errors import SparselthError
 from ..ops import selection
+from ..ops.checks import check_tensors
 from ..ops.parameter_masks import clean_among_
 
 Weights = Mapping[str, Tensor]
@@ -77,11 +79,9 @@ def layer_overlaps(
 
 
 def _shares(p: float | Sequence[float]) -> list[float]:
-    shares = list(p) if isinstance(p, Sequence) else [p]
-    for share in shares:
-        if not 0 < share <= 1:
-            raise SparselthError(f"p is the share of weights to compare, in (0, 1]; got {share!r}")
-    return shares
+    shares = list(p) if isinstance(p, Sequence) and not isinstance(p, (str, bytes)) else [p]
+    what = "p, the share of weights to compare,"
+    return [check_number(what, share, above=0, most=1) for share in shares]
 
 
 def _counted(
@@ -117,18 +117,19 @@ def overlap_chance(
     """Return the mean and standard deviation of R_p between independent networks.
 
     The overlap is hypergeometric per layer: mean p, sd (1 - p) / sqrt(sum N_l).
+
+    Raises SparselthError as `weight_overlap` does.
     """
+    (p,) = _shares([p])
+    _check(theta, theta, masks)
     return p, (1 - p) / max(sum(_sizes(theta, masks)), 1) ** 0.5
 
 
 def _check(theta_a, theta_b, masks) -> None:
-    for label, theta in (("theta_a", theta_a), ("theta_b", theta_b), ("masks", masks or {})):
-        if not isinstance(theta, Mapping):
-            raise SparselthError(
-                f"{label} must be a mapping of parameter names to tensors, such as "
-                "dict(model.named_parameters()) of the prunable ones; got "
-                f"{type(theta).__name__}"
-            )
+    for label, theta in (("theta_a", theta_a), ("theta_b", theta_b)):
+        check_tensors(label, theta)
+    if masks is not None:
+        check_tensors("masks", masks)
     if not theta_a:
         raise SparselthError("theta_a is empty; pass the prunable parameters of both networks")
     kinds: dict[tuple[torch.dtype, torch.device], str] = {}

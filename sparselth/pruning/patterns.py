@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from ..checks import check_whole
 from ..errors import SparselthError
+from ..ops.checks import tensor_list
 from ..ops.patterns import NAMED, Blocks, KernelShapes, NOfM, Pattern, axes, find_pattern
 
 
@@ -29,12 +31,14 @@ def kernel_shapes(
     Reference: Niu et al. 2020, "PatDNN", arXiv:2001.00138, section 4.1; Ma et al. 2020, "PCONV",
     arXiv:1909.05073 (four entries; there with the centre always among them).
     """
+    taps, entries = check_whole("taps", taps, 2), check_whole("entries", entries, 1)
+    count = check_whole("count", count, 1)
     if not 1 <= entries < taps or not 1 <= count <= 16:
         raise SparselthError(
             f"kernel shapes take 1 <= entries < {taps} and 1 <= count <= 16, got {entries}, {count}"
         )
     chosen: Counter[int] = Counter()
-    for weight in weights:
+    for weight in tensor_list("weights", weights):
         if axes(weight.shape)[2] != taps:
             continue
         kernels = weight.detach().reshape(-1, taps).abs().float()

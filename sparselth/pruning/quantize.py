@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import check_mapping, check_whole
 from ..errors import SparselthError
-from ..ops.checks import check_finite, check_mask
+from ..ops.checks import MASKS, check_finite, check_mask
 
 # The search for the interval looks at this many values at most, before all of them refine it.
 _SAMPLE = 4096
@@ -28,7 +29,7 @@ class Levels:
     the best of many intervals, then the interval that fits this rounding best, in turn until
     nothing changes.
 
-    Raises SparselthError on bits outside [1, 8].
+    Raises SparselthError on bits that are no whole number in [1, 8], or masks that are no mapping.
 
     Reference: Ren et al. 2019, "ADMM-NN", arXiv:1812.11677, section 3.2.
     """
@@ -37,8 +38,9 @@ class Levels:
     masks: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise SparselthError(f"bits of a quantised weight are in [1, 8], got {self.bits}")
+        check_whole("bits of a quantised weight", self.bits, 1, 8)
+        if self.masks is not None:
+            check_mapping("masks", self.masks, MASKS)
 
     def masks_of(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """Return what is quantised of each weight.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import SparselthError, unknown_name
+from ..checks import check_callable, check_name, check_number, check_whole
 
 if TYPE_CHECKING:
     from .admm import ADMMUpdate
@@ -31,8 +31,7 @@ def growing(factor: float = 1.3) -> RhoSchedule:
 
     Raises SparselthError on a factor below 1.
     """
-    if factor < 1:
-        raise SparselthError(f"rho grows by a factor >= 1, got {factor!r}")
+    factor = check_number("the factor that rho grows by", factor, least=1)
     return lambda update, count: factor
 
 
@@ -44,11 +43,9 @@ def staged(updates: int, stages: int = 4, factor: float = 10.0) -> RhoSchedule:
 
     Raises SparselthError on updates < 1, stages < 1 or a factor below 1.
     """
-    if updates < 1 or stages < 1 or factor < 1:
-        raise SparselthError(
-            "a staged rho needs updates >= 1, stages >= 1 and a factor >= 1, got "
-            f"{updates!r}, {stages!r} and {factor!r}"
-        )
+    updates = check_whole("updates of a stage of rho", updates, 1)
+    stages = check_whole("stages of rho", stages, 1)
+    factor = check_number("the factor between stages of rho", factor, least=1)
     last = updates * (stages - 1)
     return lambda update, count: factor if count % updates == 0 and count <= last else 1.0
 
@@ -62,8 +59,8 @@ def balanced(ratio: float = 10.0, factor: float = 2.0) -> RhoSchedule:
 
     Raises SparselthError unless ratio > 1 and factor > 1.
     """
-    if ratio <= 1 or factor <= 1:
-        raise SparselthError(f"ratio and factor must be > 1, got {ratio!r} and {factor!r}")
+    ratio = check_number("the ratio of a balanced rho", ratio, above=1)
+    factor = check_number("the factor of a balanced rho", factor, above=1)
 
     def schedule(update: ADMMUpdate, count: int) -> float:
         if update.primal > ratio * update.dual:
@@ -83,10 +80,11 @@ RHO_SCHEDULES: dict[str, Callable[[], RhoSchedule]] = {
 def find_schedule(given: str | RhoSchedule) -> RhoSchedule:
     """Return a schedule by its name in `RHO_SCHEDULES`, or the one given.
 
-    Raises SparselthError for an unknown name.
+    Raises SparselthError for an unknown name, or what is no function.
     """
     if not isinstance(given, str):
+        takes = f"a function of an ADMMUpdate and a count, or one of {', '.join(RHO_SCHEDULES)}"
+        check_callable("rho_schedule", given, takes)
         return given
-    if given not in RHO_SCHEDULES:
-        raise unknown_name("rho schedule", given, RHO_SCHEDULES)
+    check_name("rho schedule", given, RHO_SCHEDULES)
     return RHO_SCHEDULES[given]()

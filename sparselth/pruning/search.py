@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import SparselthError, unknown_name
+from ..checks import check_model, check_name
+from ..errors import SparselthError
 from ..nn.coverage import coverage
 from ..nn.kinds import Site, sites_of
 from ..ops import selection
@@ -48,8 +49,8 @@ class Search:
         Raises SparselthError for an unknown name, a weight that cannot have a mask, a sparsity or
         counts that do not fit the pattern and the layers.
         """
-        if score not in scores:
-            raise unknown_name("score", score, scores)
+        check_model(model)
+        check_name("score", score, scores)
         sites = prunable_sites(model, exclude, include)
         sparsity = by_site(model, sites, sparsity)
         search = cls(sites, scores[score], sparsity, allocation, pattern)

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from ..checks import check_model, check_names
 from ..errors import SparselthError
 from ..nn.kinds import CONVOLUTIONS, Site, owners_of, site_names, sites_of
 from ..ops.parameter_masks import is_sharded
@@ -19,7 +20,10 @@ def first_and_last(model: nn.Module) -> tuple[str | None, str | None]:
 
     These are what `prunable_parameters` excludes by default. A classifier that shares its weight
     with an embedding is named as the weight is, by its first name.
+
+    Raises SparselthError for what is no model.
     """
+    check_model(model)
     sites, owners = sites_of(model), owners_of(model)
     place = {module: i for i, module in enumerate(model.modules())}
     convs = [name for name, site in sites.items() if isinstance(site.module, CONVOLUTIONS)]
@@ -54,8 +58,7 @@ def prunable_sites(
     model: nn.Module, exclude: Collection[str] | None = None, include: Collection[str] = ()
 ) -> dict[str, Site]:
     """Return what `prunable_parameters` does with all that is known of each place."""
-    if not isinstance(model, nn.Module):
-        raise SparselthError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     sites = sites_of(model)
     if exclude is None:
         left_out = {name for name in first_and_last(model) if name is not None}
@@ -118,11 +121,7 @@ def _named(model: nn.Module, sites: dict[str, Site], given: Collection[str], wha
     first = {name: several[0][0] for several in owners_of(model).values() for name, _, _ in several}
     first.update(site_names(model, sites))
     chosen, unknown = set(), []
-    if isinstance(given, str):
-        raise SparselthError(f"{what} takes a list of parameter names, got the text {given!r}")
-    if not all(isinstance(one, str) for one in given):
-        raise SparselthError(f"{what} takes parameter names, got {list(given)!r}")
-    for one in given:
+    for one in check_names(what, given):
         matches = {first[name] for name in first if name == one or fnmatchcase(name, one)}
         chosen |= matches
         if not matches:

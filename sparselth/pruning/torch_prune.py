@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from ..checks import check_model
 from ..errors import SparselthError
 from ..nn.kinds import sites_of
 
@@ -18,8 +19,9 @@ def from_torch_prune(model: nn.Module) -> dict[str, Tensor]:
     where they were pruned. `sparselth.sparsify(model, masks)` then trains on the masks.
 
     Raises SparselthError where nothing is pruned, or where a parameter is that cannot have a mask
-    here (a bias, say); the model is untouched then.
+    here (a bias, say); the model is untouched then. Also for what is no model.
     """
+    check_model(model)
     pruned = list(_pruned(model))
     if not pruned:
         raise SparselthError("no parameter of the model is pruned by torch.nn.utils.prune")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..checks import check_whole, kind
+from ..errors import SparselthError
 from ..optim import MaskedOptimizer
 from ..pruning import ADMM
 from .distributed import World
@@ -15,12 +17,16 @@ class AdmmSchedule:
     Calls `admm.update()` at the end of every `every`-th epoch. `residuals` keeps |W - Z| / |W| of
     each update; the last says how much the hard prune that follows will change.
 
+    Raises SparselthError for what is no `sparselth.ADMM`, or an `every` that is no count.
+
     Reference: Zhang et al., 2018, "A Systematic DNN Weight Pruning Framework using ADMM".
     """
 
     def __init__(self, admm: ADMM, every: int = 1) -> None:
+        if not isinstance(admm, ADMM):
+            raise SparselthError(f"admm must be a sparselth.ADMM, got {kind(admm)}")
         self.admm = admm
-        self.every = every
+        self.every = check_whole("every, which counts epochs,", every, 1)
         self.residuals: list[float] = []
 
     def attach(self, optimizer: MaskedOptimizer) -> None:

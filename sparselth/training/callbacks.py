@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from ..checks import check_whole, kind
 from ..errors import SparselthError
-from ..files import write_atomically
+from ..files import as_path, make_folder, write_atomically
 from ..nn import masks_of
 from .checkpoint import CheckpointFolder
 from .history import History
@@ -39,9 +40,14 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """A live line: epochs, time left, loss and accuracies."""
+    """A live line: epochs, time left, loss and accuracies.
+
+    Raises SparselthError for what is no console of rich.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
+        if console is not None and not isinstance(console, Console):
+            raise SparselthError(f"console must be a rich.console.Console, got {kind(console)}")
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -71,12 +77,19 @@ class HistoryFile(Callback):
     """The history as a file, replaced as a whole after each epoch.
 
     path: ends in .csv, or .jsonl for an object per line. What was not evaluated is left empty.
+
+    Raises SparselthError for another path, and when training begins where it cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "the path of a history")
         if self.path.suffix not in (".csv", ".jsonl"):
             raise SparselthError(f"a history goes to a .csv or a .jsonl file, got {self.path}")
+
+    def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        make_folder(self.path.parent, "the folder of a history,")
+        if self.path.is_dir():
+            raise SparselthError(f"the history {self.path} is a folder; name a file")
 
     def epoch_end(self, model: nn.Module, history: History) -> None:
         rows = [
@@ -96,7 +109,8 @@ class HistoryFile(Callback):
 class TensorBoard(Callback):
     """Scalars for TensorBoard: losses, accuracies, learning rate, seconds.
 
-    Raises SparselthError when the package tensorboard is not installed.
+    Raises SparselthError when the package tensorboard is not installed, and when training begins
+    where the folder cannot be written to.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -107,7 +121,10 @@ class TensorBoard(Callback):
                 "TensorBoard needs the package tensorboard; run: "
                 "pip install 'sparselth[tensorboard]'"
             ) from error
-        self._open = lambda step: SummaryWriter(str(folder), purge_step=step)
+        folder = as_path(folder, "the folder of TensorBoard")
+        self._open = lambda step: SummaryWriter(
+            str(make_folder(folder, "the folder of TensorBoard,")), purge_step=step
+        )
         self.writer: Any = None
 
     def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
@@ -137,6 +154,7 @@ class KeepBest(Callback):
         self.accuracy = -math.inf
 
     def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        make_folder(self.folder.path, "the folder of the best weights,")
         best = self.load()
         self.accuracy = -math.inf if best is None else best["test_accuracy"]
 
@@ -154,13 +172,19 @@ class KeepBest(Callback):
 
 
 class KeepEpoch(Callback):
-    """The weights as they are after one epoch, as a checkpoint: what rewinding goes back to."""
+    """The weights as they are after one epoch, as a checkpoint: what rewinding goes back to.
+
+    Raises SparselthError for an epoch that is no count, and when training begins for one that the
+    recipe does not have, or where the folder cannot be written to.
+    """
 
     def __init__(self, folder: str | Path, epoch: int) -> None:
         self.folder = CheckpointFolder(folder, keep=1)
-        self.epoch = epoch
+        self.epoch = check_whole("the epoch to keep", epoch, 0)
 
     def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
+        check_whole("the epoch to keep", self.epoch, 0, recipe.epochs)
+        make_folder(self.folder.path, "the folder of an epoch's weights,")
         # A kill may have come between this epoch's checkpoint and what follows it.
         self.epoch_end(model, history)
 

@@ -20,8 +20,9 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from ..checks import check_whole
 from ..errors import SparselthError
-from ..files import write_atomically
+from ..files import as_path, write_atomically
 
 FORMAT = 1
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.json")
@@ -38,8 +39,8 @@ class CheckpointFolder:
     """The checkpoints of one training run: after epochs, and after steps within them."""
 
     def __init__(self, path: str | Path, keep: int = 2) -> None:
-        self.path = Path(path)
-        self.keep = keep
+        self.path = as_path(path, "a checkpoint")
+        self.keep = check_whole("the number of checkpoints to keep", keep, 1)
 
     def positions(self) -> list[Position]:
         """List where a checkpoint was completed, newest first."""

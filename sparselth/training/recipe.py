@@ -59,7 +59,6 @@ class Recipe:
     evaluate_every: int = 1
 
     def __post_init__(self) -> None:
-        checked_mode(self.choice)
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "seed"):
             if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
                 raise SparselthError(
@@ -67,8 +66,22 @@ class Recipe:
                 )
         for name in ("learning_rate", "momentum", "weight_decay", "gamma"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise SparselthError(f"a recipe got {name}={value!r}; it must be a number")
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and math.isfinite(value)):
+                raise SparselthError(f"a recipe got {name}={value!r}; it must be a finite number")
+        for name in ("nesterov", "augment"):
+            if not isinstance(getattr(self, name), bool):
+                raise SparselthError(
+                    f"a recipe got {name}={getattr(self, name)!r}; it must be True or False"
+                )
+        for name in ("choice", *_NAMES):
+            if not isinstance(getattr(self, name), str):
+                raise SparselthError(f"a recipe got {name}={getattr(self, name)!r}; it is a name")
+        checked_mode(self.choice)
+        if not isinstance(self.milestones, (tuple, list)):
+            raise SparselthError(
+                f"a recipe got milestones={self.milestones!r}; they are a tuple of fractions"
+            )
         for name, known in _NAMES.items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
@@ -86,21 +99,26 @@ class Recipe:
                 f"optimizer={self.optimizer!r}; a graph holds SGD in fp32 or bf16, as the others "
                 "decide on the host in every step"
             )
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        if self.learning_rate <= 0:
             raise SparselthError(
-                f"a recipe got learning_rate={self.learning_rate}; it must be above 0 and finite"
+                f"a recipe got learning_rate={self.learning_rate}; it must be above 0"
             )
         if not 0 <= self.momentum < 1 or self.weight_decay < 0:
             raise SparselthError(
                 f"a recipe got momentum={self.momentum} and weight_decay={self.weight_decay}; "
                 "momentum must be in [0, 1) and weight_decay at least 0"
             )
+        if self.nesterov and self.momentum == 0:
+            raise SparselthError(
+                "a recipe got nesterov=True with momentum=0; Nesterov's step needs one above 0"
+            )
         if not 0 < self.gamma <= 1:
             raise SparselthError(
                 f"a recipe got gamma={self.gamma}; the learning rate is multiplied by it at each "
                 "milestone, so it must be above 0 and at most 1"
             )
-        if any(not 0 < milestone <= 1 for milestone in self.milestones):
+        numbers = [m for m in self.milestones if isinstance(m, (int, float))]
+        if len(numbers) < len(self.milestones) or any(not 0 < m <= 1 for m in numbers):
             raise SparselthError(
                 f"a recipe got milestones={self.milestones}; each is a fraction of the epochs, "
                 "above 0 and at most 1"

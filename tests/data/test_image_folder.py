@@ -185,8 +185,8 @@ def test_folders_that_do_not_fit_are_refused(root, tmp_path):
     ("options", "named"),
     [
         ({"image_size": 33}, "image_size=33 and resize=32"),
-        ({"image_size": 0}, "image_size=0"),
-        ({"workers": -1}, "workers=-1"),
+        ({"image_size": 0}, "image_size of an image folder must be .*got 0"),
+        ({"workers": -1}, "workers of an image folder must be .*got -1"),
         ({"std": (1.0, 0.0, 1.0)}, "std="),
         ({"mean": (0.5,)}, "mean="),
     ],

@@ -151,7 +151,7 @@ def test_an_error_of_the_function_is_its_own(nets):
 
 
 def test_impossible_numbers_are_refused(nets):
-    with pytest.raises(SparselthError, match=r"num_classes=0"):
+    with pytest.raises(SparselthError, match=r"num_classes of model.*got 0"):
         models.build(f"{nets}:every", num_classes=0)
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 
+import pytest
 import torch
 from torch import nn
 
@@ -41,3 +42,9 @@ def test_other_kinds_of_input_keep_their_choices():
     assert all(len(choices) == 2 for choices in measured_choices(other).values())
     for name, choices in before.items():
         assert choices.items() <= measured_choices(other)[name].items()
+
+
+def test_choices_of_other_layers_are_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    with pytest.raises(sl.SparselthError, match="there are choices of 'other', where the model"):
+        sl.nn.adopt_choices(model, {"other": {}})

@@ -549,7 +549,7 @@ def test_mixed_dtypes_and_patterns_of_names():
     assert set(sl.find_masks(model, exclude=["[02].*"])) == {"1.weight"}
     with pytest.raises(sl.SparselthError, match=r"exclude names \['7\.\*'\]"):
         sl.find_masks(model, exclude=["7.*"])
-    with pytest.raises(sl.SparselthError, match="list of parameter names"):
+    with pytest.raises(sl.SparselthError, match="list of names"):
         sl.find_masks(model, exclude="0.weight")
 
 

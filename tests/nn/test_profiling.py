@@ -103,7 +103,7 @@ def test_the_model_is_left_as_it_was():
     model[4].eval()
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     sl.profile(model, X)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(sl.SparselthError):
         sl.profile(model, torch.randn(2, 5, 12, 12))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -146,3 +146,14 @@ def test_a_model_of_several_inputs(kind):
 def test_what_is_no_input_is_named():
     with pytest.raises(sl.SparselthError, match="a dict of them by keyword; got str"):
         sl.profile(net(), "x")
+    model = nn.Sequential(nn.Linear(6, 6))
+    sl.sparsify(model, {"0.weight": torch.rand(6, 6) < 0.5})
+    for x, message in (
+        (torch.randn(2, 5), r"cannot be called with x, torch\.float32 of shape \(2, 5\)"),
+        ([], "cannot be called with x, nothing"),
+        ([3], "layer '0' got no tensor; x is what the model takes, got int"),
+    ):
+        with pytest.raises(sl.SparselthError, match=message):
+            sl.profile(model, x)
+    with pytest.raises(sl.SparselthError, match="names takes a list of names, got the text"):
+        sl.coverage(model, "0.weight")

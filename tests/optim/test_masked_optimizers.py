@@ -110,3 +110,25 @@ def test_what_keeps_to_the_masks_already_is_refused():
     optimizer = sl.optim.masked(torch.optim.Adam(model.parameters()))
     with pytest.raises(ValueError, match="keeps to the masks already"):
         sl.optim.masked(optimizer)
+
+
+def test_what_is_no_optimizer_or_no_penalty_is_named():
+    model, _ = network()
+    with pytest.raises(sl.SparselthError, match=r"one of torch\.optim or derived from it, got N"):
+        sl.optim.masked(None)
+    for kind in (sl.optim.SGD, sl.optim.AdamW):
+        with pytest.raises(sl.SparselthError, match=r"admm must be a sparselth\.ADMM, got str"):
+            kind(model.parameters(), lr=0.1, admm="a")
+        optimizer = kind(model.parameters(), lr=0.1)
+        with pytest.raises(sl.SparselthError, match=r"got sparselth\.training\.admm\.AdmmSchedule"):
+            optimizer.admm = sl.training.AdmmSchedule(sl.ADMM(model, 0.5, exclude=()))
+
+
+def test_a_loaded_state_leaves_the_penalty():
+    model, _ = network()
+    admm = sl.ADMM(model, 0.5, exclude=())
+    for kind in (sl.optim.SGD, sl.optim.AdamW):
+        optimizer = kind(model.parameters(), lr=0.1, admm=admm)
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert optimizer.admm is admm
+        assert copy.copy(optimizer).admm is admm

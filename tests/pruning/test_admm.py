@@ -150,7 +150,14 @@ def test_state_round_trip():
         ),
         ({"projection": Levels(), "pattern": "2:4"}, "takes either a projection, or sparsity"),
         ({"pattern": "2:3", "sparsity": 0.9}, "2:3 fixes the sparsity"),
-        ({"rho": 0}, "rho must be > 0 and tolerances >= 0, got 0,"),
+        ({"rho": 0}, "rho must be a finite number > 0, got 0"),
+        ({"rho": float("nan")}, "rho must be a finite number > 0, got nan"),
+        ({"rho": "a"}, "rho must be a finite number > 0, got 'a'"),
+        ({"abs_tol": "a"}, "abs_tol must be a finite number >= 0, got 'a'"),
+        ({"rel_tol": float("inf")}, "rel_tol must be a finite number >= 0, got inf"),
+        ({"projection": "a"}, "with the methods masks_of, nearest, project_; got 'a'"),
+        ({"projection": Levels}, "projection must be a set such as"),
+        ({"rho_schedule": 5}, "rho_schedule must be a function of an ADMMUpdate .*got 5"),
         ({"rho_schedule": "falling"}, "unknown rho schedule 'falling'; known: balanced, constant"),
         ({"allocation": "lamp"}, "unknown allocation 'lamp'"),
         ({"allocation": "erk", "pattern": "2:4"}, "2:4 fixes the sparsity of every layer"),
@@ -159,6 +166,23 @@ def test_state_round_trip():
 def test_bad_input_is_one_clear_sentence(options, message):
     with pytest.raises(ValueError, match=message):
         sl.ADMM(net(), **options)
+
+
+@pytest.mark.parametrize("factor", [0, -1.0, float("nan"), "a", None])
+def test_a_schedule_that_returns_no_factor_is_named(factor):
+    admm = sl.ADMM(net(), sparsity=0.5, rho_schedule=lambda update, count: factor)
+    with pytest.raises(sl.SparselthError, match="the factor that rho_schedule returns must be"):
+        admm.update()
+
+
+@pytest.mark.parametrize("change", [{"rho": None}, {"rho": -1.0}, {"updates": 1.5}])
+def test_a_state_without_its_numbers_is_refused_whole(change):
+    admm = sl.ADMM(net(), sparsity=0.5)
+    state = {name: t.clone() + 1 if name[1] == "." else t for name, t in admm.state_dict().items()}
+    before = [z.clone() for z in admm.z]
+    with pytest.raises(sl.SparselthError, match=f"{next(iter(change))} of the ADMM state must be"):
+        admm.load_state_dict({**state, **change})
+    assert all(torch.equal(z, was) for z, was in zip(admm.z, before, strict=True))
 
 
 def test_sparsity_given_by_layer_and_the_hard_cut():

@@ -1,5 +1,6 @@
 """find_masks: what is pruned, how much, and how errors read."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -115,6 +116,12 @@ def test_two_of_four_by_name():
         ({"sparsity": 1.0}, r"^sparsity is the share of weights to prune, in \[0, 1\); got 1.0"),
         ({"pattern": "2:4", "sparsity": {}}, "got dict and 'uniform'"),
         ({"sparsity": -0.1}, r"in \[0, 1\); got -0.1"),
+        ({"exclude": 5}, "exclude takes a list of names, got 5"),
+        ({"include": None}, "include takes a list of names, got None"),
+        ({"exclude": [5]}, r"exclude takes names, got \[5\]"),
+        ({"score": ["magnitude"]}, r"unknown score \['magnitude'\]"),
+        ({"sparsity": np.array([0.9])}, r"got array\(\[0\.9\]\); pass a number"),
+        ({"sparsity": float("nan")}, r"in \[0, 1\); got nan"),
         ({"exclude": ["stem.weight"]}, r"exclude names \['stem.weight'\]"),
     ],
 )
@@ -282,3 +289,20 @@ def test_a_search_is_checked_without_ranking(monkeypatch):
     sl.pruning.check_search(net(), sparsity=0.5)
     with pytest.raises(sl.SparselthError, match="layers that need one each"):
         sl.pruning.check_search(net(), sparsity=0.9999, allocation="global")
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        (5, "model must be a torch.nn.Module, got int"),
+        ({"w": torch.ones(3)}, "the mask of 'w' must be bool"),
+        ({"w": [True]}, "the mask of 'w' must be a torch bool tensor, got list"),
+        ({1: torch.ones(3) > 0}, "got 1 for a name"),
+    ],
+)
+def test_what_has_no_sparsity_is_named(of, message):
+    with pytest.raises(sl.SparselthError, match=message):
+        sl.sparsity(of)
+    if isinstance(of, dict):
+        with pytest.raises(sl.SparselthError, match=message):
+            sl.pruning.check_alive(of)

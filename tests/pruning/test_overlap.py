@@ -101,7 +101,12 @@ def test_sparse_against_dense_counts_all_weights():
             {},
             r"'w' has shape \(3,\) in theta_a, \(4,\)",
         ),
-        ({"w": torch.ones(3)}, {"w": torch.ones(3)}, {"p": 0}, r"in \(0, 1\]; got 0"),
+        (
+            {"w": torch.ones(3)},
+            {"w": torch.ones(3)},
+            {"p": 0},
+            r"in \(0, 1\], got 0",
+        ),
         ({"w": torch.ones(3)}, {"w": torch.ones(3)}, {"p": 0.01}, "selects no weight out of 3"),
         ({"w": torch.ones(3)}, {"w": torch.ones(3) / 0}, {}, r"theta_b\['w'\] holds NaN or Inf"),
         ({}, {}, {}, "theta_a is empty"),

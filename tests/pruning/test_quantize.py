@@ -76,6 +76,9 @@ def test_admm_pulls_a_sparse_network_to_its_levels():
     ("call", "message"),
     [
         (lambda: Levels(0), r"in \[1, 8\], got 0"),
+        (lambda: Levels(1.5), r"a whole number in \[1, 8\], got 1\.5"),
+        (lambda: Levels("4"), r"a whole number in \[1, 8\], got '4'"),
+        (lambda: Levels(4, masks=[torch.ones(3)]), "masks must be a mapping of .*got list"),
         (lambda: Levels(2, {}).nearest({"w": torch.ones(2)}), r"none for \['w'\]"),
         (lambda: Levels(2).nearest({"w": torch.ones(2) / 0}), "w holds NaN or Inf"),
         (

@@ -11,8 +11,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from sparselth import SparselthError
-from sparselth.training import Callback, HistoryFile, KeepBest, ProgressBar, TensorBoard, train
+import sparselth as sl
+from sparselth import Recipe, SparselthError
+from sparselth.training import (
+    Callback,
+    HistoryFile,
+    KeepBest,
+    KeepEpoch,
+    ProgressBar,
+    TensorBoard,
+    train,
+)
 
 
 class Seen(Callback):
@@ -105,3 +114,44 @@ def test_tensorboard_gets_scalars(tmp_path, make_model, digits, recipe):
     events.Reload()
     values = [event.value for event in events.Scalars("train_loss")]
     assert values == pytest.approx([r.train_loss for r in history.records])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: HistoryFile(path / "history.csv"),
+        KeepBest,
+        lambda path: KeepEpoch(path, 1),
+        lambda path: TensorBoard(path),
+    ],
+    ids=["HistoryFile", "KeepBest", "KeepEpoch", "TensorBoard"],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_training(make, tmp_path):
+    pytest.importorskip("tensorboard")
+    file = tmp_path / "file"
+    file.touch()
+    callback = make(file)
+    model = torch.nn.Linear(2, 2)
+    model.register_forward_hook(lambda *_: pytest.fail("trained"))
+    data = torch.randn(4, 2), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(SparselthError, match="must be a folder, there or to be made, and cannot"):
+        train(model, data, Recipe(epochs=1), callbacks=[callback])
+
+
+def test_what_callbacks_count_is_checked(tmp_path):
+    data = torch.randn(4, 2), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(SparselthError, match=r"epoch to keep must be .*in \[0, 1\], got 2"):
+        train(torch.nn.Linear(2, 2), data, Recipe(epochs=1), callbacks=[KeepEpoch(tmp_path, 2)])
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(SparselthError, match=r"a\.csv is a folder; name a file"):
+        train(
+            torch.nn.Linear(2, 2),
+            data,
+            Recipe(epochs=1),
+            callbacks=[HistoryFile(tmp_path / "a.csv")],
+        )
+    admm = sl.ADMM(torch.nn.Linear(2, 2), 0.5, exclude=())
+    with pytest.raises(SparselthError, match=r"every, which counts epochs, must be .*got 0"):
+        sl.training.AdmmSchedule(admm, every=0)
+    with pytest.raises(SparselthError, match=r"admm must be a sparselth\.ADMM, got str"):
+        sl.training.AdmmSchedule("a")

@@ -29,6 +29,14 @@ def test_the_schedule_scales_with_the_length():
         {"weight_decay": -1e-4},
         {"milestones": (80, 120)},
         {"choice": "fastest"},
+        {"choice": 5},
+        {"optimizer": None},
+        {"weight_decay": float("nan")},
+        {"gamma": "a"},
+        {"milestones": 0.5},
+        {"milestones": ("a",)},
+        {"augment": "no"},
+        {"nesterov": True, "momentum": 0.0},
     ],
 )
 def test_bad_numbers_are_named(change):
