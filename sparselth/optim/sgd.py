@@ -25,7 +25,7 @@ class SGD(MaskedOptimizer, torch.optim.SGD):
 
     lr is read as a number on every step, and a tensor on a GPU is refused. With `maximize` or
     `differentiable` PyTorch's own step serves masked parameters too, on gradients and momentum cut
-    to the masks; together with `admm` they raise ValueError.
+    to the masks; together with `admm` they raise SparselthError.
     """
 
     by_torch = ("maximize", "differentiable")
