@@ -55,9 +55,9 @@ class Batches(Dealt):
         """
         rng = generator(self.seed, "batches", epoch)
         count = self.train_count
-        order = torch.randperm(count, generator=rng)
-        shifts = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=rng)
-        mirrored = torch.rand(count, generator=rng) < 0.5
+        order = torch.randperm(count, generator=rng, device="cpu")
+        shifts = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=rng, device="cpu")
+        mirrored = torch.rand(count, generator=rng, device="cpu") < 0.5
         order, shifts, mirrored = (t.to(self.device) for t in (order, shifts, mirrored))
         for step in range(first_step, self.steps):
             part = self.part(step)

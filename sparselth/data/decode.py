@@ -62,7 +62,8 @@ def collate(samples: list[Any]) -> Any:
     for sample in samples:
         if isinstance(sample, SparselthError):
             return sample
-    return torch.stack([image for image, _ in samples]), torch.tensor([n for _, n in samples])
+    labels = torch.tensor([label for _, label in samples], device="cpu")
+    return torch.stack([image for image, _ in samples]), labels
 
 
 def checked(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -131,7 +131,7 @@ class TensorBatches(Dealt):
     def train(self, epoch: int, first_step: int = 0) -> Iterator[Pair]:
         """Yield every sample once, in the order of this epoch."""
         rng = generator(self.seed, "batches", epoch)
-        order = torch.randperm(self.train_count, generator=rng).to(self.device)
+        order = torch.randperm(self.train_count, generator=rng, device="cpu").to(self.device)
         for step in range(first_step, self.steps):
             places = order[self.part(step)]
             yield self.x[places], self.y[places].long()

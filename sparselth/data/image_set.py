@@ -104,7 +104,7 @@ def _tensor(images: np.ndarray) -> Tensor:
     usual = torch.empty(images.shape, device="meta").stride()
     if images.flags.writeable and tuple(images.strides) == usual:  # a byte per pixel
         return torch.from_numpy(images)
-    tensor = torch.empty(images.shape, dtype=torch.uint8)
+    tensor = torch.empty(images.shape, dtype=torch.uint8, device="cpu")
     tensor.numpy()[...] = images
     return tensor
 

@@ -140,7 +140,7 @@ class _EpochOrder(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         rng = generator(self.seed, "batches", self.epoch)
-        order = torch.randperm(self.dealt.train_count, generator=rng)
+        order = torch.randperm(self.dealt.train_count, generator=rng, device="cpu")
         for step in range(self.first_step, self.dealt.steps):
             yield [(self.epoch, place) for place in order[self.dealt.part(step)].tolist()]
 

@@ -14,6 +14,7 @@ from ..errors import SparselthError
 from ..ops.backends import prefer_dense
 from ..ops.checks import MASKS, check_mask
 from ..ops.parameter_masks import is_sharded
+from ..ops.transforms import has_values
 from .classes import become, class_of
 from .coverage import coverage
 from .entry import EntryConv2d
@@ -133,7 +134,7 @@ def _site(model: nn.Module, name: str, sites: Mapping[str, Site], known: dict[st
 def _prepare(model: nn.Module) -> None:
     """Derive at once what a compiled program needs to know of the masks."""
     for _, module in masked_modules(model):
-        if isinstance(module, ChoosingModule) and not module.masks()["weight"].is_meta:
+        if isinstance(module, ChoosingModule) and has_values(module.masks()["weight"]):
             sharded = module._settled() is None
             assert sharded or module.service is not None
 

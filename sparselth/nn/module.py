@@ -21,7 +21,7 @@ from ..ops import reference
 from ..ops.bitmask import ApplyBits, can_apply_bits
 from ..ops.checks import check_mask
 from ..ops.parameter_masks import is_sharded
-from ..ops.transforms import is_recording
+from ..ops.transforms import has_values, is_recording
 from .classes import become, remake
 from .recording import NotScriptable
 from .sharded import Shard
@@ -75,7 +75,7 @@ class MaskedModule(NotScriptable):
         kept = total = 0
         for name, mask in self.masks().items():
             state = self._settled(name)
-            if state is None and mask.is_meta:
+            if state is None and not has_values(mask):
                 raise SparselthError(_WITHOUT_VALUES)
             kept += int(mask.sum()) if state is None else state.kept
             total += mask.numel()
@@ -365,8 +365,8 @@ class MaskedModule(NotScriptable):
     def extra_repr(self) -> str:
         if not self._states:
             return super().extra_repr()
-        away = any(mask.is_meta for mask in self.masks().values())
-        share = "masks on meta" if away else f"sparsity={self.sparsity:.4f}"
+        away = not all(map(has_values, self.masks().values()))
+        share = "masks without values" if away else f"sparsity={self.sparsity:.4f}"
         return ", ".join(filter(None, (super().extra_repr(), share)))
 
 

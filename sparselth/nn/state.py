@@ -28,6 +28,7 @@ from ..ops.checks import check_mask
 from ..ops.choice import Choice
 from ..ops.parameter_masks import bind, bound_to, unbind
 from ..ops.plan import density_of, forget_plan, plan_of, plannable
+from ..ops.transforms import has_values, is_fake
 from .sharded import Shard
 
 
@@ -75,6 +76,7 @@ class MaskState:
         self.keeps_all = False
         self._clean: tuple[int, int] | None = None
         self._copy: Tensor | None = None
+        self.is_fake = False
         self._watched = self._exposed = False
         self.mask = mask
         self.adopt(parameter)
@@ -204,10 +206,12 @@ class MaskState:
         self._bits: Tensor | None = None
         with torch.inference_mode(False):
             self._copy = mask.clone() if self._watched else None
-        self._seen = (mask.data_ptr(), version_of(mask))
-        # On the meta device it has no values yet: loading follows, and is noticed.
-        self.kept = mask.numel() if mask.is_meta else int(mask.sum())
-        self.keeps_all = self.kept == mask.numel()
+        # On the meta device it has no values yet: loading follows, and is noticed. A fake one never
+        # has any, and no address either.
+        self.is_fake = is_fake(mask) or is_fake(self.parameter)
+        self.kept = int(mask.sum()) if has_values(mask) else mask.numel()
+        self.keeps_all = has_values(mask) and self.kept == mask.numel()
+        self._seen = (0, 0) if self.is_fake else (mask.data_ptr(), version_of(mask))
         self._clean_by(reference.zero_off_mask_)
         if self.shard is not None:
             self.shard.forget()
@@ -249,6 +253,8 @@ class MaskState:
         Raises SparselthError where the parameter does not fit the mask any more.
         """
         parameter = self.parameter
+        if self.is_fake:
+            return
         if self.mask_changed():
             self._fit()
             self.renew()
@@ -272,6 +278,8 @@ class MaskState:
 
     def mask_changed(self) -> bool:
         """Say whether the mask holds something else than when it was last looked at."""
+        if self.is_fake:
+            return False
         seen = (self.mask.data_ptr(), version_of(self.mask))
         if seen == self._seen and not self._exposed:
             return False
@@ -285,7 +293,7 @@ class MaskState:
         No counter sees that: on the CPU the mask is compared with a copy from then on.
         """
         self.settle()
-        if not self._exposed and self.mask.device.type == "cpu":
+        if not self._exposed and not self.is_fake and self.mask.device.type == "cpu":
             self._watched = self._exposed = True
             self._copy = self.mask.clone()
         return self.mask
@@ -333,7 +341,7 @@ class MaskState:
     def _clean_by(self, apply: Any) -> None:
         # FSDP frees the memory of a whole parameter that nobody needs.
         there = self.parameter.untyped_storage().size() > 0
-        if there and not self.parameter.is_meta and not self.mask.is_meta:
+        if there and has_values(self.parameter) and has_values(self.mask):
             with torch.no_grad():
                 apply(self.parameter.data, self.mask)  # what is done to `data` is not counted
         if self._hook is not None and self._held != self.parameter._cdata:
@@ -343,7 +351,8 @@ class MaskState:
 
     def mark_clean(self) -> None:
         """Record that the parameter is zero off the mask as it stands."""
-        self._clean = (self.parameter.data_ptr(), version_of(self.parameter))
+        if not self.is_fake:
+            self._clean = (self.parameter.data_ptr(), version_of(self.parameter))
 
     def _drop_hook(self) -> None:
         if self._hook is not None:

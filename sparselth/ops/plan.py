@@ -19,6 +19,7 @@ from .contract import NAMESPACE
 from .gpu.candidates import gpu_plan, relative_time
 from .gpu.kernel import has_cuda_kernels
 from .gpu.triton_support import why_missing
+from .transforms import has_values
 
 # Bits of a plan's entry that hold the tap; the rest hold the channel. As in csrc/common/plan.h.
 _TAP_BITS = 12
@@ -58,9 +59,9 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
 def plan_of(mask: Tensor, groups: int = 1) -> Tensor | None:
     """Return the plan of a mask, as `conv_plan`; built anew when the mask was edited.
 
-    mask: no inference tensor.  None also on the meta device, where a mask has no values.
+    mask: no inference tensor.  None also for one without values, on the meta device or fake.
     """
-    if mask.is_meta:
+    if not has_values(mask):
         return None
     found = derived.recall(mask, ("plan", groups))
     if found is None:
@@ -104,7 +105,12 @@ def _(mask, groups):
 
 
 def density_of(mask: Tensor, plan: Tensor | None) -> float:
-    """Return the share of the weight that is kept; on a GPU the share of dense's time expected."""
+    """Return the share of the weight that is kept; on a GPU the share of dense's time expected.
+
+    1 for a mask without values, which dense kernels serve.
+    """
+    if not has_values(mask):
+        return 1.0
     work = relative_time(plan)
     return float(mask.sum()) / max(mask.numel(), 1) if work is None else work
 

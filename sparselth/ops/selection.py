@@ -111,7 +111,7 @@ def admm_project_(
     refuses = _refuses(nonfinite)
     labels = named("weights", len(weights), names)
     if not weights:
-        return torch.empty((0, 2), dtype=torch.float64)
+        return torch.empty((0, 2), dtype=torch.float64, device="cpu")
     run = implementation("admm_project_", weights[0].device)
     residuals = run(weights, z, u, counts, global_, groups.encode(), not refuses)
     # A NaN that was in Z before makes the change NaN, not the primal residual.
@@ -157,7 +157,7 @@ def weight_overlap(
     names_a, names_b = names or (None, None)
     labels = [*named("a", len(a), names_a), *named("b", len(b), names_b)]
     if not a:
-        return torch.empty((len(several), 0) if several else 0, dtype=torch.int64)
+        return torch.empty((len(several), 0) if several else 0, dtype=torch.int64, device="cpu")
     run = implementation("weight_overlap", a[0].device)
     given = [] if masks is None else list(masks)
     k_by_tensor = [count for of_tensor in zip(*asked, strict=True) for count in of_tensor]

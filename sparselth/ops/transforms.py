@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 _functorch = torch._C._functorch
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Say whether a tensor is one of `FakeTensorMode`: of a real device, without values."""
+    return isinstance(tensor, FakeTensor)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Say whether a tensor has values: not on the meta device, nor a fake one."""
+    return not tensor.is_meta and not is_fake(tensor)
 
 
 def is_recording() -> bool:

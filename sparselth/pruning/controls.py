@@ -38,7 +38,8 @@ def shuffled_masks(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     shuffled = {}
     for name, mask in masks.items():
         check_mask(mask, mask, f"the mask of {name}")
-        order = torch.randperm(mask.numel(), generator=generator(seed, "shuffled masks", name))
+        rng = generator(seed, "shuffled masks", name)
+        order = torch.randperm(mask.numel(), generator=rng, device="cpu")
         shuffled[name] = mask.flatten()[order.to(mask.device)].reshape(mask.shape)
     return shuffled
 
@@ -89,7 +90,8 @@ def shuffled_weights(
     for name, mask in masks.items():
         weight = weights[name].detach().clone()
         values = weight[mask]
-        order = torch.randperm(values.numel(), generator=generator(seed, "shuffled weights", name))
+        rng = generator(seed, "shuffled weights", name)
+        order = torch.randperm(values.numel(), generator=rng, device="cpu")
         weight[mask] = values[order.to(values.device)]
         shuffled[name] = weight
     return shuffled

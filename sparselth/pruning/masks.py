@@ -15,6 +15,7 @@ from ..errors import SparselthError
 from ..nn import masks_of
 from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import Pattern
+from ..ops.transforms import has_values
 from .allocation import Sparsity
 from .search import Score, Search
 
@@ -134,7 +135,7 @@ def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
     named = masks_of(of) if isinstance(of, nn.Module) else of
     _check_masks(named)
     masks = list(named.values())
-    away = [name for name, mask in named.items() if mask.is_meta]
+    away = [name for name, mask in named.items() if not has_values(mask)]
     if away:
         raise SparselthError(
             f"the masks of {', '.join(away)} lie on the meta device, without values, as offloading "

@@ -94,7 +94,7 @@ def _counted(
     b = [theta_b[name].detach() for name in theta_a]
     given = None if masks is None else [masks[name] for name in theta_a]
     if not shares:
-        return torch.empty(0, len(a), dtype=torch.int64), []
+        return torch.empty(0, len(a), dtype=torch.int64, device="cpu"), []
     sizes = _sizes(theta_a, masks)
     k = [[round(share * size) for size in sizes] for share in shares]
     names = (

@@ -108,7 +108,8 @@ def best_interval(magnitudes: Tensor, count: int) -> Tensor:
         return magnitudes.new_zeros(())
     sample = magnitudes[:: -(-magnitudes.numel() // _SAMPLE)]
     # From clipping nearly everything to using only the lowest levels.
-    starts = largest / count * torch.linspace(0.02, 1.5, _STARTS, dtype=torch.float64).to(sample)
+    shares = torch.linspace(0.02, 1.5, _STARTS, dtype=torch.float64, device="cpu")
+    starts = largest / count * shares.to(sample)
     starts = _refined(sample, starts[:, None], count)
     errors = (sample - _levels(sample, starts, count) * starts).square().sum(-1)
     return _refined(magnitudes, starts[errors.argmin()], count)[0]

@@ -237,7 +237,8 @@ def fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """
     place = _SHAPE_ONLY.get(func)
     if place is not None and isinstance(args[place], LaneTensor):
-        shape = torch.empty(args[place].shape, dtype=args[place].dtype)
+        like = args[place]
+        shape = torch.empty(like.shape, dtype=like.dtype, device=like.device)
         args = (*args[:place], shape, *args[place + 1 :])
     aliasing = _aliasing(func)
     if aliasing.composite:  # taken apart by autograd, but for inference mode

@@ -86,8 +86,9 @@ class Positions(NamedTuple):
         """Return what ATen calls the indices: int64 (batch, C, H, W), flat in the input plane."""
         where = layout.from_lanes(self.data, batch, 0).long()
         height, width = where.shape[2:]
-        top = torch.arange(height).view(-1, 1) * self.stride[0] - self.padding[0]
-        left = torch.arange(width) * self.stride[1] - self.padding[1]
+        on = where.device
+        top = torch.arange(height, device=on).view(-1, 1) * self.stride[0] - self.padding[0]
+        left = torch.arange(width, device=on) * self.stride[1] - self.padding[1]
         rows, columns = top + where // self.kernel[1], left + where % self.kernel[1]
         return rows * self.input_hw[1] + columns
 

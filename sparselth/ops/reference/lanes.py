@@ -168,8 +168,9 @@ def lanes_max_pool2d(input, batch, input_halo, kernel, stride, padding, halo):
     images = from_lanes(input, batch, input_halo)
     out, index = F.max_pool2d(images, kernel, stride, padding, return_indices=True)
     width = images.shape[3]
-    top = torch.arange(out.shape[2]).view(-1, 1) * stride[0] - padding[0]
-    left = torch.arange(out.shape[3]) * stride[1] - padding[1]
+    on = out.device
+    top = torch.arange(out.shape[2], device=on).view(-1, 1) * stride[0] - padding[0]
+    left = torch.arange(out.shape[3], device=on) * stride[1] - padding[1]
     position = (index // width - top) * kernel[1] + index % width - left
     lanes = input.shape[-1]
     return to_lanes(out, lanes, halo), to_lanes(position.to(torch.uint8), lanes, 0)
@@ -180,8 +181,10 @@ def lanes_max_pool2d_backward(
 ):
     grads = from_lanes(grad, batch, grad_halo)
     where = from_lanes(position, batch, 0).long()
-    rows = torch.arange(grads.shape[2]).view(-1, 1) * stride[0] - padding[0] + where // kernel[1]
-    columns = torch.arange(grads.shape[3]) * stride[1] - padding[1] + where % kernel[1]
+    on = grads.device
+    top = torch.arange(grads.shape[2], device=on).view(-1, 1) * stride[0] - padding[0]
+    left = torch.arange(grads.shape[3], device=on) * stride[1] - padding[1]
+    rows, columns = top + where // kernel[1], left + where % kernel[1]
     out = grads.new_zeros(*grads.shape[:2], input_hw[0] * input_hw[1])
     index = (rows * input_hw[1] + columns).flatten(2)
     out.scatter_add_(2, index, grads.flatten(2))

@@ -36,7 +36,9 @@ def masked_adamw_(
             grad = grad + rho * (weight - z[i].to(wide) + u[i].to(wide))
         mean = beta1 * mean + (1 - beta1) * grad
         square = beta2 * square + (1 - beta2) * grad.square()
-        count = steps[i].double() if steps else torch.tensor(step, dtype=torch.float64)
+        count = (
+            steps[i].double() if steps else torch.tensor(step, dtype=torch.float64, device="cpu")
+        )
         step_size = (lr / (1 - beta1**count)).to(wide)
         root = (1 - beta2**count).sqrt().to(wide)
         moved = (1 - lr * weight_decay) * weight - step_size * mean / (square.sqrt() / root + eps)
