@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..errors import SparselthError
 from ..ops import reference
@@ -23,7 +24,7 @@ from ..ops.checks import check_mask
 from ..ops.parameter_masks import is_sharded
 from ..ops.transforms import has_values, is_recording
 from .classes import become, remake
-from .recording import NotScriptable
+from .recording import NotScriptable, called_from
 from .sharded import Shard
 from .state import MaskState, mask_name
 
@@ -51,6 +52,7 @@ class MaskedModule(NotScriptable):
 
     # Of the class: without a mask, as the class called by itself makes one, it is the plain module.
     _states: Mapping[str, MaskState] = MappingProxyType({})
+    _order: tuple[str, ...] = ()
 
     # --- masks ----------------------------------------------------------------------------------
 
@@ -123,6 +125,11 @@ class MaskedModule(NotScriptable):
             mine.leave(self)
         states[name] = shared
         shared.add_owner(self, name)
+        self.__dict__["_order"] = tuple(self._parameters)
+
+    def _place(self, name: str) -> int:
+        """Return where a parameter stands among the module's, also after it was taken out."""
+        return self._order.index(name) if name in self._order else len(self._order)
 
     def _settled(self, name: str = "weight") -> MaskState | None:
         """Return a parameter's state, brought up to date.
@@ -175,9 +182,11 @@ class MaskedModule(NotScriptable):
             if name not in computing:
                 computing[name] = self._masked(name)
             return computing[name]
-        if not is_recording() and (shard := self._shard(name)) is not None:
-            shard.clean_()
-            return parameter
+        if not is_recording():
+            self._refuse_parametrization(name)
+            if (shard := self._shard(name)) is not None:
+                shard.clean_()
+                return parameter
         if is_recording() or not self._owns(name, states[name]):
             return self._masked(name)
         states[name].settle()
@@ -189,9 +198,20 @@ class MaskedModule(NotScriptable):
         if mask is None:
             raise AttributeError(f"{type(self).__name__!r} has no mask of {name!r}")
         states = self._states
+        if not is_recording():
+            self._refuse_parametrization(name)
         if is_recording() or not self._owns(name, states[name]):
             return self._mask(name)
         return states[name].show_mask()
+
+    def _refuse_parametrization(self, name: str) -> None:
+        """Refuse `torch.nn.utils.parametrize.register_parametrization` when it reads a slot.
+
+        It writes to what it read, by the inverse of an orthogonal one say, before it takes the
+        slot's place, where nothing could be done about that any more.
+        """
+        if called_from(parametrize.register_parametrization, 3):
+            raise SparselthError(_taken(type(self), name, "cannot be parametrized"))
 
     def _slot(self, name: str) -> Tensor:
         # A replica of torch.nn.DataParallel has plain tensors for parameters.
@@ -280,6 +300,8 @@ class MaskedModule(NotScriptable):
         for own, state in self._states.items():
             if name in (f"{own}_orig", f"{own}_g", f"{own}_v"):
                 self._parameters[own] = state.parameter
+                for one in sorted(self._parameters, key=self._place):
+                    self._parameters[one] = self._parameters.pop(one)
                 raise SparselthError(_taken(type(self), own, f"cannot be computed from {name}"))
         if name in self._states:
             if is_sharded(param):
@@ -319,7 +341,7 @@ class MaskedModule(NotScriptable):
     def __getstate__(self) -> dict[str, Any]:
         for state in self._states.values():
             state.take_slots()
-        return {k: v for k, v in self.__dict__.items() if k not in ("_states", "_paths")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_states", "_order", "_paths")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -359,7 +381,8 @@ class MaskedModule(NotScriptable):
             del self._buffers[mask_name(name)]
             self._non_persistent_buffers_set.discard(mask_name(name))
         plain = self._plain
-        self.__dict__.pop("_states", None)
+        for derived in ("_states", "_order"):
+            self.__dict__.pop(derived, None)
         become(self, plain)  # the class it was made from
 
     def extra_repr(self) -> str:

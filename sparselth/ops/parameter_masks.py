@@ -13,7 +13,10 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 
 class BoundMask(Protocol):
@@ -78,11 +81,10 @@ def bound_of(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
 
 
 def bound_among(parameters: Iterable[Tensor]) -> Iterator[Any]:
-    """Yield what holds the masks of those parameters that have one, as their modules have them."""
+    """Yield what holds the masks of those parameters that have one."""
     for parameter in parameters:
         found = bound_to(parameter)
         if found is not None:
-            found.take_slots()
             yield found
 
 
@@ -90,6 +92,13 @@ def clean_among_(tensors: Iterable[Tensor]) -> None:
     """Set those tensors that are parameters with a mask to zero where it prunes them."""
     for bound in bound_among(tensors):
         bound.clean_()
+
+
+def _before_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    # A mask that was put into a slot and does not fit is refused before anything is written.
+    if not torch.compiler.is_compiling():
+        for bound in bound_of(optimizer):
+            bound.take_slots()
 
 
 def _after_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -102,4 +111,5 @@ def _after_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) ->
 
 # The one place where every optimizer of torch passes, also those that write through `.data`, which
 # no version counter sees. Without masks it costs a look at an empty table.
+register_optimizer_step_pre_hook(_before_any_step)
 register_optimizer_step_post_hook(_after_any_step)

@@ -28,7 +28,8 @@ class AdamW(MaskedOptimizer, torch.optim.AdamW):
     parameters' device, where the kernel reads it, so that nothing waits for a GPU and a CUDA graph
     may hold the step. lr and betas are read as numbers on every step, and tensors on a GPU are
     refused. With `amsgrad`, `maximize` or `differentiable` PyTorch's own step serves masked
-    parameters too, on gradients and moments cut to the masks; with `admm` they raise SparselthError.
+    parameters too, on gradients and moments cut to the masks; with `admm` they raise
+    SparselthError.
 
     Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     """

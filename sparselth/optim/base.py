@@ -129,9 +129,6 @@ class MaskedOptimizer(torch.optim.Optimizer):
     def _fused_step(self, group: dict[str, Any], pairs: _Pairs) -> list[Member]:
         """Update masked and penalised parameters and hide their gradients from torch's step."""
         bound = {id(p): bound_to(p) for p in group["params"] if p.grad is not None}
-        for one in bound.values():
-            if one is not None:
-                one.take_slots()
         found = [
             (p, p.grad, None if bound[id(p)] is None else bound[id(p)].mask, pairs.get(id(p)))
             for p in group["params"]

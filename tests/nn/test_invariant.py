@@ -199,8 +199,11 @@ def test_a_mask_slipped_in_that_does_not_fit_is_refused_by_a_step(optimizer):
     steps = optimizer(case.model.parameters(), lr=0.1)
     case.model(case.x).sum().backward()
     case.owner._buffers["weight_mask"] = torch.ones(2) > 0
+    weight, bias = case.weight.detach().clone(), case.owner.bias.detach().clone()
     with pytest.raises(sl.SparselthError, match=r"has shape \(2,\), its weight \(8, 4, 3, 3\)"):
         steps.step()
+    assert torch.equal(case.weight, weight)
+    assert torch.equal(case.owner.bias, bias)
 
 
 def test_a_mask_taken_out_of_its_slot_is_missed_by_name():

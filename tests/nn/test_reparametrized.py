@@ -46,28 +46,71 @@ def test_a_computed_weight_is_refused_by_name_before_any_work(name):
     model(X).sum().backward()
 
 
-@pytest.mark.parametrize("name", [n for n in REPARAMETRIZED if n != "orthogonal"])
+@pytest.mark.parametrize("name", REPARAMETRIZED)
 def test_a_masked_weight_is_not_taken_over(name):
     model = net()
     sl.sparsify(model, {"2.weight": torch.rand(8, 8) < 0.5})
-    want, keys = model.eval()(X), set(model.state_dict())
+    want, state = model.eval()(X), {k: v.clone() for k, v in model.state_dict().items()}
+    parameters = list(model.named_parameters())
     for _ in range(2):
         with pytest.raises(sl.SparselthError, match="belongs to its mask"):
             REPARAMETRIZED[name](model[2])
+        assert [(n, id(p)) for n, p in model.named_parameters()] == [
+            (n, id(p)) for n, p in parameters
+        ]
+        assert list(model.state_dict()) == list(state)
+        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
         assert torch.equal(model(X), want)
-        assert set(model.state_dict()) == keys
+        assert not model[2]._forward_pre_hooks
     sl.densify(model)
     torch.testing.assert_close(model(X), want)
     REPARAMETRIZED[name](model[2])  # plain again, it may be
 
 
-def test_an_orthogonal_weight_after_sparsify_raises_and_all_agree():
-    model = net()
-    sl.sparsify(model, {"2.weight": torch.rand(8, 8) < 0.5})
+class Doubled(nn.Module):
+    """Writes to what it stands for as soon as it is registered, as orthogonal ones do."""
+
+    def forward(self, x):
+        return x * 2
+
+    def right_inverse(self, x):
+        return x / 2
+
+
+class Flipped(nn.Module):
+    def forward(self, x):
+        return ~x
+
+    right_inverse = forward
+
+
+@pytest.mark.parametrize(
+    ("slot", "made"), [("in_proj_weight", Doubled), ("in_proj_weight_mask", Flipped)]
+)
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_no_slot_of_a_mask_is_parametrized(slot, made, unsafe):
+    attention = nn.MultiheadAttention(8, 2)
+    mask = torch.rand(24, 8) < 0.5
+    sl.sparsify(attention, {"in_proj_weight": mask})
+    state = {k: v.clone() for k, v in attention.state_dict().items()}
     with pytest.raises(sl.SparselthError, match="belongs to its mask"):
-        parametrizations.orthogonal(model[2])  # which has written to the weight by then
-    want = model(X)
-    torch.testing.assert_close(sl.densify(model)(X), want)
+        nn.utils.parametrize.register_parametrization(attention, slot, made(), unsafe=unsafe)
+    assert list(attention.state_dict()) == list(state)
+    assert all(torch.equal(v, state[k]) for k, v in attention.state_dict().items())
+    nn.utils.parametrize.register_parametrization(attention, "in_proj_bias", Doubled())
+    assert torch.equal(sl.masks_of(attention)["in_proj_weight"], mask)
+
+
+@pytest.mark.parametrize("kdim", [None, 6])
+def test_an_older_norm_that_is_refused_leaves_parameters_in_their_order(kdim):
+    attention = nn.MultiheadAttention(8, 2, kdim=kdim, vdim=kdim)
+    name = "in_proj_weight" if kdim is None else "k_proj_weight"
+    sl.sparsify(attention, {name: torch.rand_like(attention.get_parameter(name)) < 0.5})
+    attention.register_parameter("added", nn.Parameter(torch.ones(2)))
+    want = [n for n, _ in attention.named_parameters()]
+    with pytest.raises(sl.SparselthError, match="belongs to its mask"):
+        weight_norm(attention, name)
+    assert [n for n, _ in attention.named_parameters()] == want
 
 
 def test_removing_a_parametrization_makes_it_prunable():
