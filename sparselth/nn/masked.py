@@ -32,7 +32,8 @@ from .geometry import as_images, prepared, settings_of
 from .module import MaskedModule
 from .paths import MOST_PATHS, Path, kind_of
 from .recording import recorded
-from .state import MaskState, Service
+from .service import Service
+from .state import MaskState
 
 # So many kinds of input are measured per mask; the fixed table serves the rest, lest a network that
 # sees images of every size spends its time measuring.

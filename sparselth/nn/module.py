@@ -8,14 +8,12 @@ its state dict, copies, moves, and whoever reads a parameter from outside.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..errors import SparselthError
 from ..ops import reference
@@ -24,8 +22,8 @@ from ..ops.checks import check_mask
 from ..ops.parameter_masks import is_sharded
 from ..ops.transforms import has_values, is_recording
 from .classes import become, remake
-from .recording import NotScriptable, called_from
 from .sharded import Shard
+from .slots import GuardedSlots
 from .state import MaskState, mask_name
 
 _WITHOUT_VALUES = (
@@ -42,17 +40,13 @@ def _forwards() -> dict[int, dict[str, Tensor]]:
     return _of_thread.__dict__.setdefault("forwards", {})
 
 
-class MaskedModule(NotScriptable):
+class MaskedModule(GuardedSlots):
     """A module with parameters on masks. Made by `sparsify`, which mixes this into its class."""
 
     maskable: tuple[str, ...] = ("weight",)
     """The parameters that may have a mask."""
 
     _plain: type[nn.Module]
-
-    # Of the class: without a mask, as the class called by itself makes one, it is the plain module.
-    _states: Mapping[str, MaskState] = MappingProxyType({})
-    _order: tuple[str, ...] = ()
 
     # --- masks ----------------------------------------------------------------------------------
 
@@ -125,11 +119,7 @@ class MaskedModule(NotScriptable):
             mine.leave(self)
         states[name] = shared
         shared.add_owner(self, name)
-        self.__dict__["_order"] = tuple(self._parameters)
-
-    def _place(self, name: str) -> int:
-        """Return where a parameter stands among the module's, also after it was taken out."""
-        return self._order.index(name) if name in self._order else len(self._order)
+        self._note_order()
 
     def _settled(self, name: str = "weight") -> MaskState | None:
         """Return a parameter's state, brought up to date.
@@ -204,15 +194,6 @@ class MaskedModule(NotScriptable):
             return self._mask(name)
         return states[name].show_mask()
 
-    def _refuse_parametrization(self, name: str) -> None:
-        """Refuse `torch.nn.utils.parametrize.register_parametrization` when it reads a slot.
-
-        It writes to what it read, by the inverse of an orthogonal one say, before it takes the
-        slot's place, where nothing could be done about that any more.
-        """
-        if called_from(parametrize.register_parametrization, 3):
-            raise SparselthError(_taken(type(self), name, "cannot be parametrized"))
-
     def _slot(self, name: str) -> Tensor:
         # A replica of torch.nn.DataParallel has plain tensors for parameters.
         slots: dict[str, Any] = self._parameters if name in self._parameters else self.__dict__
@@ -247,84 +228,6 @@ class MaskedModule(NotScriptable):
                 del forwards[id(self)]
             else:
                 forwards[id(self)] = before
-
-    # --- writing to a slot ------------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        states = self._states
-        of_mask = name.removesuffix("_mask")
-        if name in states:
-            self._replace_parameter(name, value)
-        elif of_mask != name and of_mask in states:
-            if not isinstance(value, Tensor):
-                raise SparselthError(f"{name} must be a bool tensor, got {type(value).__name__}")
-            self.set_mask(value, of_mask)
-        else:
-            super().__setattr__(name, value)
-
-    def _replace_parameter(self, name: str, value: Any) -> None:
-        if name not in self._parameters and isinstance(value, Tensor):
-            self.__dict__[name] = value  # a replica's
-            return
-        if not isinstance(value, nn.Parameter):
-            raise SparselthError(
-                f"{name} has a mask and stays a parameter, got {type(value).__name__}; use "
-                "sparselth.densify first"
-            )
-        mask = self._mask(name)
-        if value.shape != mask.shape:
-            raise SparselthError(
-                f"a parameter of shape {tuple(value.shape)} does not fit the mask of {name}, "
-                f"{tuple(mask.shape)}; use sparselth.densify first, or give one of its shape"
-            )
-        super().register_parameter(name, value)
-        if type(value) is nn.Parameter or is_sharded(value):  # others are masked as functions
-            self._bind(name, mask.to(value.device))
-
-    def __delattr__(self, name: str) -> None:
-        states = self._states
-        if name in states or name.removesuffix("_mask") in states:
-            raise SparselthError(_taken(type(self), name, "cannot be deleted"))
-        super().__delattr__(name)
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Refuse the parameters by which others take a masked one's place.
-
-        torch.nn.utils.prune and the older weight and spectral norms put `weight_orig`, or
-        `weight_g` and `weight_v`, in the place of `weight`, and compute it before each forward.
-
-        Tensor parallelism puts a sharded one there, and would shard the mask its own way.
-
-        Raises SparselthError for those, with the module as it was.
-        """
-        for own, state in self._states.items():
-            if name in (f"{own}_orig", f"{own}_g", f"{own}_v"):
-                self._parameters[own] = state.parameter
-                for one in sorted(self._parameters, key=self._place):
-                    self._parameters[one] = self._parameters.pop(one)
-                raise SparselthError(_taken(type(self), own, f"cannot be computed from {name}"))
-        if name in self._states:
-            if is_sharded(param):
-                raise SparselthError(
-                    f"{name} has a mask, and tensor parallelism is not available for it; shard the "
-                    "model with torch.distributed.fsdp.fully_shard, leave this layer out of "
-                    "parallelize_module, or use sparselth.densify first"
-                )
-            self._replace_parameter(name, param)
-        else:
-            super().register_parameter(name, param)
-
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Adopt a mask registered in the place of one, as an assignment does.
-
-        Raises SparselthError for what does not fit the parameter, with the module as it was.
-        """
-        if not name.endswith("_mask") or name.removesuffix("_mask") not in self._states:
-            super().register_buffer(name, tensor, persistent)
-            return
-        setattr(self, name, tensor)
-        change = self._non_persistent_buffers_set
-        (change.discard if persistent else change.add)(name)
 
     # --- copies, moves and saved state ----------------------------------------------------------
 
@@ -391,11 +294,3 @@ class MaskedModule(NotScriptable):
         away = not all(map(has_values, self.masks().values()))
         share = "masks without values" if away else f"sparsity={self.sparsity:.4f}"
         return ", ".join(filter(None, (super().extra_repr(), share)))
-
-
-def _taken(kind: type, name: str, what: str) -> str:
-    return (
-        f"the {name} of a {kind.__name__} belongs to its mask and {what}; use sparselth.densify "
-        "first, parametrize or prune the plain module, and take the masks of torch.nn.utils.prune "
-        "over with sparselth.from_torch_prune"
-    )

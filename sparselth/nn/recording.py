@@ -1,8 +1,7 @@
-"""How our modules appear to tools: torch.fx, torch.jit.script, and who asks for a slot."""
+"""How our modules appear to tools that record programs: torch.fx, torch.jit.script."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,14 +23,6 @@ def recorded(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
             path = tracer.path_of_module(module)
             return tracer.create_proxy("call_module", path, tuple(args), dict(kwargs))
     return None
-
-
-def called_from(function: Any, frames: int) -> bool:
-    """Say whether `function`, of Python, is that many frames above the caller's own."""
-    frame = inspect.currentframe()
-    for _ in range(frames + 1):
-        frame = None if frame is None else frame.f_back
-    return frame is not None and frame.f_code is function.__code__
 
 
 class NotScriptable(nn.Module):

@@ -25,10 +25,10 @@ from ..errors import SparselthError
 from ..ops import reference
 from ..ops.bitmask import apply_bits_, bits_of, has_bits, take_mark
 from ..ops.checks import check_mask
-from ..ops.choice import Choice
 from ..ops.parameter_masks import bind, bound_to, unbind
-from ..ops.plan import density_of, forget_plan, plan_of, plannable
+from ..ops.plan import forget_plan
 from ..ops.transforms import has_values, is_fake
+from .service import Service
 from .sharded import Shard
 
 
@@ -41,22 +41,6 @@ def version_of(tensor: Tensor) -> int:
 def mask_name(name: str) -> str:
     """Return what the mask of a parameter is called, as a buffer of the same module."""
     return f"{name}_mask"
-
-
-class Service:
-    """How modules of one geometry compute with a mask: its plan, and the choices made under it.
-
-    plan: the mask's packed indices, or None.  work: see `plan.density_of`.  choices: kind of input
-    -> how it is served.  always_dense: no kernel takes a weight of this size.
-    """
-
-    __slots__ = ("always_dense", "choices", "plan", "work")
-
-    def __init__(self, mask: Tensor, groups: int) -> None:
-        self.plan = plan_of(mask, groups)
-        self.always_dense = mask.device.type == "cpu" and not plannable(mask.shape, groups)
-        self.work = density_of(mask, self.plan)
-        self.choices: dict[tuple, Choice] = {}
 
 
 class MaskState:

@@ -1,0 +1,24 @@
+"""What is derived from a mask for modules of one geometry."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..ops.choice import Choice
+from ..ops.plan import density_of, plan_of, plannable
+
+
+class Service:
+    """How modules of one geometry compute with a mask: its plan, and the choices made under it.
+
+    plan: the mask's packed indices, or None.  work: see `plan.density_of`.  choices: kind of input
+    -> how it is served.  always_dense: no kernel takes a weight of this size.
+    """
+
+    __slots__ = ("always_dense", "choices", "plan", "work")
+
+    def __init__(self, mask: Tensor, groups: int) -> None:
+        self.plan = plan_of(mask, groups)
+        self.always_dense = mask.device.type == "cpu" and not plannable(mask.shape, groups)
+        self.work = density_of(mask, self.plan)
+        self.choices: dict[tuple, Choice] = {}
