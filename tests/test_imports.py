@@ -13,8 +13,9 @@ ROOMS = (
     *("ops", "ops.steps", "ops.selection", "ops.functional", "ops.choice", "ops.measure_gpu"),
     *("ops.measure", "ops.plan", "ops.backends", "ops.autograd", "ops.gpu", "ops.reference"),
     *("ops.lanes", "ops.contract", "ops.bitmask", "ops.parameter_masks", "ops.checks"),
-    *("ops.patterns", "ops.libraries", "ops.transforms", "ops.switches"),
-    *("models", "data", "settings", "memory", "files", "seeds", "version", "errors"),
+    *("ops.derived", "ops.patterns", "ops.libraries", "ops.transforms", "ops.switches"),
+    *("models", "data", "settings", "memory", "files", "seeds", "checks", "environment"),
+    *("version", "errors"),
 )
 
 FILES = {

@@ -8,7 +8,7 @@ process; here is the part of it that belongs to the part of the parameter.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,20 @@ from torch import Tensor, nn
 from ..ops import reference
 from ..ops.parameter_masks import bind, bound_to, unbind
 
-if TYPE_CHECKING:
-    from .state import MaskState
+
+class WholeMask(Protocol):
+    """Who has a parameter's whole mask, see `state.MaskState`."""
+
+    mask: Tensor
+
+    def mask_changed(self) -> bool:
+        """Say whether the mask holds something else than when it was last looked at."""
+
+    def renew(self) -> None:
+        """Forget what was derived from the mask before."""
+
+    def take_slots(self) -> None:
+        """Take a mask that was put into a slot past the module."""
 
 
 class Shard:
@@ -26,14 +38,14 @@ class Shard:
     whole: who has the whole mask.
     """
 
-    def __init__(self, parameter: nn.Parameter, whole: MaskState) -> None:
+    def __init__(self, parameter: nn.Parameter, whole: WholeMask) -> None:
         self.parameter = parameter
         self._whole = weakref.ref(whole)
         self._mask: Tensor | None = None
         bind(parameter, self)
 
     @property
-    def whole(self) -> MaskState | None:
+    def whole(self) -> Any:
         """Who has the whole mask; None once nobody needs it any more."""
         return self._whole()
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -30,30 +29,9 @@ from ..ops.patterns import ELEMENT, Pattern
 from .allocation import Sparsity, counts_for, op_allocation
 from .masks import check_alive
 from .patterns import pattern_for
+from .residuals import ADMMUpdate
 from .rho import RhoSchedule, find_schedule
 from .tensors import by_site, prunable_sites
-
-
-@dataclass(frozen=True)
-class ADMMUpdate:
-    """What one Z/U update measured.
-
-    primal: |W - Z|.  dual: rho |Z_new - Z_old|.  relative: |W - Z| / |W|, small before a cut.
-    primal_tolerance, dual_tolerance: what the two residuals must not exceed to stop.
-
-    Reference: Boyd et al. 2011, section 3.3.1.
-    """
-
-    primal: float
-    dual: float
-    relative: float
-    primal_tolerance: float
-    dual_tolerance: float
-
-    @property
-    def converged(self) -> bool:
-        """Whether both residuals are within their tolerances."""
-        return self.primal <= self.primal_tolerance and self.dual <= self.dual_tolerance
 
 
 class Projection(Protocol):

@@ -8,14 +8,11 @@ those that need no settings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ..checks import check_callable, check_name, check_number, check_whole
+from .residuals import ADMMUpdate
 
-if TYPE_CHECKING:
-    from .admm import ADMMUpdate
-
-RhoSchedule = Callable[["ADMMUpdate", int], float]
+RhoSchedule = Callable[[ADMMUpdate, int], float]
 
 
 def constant() -> RhoSchedule:
