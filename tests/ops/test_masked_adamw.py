@@ -136,7 +136,7 @@ def test_bad_input_is_one_clear_sentence():
         masked_adamw_(*lists, ones, step=1, lr=0.1)
     with pytest.raises(ValueError, match="step counts from 1, got 0"):
         masked_adamw_(*lists, [], step=0, lr=0.1)
-    with pytest.raises(ValueError, match=r"betas must be in \[0, 1\), got \(0.9, 1.0\)"):
+    with pytest.raises(ValueError, match=r"betas\[1\] must be .* in \[0, 1\), got 1.0"):
         masked_adamw_(*lists, [], step=1, lr=0.1, betas=(0.9, 1.0))
     with pytest.raises(ValueError, match=r"step must be float32 scalars on cpu.*got torch.int64"):
         masked_adamw_(*lists, [], step=[torch.tensor(1)], lr=0.1)
