@@ -67,6 +67,7 @@ class GuardedSlots(NotScriptable):
                 f"{name} has a mask and stays a parameter, got {type(value).__name__}; use "
                 "sparselth.densify first"
             )
+        self._states[name].take_slots()
         mask = self._mask(name)
         if value.shape != mask.shape:
             raise SparselthError(

@@ -166,10 +166,12 @@ class MaskState:
         Raises SparselthError where it does not fit, or where owners have different ones.
         """
         mask = self.mask_in_slots()
-        if mask is self.mask or type(mask) is not Tensor or self.parameter.is_meta:
+        # While a model is sharded, the whole parameter lies on the meta device.
+        beside = self.mask if self.parameter.is_meta else self.parameter
+        if mask is self.mask or type(mask) is not Tensor or beside.is_meta:
             return
-        mask = mask.to(self.parameter.device)
-        check_mask(mask, self.parameter, "the mask of a parameter")
+        mask = mask.to(beside.device)
+        check_mask(mask, beside, "the mask of a parameter")
         for module, name in self.owners():
             other = module._buffers.get(mask_name(name))
             if other is None or other is self.mask or other.is_meta:

@@ -72,6 +72,12 @@ PROGRAM = """
     found["written"] = float(whole(model.get_submodule("0.2").weight)[~other["0.2.weight"]].sum())
     model.get_submodule("0.2").weight_mask[0] = False
     found["mask written"] = float(whole(model.get_submodule("0.2").weight)[0].abs().sum())
+    layer = model.get_submodule("0.2")
+    slipped = torch.rand(layer.weight_mask.shape, generator=torch.Generator().manual_seed(6)) < 0.3
+    layer._buffers["weight_mask"] = slipped
+    train(model, optimizer, mine)
+    trained = whole(layer._parameters["weight"])
+    found["slipped"] = [int((trained[~slipped] != 0).sum()), int((trained[slipped] == 0).sum())]
     full = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     logits = model.eval()(inputs(None)[0][0])
     if rank == 0:
@@ -219,6 +225,7 @@ def test_masks_may_change_while_a_model_is_sharded(by_two):
         assert found["sparsified again"]["sparsity"] == pytest.approx(0.68, abs=0.05)
         assert found["trained on"]["off"] == 0
         assert found["written"] == found["mask written"] == 0
+        assert found["slipped"] == [0, 0], "pruned weights left, kept ones not trained"
 
 
 @pytest.mark.slow
