@@ -130,7 +130,7 @@ PUBLIC = {
     "train": (
         sl.train,
         lambda: training(
-            model=net(), masks=None, regulariser=None, checkpoint_every=None, on_epoch_end=None
+            model=net(), masks=None, regularizer=None, checkpoint_every=None, on_epoch_end=None
         ),
     ),
     "find_ticket": (
@@ -139,8 +139,8 @@ PUBLIC = {
     ),
     "prune_and_finetune": (sl.prune_and_finetune, lambda: search(**training(pretrain=RECIPE))),
     "evaluate": (sl.training.evaluate, lambda: {"model": net(), "batches": batches()}),
-    "AdmmSchedule": (
-        sl.training.AdmmSchedule,
+    "ADMMSchedule": (
+        sl.training.ADMMSchedule,
         lambda: {"admm": sl.ADMM(net(), 0.5), "every": 1},
     ),
     "HistoryFile": (sl.training.HistoryFile, lambda: {"path": "a.csv"}),

@@ -10,12 +10,12 @@ PACKAGE = "sparselth"
 ROOMS = (
     *("__main__", "cli", "info", "sparselth", "study", "study.runner", "study.report"),
     *("study.analysis", "study.execution", "study.plan", "training", "optim", "pruning", "nn"),
-    *("ops", "ops.steps", "ops.selection", "ops.functional", "ops.choice", "ops.measure_gpu"),
-    *("ops.measure", "ops.plan", "ops.backends", "ops.autograd", "ops.gpu", "ops.reference"),
+    *("ops", "ops.steps", "ops.selection", "ops.conv", "ops.linear", "ops.kernel_choice"),
+    *("ops.autocast", "ops.plan", "ops.backends", "ops.autograd", "ops.gpu", "ops.reference"),
     *("ops.lanes", "ops.contract", "ops.bitmask", "ops.parameter_masks", "ops.checks"),
     *("ops.derived", "ops.patterns", "ops.libraries", "ops.transforms", "ops.switches"),
     *("models", "data", "settings", "memory", "files", "seeds", "checks", "environment"),
-    *("version", "errors"),
+    *("version", "deprecated", "errors"),
 )
 
 FILES = {

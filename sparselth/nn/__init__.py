@@ -1,18 +1,22 @@
 """Modules that train on a mask, and the conversion to and from plain modules."""
 
+from ..deprecated import renamed_names
 from .choices import adopt_choices, measured_choices
 from .convert import densify, masks_of, sparsify
 from .coverage import Coverage, coverage
-from .entry import EntryConv2d
 from .kinds import Site, sites_of
 from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
 from .module import MaskedModule
 from .norm import LaneBatchNorm2d
 from .profiling import Profile, ProfileRow, profile
+from .stem import StemConv2d
+
+__getattr__ = renamed_names(
+    globals(), {"BlockedBatchNorm2d": "LaneBatchNorm2d", "EntryConv2d": "StemConv2d"}
+)
 
 __all__ = [
     "Coverage",
-    "EntryConv2d",
     "LaneBatchNorm2d",
     "MaskedConv1d",
     "MaskedConv2d",
@@ -21,6 +25,7 @@ __all__ = [
     "Profile",
     "ProfileRow",
     "Site",
+    "StemConv2d",
     "adopt_choices",
     "coverage",
     "densify",

@@ -8,8 +8,8 @@ from torch import nn
 
 from ..checks import check_mapping, check_model
 from ..errors import SparselthError
-from .entry import EntryConv2d
 from .masked import ChoosingModule
+from .stem import StemConv2d
 
 Choices = dict[str, dict[tuple, Any]]
 """Module name -> kind of input -> how it is served."""
@@ -49,7 +49,7 @@ def _kept(model: nn.Module) -> Choices:
     for name, module in model.named_modules():
         if isinstance(module, ChoosingModule) and module._states:
             found[name] = module.service.choices
-        elif isinstance(module, EntryConv2d):
+        elif isinstance(module, StemConv2d):
             if module._enters is None:
                 module._enters = {}
             found[name] = module._enters

@@ -17,7 +17,6 @@ from ..ops.parameter_masks import is_sharded
 from ..ops.transforms import has_values
 from .classes import become, class_of
 from .coverage import coverage
-from .entry import EntryConv2d
 from .kinds import (
     KINDS,
     Site,
@@ -31,6 +30,7 @@ from .kinds import (
 from .masked import ChoosingModule, MaskedConv2d
 from .module import MaskedModule
 from .norm import LaneBatchNorm2d
+from .stem import StemConv2d
 
 _log = logging.getLogger("sparselth")
 
@@ -41,7 +41,7 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     model: changed in place and returned. Its modules and parameters stay the same objects, so
     optimizers, hooks and shared references remain valid. Where convolutions are sparse enough for
     their kernels, BatchNorm2d becomes LaneBatchNorm2d, which works in their layout, and an
-    unpruned first convolution before one EntryConv2d.
+    unpruned first convolution before one StemConv2d.
     masks: parameter name (`"features.0.weight"`) -> bool tensor of the parameter's shape. None
     keeps what is not zero in each weight that has zeros. A parameter that several modules share has
     one mask, under any of its names.
@@ -84,7 +84,7 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     for site, mask in todo.values():
         having = dict.fromkeys((module, local) for _, module, local in owners[id(site.slot)])
         for module, local in having:
-            if isinstance(module, EntryConv2d):
+            if isinstance(module, StemConv2d):
                 module.make_plain()
             if not isinstance(module, MaskedModule):
                 become(module, mask_class(module))
@@ -150,9 +150,9 @@ def _convert_neighbours(model: nn.Module) -> None:
     )
     modules = list(model.modules())
     for module, following in zip_longest(modules, modules[1:]):
-        if sparse and EntryConv2d.suits(module, following):
-            become(module, EntryConv2d)
-        elif not sparse and isinstance(module, EntryConv2d):
+        if sparse and StemConv2d.suits(module, following):
+            become(module, StemConv2d)
+        elif not sparse and isinstance(module, StemConv2d):
             module.make_plain()
         elif class_of(module) is (nn.BatchNorm2d if sparse else LaneBatchNorm2d):
             become(module, LaneBatchNorm2d if sparse else nn.BatchNorm2d)

@@ -12,9 +12,9 @@ from torch.nn.utils import parametrize
 from ..ops.parameter_masks import bound_to, is_sharded
 from .classes import class_of, masked_subclass
 from .dense import MaskedAttention, MaskedDense
-from .entry import EntryConv2d
 from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
 from .module import MaskedModule
+from .stem import StemConv2d
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def mask_class(module: nn.Module) -> type[MaskedModule]:
     assert not isinstance(module, MaskedModule), "it has that class already"
     kind = kind_of(module)
     assert kind is not None
-    plain = nn.Conv2d if isinstance(module, EntryConv2d) else class_of(module)
+    plain = nn.Conv2d if isinstance(module, StemConv2d) else class_of(module)
     if plain is kind.plain and issubclass(kind.base, plain):
         return kind.base
     return masked_subclass(kind.base, plain)
@@ -157,7 +157,7 @@ def mask_class(module: nn.Module) -> type[MaskedModule]:
 
 def _refusal(module: nn.Module, kind: Kind) -> str:
     """Say why a module of a kind cannot have masks; empty when it can."""
-    if isinstance(module, (MaskedModule, EntryConv2d)):
+    if isinstance(module, (MaskedModule, StemConv2d)):
         return ""
     derived = [local for local in kind.base.maskable if _is_derived(module, local)]
     if derived and hasattr(module, f"{derived[0]}_orig") and hasattr(module, f"{derived[0]}_mask"):

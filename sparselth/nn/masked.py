@@ -16,15 +16,18 @@ from torch.compiler import is_dynamo_compiling
 from torch.fx import Proxy
 
 from ..errors import SparselthError
-from ..ops import choice as choosing
-from ..ops import functional, reference
+from ..ops import conv as public_conv
+from ..ops import linear as public_linear
+from ..ops import reference
+from ..ops.autocast import autocast
 from ..ops.autograd.conv import MaskedConv2d as Convolve
 from ..ops.autograd.linear import MaskedLinear as Multiply
 from ..ops.backends import forced, implementation
-from ..ops.choice import Choice
+from ..ops.kernel_choice import decide as choosing
+from ..ops.kernel_choice.decide import Choice
+from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.lanes.convert import can_use_lanes, enter_lanes
 from ..ops.lanes.tensor import LaneTensor
-from ..ops.measure import Timings
 from ..ops.plan import plannable
 from ..ops.transforms import transformed
 from .classes import masked_parameter, shown_mask
@@ -52,13 +55,13 @@ class ChoosingModule(MaskedModule):
         The first input of its kind is measured, see `sparselth.use_choice`; later ones are looked
         up. It depends on which gradients are wanted.
         """
-        x, conv = self._prepared(*functional.autocast(input))
+        x, conv = self._prepared(*autocast(input))
         state = self._state_in_place()
         return self._choose(x, conv, state, self._service(state))
 
     def timings(self, input: Tensor) -> Timings | None:
         """Time sparse against dense for an input; None where nothing can be timed."""
-        x, conv = self._prepared(*functional.autocast(input))
+        x, conv = self._prepared(*autocast(input))
         state = self._state_in_place()
         if self._service(state).always_dense or not choosing.measurable(self._op, x):
             return None
@@ -214,7 +217,7 @@ class MaskedConvolution(ChoosingModule):
 
         kind: of `x`, where others like it may go the same way.
         """
-        x, weight, bias = functional.autocast(x, weight, self.bias)
+        x, weight, bias = autocast(x, weight, self.bias)
         service = self._service(state)
         choice = self._choose(x, conv, state, service)
         if not choice.sparse:
@@ -225,7 +228,7 @@ class MaskedConvolution(ChoosingModule):
         travels = x.device.type == "cpu" and (choice.timings is not None or can_use_lanes(x))
         if travels:
             x = enter_lanes(x)
-        functional.check_conv2d(x, weight, mask, bias, *conv)
+        public_conv.check_conv2d(x, weight, mask, bias, *conv)
         implementation(self._op, x.device)  # whether a forced backend has it
         out = Convolve.apply(x, weight, bias, mask, service.plan, conv, choice.dense_passes)
         if travels or x.is_cuda:
@@ -240,8 +243,8 @@ class MaskedConvolution(ChoosingModule):
             x, conv = self._prepared(input)
             sparse, plan = self._compiled_plan(x, self._geometry(), self.groups)
             if sparse:
-                x, images, bias = functional.autocast(x, as_images(weight), self.bias)
-                y = functional.masked_conv2d(x, images, as_images(mask), bias, *conv, plan=plan)
+                x, images, bias = autocast(x, as_images(weight), self.bias)
+                y = public_conv.masked_conv2d(x, images, as_images(mask), bias, *conv, plan=plan)
                 return y if weight.dim() == 4 else y.squeeze(2)
         return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
 
@@ -298,7 +301,7 @@ class MaskedLinear(ChoosingModule, nn.Linear):
             return self._checked(input)
         parameters, shape = self._parameters, input.shape
         weight = parameters["weight"]
-        rows = input if len(shape) == 2 else functional.as_rows(input)
+        rows = input if len(shape) == 2 else public_linear.as_rows(input)
         out = (weight, parameters["bias"], path.mask, path.plan, path.dense_passes)
         y = Multiply.apply(rows, *out)
         return y if len(shape) == 2 else y.view(*shape[:-1], self.out_features)
@@ -312,25 +315,25 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         state = None if recorded_or_nested or transformed() else self._settled()
         if state is None:
             return F.linear(input, self._masked(), self.bias)
-        x, weight, bias = functional.autocast(input, state.parameter, self.bias)
+        x, weight, bias = autocast(input, state.parameter, self.bias)
         service = self._service(state)
         choice = self._choose(x, None, state, service)
         mask, plan = state.mask, service.plan
         if not choice.sparse:
             return reference.masked_linear(x, self._dense_weight(state), None, bias, None)
-        functional.check_linear(x, weight, mask, bias)
+        public_linear.check_linear(x, weight, mask, bias)
         implementation(self._op, x.device)  # whether a forced backend has it
-        rows = functional.as_rows(x)
+        rows = public_linear.as_rows(x)
         out = Multiply.apply(rows, weight, bias, mask, plan, choice.dense_passes)
         self._leave_path(kind_of(input, weight), state, service, None, choice)
         return out.view(*x.shape[:-1], weight.shape[0])
 
     def _compiled(self, input: Tensor) -> Tensor:
         if "weight" in self._states and not torch.compiler.is_exporting():
-            x, weight, bias = functional.autocast(input, self._slot("weight"), self.bias)
+            x, weight, bias = autocast(input, self._slot("weight"), self.bias)
             sparse, plan = self._compiled_plan(x, None, 1)
             if sparse:
-                return functional.masked_linear(x, weight, self._mask("weight"), bias, plan=plan)
+                return public_linear.masked_linear(x, weight, self._mask("weight"), bias, plan=plan)
         return F.linear(input, self._masked(), self.bias)
 
     def _service(self, state: MaskState) -> Service:

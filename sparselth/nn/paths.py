@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..ops.choice import mode
+from ..ops.kernel_choice.decide import mode
 from ..ops.lanes.tensor import LaneTensor, in_lanes
 from ..ops.switches import forced
 

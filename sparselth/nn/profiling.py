@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_map_only
 
 from ..checks import called, check_model, kind
 from ..errors import SparselthError
-from ..ops import choice as choosing
-from ..ops.measure import Timings
+from ..ops.kernel_choice import decide as choosing
+from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.plan import pattern
 from .geometry import settings_of
 from .kinds import masked_modules

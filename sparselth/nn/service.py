@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..ops.choice import Choice
+from ..ops.kernel_choice.decide import Choice
 from ..ops.plan import density_of, plan_of, plannable
 
 

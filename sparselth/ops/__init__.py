@@ -1,14 +1,12 @@
 """Ops: contract, reference oracle, compiled kernels and the public functions over them."""
 
-from . import autograd, libraries, reference  # noqa: F401  # register themselves
-
-libraries.load()  # before `backends` looks at what is there
-
-from .backends import use_backend  # noqa: E402
-from .choice import clear_choices, use_choice  # noqa: E402
-from .functional import masked_conv2d, masked_linear  # noqa: E402
-from .selection import admm_project_, topk_mask, weight_overlap  # noqa: E402
-from .steps import masked_adamw_, masked_sgd_  # noqa: E402
+from . import autograd  # noqa: F401  # registers itself, and the contract and oracles before it
+from .backends import use_backend
+from .conv import masked_conv2d
+from .kernel_choice.decide import clear_choices, use_choice
+from .linear import masked_linear
+from .selection import admm_project_, topk_mask, weight_overlap
+from .steps import masked_adamw_, masked_sgd_
 
 __all__ = [
     "admm_project_",

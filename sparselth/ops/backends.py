@@ -22,6 +22,8 @@ from .gpu import launchers
 from .gpu.conv import CONVOLUTIONS
 from .switches import forced, forcing
 
+libraries.load()  # before anybody asks what is there
+
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
 

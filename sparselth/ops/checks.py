@@ -296,3 +296,12 @@ def _shares(
 def kept(pattern: Blocks | KernelShapes, shapes: Sequence[Shape], sparsity: float) -> int:
     """Return how many groups of these weights survive at `sparsity`."""
     return max(0, sum(map(pattern.groups, shapes)) - round(pattern.dropped(shapes, sparsity)))
+
+
+def check_bias(bias: Tensor | None, weight: Tensor) -> None:
+    if bias is None:
+        return
+    check_floating("bias", bias)
+    if bias.shape != (weight.shape[0],):
+        raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
+    check_aligned("bias", bias, "weight", weight)

@@ -36,7 +36,7 @@ class AdamW(MaskedOptimizer, torch.optim.AdamW):
 
     by_torch = ("amsgrad", "maximize", "differentiable")
 
-    def _age(self, group: dict[str, Any], parameter: Tensor) -> int | None:
+    def _state_key(self, group: dict[str, Any], parameter: Tensor) -> int | None:
         """Return how many steps there were, or None where only the device knows."""
         state = self.state[parameter]
         if not state:
@@ -63,7 +63,7 @@ class AdamW(MaskedOptimizer, torch.optim.AdamW):
         states = [self.state[member.parameter] for member in members]
         counts = [state["step"] for state in states]
         torch._foreach_add_(counts, 1)
-        age = members[0].age
+        done = members[0].state_key
         beta1, beta2 = group["betas"]
         steps.masked_adamw_(
             [member.parameter for member in members],
@@ -71,7 +71,7 @@ class AdamW(MaskedOptimizer, torch.optim.AdamW):
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             *lists,
-            step=age + 1 if isinstance(age, int) else [count.float() for count in counts],
+            step=done + 1 if isinstance(done, int) else [count.float() for count in counts],
             lr=number("lr", group["lr"]),
             betas=(number("beta1", beta1), number("beta2", beta2)),
             eps=group["eps"],

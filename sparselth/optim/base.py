@@ -39,13 +39,13 @@ class Member:
     grad: Tensor
     mask: Tensor | None
     pair: tuple[Tensor, Tensor] | None
-    age: Hashable
+    state_key: Hashable
     """What the op takes one of for all parameters of a call: how far their state has come."""
 
     def kind(self) -> Hashable:
         """Say what distinguishes the calls that serve it: lists are full or empty, and uniform."""
         p = self.parameter
-        return self.age, self.mask is None, self.pair is None, p.dtype, p.device
+        return self.state_key, self.mask is None, self.pair is None, p.dtype, p.device
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
@@ -112,8 +112,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
                 member.parameter.grad = member.grad
         return loss
 
-    def _age(self, group: dict[str, Any], parameter: Tensor) -> Hashable:
-        """Make the parameter's state where it has none, and return a `Member`'s age."""
+    def _state_key(self, group: dict[str, Any], parameter: Tensor) -> Hashable:
+        """Make the parameter's state where it has none, and return a `Member`'s state_key."""
         raise NotImplementedError
 
     def _run(
@@ -150,7 +150,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
                         cut_gradient(one)
                         cut_state(self, one)
             return []
-        members = [Member(*one, self._age(group, one[0])) for one in found]
+        members = [Member(*one, self._state_key(group, one[0])) for one in found]
         calls: dict[Hashable, list[Member]] = {}
         for member in members:
             calls.setdefault(member.kind(), []).append(member)

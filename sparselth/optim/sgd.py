@@ -30,7 +30,7 @@ class SGD(MaskedOptimizer, torch.optim.SGD):
 
     by_torch = ("maximize", "differentiable")
 
-    def _age(self, group: dict[str, Any], parameter: Tensor) -> bool:
+    def _state_key(self, group: dict[str, Any], parameter: Tensor) -> bool:
         """Say whether the momentum is new."""
         is_new = self.state[parameter].get("momentum_buffer") is None
         if is_new and group["momentum"] != 0:
@@ -53,7 +53,7 @@ class SGD(MaskedOptimizer, torch.optim.SGD):
             lr=number("lr", group["lr"]),
             momentum=momentum,
             # torch starts a momentum buffer as the plain gradient, undampened.
-            dampening=0.0 if members[0].age else group["dampening"],
+            dampening=0.0 if members[0].state_key else group["dampening"],
             weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],
             rho=rho,

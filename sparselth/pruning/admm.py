@@ -37,7 +37,7 @@ from .tensors import by_site, prunable_sites
 class Projection(Protocol):
     """The set that the weights are pulled to; weights are parameter name -> tensor."""
 
-    def masks_of(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+    def support(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """Return what of each weight stays."""
 
     def nearest(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
@@ -69,13 +69,13 @@ class SparseSet:
             "names": list(weights),
         }
 
-    def masks_of(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+    def support(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """Return masks of the largest magnitudes, or groups."""
         return list(selection.topk_mask(list(weights.values()), **self.options))
 
     def nearest(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the weights with all but the largest set to zero."""
-        masks = self.masks_of(weights)
+        masks = self.support(weights)
         return [torch.where(m, w, 0) for m, w in zip(masks, weights.values(), strict=True)]
 
     def project_(
@@ -217,7 +217,7 @@ class ADMM:
 
         Raises SparselthError when a layer would keep no weight, see `check_alive`.
         """
-        masks = dict(zip(self._sites, self.projection.masks_of(self._weights()), strict=True))
+        masks = dict(zip(self._sites, self.projection.support(self._weights()), strict=True))
         check_alive(masks)
         return masks
 
@@ -263,7 +263,7 @@ class ADMM:
 
 def _check_projection(projection: Any) -> None:
     """Require what `Projection` has."""
-    names = ("masks_of", "nearest", "project_")
+    names = ("support", "nearest", "project_")
     missing = [name for name in names if not callable(getattr(projection, name, None))]
     if missing or isinstance(projection, type):
         raise SparselthError(

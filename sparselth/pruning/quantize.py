@@ -42,7 +42,7 @@ class Levels:
         if self.masks is not None:
             check_mapping("masks", self.masks, MASKS)
 
-    def masks_of(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+    def support(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """Return what is quantised of each weight.
 
         Raises SparselthError when a mask is missing or does not fit.
@@ -64,7 +64,7 @@ class Levels:
         check_finite(list(weights), list(weights.values()))
         return [
             self._rounded(w, mask)
-            for w, mask in zip(weights.values(), self.masks_of(weights), strict=True)
+            for w, mask in zip(weights.values(), self.support(weights), strict=True)
         ]
 
     def project_(
@@ -78,7 +78,7 @@ class Levels:
         """
         sums = {n: w + dual for (n, w), dual in zip(weights.items(), u, strict=True)}
         nearest = self.nearest(sums)
-        masks = self.masks_of(weights)
+        masks = self.support(weights)
         rows = []
         for w, v, new, mask, z_l, u_l in zip(
             weights.values(), sums.values(), nearest, masks, z, u, strict=True

@@ -1,16 +1,21 @@
 """Train a model on an image set by a recipe, resumably; plain or on fixed masks."""
 
-from .admm import AdmmSchedule
+from ..deprecated import renamed_names
+from .admm import ADMMSchedule
 from .callbacks import Callback, HistoryFile, KeepBest, KeepEpoch, ProgressBar, TensorBoard
 from .checkpoint import CheckpointError, CheckpointFolder
 from .evaluate import evaluate
 from .history import EpochRecord, History
-from .loop import Regulariser, train
+from .loop import Regularizer, train
 from .recipe import Recipe
 from .tickets import FineTuned, Ticket, find_ticket, prune_and_finetune
 
+__getattr__ = renamed_names(
+    globals(), {"AdmmSchedule": "ADMMSchedule", "Regulariser": "Regularizer"}
+)
+
 __all__ = [
-    "AdmmSchedule",
+    "ADMMSchedule",
     "Callback",
     "CheckpointError",
     "CheckpointFolder",
@@ -22,7 +27,7 @@ __all__ = [
     "KeepEpoch",
     "ProgressBar",
     "Recipe",
-    "Regulariser",
+    "Regularizer",
     "TensorBoard",
     "Ticket",
     "evaluate",

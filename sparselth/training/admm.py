@@ -11,8 +11,8 @@ from ..pruning import ADMM
 from .distributed import World
 
 
-class AdmmSchedule:
-    """The regulariser that pulls weights towards a sparse set while they train.
+class ADMMSchedule:
+    """The regularizer that pulls weights towards a sparse set while they train.
 
     Calls `admm.update()` at the end of every `every`-th epoch. `residuals` keeps |W - Z| / |W| of
     each update; the last says how much the hard prune that follows will change.

@@ -18,7 +18,7 @@ from .callbacks import Callback
 from .recipe import Recipe
 from .step import check_step
 
-_REGULARISES = ("attach", "end_epoch", "state_dict", "load_state_dict")
+_REGULARIZES = ("attach", "end_epoch", "state_dict", "load_state_dict")
 
 
 def check_training(
@@ -51,16 +51,16 @@ def check_recipe(recipe: Any) -> None:
         raise SparselthError(f"recipe must be a sparselth.Recipe, got {kind(recipe)}")
 
 
-def check_extras(regulariser: Any, on_epoch_end: Any, every: Any, checkpoint: Any) -> None:
+def check_extras(regularizer: Any, on_epoch_end: Any, every: Any, checkpoint: Any) -> None:
     """Check what `train` takes besides. every: its checkpoint_every."""
-    if regulariser is not None:
-        missing = [name for name in _REGULARISES if not callable(getattr(regulariser, name, None))]
-        if missing or isinstance(regulariser, type):
-            wrap = "; wrap it: sparselth.training.AdmmSchedule(admm)"
+    if regularizer is not None:
+        missing = [name for name in _REGULARIZES if not callable(getattr(regularizer, name, None))]
+        if missing or isinstance(regularizer, type):
+            wrap = "; wrap it: sparselth.training.ADMMSchedule(admm)"
             raise SparselthError(
-                "regulariser must be a sparselth.training.AdmmSchedule or have what it has, "
-                f"{', '.join(_REGULARISES)}; got {kind(regulariser)}"
-                f"{wrap * isinstance(regulariser, ADMM)}"
+                "regularizer must be a sparselth.training.ADMMSchedule or have what it has, "
+                f"{', '.join(_REGULARIZES)}; got {kind(regularizer)}"
+                f"{wrap * isinstance(regularizer, ADMM)}"
             )
     if on_epoch_end is not None:
         check_callable("on_epoch_end", on_epoch_end, "a function of an EpochRecord")

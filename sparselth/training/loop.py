@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import BatchSource, Data, batches_of
+from ..deprecated import renamed_arguments
 from ..errors import SparselthError
 from ..nn import adopt_choices, measured_choices, sparsify
 from ..ops import use_choice
@@ -26,15 +27,15 @@ from .evaluate import evaluate, rehearse
 from .history import EpochRecord, History
 from .interrupt import Interrupt, interruptible
 from .recipe import Recipe
-from .resume import Parts, restore, snapshot
+from .resume import TrainState, restore, snapshot
 from .step import TrainingStep
-from .tally import Tally
+from .tally import EpochMetrics
 
 # As a shell reports a process that SIGTERM ended.
 TERMINATED = 143
 
 
-class Regulariser(Protocol):
+class Regularizer(Protocol):
     """What pulls the weights besides the loss, with a state of its own."""
 
     def attach(self, optimizer: MaskedOptimizer) -> None: ...
@@ -46,6 +47,7 @@ class Regulariser(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@renamed_arguments(regulariser="regularizer")
 def train(
     model: nn.Module,
     data: Data,
@@ -53,7 +55,7 @@ def train(
     *,
     test: Any = None,
     masks: dict[str, Tensor] | None = None,
-    regulariser: Regulariser | None = None,
+    regularizer: Regularizer | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
     device: str | torch.device | None = None,
@@ -69,7 +71,7 @@ def train(
     measured on; without, it is NaN. The loss is cross entropy: the model returns logits, (N,
     classes).
 
-    With `masks` the model is first made sparse, and pruned weights stay exactly zero. `regulariser`
+    With `masks` the model is first made sparse, and pruned weights stay exactly zero. `regularizer`
     acts in the optimizer's step, so that the losses reported are the data's alone.
 
     With `checkpoint`, a folder, the run is saved there after every epoch, and within epochs every
@@ -97,7 +99,7 @@ def train(
     and the step; earlier checkpoints stay. Raises `CheckpointError` when `checkpoint` belongs to
     another run or is damaged beyond use.
     """
-    check_extras(regulariser, on_epoch_end, checkpoint_every, checkpoint)
+    check_extras(regularizer, on_epoch_end, checkpoint_every, checkpoint)
     device = check_training(
         model, recipe, device=device, callbacks=callbacks, checkpoint=checkpoint
     )
@@ -115,7 +117,7 @@ def train(
     if masks is not None:
         world.check_same("the mask", masks)
         sparsify(model, masks)
-    run = _Run(model, batches, recipe, regulariser, device, world)
+    run = _Trainer(model, batches, recipe, regularizer, device, world)
     run.tests = test is not None
     run.folder = CheckpointFolder(checkpoint) if checkpoint is not None else None
     run.checkpoint_every = checkpoint_every
@@ -133,7 +135,7 @@ class _Function(Callback):
         self.function(history.records[-1])
 
 
-class _Run:
+class _Trainer:
     """A training in progress."""
 
     folder: CheckpointFolder | None
@@ -147,19 +149,19 @@ class _Run:
         model: nn.Module,
         batches: BatchSource,
         recipe: Recipe,
-        regulariser: Regulariser | None,
+        regularizer: Regularizer | None,
         device: torch.device,
         world: World,
     ) -> None:
         self.recipe, self.device, self.world = recipe, device, world
         self.batches = batches
         optimizer = optimizer_for(model, recipe)
-        if regulariser is not None:
-            regulariser.attach(optimizer)
+        if regularizer is not None:
+            regularizer.attach(optimizer)
         wrapped = world.wrapped(model, device)
         step = TrainingStep(wrapped, optimizer, recipe, device, world.size, batches.check_labels)
         data = {"samples": batches.train_count, "batches": batches.steps}
-        self.parts = Parts(model, optimizer, step, regulariser, recipe, History(), data)
+        self.parts = TrainState(model, optimizer, step, regularizer, recipe, History(), data)
 
     def train(self, callbacks: Sequence[Callback]) -> History:
         parts = self.parts
@@ -196,7 +198,7 @@ class _Run:
         learning_rate = recipe.learning_rate_at(epoch)
         for group in parts.optimizer.param_groups:
             group["lr"] = learning_rate
-        tally = parts.tally = Tally(self.batches.steps, self.device)
+        tally = parts.tally = EpochMetrics(self.batches.steps, self.device)
         parts.model.train()
         if in_progress is not None:
             tally.load_state_dict(in_progress, self.world)
@@ -204,8 +206,8 @@ class _Run:
             self._steps(epoch, tally)
         tally.check_finite(epoch, self.world)
         parts.tally = None
-        if parts.regulariser is not None:
-            parts.regulariser.end_epoch(epoch + 1)
+        if parts.regularizer is not None:
+            parts.regularizer.end_epoch(epoch + 1)
         record = tally.record(epoch, learning_rate, self.world)
         if recipe.evaluates(epoch):
             accuracy = evaluate(parts.model, self.batches, self.world)
@@ -219,7 +221,7 @@ class _Run:
         """
         return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
 
-    def _steps(self, epoch: int, tally: Tally) -> None:
+    def _steps(self, epoch: int, tally: EpochMetrics) -> None:
         begun = time.perf_counter() - tally.seconds
         first = tally.step
         for x, labels in self.batches.train(epoch, first):
@@ -251,7 +253,7 @@ class _Run:
             measured = measured_choices(self.parts.model)
             adopt_choices(self.parts.model, self.world.from_first(measured, self.device))
 
-    def _due(self, tally: Tally) -> bool:
+    def _due(self, tally: EpochMetrics) -> bool:
         """Say whether a checkpoint follows this step; the epoch's own follows the last one."""
         if self.folder is None or tally.step == self.batches.steps:
             return False
@@ -261,7 +263,7 @@ class _Run:
         planned = every is not None and tally.step % every == 0
         return planned or (self.interrupt.asked and self.world.size == 1)
 
-    def _save_within(self, epoch: int, tally: Tally) -> None:
+    def _save_within(self, epoch: int, tally: EpochMetrics) -> None:
         tally.check_finite(epoch, self.world)  # a state that is lost is not worth keeping
         self._save()
         self._leave_if_asked()

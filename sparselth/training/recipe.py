@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SparselthError, unknown_name
-from ..ops.choice import checked_mode
+from ..ops.kernel_choice.decide import checked_mode
 from ..settings import changed, read_yaml
 
 OPTIMIZERS = ("sgd", "adamw")

@@ -16,11 +16,11 @@ from .distributed import World
 from .history import History
 from .recipe import Recipe
 from .step import TrainingStep
-from .tally import Tally
+from .tally import EpochMetrics
 
 
 @dataclass
-class Parts:
+class TrainState:
     """What a training changes, and what a checkpoint therefore holds.
 
     data: how many samples and batches an epoch has; 0 where nobody knows.
@@ -30,27 +30,27 @@ class Parts:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: TrainingStep
-    regulariser: Any
+    regularizer: Any
     recipe: Recipe
     history: History
     data: dict[str, int]
-    tally: Tally | None = None
+    tally: EpochMetrics | None = None
 
 
-def snapshot(parts: Parts, world: World) -> dict[str, Any]:
+def snapshot(parts: TrainState, world: World) -> dict[str, Any]:
     """Gather everything from which the run goes on exactly.
 
     No random state: every draw follows from the recipe's seed, the epoch and the step. The masks
     stand apart from the model's weights, so that a plain dense model can load those. Every process
     must call, for what they counted in an epoch in progress.
     """
-    regulariser, tally = parts.regulariser, parts.tally
+    regularizer, tally = parts.regularizer, parts.tally
     return {
         "model": plain_weights(parts.model),
         "masks": masks_of(parts.model),
         "optimizer": parts.optimizer.state_dict(),
         "scaling": parts.step.state_dict(),
-        "regulariser": None if regulariser is None else regulariser.state_dict(),
+        "regularizer": None if regularizer is None else regularizer.state_dict(),
         "recipe": parts.recipe.to_dict(),
         "data": parts.data,
         "history": parts.history.to_rows(),
@@ -58,7 +58,7 @@ def snapshot(parts: Parts, world: World) -> dict[str, Any]:
     }
 
 
-def restore(folder: CheckpointFolder, parts: Parts) -> dict[str, Any] | None:
+def restore(folder: CheckpointFolder, parts: TrainState) -> dict[str, Any] | None:
     """Load the newest checkpoint of `folder`, if any; return the state of an epoch in progress.
 
     Nothing is loaded, and `CheckpointError` raised, when the checkpoint is of another run.
@@ -77,8 +77,8 @@ def restore(folder: CheckpointFolder, parts: Parts) -> dict[str, Any] | None:
     parts.model.load_state_dict(state["model"])  # masked modules keep the masks just compared
     parts.optimizer.load_state_dict(state["optimizer"])
     parts.step.load_state_dict(state.get("scaling", {}))  # older ones have none
-    if parts.regulariser is not None:
-        parts.regulariser.load_state_dict(state["regulariser"])
+    if parts.regularizer is not None:
+        parts.regularizer.load_state_dict(state["regularizer"])
     parts.history = History.from_rows(state["history"])
     return state.get("tally")
 

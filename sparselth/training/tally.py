@@ -13,7 +13,7 @@ from .distributed import World
 from .history import EpochRecord
 
 
-class Tally:
+class EpochMetrics:
     """Losses and right answers of the steps taken, on the device until they are asked for.
 
     All are sums over images, and so add up over processes.

@@ -123,7 +123,7 @@ def test_an_entry_reads_its_settings_anew(setting):
         nn.Conv2d(2, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU()
     ).eval()
     sl.sparsify(model, {"3.weight": torch.rand(16, 16, 3, 3) < 0.05})
-    assert type(model[0]) is sl.nn.EntryConv2d
+    assert type(model[0]) is sl.nn.StemConv2d
     x = torch.randn(32, 2, 15, 15)
     model(x)
     set_all(model[0], setting)

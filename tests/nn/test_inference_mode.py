@@ -47,7 +47,7 @@ WITHIN = {
 }
 
 
-@pytest.mark.parametrize("choice", sl.ops.choice.MODES)
+@pytest.mark.parametrize("choice", sl.ops.kernel_choice.decide.MODES)
 @pytest.mark.parametrize("what", WITHIN)
 def test_training_goes_on_after_inference_mode(what, choice):
     with sl.use_choice(choice):

@@ -29,7 +29,7 @@ class Tied(nn.Module):
         return F.linear(self.layer(x), self.layer.weight.t())
 
 
-@pytest.mark.parametrize("choice", sl.ops.choice.MODES)
+@pytest.mark.parametrize("choice", sl.ops.kernel_choice.decide.MODES)
 @pytest.mark.parametrize("read_first", [True, False])
 def test_gradients_of_two_uses_are_zero_off_the_mask(read_first, choice):
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ def masked_pair(make, keep=0.4):
     return sl.sparsify(model, {"0.weight": mask}), dense, mask
 
 
-@pytest.mark.parametrize("choice", sl.ops.choice.MODES)
+@pytest.mark.parametrize("choice", sl.ops.kernel_choice.decide.MODES)
 @pytest.mark.parametrize("unbatched", [False, True])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_layer_computes_what_its_masked_twin_does(layer, unbatched, choice):

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops import choice, libraries, measure, reference
+from sparselth.ops import libraries, reference
+from sparselth.ops.kernel_choice import decide, measure_cpu
+from sparselth.ops.kernel_choice.measure_cpu import PASSES, PassTiming, Timings
 from sparselth.ops.lanes import convert as lanes_module
 from sparselth.ops.lanes.convert import enter_lanes
 from sparselth.ops.lanes.tensor import LaneTensor
-from sparselth.ops.measure import PASSES, PassTiming, Timings
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
 
@@ -37,12 +38,12 @@ class Fake:
 @pytest.fixture
 def clock(monkeypatch):
     fake = Fake()
-    monkeypatch.setattr(measure, "measure_conv", fake)
-    monkeypatch.setattr(measure, "measure_linear", fake)
-    choice.clear_choices()
+    monkeypatch.setattr(measure_cpu, "measure_conv", fake)
+    monkeypatch.setattr(measure_cpu, "measure_linear", fake)
+    decide.clear_choices()
     with sl.use_choice("measured"):
         yield fake
-    choice.clear_choices()
+    decide.clear_choices()
 
 
 def masked_conv(density=0.5, dtype=torch.float32, **options):
@@ -94,7 +95,7 @@ def test_a_new_mask_is_measured_anew(clock):
     conv(X)
     assert clock.calls == 3
     clock.dense = (0.1, 0.1, 0.1)
-    choice.clear_choices()
+    decide.clear_choices()
     assert conv.choice(X).sparse  # kept by the module until its mask changes
     conv.refresh_mask()
     assert not conv.choice(X).sparse
@@ -291,7 +292,7 @@ def test_no_graph_is_kept_alive(clock):
 @pytest.mark.skipif(not libraries.status()[0].loaded, reason="needs the compiled CPU library")
 def test_measured_for_real_a_full_mask_is_dense_and_an_empty_one_sparse():
     x = torch.randn(16, 128, 8, 8)
-    choice.clear_choices()
+    decide.clear_choices()
     with sl.use_choice("measured"):
         for sparsity, wins in ((0.0, False), (0.99, True)):
             conv = nn.Conv2d(128, 128, 3, padding=1, bias=False)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops import choice, libraries, measure
-from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
+from sparselth.ops import libraries
+from sparselth.ops.kernel_choice import decide, measure_cpu
+from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
 
@@ -18,11 +19,11 @@ def clock(monkeypatch):
     """Time nothing: sparse takes 1 ms and dense 4 ms a pass, a conversion 0.5 ms."""
     passes = {name: PassTiming(1.0, 4.0, 1.0) for name in PASSES}
     times = Timings(passes, Conversions(0.5, 0.5, 0.5, 0.5))
-    monkeypatch.setattr(measure, "measure_conv", lambda *args, **kwargs: times)
-    monkeypatch.setattr(measure, "measure_linear", lambda *args, **kwargs: Timings(passes))
-    choice.clear_choices()
+    monkeypatch.setattr(measure_cpu, "measure_conv", lambda *args, **kwargs: times)
+    monkeypatch.setattr(measure_cpu, "measure_linear", lambda *args, **kwargs: Timings(passes))
+    decide.clear_choices()
     yield
-    choice.clear_choices()
+    decide.clear_choices()
 
 
 def net():
@@ -90,7 +91,7 @@ def test_fixed_and_forced_choices_are_shown_and_timed_all_the_same():
 
 
 def test_without_kernels_there_are_no_times(monkeypatch):
-    monkeypatch.setattr(choice.libraries, "has_kernel", lambda op, backend: False)
+    monkeypatch.setattr(decide.libraries, "has_kernel", lambda op, backend: False)
     made = sl.profile(net(), X)
     assert made.rows[0].timings is None
     assert made.rows[0].backend["forward"] == "dense"

@@ -27,7 +27,7 @@ def sparse(sparsity=0.9):
     return sl.sparsify(model, sl.find_masks(model, sparsity=sparsity))
 
 
-@pytest.mark.parametrize("choice", sl.ops.choice.MODES)
+@pytest.mark.parametrize("choice", sl.ops.kernel_choice.decide.MODES)
 def test_the_flops_are_those_of_the_dense_model(choice):
     totals = []
     with sl.use_choice(choice):

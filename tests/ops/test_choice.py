@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import choice, measure, measure_gpu
 from sparselth.ops.autograd.conv import MaskedConv2d
 from sparselth.ops.autograd.linear import MaskedLinear
+from sparselth.ops.kernel_choice import decide, measure_cpu, measure_gpu
+from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 from sparselth.ops.lanes.convert import enter_lanes
-from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
 from sparselth.ops.plan import conv_plan, pattern
 
 CONV = ((1, 1), (1, 1), (1, 1), 1)
@@ -32,7 +32,7 @@ def timings(sparse, dense, around=0.0, convert=0.0):
     [(1.0, 2.0, True), (2.0, 1.0, False), (0.98, 1.0, False), (0.96, 1.0, True), (1.0, 1.0, False)],
 )
 def test_sparse_has_to_win_by_the_margin(sparse, dense, sparse_wins):
-    made = choice.decide(timings(sparse, dense, around=9.0), PASSES, in_lanes=True)
+    made = decide.decide(timings(sparse, dense, around=9.0), PASSES, in_lanes=True)
     assert made.sparse is sparse_wins
     assert made.by == "measured"
     assert made.sparse_ms == pytest.approx(3 * sparse)
@@ -49,52 +49,52 @@ def test_sparse_has_to_win_by_the_margin(sparse, dense, sparse_wins):
 )
 def test_conversions_are_charged_to_who_crosses_the_border(wanted, plain, arriving):
     times = timings(5.0, 50.0, around=100.0, convert=1.0)
-    made = choice.decide(times, wanted, in_lanes=False)
+    made = decide.decide(times, wanted, in_lanes=False)
     assert made.sparse_ms == 5.0 * len(wanted) + plain
     assert made.dense_ms == 50.0 * len(wanted)
-    made = choice.decide(times, wanted, in_lanes=True)
+    made = decide.decide(times, wanted, in_lanes=True)
     assert made.sparse_ms == 5.0 * len(wanted)
     assert made.dense_ms == 50.0 * len(wanted) + arriving
 
 
 def test_a_lone_sparse_layer_that_conversions_eat_up_is_dense():
     times = timings(9.0, 10.0, around=2.0, convert=1.0)
-    assert not choice.decide(times, PASSES, in_lanes=False).sparse
-    assert choice.decide(times, PASSES, in_lanes=True).sparse
+    assert not decide.decide(times, PASSES, in_lanes=False).sparse
+    assert decide.decide(times, PASSES, in_lanes=True).sparse
 
 
 def test_a_pass_goes_dense_where_it_wins_conversions_included():
     times = timings((1.0, 1.0, 9.0), (5.0, 5.0, 5.0), around=2.0)
-    made = choice.decide(times, PASSES, in_lanes=True)
+    made = decide.decide(times, PASSES, in_lanes=True)
     assert made.dense_passes == {"grad_weight"}
     assert [made.serves(name) for name in PASSES] == ["sparse", "sparse", "dense"]
     assert made.sparse_ms == 1 + 1 + 7
     times = timings((1.0, 1.0, 6.5), (5.0, 5.0, 5.0), around=2.0)
-    assert choice.decide(times, PASSES, in_lanes=True).dense_passes == frozenset()
+    assert decide.decide(times, PASSES, in_lanes=True).dense_passes == frozenset()
     # In a dense layer everything is dense.
-    assert choice.decide(timings(9.0, 5.0), PASSES, True).dense_passes == frozenset()
-    assert choice.decide(timings(9.0, 5.0), PASSES, True).serves("forward") == "dense"
+    assert decide.decide(timings(9.0, 5.0), PASSES, True).dense_passes == frozenset()
+    assert decide.decide(timings(9.0, 5.0), PASSES, True).serves("forward") == "dense"
 
 
 def test_the_passes_that_are_wanted():
     x, weight = torch.ones(2), torch.ones(2, requires_grad=True)
-    assert choice.wanted_passes(x, weight) == ("forward", "grad_weight")
-    assert choice.wanted_passes(weight, x) == ("forward", "grad_input")
-    assert choice.wanted_passes(weight, weight) == PASSES
+    assert decide.wanted_passes(x, weight) == ("forward", "grad_weight")
+    assert decide.wanted_passes(weight, x) == ("forward", "grad_input")
+    assert decide.wanted_passes(weight, weight) == PASSES
     with torch.no_grad():
-        assert choice.wanted_passes(weight, weight) == ("forward",)
+        assert decide.wanted_passes(weight, weight) == ("forward",)
 
 
 # --- modes ------------------------------------------------------------------------------------
 
 
 def test_the_mode_nests_and_is_restored():
-    assert choice.mode() == "fixed"  # as tests/conftest.py sets it
+    assert decide.mode() == "fixed"  # as tests/conftest.py sets it
     with sl.use_choice("measured"):
         with pytest.raises(RuntimeError), sl.use_choice("fixed"):
             raise RuntimeError
-        assert choice.mode() == "measured"
-    assert choice.mode() == "fixed"
+        assert decide.mode() == "measured"
+    assert decide.mode() == "fixed"
     with pytest.raises(ValueError, match="unknown choice 'fastest'; known: fixed, measured"):
         sl.use_choice("fastest")
 
@@ -110,7 +110,7 @@ def test_the_mode_nests_and_is_restored():
 )
 def test_the_environment_sets_the_mode(value, says, monkeypatch):
     monkeypatch.setenv("SPARSELTH_CHOICE", value)
-    code = "from sparselth.ops import choice; print(choice.mode())"
+    code = "from sparselth.ops.kernel_choice import decide; print(decide.mode())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert says in (done.stdout or done.stderr)
 
@@ -122,28 +122,28 @@ class Odd(torch.Tensor):
 @pytest.mark.usefixtures("travelling")
 def test_what_is_never_measured():
     x = torch.randn(2, 3, 5, 5)
-    assert not choice.measures("masked_conv2d", x)
+    assert not decide.measures("masked_conv2d", x)
     with sl.use_choice("measured"):
-        assert choice.measures("masked_conv2d", x)
-        assert choice.measures("masked_linear", x)
+        assert decide.measures("masked_conv2d", x)
+        assert decide.measures("masked_linear", x)
         for other in (x.bfloat16(), x.half(), x.to("meta"), x[:0], x[0], x.as_subclass(Odd)):
-            assert not choice.measures("masked_conv2d", other)
+            assert not decide.measures("masked_conv2d", other)
         with sl.use_backend("reference"):
-            assert not choice.measures("masked_conv2d", x)
+            assert not decide.measures("masked_conv2d", x)
         with torch.autocast("cpu", torch.bfloat16):
-            assert not choice.measures("masked_conv2d", x)
+            assert not decide.measures("masked_conv2d", x)
         torch.use_deterministic_algorithms(True)
         try:
-            assert not choice.measures("masked_conv2d", x)
+            assert not decide.measures("masked_conv2d", x)
         finally:
             torch.use_deterministic_algorithms(False)
 
 
 def test_nothing_is_measured_without_kernels(monkeypatch):
-    monkeypatch.setattr(choice.libraries, "has_kernel", lambda op, backend: False)
+    monkeypatch.setattr(decide.libraries, "has_kernel", lambda op, backend: False)
     with sl.use_choice("measured"):
-        assert not choice.measures("masked_conv2d", torch.randn(2, 3, 5, 5))
-        assert not choice.measures("masked_linear", torch.randn(2, 3))
+        assert not decide.measures("masked_conv2d", torch.randn(2, 3, 5, 5))
+        assert not decide.measures("masked_linear", torch.randn(2, 3))
 
 
 # --- the cache --------------------------------------------------------------------------------
@@ -158,16 +158,16 @@ def counted(monkeypatch):
         calls.append(args)
         return timings(1.0, 2.0)
 
-    monkeypatch.setattr(measure, "measure_conv", fake)
-    monkeypatch.setattr(measure, "measure_linear", fake)
-    choice.clear_choices()
+    monkeypatch.setattr(measure_cpu, "measure_conv", fake)
+    monkeypatch.setattr(measure_cpu, "measure_linear", fake)
+    decide.clear_choices()
     yield calls
-    choice.clear_choices()
+    decide.clear_choices()
 
 
 def conv_times(x, mask, conv=CONV):
     weight = torch.zeros(mask.shape, dtype=x.dtype)
-    return choice.conv_timings(x, weight, mask, None, conv)
+    return decide.conv_timings(x, weight, mask, None, conv)
 
 
 def first(kept, shape=(8, 8, 3, 3)):
@@ -181,7 +181,7 @@ def test_what_is_alike_is_measured_once(counted):
     conv_times(torch.randn(8, 8, 5, 5), first(301))  # the batch is rounded up
     conv_times(x, first(303))  # and the density to steps
     assert len(counted) == 1
-    choice.clear_choices()
+    decide.clear_choices()
     conv_times(x, first(301))
     assert len(counted) == 2
 
@@ -207,7 +207,7 @@ def test_what_differs_is_measured_anew(counted):
 def test_linear_is_cached_by_rows(counted):
     weight, mask = torch.zeros(8, 8), first(20, (8, 8))
     for shape in ((6, 8), (8, 8), (2, 3, 8), (9, 8)):
-        choice.linear_timings(torch.randn(shape), weight, mask, None)
+        decide.linear_timings(torch.randn(shape), weight, mask, None)
     assert len(counted) == 2
 
 
@@ -215,18 +215,18 @@ def test_what_does_not_fit_is_not_measured(counted):
     assert conv_times(torch.randn(2, 5, 5, 5), first(9)) is None
     assert conv_times(torch.randn(2, 8, 1, 1), first(9), ((1, 1), (0, 0), (1, 1), 1)) is None
     assert (
-        choice.linear_timings(torch.randn(2, 3), torch.zeros(8, 8), first(9, (8, 8)), None) is None
+        decide.linear_timings(torch.randn(2, 3), torch.zeros(8, 8), first(9, (8, 8)), None) is None
     )
     double = torch.zeros(8, 8, dtype=torch.float64)
-    assert choice.linear_timings(torch.randn(2, 8), double, first(9, (8, 8)), None) is None
+    assert decide.linear_timings(torch.randn(2, 8), double, first(9, (8, 8)), None) is None
     assert not counted
 
 
 def test_the_cache_is_bounded(counted, monkeypatch):
-    monkeypatch.setattr(choice, "_CACHED", 3)
+    monkeypatch.setattr(decide, "_CACHED", 3)
     for height in range(3, 9):
         conv_times(torch.randn(1, 8, height, 3), first(9))
-    assert len(choice._timings) == 3
+    assert len(decide._timings) == 3
 
 
 # --- measuring --------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_the_cache_is_bounded(counted, monkeypatch):
 
 def test_a_close_race_takes_longer_than_a_clear_one(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measure_cpu.time, "perf_counter", lambda: now[0])
 
     def run(seconds, log):
         def go():
@@ -251,7 +251,7 @@ def test_a_close_race_takes_longer_than_a_clear_one(monkeypatch):
         ((5e-3, 5.5e-3), 15),  # close
     ):
         log = []
-        best = measure.fastest([run(each, log) for each in seconds])
+        best = measure_cpu.fastest([run(each, log) for each in seconds])
         assert best == pytest.approx([1e3 * each for each in seconds])
         assert log == list(seconds) * (rounds + 1)  # one to warm up
 
@@ -264,11 +264,11 @@ def test_measuring_leaves_no_trace():
     layouts = (torch.contiguous_format, torch.channels_last)
     for layout in layouts:
         conv = ((2, 1), (1, 0), (1, 2), 1)
-        times = measure.measure_conv((3, 4, 7, 8), weight, mask, conv_plan(mask), conv, layout)
+        times = measure_cpu.measure_conv((3, 4, 7, 8), weight, mask, conv_plan(mask), conv, layout)
         assert set(times.passes) == set(PASSES)
         assert all(p.sparse > 0 and p.dense > 0 and p.around > 0 for p in times.passes.values())
     flat = mask.flatten(1)
-    times = measure.measure_linear(5, weight.flatten(1), flat, conv_plan(flat))
+    times = measure_cpu.measure_linear(5, weight.flatten(1), flat, conv_plan(flat))
     assert all(p.sparse > 0 and p.dense > 0 for p in times.passes.values())
     assert times.conversions == Conversions()
     assert torch.equal(torch.get_rng_state(), state)
@@ -355,4 +355,4 @@ def test_a_gpu_without_memory_to_measure_in_stays_dense(monkeypatch):
             (2, 3, 8, 8), weight, weight > 0, None, conv, torch.contiguous_format
         )
     for arrives in (False, True):
-        assert not choice.decide(timings, PASSES, arrives).sparse
+        assert not decide.decide(timings, PASSES, arrives).sparse

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops import choice, switches
+from sparselth.ops import switches
 from sparselth.ops.autograd import linear, registry
+from sparselth.ops.kernel_choice import decide
 
-_OTHER_CHOICE = [name for name in choice.MODES if name != choice.mode()]
+_OTHER_CHOICE = [name for name in decide.MODES if name != decide.mode()]
 BOTH = pytest.mark.parametrize(
     ("use", "name", "read", "outside"),
     [
         (sl.use_backend, "reference", switches.forced, None),
-        (sl.use_choice, *_OTHER_CHOICE, choice.mode, choice.mode()),
+        (sl.use_choice, *_OTHER_CHOICE, decide.mode, decide.mode()),
     ],
     ids=["use_backend", "use_choice"],
 )

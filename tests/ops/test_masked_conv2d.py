@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from strategies import ConvCase, conv_cases
 
 import sparselth as sl
-from sparselth.ops import functional, masked_conv2d, reference
+from sparselth.ops import conv, masked_conv2d, reference
 from sparselth.ops.contract import memory_format
 from sparselth.ops.plan import conv_plan
 
@@ -154,7 +154,7 @@ M = torch.ones(6, 4, 3, 3, dtype=torch.bool)
 def test_bad_input_is_one_clear_sentence(change, message):
     arguments = {"x": X, "weight": W, "mask": M, **change}
     with pytest.raises(ValueError, match=message):
-        functional.masked_conv2d(**arguments)
+        conv.masked_conv2d(**arguments)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_with_admm_the_pull_goes_through_the_moments(masked):
         admm = sl.ADMM(network, sparsity=0.8, rho=0.3)
         optimizer = sl.optim.AdamW(network.parameters(), lr=0.01)
         if inside:
-            sl.training.AdmmSchedule(admm).attach(optimizer)
+            sl.training.ADMMSchedule(admm).attach(optimizer)
         generator = torch.Generator().manual_seed(3)
         for step in range(6):
             x = torch.randn(5, 2, 7, 7, generator=generator, dtype=torch.float64)

@@ -120,8 +120,8 @@ def test_what_is_no_optimizer_or_no_penalty_is_named():
         with pytest.raises(sl.SparselthError, match=r"admm must be a sparselth\.ADMM, got str"):
             kind(model.parameters(), lr=0.1, admm="a")
         optimizer = kind(model.parameters(), lr=0.1)
-        with pytest.raises(sl.SparselthError, match=r"got sparselth\.training\.admm\.AdmmSchedule"):
-            optimizer.admm = sl.training.AdmmSchedule(sl.ADMM(model, 0.5, exclude=()))
+        with pytest.raises(sl.SparselthError, match=r"got sparselth\.training\.admm\.ADMMSchedule"):
+            optimizer.admm = sl.training.ADMMSchedule(sl.ADMM(model, 0.5, exclude=()))
 
 
 def test_a_loaded_state_leaves_the_penalty():

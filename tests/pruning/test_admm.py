@@ -155,7 +155,7 @@ def test_state_round_trip():
         ({"rho": "a"}, "rho must be a finite number > 0, got 'a'"),
         ({"abs_tol": "a"}, "abs_tol must be a finite number >= 0, got 'a'"),
         ({"rel_tol": float("inf")}, "rel_tol must be a finite number >= 0, got inf"),
-        ({"projection": "a"}, "with the methods masks_of, nearest, project_; got 'a'"),
+        ({"projection": "a"}, "with the methods support, nearest, project_; got 'a'"),
         ({"projection": Levels}, "projection must be a set such as"),
         ({"rho_schedule": 5}, "rho_schedule must be a function of an ADMMUpdate .*got 5"),
         ({"rho_schedule": "falling"}, "unknown rho schedule 'falling'; known: balanced, constant"),

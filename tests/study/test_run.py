@@ -9,7 +9,7 @@ import torch
 import sparselth as sl
 from sparselth import SparselthError, data, models, study
 from sparselth.study.execution.folder import opened
-from sparselth.training import AdmmSchedule, CheckpointFolder, train
+from sparselth.training import ADMMSchedule, CheckpointFolder, train
 from sparselth.training.resume import load_weights
 
 BRANCH = "checkpoints/resnet20/mnist5k/lr0.05/seed0"
@@ -130,7 +130,7 @@ def test_a_hand_written_loop_gives_the_same_weights(done, tiny, generator):
             rho=tiny.admm_rho,
             rho_schedule=sl.pruning.rho.growing(tiny.admm_rho_growth),
         )
-        train(dense, digits, tiny.admm_recipe(seed=0), regulariser=AdmmSchedule(admm))
+        train(dense, digits, tiny.admm_recipe(seed=0), regularizer=ADMMSchedule(admm))
         masks = admm.masks()
     else:
         masks = sl.find_masks(dense, sparsity=0.9)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.training import AdmmSchedule, Recipe, train
+from sparselth.training import ADMMSchedule, Recipe, train
 
 RECIPE = Recipe(
     epochs=2, learning_rate=0.01, batch_size=16, optimizer="adamw", weight_decay=0.1, momentum=0.5
@@ -79,7 +79,7 @@ def test_admm_pulls_within_its_steps(digits):
     for rho in (1e-6, 10.0):
         model = _model()
         admm = sl.ADMM(model, sparsity=0.8, rho=rho)
-        train(model, digits, RECIPE, regulariser=AdmmSchedule(admm, every=1))
+        train(model, digits, RECIPE, regularizer=ADMMSchedule(admm, every=1))
         weights = dict(model.named_parameters())
         kept = _masks(model)
         distances.append(sum(weights[n][~m].norm().item() for n, m in kept.items()))

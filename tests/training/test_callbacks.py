@@ -152,6 +152,6 @@ def test_what_callbacks_count_is_checked(tmp_path):
         )
     admm = sl.ADMM(torch.nn.Linear(2, 2), 0.5, exclude=())
     with pytest.raises(SparselthError, match=r"every, which counts epochs, must be .*got 0"):
-        sl.training.AdmmSchedule(admm, every=0)
+        sl.training.ADMMSchedule(admm, every=0)
     with pytest.raises(SparselthError, match=r"admm must be a sparselth\.ADMM, got str"):
-        sl.training.AdmmSchedule("a")
+        sl.training.ADMMSchedule("a")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.training import AdmmSchedule, Recipe, train
+from sparselth.training import ADMMSchedule, Recipe, train
 
 PROGRAM = """
     import json, sys
@@ -80,7 +80,7 @@ def contestant(admm: bool, **options):
     recipe = Recipe(epochs=3, learning_rate=0.05, batch_size=16, **options)
     arguments = {"positional": (digits, recipe)}
     if admm:
-        arguments["regulariser"] = AdmmSchedule(sl.ADMM(model, sparsity=0.8, rho=0.01))
+        arguments["regularizer"] = ADMMSchedule(sl.ADMM(model, sparsity=0.8, rho=0.01))
     else:
         arguments["masks"] = sl.find_masks(model, sparsity=0.8)
     return model, arguments

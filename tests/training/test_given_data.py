@@ -260,7 +260,7 @@ UNFIT = {
     "sparse test": ({"test": (X.to_sparse(), Y)}, r"x of test is .*sparse.*x\.to_dense\(\)"),
 }
 MORE = {
-    "regulariser": ({"regulariser": "a"}, "AdmmSchedule or have what it has.*got str"),
+    "regularizer": ({"regularizer": "a"}, "ADMMSchedule or have what it has.*got str"),
     "on_epoch_end": ({"on_epoch_end": 5}, "on_epoch_end must be a function"),
     "steps, but no folder": ({"checkpoint_every": 5}, "got no checkpoint to write to"),
     "steps": ({"checkpoint_every": 2.5}, "whole number >= 1, got 2.5"),
@@ -290,10 +290,10 @@ def test_what_would_fail_after_training_is_refused_before_it(how, name):
     assert model.training
 
 
-def test_the_penalty_alone_is_no_regulariser():
+def test_the_penalty_alone_is_no_regularizer():
     model = net()
-    with pytest.raises(sl.SparselthError, match=r"got .*ADMM; wrap it: .*AdmmSchedule\(admm\)"):
-        sl.train(model, (X, Y), RECIPE, regulariser=sl.ADMM(model, 0.5, exclude=()))
+    with pytest.raises(sl.SparselthError, match=r"got .*ADMM; wrap it: .*ADMMSchedule\(admm\)"):
+        sl.train(model, (X, Y), RECIPE, regularizer=sl.ADMM(model, 0.5, exclude=()))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from torch import nn
 import sparselth as sl
 from sparselth import SparselthError
 from sparselth.data import Batches
-from sparselth.ops import choice
+from sparselth.ops.kernel_choice import decide
 from sparselth.training import (
-    AdmmSchedule,
+    ADMMSchedule,
     CheckpointError,
     CheckpointFolder,
     Recipe,
@@ -96,8 +96,8 @@ def test_resume_is_exact_to_the_bit(tmp_path, make_model, digits, recipe, kind, 
         model = make_model(dropout=0.3)
         masks = sl.find_masks(model, sparsity=0.5) if kind == "masked" else None
         admm = sl.ADMM(model, sparsity=0.5, rho=0.1, rho_schedule=sl.pruning.rho.growing(2.0))
-        regulariser = AdmmSchedule(admm, every=2) if kind == "admm" else None
-        return model, {"masks": masks, "regulariser": regulariser}
+        regularizer = ADMMSchedule(admm, every=2) if kind == "admm" else None
+        return model, {"masks": masks, "regularizer": regularizer}
 
     model, options = start()
     whole = train(model, digits, recipe, **options)
@@ -115,18 +115,18 @@ def test_resume_is_exact_to_the_bit(tmp_path, make_model, digits, recipe, kind, 
     assert _equal(_weights(resumed), expected)
     assert _numbers(history) == _numbers(whole)
     if kind == "admm":
-        assert len(options["regulariser"].residuals) == 2
+        assert len(options["regularizer"].residuals) == 2
 
 
 @pytest.mark.parametrize("mode", ["fixed", "measured"])
 def test_the_recipe_says_how_kernels_are_chosen(make_model, digits, recipe, mode, monkeypatch):
     """A run that must resume exactly measures nothing, whatever is set around it."""
     measured = []
-    monkeypatch.setattr(choice, "measures", lambda op, x: measured.append(choice.mode()) or False)
+    monkeypatch.setattr(decide, "measures", lambda op, x: measured.append(decide.mode()) or False)
     masks = sl.find_masks(make_model(), sparsity=0.5)
     with sl.use_choice("measured"):
         train(make_model(), digits, dataclasses.replace(recipe, choice=mode, epochs=1), masks=masks)
-        assert choice.mode() == "measured"
+        assert decide.mode() == "measured"
     assert set(measured) == {mode}
     assert recipe.choice == "fixed"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...data import ImageFolder, ImageSet
 from ...pruning import ADMM, check_alive, find_masks, inverted_masks, shuffled_masks
 from ...seeds import derive
-from ...training import AdmmSchedule, EpochRecord, History, train
+from ...training import ADMMSchedule, EpochRecord, History, train
 from ..plan.config import StudyConfig
 
 Weights = dict[str, Tensor]
@@ -106,12 +106,12 @@ def admm(job: MaskJob) -> FoundMasks:
         allocation=config.allocation,
         exclude=job.exclude,
     )
-    schedule = AdmmSchedule(method, every=config.admm_update_every)
+    schedule = ADMMSchedule(method, every=config.admm_update_every)
     history = train(
         job.model,
         job.data,
         config.admm_recipe(job.seed),
-        regulariser=schedule,
+        regularizer=schedule,
         checkpoint=job.checkpoint,
         device=job.device,
         on_epoch_end=job.on_epoch_end,

@@ -9,7 +9,7 @@ from typing import Any
 
 from ... import data, models
 from ...errors import SparselthError, unknown_name
-from ...ops.choice import MODES
+from ...ops.kernel_choice.decide import MODES
 from ...pruning import ALLOCATIONS, rho
 from ...seeds import derive
 from ...settings import changed

@@ -1,8 +1,8 @@
 """Time the sparse kernels of a convolution against cuDNN, pass by pass, on a GPU.
 
-As `measure.py` does on the CPU. Activations keep the layout they arrive in, so nothing is converted
-between the two but what the kernels convert themselves, which counts. Times are of CUDA events with
-the L2 cache flushed in between.
+As `measure_cpu.py` does on the CPU. Activations keep the layout they arrive in, so nothing is
+converted between the two but what the kernels convert themselves, which counts. Times are of CUDA
+events with the L2 cache flushed in between.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import reference
-from .contract import OPS
-from .measure import PASSES, Conversions, PassTiming, Timings
+from .. import reference
+from ..contract import OPS
+from .measure_cpu import PASSES, Conversions, PassTiming, Timings
 
 # Milliseconds that a contestant is warmed up and measured for.
 _WARM_UP, _MEASURED = 5, 20

@@ -1,9 +1,9 @@
 """Sparse or dense, per layer and per pass: decided by measuring, or by a fixed table.
 
 Measured: the first input of a shape after a mask was set is timed once, sparse against dense with
-the mask applied (`measure.py`), and everything after looks the result up. Fixed: the density
-decides (`backends.prefer_dense`), the same on every machine and in every run, as two choices
-differ in rounding.
+the mask applied (`measure_cpu.py`, `measure_gpu.py`), and everything after looks the result up.
+Fixed: the density decides (`backends.prefer_dense`), the same on every machine and in every run, as
+two choices differ in rounding.
 
 How a layer is charged. Sparse kernels want activations in lanes. Where x arrives plain, sparse is
 charged for both ways, into lanes and out again, though the layers after it may stay in lanes: so
@@ -24,16 +24,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import check_name
-from ..environment import setting
-from . import backends, libraries, measure, measure_gpu
-from .contract import output_size
-from .gpu.candidates import relative_time
-from .gpu.kernel import DTYPES
-from .lanes.convert import can_use_lanes, is_eager, is_plain_eager_cpu
-from .lanes.tensor import in_lanes
-from .measure import Timings
-from .plan import pattern
+from ...checks import check_name
+from ...environment import setting
+from .. import backends, libraries
+from ..contract import output_size
+from ..gpu.candidates import relative_time
+from ..gpu.kernel import DTYPES
+from ..lanes.convert import can_use_lanes, is_eager, is_plain_eager_cpu
+from ..lanes.tensor import in_lanes
+from ..plan import pattern
+from . import measure_cpu, measure_gpu
+from .measure_cpu import Timings
 
 MODES = ("measured", "fixed")
 
@@ -142,7 +143,7 @@ def decide(timings: Timings, wanted: Sequence[str], in_lanes: bool) -> Choice:
     return Choice(wins, "measured", dense_passes if wins else _NO_PASSES, dense, sparse, timings)
 
 
-def decide_entry(timings: Timings, wanted: Sequence[str]) -> bool:
+def decide_stem(timings: Timings, wanted: Sequence[str]) -> bool:
     """Say whether a dense convolution should be computed in lanes, as its result goes on there.
 
     timings: with a mask that keeps everything.  x arrives plain.
@@ -236,7 +237,7 @@ def conv_timings(
     layout = layout_of(x)
     size = (rounded(x.shape[0]), *x.shape[1:])
     settings = (*map(tuple, conv[:3]), conv[3], layout)
-    on = (measure_gpu if x.device.type == "cuda" else measure).measure_conv
+    on = (measure_gpu if x.device.type == "cuda" else measure_cpu).measure_conv
     work = relative_time(plan)
     where = () if work is None else (x.device, round(work, 2))
     key = ("masked_conv2d", size, *settings, *_key(weight, mask), *where)
@@ -249,7 +250,7 @@ def linear_timings(x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None)
         return None
     rows = x.numel() // weight.shape[1]
     key = ("masked_linear", rounded(rows), *_key(weight, mask))
-    return _cached(key, lambda: measure.measure_linear(rows, weight, mask, plan))
+    return _cached(key, lambda: measure_cpu.measure_linear(rows, weight, mask, plan))
 
 
 def _cached(key: tuple, measured: Callable[[], Timings]) -> Timings:

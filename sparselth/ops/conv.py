@@ -1,13 +1,12 @@
-"""The public layers: arguments checked once, in words, then the op.
+"""The masked convolution for everyone: arguments checked in words, then the op.
 
-`use_backend` is honoured here. With "reference" the functions run the plain PyTorch oracle,
+`use_backend` is honoured here. With "reference" the function runs the plain PyTorch oracle,
 differentiated by PyTorch itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +14,14 @@ from torch import Tensor
 
 from ..errors import SparselthError
 from . import reference
+from .autocast import autocast
 from .autograd.conv import MaskedConv2d
 from .backends import forced, implementation
 from .checks import (
     as_int,
     as_pair,
     check_aligned,
+    check_bias,
     check_floating,
     check_mask,
     check_plan,
@@ -29,26 +30,6 @@ from .checks import (
 from .lanes.convert import can_use_lanes, is_plain_eager_cpu
 from .lanes.tensor import in_lanes
 from .transforms import transformed
-
-# Asked once: the question breaks the graph of torch.compile in torch 2.11.
-_WITH_AUTOCAST = frozenset(
-    kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind)
-)
-
-
-def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
-    """Return tensors as `torch.autocast` would hand them to a convolution on the device of `x`."""
-    device = x.device.type
-    if device not in _WITH_AUTOCAST or not torch.is_autocast_enabled(device):
-        return (x, *others)
-    dtype = torch.get_autocast_dtype(device)
-
-    def cast(t: Tensor | None) -> Tensor | None:
-        if t is None or not t.is_floating_point() or t.dtype == torch.float64:
-            return t
-        return t.to(dtype)
-
-    return tuple(cast(t) for t in (x, *others))
 
 
 def masked_conv2d(
@@ -150,7 +131,7 @@ def check_conv2d(
             f"channels do not fit: x has {x.shape[1]}, weight {tuple(weight.shape)} with "
             f"groups={groups} takes {weight.shape[1] * groups} and needs C_out divisible by groups"
         )
-    _check_bias(bias, weight)
+    check_bias(bias, weight)
     conv = (
         as_pair("stride", stride, 1),
         as_pair("padding", padding, 0),
@@ -159,15 +140,6 @@ def check_conv2d(
     )
     _check_not_empty(x, weight, *conv[:3])
     return conv
-
-
-def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
-    if bias is None:
-        return
-    check_floating("bias", bias)
-    if bias.shape != (weight.shape[0],):
-        raise SparselthError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
-    check_aligned("bias", bias, "weight", weight)
 
 
 def _direct(x: Tensor, weight: Tensor) -> bool:
@@ -183,61 +155,3 @@ def _check_not_empty(x: Tensor, weight: Tensor, stride, padding, dilation) -> No
                 f"the kernel reaches over {reach} pixels of {name}, more than the padded input's "
                 f"{x.shape[2 + axis] + 2 * padding[axis]}; use more padding or less dilation"
             )
-
-
-def masked_linear(
-    x: Tensor,
-    weight: Tensor,
-    mask: Tensor,
-    bias: Tensor | None = None,
-    *,
-    plan: Tensor | None = None,
-) -> Tensor:
-    """Apply the linear map with the weights that the mask keeps: y = x (weight * mask)^T + bias.
-
-    x: (..., C_in).  weight: (C_out, C_in), or (C_in,) for one output that y has no dimension for.
-    mask: bool, the weight's shape.  bias: (C_out,), or (1,) or () for all outputs alike.
-    Differentiable twice; the weight gradient is exactly zero where the mask is False. Under
-    `torch.autocast` x, weight and bias are cast as for `linear`.
-
-    Raises SparselthError on mismatched shapes, dtypes or devices.
-    """
-    check_floating("x", x)
-    check_floating("weight", weight)
-    check_plan(plan)
-    if weight.dim() == 1:
-        check_mask(mask, weight)
-        return masked_linear(x, weight[None], mask[None], bias, plan=plan)[..., 0]
-    x, weight, bias = autocast(x, weight, bias)
-    if isinstance(bias, Tensor) and weight.dim() == 2 and bias.shape in ((), (1,)):
-        bias = bias.expand(weight.shape[0]).contiguous()
-    check_linear(x, weight, mask, bias)
-    if transformed():
-        return reference.masked_linear(x, weight, mask, bias, None)
-    run = implementation("masked_linear", x.device)
-    rows = as_rows(x)
-    return run(rows, weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
-
-
-def as_rows(x: Tensor) -> Tensor:
-    """Return x (..., C_in) as (rows, C_in)."""
-    # Not -1: without features the number of rows could not be told.
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
-
-
-def check_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None) -> None:
-    """Check what `masked_linear` is given.
-
-    Raises SparselthError on mismatched shapes, dtypes or devices.
-    """
-    if weight.dim() != 2:
-        raise SparselthError(
-            f"weight must be (C_out, C_in) or (C_in,), got shape {tuple(weight.shape)}"
-        )
-    check_mask(mask, weight)
-    check_aligned("x", x, "weight", weight)
-    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        raise SparselthError(
-            f"x must end in {weight.shape[1]} features, got shape {tuple(x.shape)}"
-        )
-    _check_bias(bias, weight)

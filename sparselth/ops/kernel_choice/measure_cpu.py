@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from . import reference
-from .bitmask import apply_bits, bits_of
-from .contract import OPS, output_size
-from .lanes.layout import HALO, lanes
+from .. import reference
+from ..bitmask import apply_bits, bits_of
+from ..contract import OPS, output_size
+from ..lanes.layout import HALO, lanes
 
 PASSES = ("forward", "grad_input", "grad_weight")
 

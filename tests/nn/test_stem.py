@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.nn import EntryConv2d
-from sparselth.ops import choice, measure
+from sparselth.nn import StemConv2d
+from sparselth.ops.kernel_choice import decide, measure_cpu
+from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 from sparselth.ops.lanes.tensor import LaneTensor
-from sparselth.ops.measure import PASSES, Conversions, PassTiming, Timings
 
 pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
 
@@ -40,11 +40,11 @@ def clock(monkeypatch):
         passes = {name: PassTiming(1.0, Clock.dense) for name in PASSES}
         return Timings(passes, Conversions(to_y=0.5, from_y=0.5))
 
-    monkeypatch.setattr(measure, "measure_conv", measured)
-    choice.clear_choices()
+    monkeypatch.setattr(measure_cpu, "measure_conv", measured)
+    decide.clear_choices()
     with sl.use_choice("measured"):
         yield Clock
-    choice.clear_choices()
+    decide.clear_choices()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_it_computes_what_the_dense_convolution_does(clock, options, batch):
     model = sparse(copy.deepcopy(plain))
     with torch.no_grad():
         plain[3].weight.copy_(model[3].weight)
-    assert type(model[0]) is EntryConv2d
+    assert type(model[0]) is StemConv2d
     x = torch.randn(batch, 3, 9, 7, dtype=torch.float64)
     assert isinstance(model[0](x), LaneTensor)
     runs = []
@@ -76,7 +76,7 @@ def test_it_computes_what_the_dense_convolution_does(clock, options, batch):
 def test_the_layout_it_hands_on_counts(clock):
     clock.dense = 0.9  # with the change of layout it loses
     assert isinstance(sparse(net())[0](torch.randn(2, 3, 5, 5)), LaneTensor)
-    choice.clear_choices()
+    decide.clear_choices()
     clock.dense = 0.1
     assert type(sparse(net())[0](torch.randn(2, 3, 5, 5))) is torch.Tensor
 
@@ -99,7 +99,7 @@ def test_it_is_invisible_to_whoever_saves_or_copies(clock):
     want = model(x) + 0
     assert set(model.state_dict()) == {*keys, "3.weight_mask"}
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert type(twin[0]) is EntryConv2d
+        assert type(twin[0]) is StemConv2d
         assert "_everything" not in twin[0].__dict__
         torch.testing.assert_close(twin(x) + 0, want)
     sl.densify(model)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from ..ops import choice as choosing
 from ..ops.autograd.conv import MaskedConv2d
+from ..ops.kernel_choice import decide as choosing
 from ..ops.lanes.convert import enter_lanes, is_plain_eager_cpu
 from ..ops.plan import conv_plan, plannable
 from .classes import become
@@ -27,7 +27,7 @@ _DERIVED = ("_everything", "_enters")
 _MEASURED_INPUTS = 16
 
 
-class EntryConv2d(NotScriptable, nn.Conv2d):
+class StemConv2d(NotScriptable, nn.Conv2d):
     """`nn.Conv2d` whose result may come in lanes, for the batch norm after it. Made by `sparsify`.
 
     Its weights are dense and stay so. Where choices are measured (`sparselth.use_choice`), the
@@ -85,7 +85,7 @@ class EntryConv2d(NotScriptable, nn.Conv2d):
         key = (conv, size, dtypes, choosing.layout_of(x), wanted, torch.get_num_threads())
         if key not in self._enters and len(self._enters) < _MEASURED_INPUTS:
             timings = choosing.conv_timings(x, self.weight, *self._mask_and_plan(), conv)
-            self._enters[key] = timings is not None and choosing.decide_entry(timings, wanted)
+            self._enters[key] = timings is not None and choosing.decide_stem(timings, wanted)
         return self._enters.get(key, False)
 
     def _mask_and_plan(self) -> tuple[Tensor, Tensor | None]:

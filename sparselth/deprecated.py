@@ -1,0 +1,50 @@
+"""Names that changed: the old ones stay for one version, with a warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def renamed_names(namespace: Mapping[str, Any], names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's `__getattr__` that finds old names.
+
+    namespace: the module's `globals()`.  names: old -> new.
+    """
+    module = namespace["__name__"]
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", f"{module}.{names[name]}")
+        return namespace[names[name]]
+
+    return find
+
+
+def renamed_arguments(**names: str) -> Callable[[F], F]:
+    """Let a function take arguments by their old names too: old="new"."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old in names.keys() & kwargs.keys():
+                _warn(f"{function.__name__}({old}=...)", f"{function.__name__}({names[old]}=...)")
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(
+        f"{old} is called {new} now; the old name goes with the next version",
+        DeprecationWarning,
+        stacklevel=3,
+    )
