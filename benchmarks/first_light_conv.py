@@ -111,7 +111,7 @@ def compare(backend: str, pattern: str, layer: Layer, sparsities: tuple[float, .
     """Time every pass of a backend on masks of a pattern, and keep the ratio to cuDNN's."""
     x, weight, grad = tensors(layer)
     for sparsity, mask in masks(layer, pattern, sparsities):
-        exact = dense_passes(x, reference.masked(weight, mask), grad)
+        exact = dense_passes(x, reference.apply_mask(weight, mask), grad)
         with forced(backend):
             ours = masked_passes(x, weight, grad, mask)
             kernel = candidates_for(None, mask, 1).choose(DTYPE).name
@@ -134,7 +134,7 @@ def reference_of(exact: dict[str, Pass], name: str, mask: Tensor) -> Tensor:
     """Return what a pass must agree with."""
     with cudnn():
         found = exact[name]()
-    return reference.masked(found, mask) if name == "weight gradient" else found
+    return reference.apply_mask(found, mask) if name == "weight gradient" else found
 
 
 def against(layer: Layer, name: str) -> dict[str, float]:
@@ -186,7 +186,7 @@ def tma() -> None:
             for sparsity, mask in masks(layer, f"{size}x{size}", (0.9, 0.5, 0.0)):
                 index = find_blocks(mask, 1, size)
                 want = reference_of(
-                    dense_passes(x, reference.masked(weight, mask), grad), "forward", mask
+                    dense_passes(x, reference.apply_mask(weight, mask), grad), "forward", mask
                 )
                 for options in tma_conv2d.CONFIGURATIONS:
                     run = partial(tma_conv2d.masked_conv2d, x, weight, mask, index, 1, *options)

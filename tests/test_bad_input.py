@@ -126,7 +126,7 @@ PUBLIC = {
             "pattern": "element",
         },
     ),
-    "masked": (sl.optim.masked, lambda: {"optimizer": torch.optim.SGD(net().parameters())}),
+    "masked": (sl.optim.keep_on_mask, lambda: {"optimizer": torch.optim.SGD(net().parameters())}),
     "train": (
         sl.train,
         lambda: training(

@@ -12,6 +12,7 @@ import sparselth as sl
     [
         (sl.nn, "BlockedBatchNorm2d", "LaneBatchNorm2d"),
         (sl.nn, "EntryConv2d", "StemConv2d"),
+        (sl.optim, "masked", "keep_on_mask"),
         (sl.training, "AdmmSchedule", "ADMMSchedule"),
         (sl.training, "Regulariser", "Regularizer"),
     ],

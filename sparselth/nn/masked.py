@@ -147,7 +147,7 @@ class ChoosingModule(MaskedModule):
     def _dense_weight(self, state: MaskState) -> Tensor:
         """Return the weight for dense passes, its mask applied in the cheapest way."""
         if forced() == "reference":
-            return reference.masked(state.parameter, state.mask)
+            return reference.apply_mask(state.parameter, state.mask)
         return state.parameter if state.keeps_all else self._masked()
 
     def _compiled_plan(self, x: Tensor, geometry: Any, groups: int) -> tuple[bool, Tensor | None]:

@@ -213,7 +213,7 @@ class MaskedModule(GuardedSlots):
             state = self._settled(name)
             if state is not None:
                 return ApplyBits.apply(weight, state.bits(), state.mask)
-        return reference.masked(weight, mask)
+        return reference.apply_mask(weight, mask)
 
     @contextmanager
     def _own_forward(self) -> Iterator[None]:

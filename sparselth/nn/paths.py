@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..ops.kernel_choice.decide import mode
 from ..ops.lanes.tensor import LaneTensor, in_lanes
-from ..ops.switches import forced
+from ..ops.switches import settings
 
 # So many kinds are kept for a layer; one that sees images of every size finds few of them again.
 MOST_PATHS = 64
@@ -72,6 +71,5 @@ def kind_of(x: Tensor, weight: Tensor) -> tuple | None:
         torch.is_grad_enabled(),
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
-        forced(),
-        mode(),
+        settings(),
     )

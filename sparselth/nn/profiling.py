@@ -16,7 +16,7 @@ from ..checks import called, check_model, kind
 from ..errors import SparselthError
 from ..ops.kernel_choice import decide as choosing
 from ..ops.kernel_choice.measure_cpu import Timings
-from ..ops.plan import pattern
+from ..ops.patterns import classify
 from .geometry import settings_of
 from .kinds import masked_modules
 from .masked import ChoosingModule
@@ -28,7 +28,7 @@ class ProfileRow:
     """One call of a masked layer.
 
     kind: the module's class.  geometry: its settings and input shape.  sparsity: in [0, 1].
-    pattern: "element", "filter", "channel" or "dense", see `sparselth.ops.plan.pattern`.
+    pattern: "element", "filter", "channel" or "dense", see `sparselth.ops.patterns.classify`.
     in_lanes: whether the input arrived in the layout of the sparse kernels of a CPU.  by: how the
     choice was made, "measured" or "fixed".  backend: pass -> "sparse" or "dense".
     dense_ms: all passes dense, in a dense model.  sparse_ms: all passes sparse, and on a CPU the
@@ -153,7 +153,7 @@ def _row(name: str, module: ChoosingModule, x: Tensor) -> ProfileRow:
         kind=type(module).__name__,
         geometry=_geometry(module, x),
         sparsity=module.sparsity,
-        pattern=pattern(module.masks()["weight"]),
+        pattern=classify(module.masks()["weight"]),
         in_lanes=choosing.in_lanes(x),
         by=made.by,
         backend={each: made.serves(each) for each in wanted},
@@ -171,7 +171,7 @@ def _dense_row(name: str, module: MaskedModule, x: Tensor) -> ProfileRow:
         kind=type(module).__name__,
         geometry="x".join(map(str, x.shape)),
         sparsity=module.sparsity,
-        pattern=pattern(next(iter(module.masks().values()))),
+        pattern=classify(next(iter(module.masks().values()))),
         in_lanes=False,
         by="fixed",
         backend={"forward": "dense"},

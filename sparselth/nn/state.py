@@ -359,7 +359,7 @@ class MaskState:
             if state is None:
                 return None
             mask = state.mask_in_slots()
-            return None if take_mark(grad, mask) else reference.masked(grad, mask)
+            return None if take_mark(grad, mask) else reference.apply_mask(grad, mask)
 
         self._hook = self.parameter.register_hook(zero_off_mask)
         self._held = self.parameter._cdata

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
+import torch
+from torch import Tensor
+
 from ..errors import SparselthError, unknown_name
 
 Shape = Sequence[int]
@@ -192,3 +195,18 @@ def find_pattern(given: str | Pattern, also: Sequence[str] = ()) -> Pattern:
     if parts := re.fullmatch(r"(\d+):(\d+)", given):
         return NOfM(int(parts[1]), int(parts[2]))
     raise unknown_name("pattern", given, (*NAMED, *also, "RxC", "N:M"))
+
+
+def classify(mask: Tensor) -> str:
+    """Name the shape of what `mask` keeps: "dense", "filter", "channel" or "element".
+
+    mask: (C_out, C_in, ...), bool. "filter" keeps or prunes whole outputs, "channel" whole inputs.
+    """
+    if mask.all():
+        return "dense"
+    if mask.dim() >= 2 and mask.numel():
+        for name, axis in (("filter", 0), ("channel", 1)):
+            slices = mask.transpose(0, axis).flatten(1)
+            if torch.equal(slices.any(1), slices.all(1)):
+                return name
+    return "element"

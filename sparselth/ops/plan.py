@@ -113,18 +113,3 @@ def density_of(mask: Tensor, plan: Tensor | None) -> float:
         return 1.0
     work = relative_time(plan)
     return float(mask.sum()) / max(mask.numel(), 1) if work is None else work
-
-
-def pattern(mask: Tensor) -> str:
-    """Name the shape of what `mask` keeps: "dense", "filter", "channel" or "element".
-
-    mask: (C_out, C_in, ...), bool. "filter" keeps or prunes whole outputs, "channel" whole inputs.
-    """
-    if mask.all():
-        return "dense"
-    if mask.dim() >= 2 and mask.numel():
-        for name, axis in (("filter", 0), ("channel", 1)):
-            slices = mask.transpose(0, axis).flatten(1)
-            if torch.equal(slices.any(1), slices.all(1)):
-                return name
-    return "element"

@@ -23,7 +23,7 @@ from .checks import (
     tensor_list,
 )
 from .patterns import Pattern, find_pattern
-from .reference import masked
+from .reference import apply_mask
 
 
 def topk_mask(
@@ -165,7 +165,7 @@ def weight_overlap(
     if (shared < 0).any():
         counted = [*a, *b]
         if given:
-            counted = [masked(*pair) for pair in zip(counted, 2 * given, strict=True)]
+            counted = [apply_mask(*pair) for pair in zip(counted, 2 * given, strict=True)]
         check_finite(labels, counted)
     return shared.t() if several else shared[:, 0]
 

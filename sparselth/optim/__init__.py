@@ -1,8 +1,11 @@
 """Optimizers that keep weights, gradients and state on the mask."""
 
+from ..deprecated import renamed_names
 from .adamw import AdamW
 from .base import MaskedOptimizer
-from .masked import masked
+from .keep_on_mask import keep_on_mask
 from .sgd import SGD
 
-__all__ = ["SGD", "AdamW", "MaskedOptimizer", "masked"]
+__getattr__ = renamed_names(globals(), {"masked": "keep_on_mask"})
+
+__all__ = ["SGD", "AdamW", "MaskedOptimizer", "keep_on_mask"]

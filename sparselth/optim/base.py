@@ -173,7 +173,7 @@ def cut_gradient(bound: Any) -> None:
     if parameter.grad is None:
         return
     if torch.is_grad_enabled():  # a step that is differentiated itself: others hold the gradient
-        parameter.grad = reference.masked(parameter.grad, bound.mask)
+        parameter.grad = reference.apply_mask(parameter.grad, bound.mask)
     else:
         reference.zero_off_mask_(parameter.grad, bound.mask)
 

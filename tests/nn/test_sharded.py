@@ -105,7 +105,7 @@ OPTIMIZERS = {
     "sl.SGD": lambda p: sl.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
     "sl.AdamW": lambda p: sl.optim.AdamW(p, lr=0.01),
     "torch.AdamW": lambda p: torch.optim.AdamW(p, lr=0.01),
-    "masked Adam": lambda p: sl.optim.masked(torch.optim.Adam(p, lr=0.01)),
+    "masked Adam": lambda p: sl.optim.keep_on_mask(torch.optim.Adam(p, lr=0.01)),
 }
 
 # What is sharded by itself before the rest is.

@@ -12,7 +12,8 @@ from sparselth.ops.autograd.linear import MaskedLinear
 from sparselth.ops.kernel_choice import decide, measure_cpu, measure_gpu
 from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 from sparselth.ops.lanes.convert import enter_lanes
-from sparselth.ops.plan import conv_plan, pattern
+from sparselth.ops.patterns import classify
+from sparselth.ops.plan import conv_plan
 
 CONV = ((1, 1), (1, 1), (1, 1), 1)
 
@@ -334,13 +335,13 @@ def test_a_linear_layer_with_dense_passes_computes_the_same(dense):
 
 def test_patterns():
     mask = torch.ones(4, 3, 3, 3, dtype=torch.bool)
-    assert pattern(mask) == pattern(torch.ones(4, 3, dtype=torch.bool)) == "dense"
+    assert classify(mask) == classify(torch.ones(4, 3, dtype=torch.bool)) == "dense"
     filters, channels, elements = mask.clone(), mask.clone(), mask.clone()
     filters[1], channels[:, 1], elements[0, 0, 1, 1] = False, False, False
-    assert pattern(filters) == "filter"
-    assert pattern(channels) == "channel"
-    assert pattern(elements) == "element"
-    assert pattern(torch.tensor([[True, False], [True, False]])) == "channel"
+    assert classify(filters) == "filter"
+    assert classify(channels) == "channel"
+    assert classify(elements) == "element"
+    assert classify(torch.tensor([[True, False], [True, False]])) == "channel"
 
 
 def test_a_gpu_without_memory_to_measure_in_stays_dense(monkeypatch):

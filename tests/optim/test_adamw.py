@@ -262,4 +262,4 @@ def test_lr_on_a_device_is_refused():
 def test_masked_refuses_it():
     model, _ = sparse_net()
     with pytest.raises(ValueError, match="AdamW keeps to the masks by itself"):
-        sl.optim.masked(sl.optim.AdamW(model.parameters(), lr=0.1))
+        sl.optim.keep_on_mask(sl.optim.AdamW(model.parameters(), lr=0.1))

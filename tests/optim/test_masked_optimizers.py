@@ -36,7 +36,7 @@ def test_pruned_weights_and_their_state_stay_zero(name):
     model, mask = network()
     weight, other = model[0].weight, model[3].weight
     before = other.detach().clone()
-    optimizer = sl.optim.masked(OPTIMIZERS[name](model.parameters()))
+    optimizer = sl.optim.keep_on_mask(OPTIMIZERS[name](model.parameters()))
     for _ in range(3):
         step(model, optimizer)
         assert not weight[~mask].any()
@@ -50,7 +50,7 @@ def test_pruned_weights_and_their_state_stay_zero(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_kept_weights_move_as_without_it(name):
     (model, mask), (twin, _) = network(), network()
-    optimizer = sl.optim.masked(OPTIMIZERS[name](model.parameters()))
+    optimizer = sl.optim.keep_on_mask(OPTIMIZERS[name](model.parameters()))
     plain = OPTIMIZERS[name](twin.parameters())
     for _ in range(3):
         step(model, optimizer)
@@ -64,7 +64,7 @@ def test_kept_weights_move_as_without_it(name):
 def test_what_is_added_to_gradients_and_state_from_before_pruning_goes():
     model, mask = network()
     dense = sl.densify(model)
-    optimizer = sl.optim.masked(torch.optim.Adam(dense.parameters(), lr=0.01))
+    optimizer = sl.optim.keep_on_mask(torch.optim.Adam(dense.parameters(), lr=0.01))
     step(dense, optimizer)
     assert optimizer.state[dense[0].weight]["exp_avg"].all()
     model = sl.sparsify(dense, {"0.weight": mask})
@@ -82,16 +82,16 @@ def test_schedulers_state_dicts_and_closures_work():
     model, mask = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-    sl.optim.masked(optimizer)  # also after a scheduler took hold of it
+    sl.optim.keep_on_mask(optimizer)  # also after a scheduler took hold of it
     step(model, optimizer)
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     state = copy.deepcopy(optimizer.state_dict())
-    again = sl.optim.masked(torch.optim.AdamW(model.parameters(), lr=0.1))
+    again = sl.optim.keep_on_mask(torch.optim.AdamW(model.parameters(), lr=0.1))
     again.load_state_dict(state)
     step(model, again)
     assert not model[0].weight[~mask].any()
-    search = sl.optim.masked(torch.optim.LBFGS(model.parameters(), max_iter=3))
+    search = sl.optim.keep_on_mask(torch.optim.LBFGS(model.parameters(), max_iter=3))
 
     def closure():
         search.zero_grad()
@@ -106,16 +106,16 @@ def test_schedulers_state_dicts_and_closures_work():
 def test_what_keeps_to_the_masks_already_is_refused():
     model, _ = network()
     with pytest.raises(ValueError, match="keeps to the masks by itself"):
-        sl.optim.masked(sl.optim.SGD(model.parameters(), lr=0.1))
-    optimizer = sl.optim.masked(torch.optim.Adam(model.parameters()))
+        sl.optim.keep_on_mask(sl.optim.SGD(model.parameters(), lr=0.1))
+    optimizer = sl.optim.keep_on_mask(torch.optim.Adam(model.parameters()))
     with pytest.raises(ValueError, match="keeps to the masks already"):
-        sl.optim.masked(optimizer)
+        sl.optim.keep_on_mask(optimizer)
 
 
 def test_what_is_no_optimizer_or_no_penalty_is_named():
     model, _ = network()
     with pytest.raises(sl.SparselthError, match=r"one of torch\.optim or derived from it, got N"):
-        sl.optim.masked(None)
+        sl.optim.keep_on_mask(None)
     for kind in (sl.optim.SGD, sl.optim.AdamW):
         with pytest.raises(sl.SparselthError, match=r"admm must be a sparselth\.ADMM, got str"):
             kind(model.parameters(), lr=0.1, admm="a")

@@ -124,7 +124,7 @@ def compared(ours, name, options, steps=4):
 @pytest.mark.parametrize(("name", "options"), samples())
 def test_masked_moves_as_torch_does_with_the_masks_multiplied_in(name, options):
     cls = OPTIMIZERS[name].optim_cls
-    compared(lambda p, **o: sl.optim.masked(cls(p, **o)), name, options)
+    compared(lambda p, **o: sl.optim.keep_on_mask(cls(p, **o)), name, options)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ def test_it_takes_the_steps_of_torchs_adamw(digits):
     sl.densify(model)
 
     sl.sparsify(plain, masks)
-    optimizer = sl.optim.masked(torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.1))
+    optimizer = sl.optim.keep_on_mask(
+        torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.1)
+    )
     batches = sl.data.Batches(digits, 16, RECIPE.seed, RECIPE.augment, torch.device("cpu"))
     for epoch in range(RECIPE.epochs):
         for group in optimizer.param_groups:

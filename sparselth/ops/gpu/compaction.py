@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..reference import convolution_backward, masked
+from ..reference import apply_mask, convolution_backward
 from .kernel import ConvKernel
 
 
@@ -31,7 +31,7 @@ class Compaction:
 
     def weight(self, weight: Tensor, mask: Tensor) -> Tensor:
         """Return what remains of a weight, the mask applied."""
-        return _taken(_taken(masked(weight, mask), 0, self.outs), 1, self.ins)
+        return _taken(_taken(apply_mask(weight, mask), 0, self.outs), 1, self.ins)
 
 
 def find_compaction(mask: Tensor) -> Compaction:
@@ -110,4 +110,4 @@ class Compacted(ConvKernel):
             dw = small.new_zeros(shape).index_copy_(1, ins, small.contiguous())
         if outs is not None:
             dw = small.new_zeros(mask.shape).index_copy_(0, outs, dw.contiguous())
-        return masked(dw.contiguous(), mask)
+        return apply_mask(dw.contiguous(), mask)

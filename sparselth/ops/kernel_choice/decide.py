@@ -16,23 +16,22 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...checks import check_name
-from ...environment import setting
 from .. import backends, libraries
 from ..contract import output_size
 from ..gpu.candidates import relative_time
 from ..gpu.kernel import DTYPES
 from ..lanes.convert import can_use_lanes, is_eager, is_plain_eager_cpu
 from ..lanes.tensor import in_lanes
-from ..plan import pattern
+from ..patterns import classify
+from ..switches import choosing, mode
 from . import measure_cpu, measure_gpu
 from .measure_cpu import Timings
 
@@ -51,40 +50,19 @@ def checked_mode(name: str) -> str:
     return name
 
 
-_DEFAULT = next(iter(setting("SPARSELTH_CHOICE")), "measured")
-
-# Of the context: a thread or asynchronous task that sets it does not change the choices of others.
-_mode: ContextVar[str] = ContextVar("sparselth_choice", default=_DEFAULT)
-
-
 def use_choice(name: str) -> AbstractContextManager[None]:
     """Choose between sparse and dense by measuring, or by a fixed table, in the `with` block.
 
     Decorates a function as well.
     name: "measured" is fastest; "fixed" gives the same numbers, bit for bit, in every run.
     Outside of any block, and in threads started inside one, the environment variable
-    SPARSELTH_CHOICE holds, or "measured". The fixed
-    table also serves deterministic algorithms (`torch.use_deterministic_algorithms`), compiled
-    and traced programs, linear layers on a GPU, and on the CPU autocast and 16-bit types.
+    SPARSELTH_CHOICE holds, or "measured". The fixed table also serves deterministic algorithms
+    (`torch.use_deterministic_algorithms`), compiled and traced programs, linear layers on a GPU,
+    and on the CPU autocast and 16-bit types.
 
     Raises SparselthError for an unknown name, at the call, before the block is entered.
     """
-    return _choosing(checked_mode(name))
-
-
-@contextmanager
-def _choosing(name: str) -> Iterator[None]:
-    previous = mode()
-    _mode.set(name)
-    try:
-        yield
-    finally:
-        _mode.set(previous)
-
-
-def mode() -> str:
-    """Return how choices are made now: "measured" or "fixed"."""
-    return _mode.get()
+    return choosing(checked_mode(name))
 
 
 # --- decisions --------------------------------------------------------------------------------
@@ -267,7 +245,7 @@ def _key(weight: Tensor, mask: Tensor) -> tuple:
     # Steps of 5 %: finer ones make no difference in time.
     bucket = round(math.log(kept) / math.log(1.05)) if kept else -1
     threads = torch.get_num_threads()
-    return (tuple(weight.shape), weight.dtype, threads, bucket, pattern(mask))
+    return (tuple(weight.shape), weight.dtype, threads, bucket, classify(mask))
 
 
 def _alike(x: Tensor, weight: Tensor) -> bool:

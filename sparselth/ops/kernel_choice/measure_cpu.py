@@ -166,7 +166,7 @@ def measure_linear(rows: int, weight: Tensor, mask: Tensor, plan: Tensor | None)
             lambda: applied(grad.t() @ x),
         ),
     }
-    (masking,) = fastest([lambda: reference.masked(weight, mask)], _SECONDS / 4)
+    (masking,) = fastest([lambda: reference.apply_mask(weight, mask)], _SECONDS / 4)
     return Timings(_timed(contestants, dict.fromkeys(PASSES, masking)))
 
 
@@ -221,7 +221,7 @@ def _conversions(
             lambda: OPS.from_lanes(x_blocks, batch, HALO),
             lambda: _to_lanes(y),
             lambda: OPS.from_lanes(y_blocks, batch, HALO),
-            lambda: reference.masked(weight, mask),
+            lambda: reference.apply_mask(weight, mask),
         ]
     )
     # A dense pass on its own is the plain oracle, which applies the mask more slowly.

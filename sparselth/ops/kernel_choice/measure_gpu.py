@@ -50,7 +50,7 @@ def measure_conv(
 def _measure(x_shape, weight, mask, plan, conv, layout) -> Timings:
     weight = weight.detach()
     x, grad = _operands(x_shape, weight, conv, layout)
-    hw, masked = list(x_shape[2:]), reference.masked(weight, mask)
+    hw, masked = list(x_shape[2:]), reference.apply_mask(weight, mask)
     contestants: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "forward": (
             lambda: OPS.masked_conv2d(x, weight, mask, None, plan, *conv),

@@ -23,14 +23,14 @@ from .conv import (
     masked_conv2d_relu,
 )
 from .linear import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
-from .mask import masked, zero_off_mask_
+from .mask import apply_mask, zero_off_mask_
 from .selection import admm_project_, topk_mask, weight_overlap
 from .steps import masked_adamw_, masked_sgd_
 
 __all__ = [
     "admm_project_",
+    "apply_mask",
     "convolution_backward",
-    "masked",
     "masked_adamw_",
     "masked_conv2d",
     "masked_conv2d_grad_input",

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from ..contract import memory_format
-from .mask import masked
+from .mask import apply_mask
 
 
 def masked_conv2d(input, weight, mask, bias, plan, stride, padding, dilation, groups):
-    out = F.conv2d(input, masked(weight, mask), bias, stride, padding, dilation, groups)
+    out = F.conv2d(input, apply_mask(weight, mask), bias, stride, padding, dilation, groups)
     return out.contiguous(memory_format=memory_format(input))
 
 
@@ -45,7 +45,11 @@ def masked_conv2d_grad_input(
     shape = (grad_output.shape[0], weight.shape[1] * groups, *input_hw)
     conv = (stride, padding, dilation, groups)
     grad, _, _ = convolution_backward(
-        grad_output, grad_output.new_empty(shape), masked(weight, mask), conv, [True, False, False]
+        grad_output,
+        grad_output.new_empty(shape),
+        apply_mask(weight, mask),
+        conv,
+        [True, False, False],
     )
     return grad.contiguous(memory_format=memory_format(grad_output))
 
@@ -54,4 +58,4 @@ def masked_conv2d_grad_weight(grad_output, input, mask, plan, stride, padding, d
     conv = (stride, padding, dilation, groups)
     weight = input.new_empty(mask.shape)  # only its shape is read
     _, grad, _ = convolution_backward(grad_output, input, weight, conv, [False, True, False])
-    return masked(grad.contiguous(), mask)
+    return apply_mask(grad.contiguous(), mask)

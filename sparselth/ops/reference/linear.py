@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from .mask import masked
+from .mask import apply_mask
 
 
 def masked_linear(input, weight, mask, bias, plan):
-    return F.linear(input, masked(weight, mask), bias)
+    return F.linear(input, apply_mask(weight, mask), bias)
 
 
 def masked_linear_grad_input(grad_output, weight, mask, plan):
-    return grad_output @ masked(weight, mask)
+    return grad_output @ apply_mask(weight, mask)
 
 
 def masked_linear_grad_weight(grad_output, input, mask, plan):
-    return masked(grad_output.t() @ input, mask)
+    return apply_mask(grad_output.t() @ input, mask)

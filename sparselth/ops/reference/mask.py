@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def masked(weight: Tensor, mask: Tensor | None) -> Tensor:
+def apply_mask(weight: Tensor, mask: Tensor | None) -> Tensor:
     """Return `weight` where `mask` keeps it, else 0; None keeps everything and copies nothing."""
     if mask is None:
         return weight

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .mask import masked
+from .mask import apply_mask
 from .ranking import largest, select_masks
 
 
@@ -28,12 +28,12 @@ def admm_project_(weights, z, u, k, global_, pattern, allow_nonfinite):
     masks = select_masks(sums, k, global_, pattern)
     residuals = []
     for weight, z_l, u_l, v, mask in zip(weights, z, u, sums, masks, strict=True):
-        projected = masked(v, mask)
+        projected = apply_mask(v, mask)
         primal = (weight.double() - projected.double()).square().sum()
         change = (projected.double() - z_l.double()).square().sum()
         residuals.append(torch.stack((primal, change)))
         z_l.copy_(projected)
-        u_l.copy_(masked(v, ~mask))
+        u_l.copy_(apply_mask(v, ~mask))
     return torch.stack(residuals)
 
 
@@ -47,7 +47,7 @@ def weight_overlap(a, b, masks, k):
         found.append((of_a & of_b).sum())
     given = masks or [None] * len(a)
     bad_a, bad_b = (
-        _nonfinite([masked(*pair) for pair in zip(x, given, strict=True)]) for x in (a, b)
+        _nonfinite([apply_mask(*pair) for pair in zip(x, given, strict=True)]) for x in (a, b)
     )
     counts = torch.stack(found).view(len(a), asked)
     return counts.masked_fill_((bad_a + bad_b).bool().view(-1, 1), -1)

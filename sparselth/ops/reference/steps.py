@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .mask import masked
+from .mask import apply_mask
 
 
 def masked_sgd_(
@@ -15,12 +15,12 @@ def masked_sgd_(
         step = grad + weight_decay * weight
         if z:
             step = step + rho * (weight - z[i] + u[i])
-        step = masked(step, mask)
+        step = apply_mask(step, mask)
         if momentum != 0:
             buffer = momenta[i]
-            buffer.copy_(masked(momentum * buffer + (1 - dampening) * step, mask))
+            buffer.copy_(apply_mask(momentum * buffer + (1 - dampening) * step, mask))
             step = step + momentum * buffer if nesterov else buffer
-        weight.copy_(masked(weight - lr * step, mask))
+        weight.copy_(apply_mask(weight - lr * step, mask))
 
 
 def masked_adamw_(
@@ -45,4 +45,4 @@ def masked_adamw_(
         for tensor, result in zip(
             (weights[i], exp_avgs[i], exp_avg_sqs[i]), (moved, mean, square), strict=True
         ):
-            tensor.copy_(masked(result, mask))
+            tensor.copy_(apply_mask(result, mask))

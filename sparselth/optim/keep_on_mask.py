@@ -14,7 +14,7 @@ from .base import MaskedOptimizer, cut_gradient, cut_state
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
 
-def masked(optimizer: _Optimizer) -> _Optimizer:
+def keep_on_mask(optimizer: _Optimizer) -> _Optimizer:
     """Keep pruned weights, and the optimizer's state for them, exactly zero; return `optimizer`.
 
     optimizer: any of `torch.optim` or like them, over the parameters of a model that `sparsify`
@@ -26,7 +26,7 @@ def masked(optimizer: _Optimizer) -> _Optimizer:
 
     The two hooks stay behind when an optimizer is copied: wrap the copy as well.
 
-    Raises SparselthError for one of `sparselth.optim`, an optimizer that is masked already, or what
+    Raises SparselthError for one of `sparselth.optim`, one that keeps to them already, or what
     is no optimizer.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
