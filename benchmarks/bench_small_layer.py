@@ -1,5 +1,7 @@
 """What a masked layer costs besides its arithmetic: one so small that hardly any is left.
 
+A convolution on its own converts its input and its output; of ten in a row only the ends do.
+
 `upkeep` is what keeping the mask costs in every forward: noticing writes to weight, mask and slots.
 """
 
@@ -14,6 +16,10 @@ import sparselth as sl
 
 LAYERS = {
     "conv 3x3, 16 channels, 8x8, batch 1": (lambda: nn.Conv2d(16, 16, 3, padding=1), (1, 16, 8, 8)),
+    "ten of them in a row": (
+        lambda: nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(10))),
+        (1, 16, 8, 8),
+    ),
     "linear 64x64, batch 1": (lambda: nn.Linear(64, 64), (1, 64)),
 }
 

@@ -38,6 +38,10 @@ def __getattr__(name: str) -> ModuleType:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__", "study"])
+
+
 __all__ = [
     "ADMM",
     "MaskedConv2d",
