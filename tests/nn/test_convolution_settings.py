@@ -106,6 +106,7 @@ def test_a_compiled_program_reads_settings_alike(setting):
     torch.compiler.reset()
     program = torch.compile(model, backend="aot_eager")
     torch.testing.assert_close(program(x), dense(x), atol=1e-4, rtol=1e-4)
+    torch.compiler.reset()
 
 
 def test_a_same_padding_that_torch_refuses_is_refused():

@@ -11,6 +11,14 @@ from sparselth.ops import libraries
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+
+@pytest.fixture(autouse=True)
+def compiler_reset():
+    """What is compiled here counts towards the limit of recompilations, also of other tests."""
+    yield
+    torch.compiler.reset()
+
+
 LAYERS = {
     "inputs": (lambda: nn.Linear(1 << 19, 2), (3, 1 << 19)),
     "outputs": (lambda: nn.Linear(2, 1 << 19), (3, 2)),
