@@ -99,12 +99,10 @@ class ChoosingModule(MaskedModule):
         weight = parameters.get("weight")
         if state is None or weight is None or "bias" not in parameters:
             return None
-        if not state.unchanged(weight, self._buffers.get("weight_mask")):
-            return None
         path = self._paths.get(kind_of(x, weight))
         if path is None or path.derived is not state.derived or path.geometry != self._geometry():
             return None
-        return path
+        return path if state.unchanged(weight, self._buffers.get("weight_mask")) else None
 
     def _leave_path(
         self, kind: tuple | None, state: MaskState, service: Service, conv: Any, choice: Choice
