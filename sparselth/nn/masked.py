@@ -23,11 +23,12 @@ from ..ops.autocast import autocast
 from ..ops.autograd.conv import MaskedConv2d as Convolve
 from ..ops.autograd.linear import MaskedLinear as Multiply
 from ..ops.backends import forced, implementation
+from ..ops.bitmask import ApplyBits, has_bits
 from ..ops.kernel_choice import decide as choosing
 from ..ops.kernel_choice.decide import Choice
 from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.lanes.convert import can_use_lanes, enter_lanes
-from ..ops.lanes.tensor import LaneTensor
+from ..ops.lanes.tensor import LaneTensor, in_lanes
 from ..ops.plan import plannable
 from ..ops.transforms import transformed
 from .classes import masked_parameter, shown_mask
@@ -108,14 +109,13 @@ class ChoosingModule(MaskedModule):
         self, kind: tuple | None, state: MaskState, service: Service, conv: Any, choice: Choice
     ) -> None:
         """Keep the way that an input of a kind went, for the next one."""
-        if kind is None or state.is_shared:
+        if kind is None or state.is_shared or forced() == "reference":
             return
         paths = self.__dict__.setdefault("_paths", {})
         if len(paths) >= MOST_PATHS:
             paths.clear()
-        passes = choice.dense_passes
         geometry = self._geometry()
-        paths[kind] = Path(state.derived, geometry, state.mask, service.plan, conv, passes)
+        paths[kind] = Path(state, state.derived, geometry, service.plan, conv, choice)
 
     def _choose(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
         if service.always_dense:
@@ -148,6 +148,12 @@ class ChoosingModule(MaskedModule):
             return reference.apply_mask(state.parameter, state.mask)
         return state.parameter if state.keeps_all else self._masked()
 
+    def _kept(self, state: MaskState) -> Tensor:
+        """Return the same where nothing is out of the ordinary, on a `Path` that is."""
+        if state.keeps_all or not has_bits(state.parameter):
+            return self._dense_weight(state)
+        return ApplyBits.apply(state.parameter, state.bits(), state.mask)
+
     def _compiled_plan(self, x: Tensor, geometry: Any, groups: int) -> tuple[bool, Tensor | None]:
         """Say whether a compiled program takes the sparse op for `x`, and return its plan.
 
@@ -179,10 +185,12 @@ class MaskedConvolution(ChoosingModule):
     def forward(self, input: Tensor) -> Tensor:
         if is_dynamo_compiling() or (path := self._known_path(input)) is None:
             return self._checked(input)
-        parameters = self._parameters
-        x = input if path.mask.is_cuda or type(input) is LaneTensor else enter_lanes(input)
-        out = (parameters["weight"], parameters["bias"], path.mask, path.plan, path.conv)
-        return Convolve.apply(x, *out, path.dense_passes)
+        bias, state, choice = self._parameters["bias"], path.state, path.choice
+        weight, mask, conv = state.parameter, state.mask, path.conv
+        if not choice.sparse:
+            return self._densely(input, self._kept(state), bias, conv, choice)
+        x = input if mask.is_cuda or type(input) is LaneTensor else enter_lanes(input)
+        return Convolve.apply(x, weight, bias, mask, path.plan, conv, choice.dense_passes)
 
     def _checked(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -219,10 +227,9 @@ class MaskedConvolution(ChoosingModule):
         service = self._service(state)
         choice = self._choose(x, conv, state, service)
         if not choice.sparse:
-            if choice.timings is not None and choosing.in_lanes(x):
-                x = x.dense()  # once, for the forward and for the weight's gradient
+            self._leave_path(kind, state, service, conv, choice)
             dense = as_images(self._dense_weight(state))
-            return reference.masked_conv2d(x, dense, None, bias, None, *conv)
+            return self._densely(x, dense, bias, conv, choice)
         travels = x.device.type == "cpu" and (choice.timings is not None or can_use_lanes(x))
         if travels:
             x = enter_lanes(x)
@@ -232,6 +239,14 @@ class MaskedConvolution(ChoosingModule):
         if travels or x.is_cuda:
             self._leave_path(kind, state, service, conv, choice)
         return out
+
+    @staticmethod
+    def _densely(
+        x: Tensor, weight: Tensor, bias: Tensor | None, conv: Any, choice: Choice
+    ) -> Tensor:
+        if choice.timings is not None and in_lanes(x):
+            x = x.dense()  # once, for the forward and for the weight's gradient
+        return reference.masked_conv2d(x, weight, None, bias, None, *conv)
 
     def _compiled(self, input: Tensor) -> Tensor:
         weight = self._slot("weight")
@@ -297,11 +312,12 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if is_dynamo_compiling() or (path := self._known_path(input)) is None:
             return self._checked(input)
-        parameters, shape = self._parameters, input.shape
-        weight = parameters["weight"]
+        bias, state, choice = self._parameters["bias"], path.state, path.choice
+        if not choice.sparse:
+            return F.linear(input, self._kept(state), bias)
+        shape = input.shape
         rows = input if len(shape) == 2 else public_linear.as_rows(input)
-        out = (weight, parameters["bias"], path.mask, path.plan, path.dense_passes)
-        y = Multiply.apply(rows, *out)
+        y = Multiply.apply(rows, state.parameter, bias, state.mask, path.plan, choice.dense_passes)
         return y if len(shape) == 2 else y.view(*shape[:-1], self.out_features)
 
     def _checked(self, input: Tensor) -> Tensor:
@@ -317,13 +333,15 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         service = self._service(state)
         choice = self._choose(x, None, state, service)
         mask, plan = state.mask, service.plan
+        kind = kind_of(input, weight)
         if not choice.sparse:
+            self._leave_path(kind, state, service, None, choice)
             return reference.masked_linear(x, self._dense_weight(state), None, bias, None)
         public_linear.check_linear(x, weight, mask, bias)
         implementation(self._op, x.device)  # whether a forced backend has it
         rows = public_linear.as_rows(x)
         out = Multiply.apply(rows, weight, bias, mask, plan, choice.dense_passes)
-        self._leave_path(kind_of(input, weight), state, service, None, choice)
+        self._leave_path(kind, state, service, None, choice)
         return out.view(*x.shape[:-1], weight.shape[0])
 
     def _compiled(self, input: Tensor) -> Tensor:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..ops.kernel_choice.decide import Choice
 from ..ops.lanes.tensor import LaneTensor, in_lanes
 from ..ops.switches import settings
+from .state import MaskState
 
 # So many kinds are kept for a layer; one that sees images of every size finds few of them again.
 MOST_PATHS = 64
@@ -27,18 +29,18 @@ _autocast = torch._C._is_any_autocast_enabled
 
 
 class Path(NamedTuple):
-    """How a layer computes one kind of input, by sparse kernels.
+    """How a layer computes one kind of input.
 
     derived: what it belongs to, renewed with the mask.  geometry: the layer's settings.
-    mask, plan, conv, dense_passes: as the op takes them.
+    plan, conv: as the op takes them.  choice: sparse or dense, and by which passes.
     """
 
+    state: MaskState
     derived: Any
     geometry: tuple
-    mask: Tensor
     plan: Tensor | None
     conv: Any
-    dense_passes: frozenset[str]
+    choice: Choice
 
 
 def kind_of(x: Tensor, weight: Tensor) -> tuple | None:
