@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | gpu | test-abi | sanitize | format | clean
+# make demo | test | quick | lint | bench | gpu | test-abi | sanitize | format | clean
 #
 # Each target sets up what it needs in a local virtual environment; a second call is fast, and a
 # change to the native sources or the packaging builds again.
@@ -23,9 +23,9 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 ABI_VENV := $(VENV)-abi
 NATIVE := $(wildcard csrc/*/*) $(wildcard build_support/*.py) setup.py pyproject.toml
-CXX_FORMATTED := $(wildcard csrc/*/* tests/cuda_emulation/*.h tests/cuda_emulation/*.cpp)
+CXX_FORMATTED := $(wildcard csrc/*/* examples/*/*.cpp tests/cuda_emulation/*.h tests/cuda_emulation/*.cpp)
 
-.PHONY: all demo test test-abi sanitize lint format bench sparseprop gpu clean setup
+.PHONY: all demo test quick test-abi sanitize lint format bench sparseprop gpu clean setup
 .DELETE_ON_ERROR:
 
 all: test
@@ -60,6 +60,13 @@ demo: setup
 
 test: setup
 	$(BIN)/python $(PYTEST) $(TEST_ARGS)
+
+# A cut through all rooms, before the whole.
+QUICK := tests/test_imports.py tests/ops/test_contract.py tests/ops/test_masked_linear.py \
+  tests/ops/test_topk_mask.py tests/nn/test_masked.py tests/nn/test_norm.py tests/optim/test_sgd.py \
+  tests/pruning/test_masks.py tests/training/test_recipe.py tests/study/test_cells.py
+quick: setup
+	$(BIN)/python $(PYTEST) -q $(QUICK) $(TEST_ARGS)
 
 # The library just built, under another torch and without building anything.
 $(ABI_VENV)/.stamps/torch: $(STAMPS)/venv

@@ -25,7 +25,11 @@ if importlib.util.find_spec("hypothesis"):
         print_blob=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
-    settings.load_profile("sparselth")
+    # New cases in every run, and more of them: HYPOTHESIS_PROFILE=explore.
+    settings.register_profile(
+        "explore", settings.get_profile("sparselth"), derandomize=False, max_examples=1000
+    )
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "sparselth"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
 """The examples run, and their settings are settings."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_script_runs(script, capsys):
     runpy.run_path(str(script))
     assert capsys.readouterr().out.strip()
+
+
+def test_an_op_of_its_own_is_built_and_agrees():
+    """In a process of its own: what it registers would stay."""
+    script = EXAMPLES / "new_op" / "identity.py"
+    run = [sys.executable, str(script)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "the kernel agrees with the oracle"
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
