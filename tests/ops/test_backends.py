@@ -19,6 +19,8 @@ from sparselth.ops.gpu import conv as gpu_conv
 from sparselth.ops.gpu.candidates import find_candidates, gpu_plan
 from sparselth.ops.libraries import has_kernel
 
+ROOT = Path(__file__).parents[2]  # where the package may only be found
+
 
 def loaded(library):
     return any(s.name == library and s.loaded for s in libraries.status())
@@ -197,6 +199,7 @@ def test_a_compiled_program_asks_nothing_about_triton(monkeypatch):
 def test_settings_of_the_environment_are_named(name, value, says):
     result = subprocess.run(
         [sys.executable, "-c", "import sparselth"],
+        cwd=ROOT,
         env={**os.environ, name: value},
         capture_output=True,
         text=True,
@@ -207,8 +210,7 @@ def test_settings_of_the_environment_are_named(name, value, says):
 
 def test_importing_does_not_import_triton():
     code = "import sys, sparselth; sys.exit('triton' in sys.modules)"
-    root = Path(__file__).parents[2]  # where the package may only be found
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=300).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=300).returncode == 0
 
 
 @pytest.mark.skipif(not loaded("_C"), reason="runs once, from the process that has the libraries")
