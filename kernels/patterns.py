@@ -1,6 +1,6 @@
 """Masks by pattern: groups of weights are scored, selected, and written out as masks.
 
-A weight is seen as contiguous (out, in, taps). `sparselth/ops/contract.py` defines the patterns:
+A weight is seen as contiguous (out, in, taps). `sparselth/ops/contract/` defines the patterns:
 
     []               entries: `select.py` alone
     [0, r, c, t]     boxes of r outs x c ins x t taps, 0 for the whole axis; score_boxes, selection

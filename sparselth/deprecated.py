@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
+from .errors import SparselthError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -33,6 +35,11 @@ def renamed_arguments(**names: str) -> Callable[[F], F]:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             for old in names.keys() & kwargs.keys():
+                if names[old] in kwargs:
+                    raise SparselthError(
+                        f"{function.__name__} got {names[old]!r} and its old name {old!r}; "
+                        f"give {names[old]!r} alone"
+                    )
                 _warn(f"{function.__name__}({old}=...)", f"{function.__name__}({names[old]}=...)")
                 kwargs[names[old]] = kwargs.pop(old)
             return function(*args, **kwargs)

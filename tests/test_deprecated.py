@@ -35,3 +35,6 @@ def test_an_old_argument_is_taken_by_its_new_name():
     with pytest.warns(DeprecationWarning, match=r"train\(regularizer=...\)"):
         sl.train(model, data, recipe, regulariser=schedule)
     assert schedule.residuals
+    for _ in range(2):
+        with pytest.raises(sl.SparselthError, match="and its old name 'regulariser'"):
+            sl.train(model, data, recipe, regulariser=schedule, regularizer=schedule)

@@ -1,6 +1,6 @@
 // Pruning patterns as the ops receive them: decoded, and what they make of a tensor's axes.
 //
-// sparselth/ops/contract.py defines them. A tensor is seen as contiguous (out, inputs, taps).
+// sparselth/ops/contract/ defines them. A tensor is seen as contiguous (out, inputs, taps).
 // Free of torch.
 #pragma once
 
@@ -80,7 +80,7 @@ struct Pattern {
     if (fits) return;
     std::string text;
     for (const int64_t number : code) text += (text.empty() ? "" : ", ") + std::to_string(number);
-    throw std::runtime_error("[" + text + "] is no pattern; see sparselth/ops/contract.py");
+    throw std::runtime_error("[" + text + "] is no pattern; see sparselth/ops/contract");
   }
 };
 

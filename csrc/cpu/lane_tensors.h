@@ -1,7 +1,7 @@
 // Activations in lanes between stable tensors and the kernels' plain data.
 //
 // The layout, (bundles, channels, H + 2 halo, W + 2 halo, lanes), stands in
-// sparselth/ops/lanes_layout.py. A plane is one (bundle, channel) of it.
+// sparselth/ops/lanes/layout.py. A plane is one (bundle, channel) of it.
 #pragma once
 
 #include <type_traits>

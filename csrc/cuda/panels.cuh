@@ -1,6 +1,6 @@
 // Patterns on the device: how the groups of a weight lie in memory, and which block has which.
 //
-//   group   what a pattern keeps or prunes together (sparselth/ops/contract.py, common/pattern.h):
+//   group   what a pattern keeps or prunes together (sparselth/ops/contract/, common/pattern.h):
 //   a
 //           box of outs x inputs x taps of a tensor seen as contiguous (out, inputs, taps).
 //   panel   all groups of one out block and one input block: rows of contiguous columns (input,

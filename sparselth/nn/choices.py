@@ -8,7 +8,7 @@ from torch import nn
 
 from ..checks import check_mapping, check_model
 from ..errors import SparselthError
-from .masked import ChoosingModule
+from .choosing import ChoosingModule
 from .stem import StemConv2d
 
 Choices = dict[str, dict[tuple, Any]]
@@ -42,6 +42,9 @@ def adopt_choices(model: nn.Module, choices: Choices) -> None:
         )
     for name, theirs in choices.items():
         mine[name].update(theirs)
+        module = model.get_submodule(name)
+        if isinstance(module, ChoosingModule):
+            module.forget_paths()
 
 
 def _kept(model: nn.Module) -> Choices:

@@ -15,6 +15,7 @@ from ..ops.backends import prefer_dense
 from ..ops.checks import MASKS, check_mask
 from ..ops.parameter_masks import is_sharded
 from ..ops.transforms import has_values
+from .choosing import ChoosingModule
 from .classes import become, class_of
 from .coverage import coverage
 from .kinds import (
@@ -27,7 +28,7 @@ from .kinds import (
     site_names,
     sites_of,
 )
-from .masked import ChoosingModule, MaskedConv2d
+from .masked import MaskedConv2d
 from .module import MaskedModule
 from .norm import LaneBatchNorm2d
 from .stem import StemConv2d

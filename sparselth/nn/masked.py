@@ -15,161 +15,26 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.fx import Proxy
 
-from ..errors import SparselthError
 from ..ops import conv as public_conv
 from ..ops import linear as public_linear
 from ..ops import reference
 from ..ops.autocast import autocast
 from ..ops.autograd.conv import MaskedConv2d as Convolve
 from ..ops.autograd.linear import MaskedLinear as Multiply
-from ..ops.backends import forced, implementation
-from ..ops.bitmask import ApplyBits, has_bits
+from ..ops.backends import implementation
 from ..ops.kernel_choice import decide as choosing
 from ..ops.kernel_choice.decide import Choice
 from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.lanes.convert import can_use_lanes, enter_lanes
 from ..ops.lanes.tensor import LaneTensor, in_lanes
-from ..ops.plan import plannable
 from ..ops.transforms import transformed
+from .choosing import ChoosingModule
 from .classes import masked_parameter, shown_mask
 from .geometry import as_images, prepared, settings_of
-from .module import MaskedModule
-from .paths import MOST_PATHS, Path, kind_of
+from .paths import kind_of
 from .recording import recorded
 from .service import Service
 from .state import MaskState
-
-# So many kinds of input are measured per mask; the fixed table serves the rest, lest a network that
-# sees images of every size spends its time measuring.
-_MEASURED_INPUTS = 16
-
-
-class ChoosingModule(MaskedModule):
-    """A masked module that the sparse kernels may serve. Mixed into the layers they know."""
-
-    _op: str
-    _paths: dict[tuple | None, Path] = {}  # noqa: RUF012  # of those that have none of their own
-
-    def choice(self, input: Tensor) -> Choice:
-        """Return how an input is served: sparse or dense, and by which passes.
-
-        The first input of its kind is measured, see `sparselth.use_choice`; later ones are looked
-        up. It depends on which gradients are wanted.
-        """
-        x, conv = self._prepared(*autocast(input))
-        state = self._state_in_place()
-        return self._choose(x, conv, state, self._service(state))
-
-    def timings(self, input: Tensor) -> Timings | None:
-        """Time sparse against dense for an input; None where nothing can be timed."""
-        x, conv = self._prepared(*autocast(input))
-        state = self._state_in_place()
-        if self._service(state).always_dense or not choosing.measurable(self._op, x):
-            return None
-        return self._measured(x, conv, state)
-
-    @property
-    def service(self) -> Service:
-        """What is derived from the mask for this module."""
-        return self._service(self._state_in_place())
-
-    def _state_in_place(self) -> MaskState:
-        if not self._states:
-            raise SparselthError(f"this {type(self).__name__} has no mask; set one with sparsify")
-        state = self._settled()
-        assert state is not None, "asked while another tensor stands in for the weight"
-        return state
-
-    def _service(self, state: MaskState) -> Service:
-        raise NotImplementedError
-
-    def _prepared(self, x: Tensor) -> tuple[Tensor, Any]:
-        """Return `x` as the op gets it, and the op's settings."""
-        raise NotImplementedError
-
-    def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
-        raise NotImplementedError
-
-    def _geometry(self) -> tuple:
-        """Return the settings that decide how the layer computes."""
-        return ()
-
-    def _known_path(self, x: Tensor) -> Path | None:
-        """Return how inputs like `x` are computed, if one was and nothing has changed since."""
-        parameters, state = self._parameters, self._states.get("weight")
-        weight = parameters.get("weight")
-        if state is None or weight is None or "bias" not in parameters:
-            return None
-        path = self._paths.get(kind_of(x, weight))
-        if path is None or path.derived is not state.derived or path.geometry != self._geometry():
-            return None
-        return path if state.unchanged(weight, self._buffers.get("weight_mask")) else None
-
-    def _leave_path(
-        self, kind: tuple | None, state: MaskState, service: Service, conv: Any, choice: Choice
-    ) -> None:
-        """Keep the way that an input of a kind went, for the next one."""
-        if kind is None or state.is_shared or forced() == "reference":
-            return
-        paths = self.__dict__.setdefault("_paths", {})
-        if len(paths) >= MOST_PATHS:
-            paths.clear()
-        geometry = self._geometry()
-        paths[kind] = Path(state, state.derived, geometry, service.plan, conv, choice)
-
-    def _choose(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
-        if service.always_dense:
-            return choosing.ALWAYS_DENSE
-        # A mask that keeps everything leaves nothing to win.
-        if not state.keeps_all and choosing.measures(self._op, x):
-            return self._look_up(x, conv, state, service)
-        return choosing.fixed_choice(self._op, x, service.work)
-
-    def _look_up(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
-        wanted = choosing.wanted_passes(x, state.parameter)
-        arrives = choosing.needs_no_conversion(x)
-        size = (choosing.rounded(x.shape[0]), *x.shape[1:])
-        plain = x.is_contiguous()
-        key = (size, x.dtype, plain, arrives, wanted, torch.get_num_threads())
-        found = service.choices.get(key)
-        if found is not None:
-            return found
-        measured = None
-        if len(service.choices) < _MEASURED_INPUTS:
-            measured = self._measured(x, conv, state)
-        if measured is None:
-            return choosing.fixed_choice(self._op, x, service.work)
-        found = service.choices[key] = choosing.decide(measured, wanted, arrives)
-        return found
-
-    def _dense_weight(self, state: MaskState) -> Tensor:
-        """Return the weight for dense passes, its mask applied in the cheapest way."""
-        if forced() == "reference":
-            return reference.apply_mask(state.parameter, state.mask)
-        return state.parameter if state.keeps_all else self._masked()
-
-    def _kept(self, state: MaskState) -> Tensor:
-        """Return the same where nothing is out of the ordinary, on a `Path` that is."""
-        if state.keeps_all or not has_bits(state.parameter):
-            return self._dense_weight(state)
-        return ApplyBits.apply(state.parameter, state.bits(), state.mask)
-
-    def _compiled_plan(self, x: Tensor, geometry: Any, groups: int) -> tuple[bool, Tensor | None]:
-        """Say whether a compiled program takes the sparse op for `x`, and return its plan.
-
-        The program looks the plan up while it runs, so that it follows masks edited later.
-        """
-        state = self._states["weight"]
-        service = state.known_service(geometry)
-        work = state.density if service is None else service.work
-        if not choosing.fixed_choice(self._op, x, work).sparse:
-            return False, None
-        mask = self._mask("weight")
-        if mask.device.type == "cpu" and not plannable(mask.shape, groups):
-            return False, None
-        if service is None or service.plan is None or mask.device.type != "cpu":
-            return True, None  # the op finds out for itself
-        return True, torch.ops.sparselth.mask_plan(mask, groups)
 
 
 class MaskedConvolution(ChoosingModule):
@@ -185,7 +50,7 @@ class MaskedConvolution(ChoosingModule):
     def forward(self, input: Tensor) -> Tensor:
         if is_dynamo_compiling() or (path := self._known_path(input)) is None:
             return self._checked(input)
-        bias, state, choice = self._parameters["bias"], path.state, path.choice
+        bias, state, choice = self._parameters["bias"], self._states["weight"], path.choice
         weight, mask, conv = state.parameter, state.mask, path.conv
         if not choice.sparse:
             return self._densely(input, self._kept(state), bias, conv, choice)
@@ -312,7 +177,7 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if is_dynamo_compiling() or (path := self._known_path(input)) is None:
             return self._checked(input)
-        bias, state, choice = self._parameters["bias"], path.state, path.choice
+        bias, state, choice = self._parameters["bias"], self._states["weight"], path.choice
         if not choice.sparse:
             return F.linear(input, self._kept(state), bias)
         shape = input.shape

@@ -40,6 +40,10 @@ def _forwards() -> dict[int, dict[str, Tensor]]:
     return _of_thread.__dict__.setdefault("forwards", {})
 
 
+# What a module has beside those of its plain class, and neither saves nor keeps as a plain one.
+_DERIVED = ("_states", "_order", "_paths")
+
+
 class MaskedModule(GuardedSlots):
     """A module with parameters on masks. Made by `sparsify`, which mixes this into its class."""
 
@@ -244,7 +248,7 @@ class MaskedModule(GuardedSlots):
     def __getstate__(self) -> dict[str, Any]:
         for state in self._states.values():
             state.take_slots()
-        return {k: v for k, v in self.__dict__.items() if k not in ("_states", "_order", "_paths")}
+        return {k: v for k, v in self.__dict__.items() if k not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -284,7 +288,7 @@ class MaskedModule(GuardedSlots):
             del self._buffers[mask_name(name)]
             self._non_persistent_buffers_set.discard(mask_name(name))
         plain = self._plain
-        for derived in ("_states", "_order"):
+        for derived in _DERIVED:
             self.__dict__.pop(derived, None)
         become(self, plain)  # the class it was made from
 

@@ -16,7 +16,6 @@ from torch.autograd import forward_ad
 from ..ops.kernel_choice.decide import Choice
 from ..ops.lanes.tensor import LaneTensor, in_lanes
 from ..ops.switches import settings
-from .state import MaskState
 
 # So many kinds are kept for a layer; one that sees images of every size finds few of them again.
 MOST_PATHS = 64
@@ -35,7 +34,6 @@ class Path(NamedTuple):
     plan, conv: as the op takes them.  choice: sparse or dense, and by which passes.
     """
 
-    state: MaskState
     derived: Any
     geometry: tuple
     plan: Tensor | None

@@ -17,9 +17,9 @@ from ..errors import SparselthError
 from ..ops.kernel_choice import decide as choosing
 from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.patterns import classify
+from .choosing import ChoosingModule
 from .geometry import settings_of
 from .kinds import masked_modules
-from .masked import ChoosingModule
 from .module import MaskedModule
 
 

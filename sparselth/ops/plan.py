@@ -2,7 +2,7 @@
 
 On the CPU the plan is one int32 vector: a header, then the kept weights by output channel, then the
 same weights by input channel for the input gradient. csrc/common/plan.h holds the exact layout. On
-a GPU it lists the blocks that keep anything, see `gpu/candidates.py`.
+a GPU it is an empty tensor that stands for the kernels that can serve, see `gpu/candidates.py`.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_torch_compile_of_a_masked_convolution_of_it(backend, dynamic):
 
 
 @BACKENDS
-def test_a_compiled_backward_gets_blocked_gradients(backend):
+def test_a_compiled_backward_gets_gradients_in_lanes(backend):
     compiled = torch.compile(torch.sin, backend=backend)
     x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
     (F.relu(enter_lanes(OTHER) + compiled(y))).sum().backward()

@@ -1,15 +1,15 @@
 """Which of the GPU's convolutions serves a mask: the one that should take least time.
 
-What was found out about a mask lives beside its plan, which is the mask's kept weights in short:
-int32 on its device. A call without a plan, or with one that was not made here, looks at its mask
-anew, which waits for the GPU once; the mask is remembered until it changes. `kernel_choice`
+What was found out about a mask lives beside its plan, an empty tensor that stands for it. A call
+without a plan, or with one that was not made here, looks at its mask anew, which waits for the GPU
+once; the mask is remembered until it changes. `kernel_choice`
 measures the one that is chosen against dense cuDNN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,18 @@ class ConvCandidates:
     shape: tuple[int, ...]
     groups: int
     kernels: list[ConvKernel]
+    _ranked: dict[tuple, list[ConvKernel]] = field(default_factory=dict)
+
+    def _of_kind(self, backend: str | None, dtype: torch.dtype | None) -> list[ConvKernel]:
+        """Return the kernels of a backend, or all, that serve a dtype, or all; found once."""
+        if (backend, dtype) not in self._ranked:
+            wanted = DTYPES if dtype is None else (dtype,)
+            self._ranked[backend, dtype] = [
+                kernel
+                for kernel in self.kernels
+                if backend in (None, kernel.backend) and set(wanted) <= set(kernel.dtypes)
+            ]
+        return self._ranked[backend, dtype]
 
     def choose(
         self,
@@ -62,13 +74,8 @@ class ConvCandidates:
         """
         if dtype is not None and dtype not in DTYPES:
             return None
-        wanted = DTYPES if dtype is None else (dtype,)
         backend = forced()
-        found = [
-            kernel
-            for kernel in self.kernels
-            if backend in (None, kernel.backend) and all(kind in kernel.dtypes for kind in wanted)
-        ]
+        found = self._of_kind(backend, dtype)
         if input_hw is None:
             return found[0] if found else None
         for kernel in found:

@@ -1,7 +1,7 @@
 """A tensor whose values stay in the layout of the kernels between accelerated modules.
 
 To its user a `LaneTensor` is an (N, C, H, W) tensor on the CPU. Below autograd, ops that have a
-handler (`lanes_handlers.py`) run on lanes; every other op runs on a plain tensor and returns
+handler (`handlers/`) run on lanes; every other op runs on a plain tensor and returns
 plain tensors. No op is wrong for lack of a handler, only slower.
 """
 

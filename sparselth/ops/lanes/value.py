@@ -1,7 +1,7 @@
 """What stands behind an activation in lanes: its values, in whichever form they were left.
 
 A `LazyValue` plays the part of a tensor's storage. It holds exactly one of: a buffer (see
-`lanes_layout.py`), an expression over buffers that is not computed yet, or a plain tensor.
+`layout.py`), an expression over buffers that is not computed yet, or a plain tensor.
 Expressions exist so that what follows can still join them: a batch norm, a residual addition and
 the ReLU after them become one pass over memory.
 

@@ -1,6 +1,6 @@
 """The oracle's selection: which entries or groups are the largest, in plain PyTorch.
 
-`contract.py` says what a pattern is and in which order squares are added.
+`contract/` says what a pattern is and in which order squares are added.
 """
 
 from __future__ import annotations
