@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
+from inspect import Parameter, signature
 from typing import Any, TypeVar
 
 from .errors import SparselthError
@@ -42,6 +43,35 @@ def renamed_arguments(**names: str) -> Callable[[F], F]:
                     )
                 _warn(f"{function.__name__}({old}=...)", f"{function.__name__}({names[old]}=...)")
                 kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def keyword_only(*names: str) -> Callable[[F], F]:
+    """Let a function take keyword-only arguments by their old places too: in this order."""
+
+    def decorate(function: F) -> F:
+        kinds = [each.kind for each in signature(function).parameters.values()]
+        places = sum(kind is Parameter.POSITIONAL_OR_KEYWORD for kind in kinds)
+        called = function.__qualname__.removesuffix(".__init__")
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(args) > places:
+                by_name = dict(zip(names, args[places:], strict=False))
+                if len(args) - places > len(names) or by_name.keys() & kwargs.keys():
+                    return function(*args, **kwargs)  # which says what is wrong
+                shown = ", ".join(f"{name}=..." for name in by_name)
+                warnings.warn(
+                    f"{called} takes keywords after the first {places}: {called}(..., {shown}); "
+                    "places go with the next version",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                args, kwargs = args[:places], {**by_name, **kwargs}
             return function(*args, **kwargs)
 
         return call  # type: ignore[return-value]

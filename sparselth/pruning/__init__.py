@@ -5,10 +5,11 @@ from .admm import ADMM, ADMMUpdate
 from .allocation import ALLOCATIONS
 from .controls import inverted_masks, shuffled_masks, shuffled_weights
 from .erk import erk_sparsities
-from .masks import SCORES, check_alive, check_search, find_masks, sparsity
+from .masks import check_alive, check_search, find_masks, sparsity
 from .overlap import layer_overlaps, overlap_chance, weight_overlap
 from .patterns import PATTERNS, kernel_shapes
 from .quantize import Levels
+from .scores import SCORES, ScoreContext
 from .tensors import first_and_last, prunable_parameters
 from .torch_prune import from_torch_prune
 
@@ -19,6 +20,7 @@ __all__ = [
     "SCORES",
     "ADMMUpdate",
     "Levels",
+    "ScoreContext",
     "check_alive",
     "check_search",
     "erk_sparsities",

@@ -22,16 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_mapping, check_number, check_whole
+from ..deprecated import keyword_only
 from ..errors import SparselthError
 from ..nn.kinds import Site
 from ..ops import selection
 from ..ops.patterns import ELEMENT, Pattern
-from .allocation import Sparsity, counts_for, op_allocation
+from .allocation import Sparsity, allocation_of, counts_for, op_allocation
 from .masks import check_alive
 from .patterns import pattern_for
 from .residuals import ADMMUpdate
 from .rho import RhoSchedule, find_schedule
-from .tensors import by_site, prunable_sites
+from .tensors import sites_and_sparsity
 
 
 class Projection(Protocol):
@@ -113,9 +114,14 @@ class ADMM:
     weight.
     """
 
+    @keyword_only(
+        *("sparsity", "rho", "rho_schedule", "allocation", "pattern", "exclude", "projection"),
+        *("abs_tol", "rel_tol"),
+    )
     def __init__(
         self,
         model: nn.Module,
+        *,
         sparsity: Sparsity | None = None,
         rho: float = 1e-3,
         rho_schedule: str | RhoSchedule = "constant",
@@ -131,10 +137,10 @@ class ADMM:
         self.updates = 0
         self.abs_tol = check_number("abs_tol", abs_tol, least=0)
         self.rel_tol = check_number("rel_tol", rel_tol, least=0)
-        self._sites = prunable_sites(model, exclude)
+        self._sites, sparsity = sites_and_sparsity(model, sparsity, exclude)
         _refuse_turned(self._sites, pattern)
         if projection is None:
-            sparsity = by_site(model, self._sites, sparsity)
+            allocation = allocation_of(sparsity, allocation)
             projection = SparseSet(self._weights(), sparsity, allocation, pattern)
         elif (sparsity, allocation, pattern) != (None, "uniform", "element"):
             raise SparselthError(

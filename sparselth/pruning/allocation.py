@@ -26,7 +26,7 @@ def counts_for(
     sparsity: Sparsity | None,
     allocation: str,
     pattern: Pattern = ELEMENT,
-    stacklevel: int = 5,
+    stacklevel: int = 6,
 ) -> int | list[int] | None:
     """Return how many weights or groups stay, as `selection.topk_mask` takes it.
 
@@ -45,13 +45,14 @@ def counts_for(
         sparsity = DEFAULT_SPARSITY
     if isinstance(pattern, NOfM) and allocation in ("erk", "given"):
         raise SparselthError(
-            f"{pattern.n}:{pattern.m} fixes the sparsity of every layer, but allocation="
-            f'"{allocation}" chooses it; use "uniform", or a pattern that leaves it free'
+            f"{pattern.n}:{pattern.m} fixes the sparsity of every layer, and so does "
+            f"{'a sparsity by name' if allocation == 'given' else repr(allocation)}; leave it out, "
+            "or take a pattern that leaves it free"
         )
     if (allocation == "given") != isinstance(sparsity, Mapping):
         raise SparselthError(
-            'a sparsity by parameter name goes with allocation="given", one number with the '
-            f"others; got {type(sparsity).__name__} and {allocation!r}"
+            'a sparsity by parameter name is its own allocation, "given", and one number goes '
+            f"with the others; got {type(sparsity).__name__} and {allocation!r}"
         )
     if sparsity is None and allocation == "erk":
         raise SparselthError('allocation="erk" with kernel shapes takes a sparsity, got none')
@@ -65,6 +66,11 @@ def counts_for(
         return counts[0] if global_ else counts
     shares = _by_layer(parameters, sparsity, allocation)
     return _counts_by_layer(parameters, shares, pattern, stacklevel)
+
+
+def allocation_of(sparsity: Sparsity | None, allocation: str) -> str:
+    """Return the allocation that a sparsity has: shares by layer are given, and not asked about."""
+    return "given" if isinstance(sparsity, Mapping) and allocation == "uniform" else allocation
 
 
 def op_allocation(allocation: str) -> str:

@@ -1,53 +1,31 @@
-"""find_masks: a score ranks weights, an allocation says how many stay, top-k picks them.
-
-The axes are registries of plain functions. A new method is one function and one entry.
-"""
+"""find_masks: a score ranks weights, an allocation says how many stay, top-k picks them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from ..checks import check_mapping, check_model
+from ..deprecated import keyword_only
 from ..errors import SparselthError
 from ..nn import masks_of
 from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import Pattern
 from ..ops.transforms import has_values
 from .allocation import Sparsity
-from .search import Score, Search
+from .scores import Score
+from .search import Search
+
+# That could be given by place.
+_ARGUMENTS = ("score", "sparsity", "allocation", "pattern", "exclude", "include")
 
 
-def magnitude(weights: list[Tensor]) -> list[Tensor]:
-    """Score a weight by its absolute value (Han et al. 2015, arXiv:1506.02626)."""
-    return weights  # top-k ranks by magnitude already
-
-
-def random(weights: list[Tensor]) -> list[Tensor]:
-    """Score each weight by an independent draw from [0, 1), whatever it holds.
-
-    Drawn from torch's global generator of the weight's device, in model order: `torch.manual_seed`
-    decides, and a GPU draws other scores than the CPU does. Groups are ranked by their sums of
-    squares as with any score, so the larger ones stay where groups differ in size.
-
-    Reference: Frankle et al. 2021, arXiv:2009.08576 (random pruning, layer-wise).
-    """
-    # Single precision: in 16 bits many scores would tie, and ties are not broken at random.
-    return [torch.rand(w.shape, device=w.device, dtype=torch.float32) for w in weights]
-
-
-SCORES: dict[str, Score] = {
-    "magnitude": magnitude,
-    "random": random,
-}
-
-
-@torch.no_grad()
+@keyword_only(*_ARGUMENTS)
 def find_masks(
     model: nn.Module,
-    score: str = "magnitude",
+    *,
+    score: str | Score = "magnitude",
     sparsity: Sparsity | None = None,
     allocation: str = "uniform",
     pattern: str | Pattern = "element",
@@ -56,14 +34,18 @@ def find_masks(
 ) -> dict[str, Tensor]:
     """Choose which weights to keep: parameter name -> bool mask.
 
-    score: what ranks the weights, one of `SCORES`.
+    score: what ranks the weights, one of `SCORES`, or a function of your own: it gets the weights,
+    parameter name -> tensor, detached, and a `ScoreContext`, and returns scores, parameter name ->
+    tensor of real numbers of the weight's shape. The largest magnitudes stay.
     sparsity: share of the prunable weights to prune, in [0, 1); met exactly up to rounding, ties
-    go to the lowest index. Or one share per parameter name. None is 0.9, or what the pattern
-    prunes by itself.
-    allocation: "uniform" prunes the same share of every layer, "global" ranks all layers together,
-    "erk" prunes large layers more than small ones, see `erk_sparsities`, "given" takes the
-    sparsity of each layer from the mapping. All but "global" keep at least one weight or group in
-    every layer, and warn where rounding would have left none.
+    go to the lowest index. None is 0.9, or what the pattern prunes by itself. Or shares by
+    parameter name or pattern of names, such as {"layer4.*": 0.98, "*": 0.9}: a name goes before a
+    pattern, a longer pattern before a shorter one, and a layer that no key fits stays dense. A name
+    asks for its layer also where that is left out by default.
+    allocation: of one share: "uniform" prunes it in every layer, "global" ranks all layers
+    together, "erk" prunes large layers more than small ones, see `erk_sparsities`. Shares by name
+    are allocated already, which "given" says too. All but "global" keep at least one weight or
+    group in every layer, and warn where rounding would have left none.
     pattern: what is pruned as one unit: "element", "filter", "channel", "kernel", blocks of
     outputs x inputs such as "16x1" or "32x32", "2:4" along the inputs, or "kernel_shape", a
     dictionary of 3x3 shapes found from the weights; or a pattern of `sparselth.ops.patterns`.
@@ -75,19 +57,21 @@ def find_masks(
     Warns of weights that cannot have masks, with the share of the model that the masks cover.
 
     Raises SparselthError for an unknown name (listing the known ones), a sparsity outside
-    [0, 1) or beyond the pattern, NaN or Inf in a weight (naming it), or layers that "global" would
-    leave without any weight, see `check_alive`.
+    [0, 1) or beyond the pattern, NaN or Inf in a weight (naming it), a score that is not one of
+    each weight, or layers that "global" would leave without any weight, see `check_alive`.
     """
-    search = Search.prepared(model, SCORES, score, sparsity, allocation, pattern, exclude, include)
+    search = Search.prepared(model, score, sparsity, allocation, pattern, exclude, include)
     search.warn_of_gaps(model)
     masks = search.run()
     check_alive(masks)
     return masks
 
 
+@keyword_only(*_ARGUMENTS)
 def check_search(
     model: nn.Module,
-    score: str = "magnitude",
+    *,
+    score: str | Score = "magnitude",
     sparsity: Sparsity | None = None,
     allocation: str = "uniform",
     pattern: str | Pattern = "element",
@@ -99,7 +83,7 @@ def check_search(
     Raises SparselthError as `find_masks` would for these arguments and the model's layers; what
     depends on the trained weights (NaN, a layer that "global" empties) shows only then.
     """
-    search = Search.prepared(model, SCORES, score, sparsity, allocation, pattern, exclude, include)
+    search = Search.prepared(model, score, sparsity, allocation, pattern, exclude, include)
     search.check_enough()
 
 
@@ -145,4 +129,4 @@ def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
     return 1.0 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
 
 
-__all__ = ["SCORES", "check_alive", "check_search", "find_masks", "sparsity"]
+__all__ = ["check_alive", "check_search", "find_masks", "sparsity"]

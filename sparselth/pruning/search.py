@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_model, check_name
+from ..checks import check_model
 from ..errors import SparselthError
 from ..nn.coverage import coverage
 from ..nn.kinds import Site, sites_of
 from ..ops import selection
 from ..ops.patterns import ELEMENT, Pattern
-from .allocation import Sparsity, counts_for, op_allocation
+from .allocation import Sparsity, allocation_of, counts_for, op_allocation
 from .patterns import pattern_for
-from .tensors import by_site, prunable_sites
-
-Score = Callable[[list[Tensor]], list[Tensor]]
+from .scores import Score, ScoreContext, find_score, ranked
+from .tensors import sites_and_sparsity
 
 
 @dataclass(frozen=True)
 class Search:
     """What `find_masks` looks for, and where: its arguments, the score found by its name."""
 
+    model: nn.Module
     sites: dict[str, Site]
     score: Score
     sparsity: Sparsity | None
@@ -36,8 +36,7 @@ class Search:
     def prepared(
         cls,
         model: nn.Module,
-        scores: dict[str, Score],
-        score: str,
+        score: str | Score,
         sparsity: Sparsity | None = None,
         allocation: str = "uniform",
         pattern: str | Pattern = "element",
@@ -50,10 +49,10 @@ class Search:
         counts that do not fit the pattern and the layers.
         """
         check_model(model)
-        check_name("score", score, scores)
-        sites = prunable_sites(model, exclude, include)
-        sparsity = by_site(model, sites, sparsity)
-        search = cls(sites, scores[score], sparsity, allocation, pattern)
+        found = find_score(score)
+        sites, sparsity = sites_and_sparsity(model, sparsity, exclude, include)
+        allocation = allocation_of(sparsity, allocation)
+        search = cls(model, sites, found, sparsity, allocation, pattern)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
             search._kept_by_shape()
@@ -94,8 +93,8 @@ class Search:
 
         Raises SparselthError on NaN or Inf, naming the weight.
         """
-        scores = self.score([site.parameter.detach() for site in self.sites.values()])
-        scores = self._oriented(scores)
+        weights = {name: site.parameter.detach() for name, site in self.sites.items()}
+        scores = self._oriented(ranked(self.score, weights, ScoreContext(self.model)))
         groups = self._pattern_of(scores)
         k = self._counts(scores, groups)
         if self.allocation == "global":

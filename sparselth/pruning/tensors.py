@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
-from ..checks import check_model, check_names
+from ..checks import check_mapping, check_model, check_names
+from ..deprecated import keyword_only
 from ..errors import SparselthError
 from ..nn.kinds import CONVOLUTIONS, Site, owners_of, site_names, sites_of
 from ..ops.parameter_masks import is_sharded
@@ -36,8 +38,9 @@ def first_and_last(model: nn.Module) -> tuple[str | None, str | None]:
     return (convs[0] if convs else None), classifier
 
 
+@keyword_only("exclude", "include")
 def prunable_parameters(
-    model: nn.Module, exclude: Collection[str] | None = None, include: Collection[str] = ()
+    model: nn.Module, *, exclude: Collection[str] | None = None, include: Collection[str] = ()
 ) -> dict[str, nn.Parameter]:
     """Return the weights to prune by parameter name, in model order; a shared one once.
 
@@ -51,20 +54,40 @@ def prunable_parameters(
     Raises SparselthError when nothing is left, a name is not the model's, or a weight cannot have a
     mask and is not excluded (saying why).
     """
-    return {name: site.parameter for name, site in prunable_sites(model, exclude, include).items()}
+    sites, _ = sites_and_sparsity(model, None, exclude, include)
+    return {name: site.parameter for name, site in sites.items()}
 
 
-def prunable_sites(
-    model: nn.Module, exclude: Collection[str] | None = None, include: Collection[str] = ()
-) -> dict[str, Site]:
-    """Return what `prunable_parameters` does with all that is known of each place."""
+def sites_and_sparsity(
+    model: nn.Module,
+    sparsity: Sparsity | None,
+    exclude: Collection[str] | None = None,
+    include: Collection[str] = (),
+) -> tuple[dict[str, Site], Sparsity | None]:
+    """Return what is pruned, with all that is known of each place, and the sparsity by its names.
+
+    sparsity: by names and patterns of names it says itself what is pruned, among what
+    `prunable_parameters` returns and what it names.
+
+    Raises SparselthError as `prunable_parameters` does, for a key that fits nothing, and where two
+    names of one weight, or two patterns of one length, have different sparsities.
+    """
     check_model(model)
     sites = sites_of(model)
+    fitting: dict[str, list[str]] = {}
+    shares: dict[str, tuple[str, float]] = {}
+    if isinstance(sparsity, Mapping):
+        check_mapping("sparsity", sparsity, "parameter names, or patterns of them, to shares")
+        fitting = _places(model, sites, sparsity, "sparsity")
+        shares = _by_site(sparsity, fitting)
+    named = {name for name, (key, _) in shares.items() if not _is_pattern(key)}
     if exclude is None:
-        left_out = {name for name in first_and_last(model) if name is not None}
+        left_out = {name for name in first_and_last(model) if name is not None} - named
     else:
         left_out = _named(model, sites, exclude, "exclude")
-    asked = _named(model, sites, include, "include")
+    if both := sorted(left_out & named):
+        raise SparselthError(f"{', '.join(both)}: named by sparsity and by exclude; take one")
+    asked = _named(model, sites, include, "include") | named
     unknown = sorted(asked - set(sites))
     if unknown:
         raise SparselthError(f"include names {unknown}, which cannot have masks")
@@ -73,6 +96,9 @@ def prunable_sites(
         for name, site in sites.items()
         if name not in left_out and (site.kind.by_default or name in asked)
     }
+    if isinstance(sparsity, Mapping):
+        _check_used(fitting, chosen)
+        chosen = {name: site for name, site in chosen.items() if name in shares}
     refused = {name: site.refusal for name, site in chosen.items() if site.refusal}
     if refused:
         reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
@@ -92,43 +118,75 @@ def prunable_sites(
             "there is no Conv2d or Linear; pass exclude=() to prune those too (in a study, "
             "prune_first and prune_classifier)"
         )
-    return chosen
-
-
-def by_site(
-    model: nn.Module, sites: Mapping[str, Site], sparsity: Sparsity | None
-) -> Sparsity | None:
-    """Return sparsities by the names of the places; a shared weight may be given by any of its.
-
-    Raises SparselthError where two names of one weight have different sparsities.
-    """
     if not isinstance(sparsity, Mapping):
-        return sparsity
-    names = site_names(model, sites)
-    found: dict[str, float] = {}
-    for name, share in sparsity.items():
-        site = names.get(name, name)
-        if found.setdefault(site, share) != share:
-            raise SparselthError(
-                f"{name!r} is {site!r} under another name, and there are two different sparsities "
-                "for it; a shared weight has one"
-            )
+        return chosen, sparsity
+    return chosen, {name: shares[name][1] for name in chosen}
+
+
+def _is_pattern(key: str) -> bool:
+    return any(sign in key for sign in "*?[")
+
+
+def _by_site(
+    sparsity: Mapping[str, float], fitting: Mapping[str, Collection[str]]
+) -> dict[str, tuple[str, float]]:
+    """Return the key and the share that go for each place.  fitting: key -> the places it fits."""
+    found = {}
+    for site in dict.fromkeys(site for sites in fitting.values() for site in sites):
+        keys = [key for key in sparsity if site in fitting[key]]
+        best = max(map(_precision, keys))
+        first, *others = [key for key in keys if _precision(key) == best]
+        for other in others:
+            if sparsity[other] != sparsity[first]:
+                raise SparselthError(
+                    f"{site!r} has two different sparsities, by {first!r} and by {other!r}; a "
+                    "weight, shared or not, has one"
+                )
+        found[site] = (first, sparsity[first])
     return found
 
 
-def _named(model: nn.Module, sites: dict[str, Site], given: Collection[str], what: str) -> set[str]:
-    """Return the places that names and patterns stand for, a shared weight under its first name."""
+def _precision(key: str) -> tuple[bool, int]:
+    """Order keys: names before patterns, and among these those that say more."""
+    return not _is_pattern(key), len(key) - sum(map(key.count, "*?"))
+
+
+def _check_used(fitting: Mapping[str, Collection[str]], chosen: Mapping[str, Site]) -> None:
+    """Refuse a sparsity that nothing would be pruned by."""
+    for key, sites in fitting.items():
+        if sites and not any(site in chosen for site in sites):
+            raise SparselthError(
+                f"sparsity names {key!r}, which fits only what is left out, {', '.join(sites)}; "
+                "name the layer itself, or change exclude"
+            )
+    if not any(fitting.values()):
+        raise SparselthError(
+            f"sparsity names no layer; its keys are names or patterns of {sorted(chosen)}"
+        )
+
+
+def _places(
+    model: nn.Module, sites: Mapping[str, Site], names: Iterable[str], what: str
+) -> dict[str, list[str]]:
+    """Return the places that each name or pattern stands for, a shared weight by its first name."""
     first = {name: several[0][0] for several in owners_of(model).values() for name, _, _ in several}
     first.update(site_names(model, sites))
-    chosen, unknown = set(), []
-    for one in check_names(what, given):
-        matches = {first[name] for name in first if name == one or fnmatchcase(name, one)}
-        chosen |= matches
-        if not matches:
-            unknown.append(one)
+    found = {
+        one: list(dict.fromkeys(first[n] for n in first if n == one or fnmatchcase(n, one)))
+        for one in names
+    }
+    unknown = [one for one, places in found.items() if not places]
     if unknown:
         raise SparselthError(
             f"{what} names {sorted(unknown)}, but the model's Conv2d and Linear weights are "
             f"{sorted(name for name, site in sites.items() if site.kind.by_default)}"
         )
-    return chosen
+    return found
+
+
+def _named(model: nn.Module, sites: Mapping[str, Site], given: Any, what: str) -> set[str]:
+    return {
+        place
+        for places in _places(model, sites, check_names(what, given), what).values()
+        for place in places
+    }

@@ -7,7 +7,7 @@ arXiv:2102.11068, which compares them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from ..nn import sparsify
 from ..ops.checks import check_sparsity
 from ..ops.patterns import Pattern
 from ..pruning import check_search, find_masks
+from ..pruning.allocation import Sparsity
+from ..pruning.scores import Score
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
 from .checks import check_training
@@ -63,11 +65,11 @@ def find_ticket(
     model: nn.Module,
     data: Data,
     recipe: Recipe,
-    sparsity: float,
+    sparsity: Sparsity,
     *,
     rounds: int = 1,
     rewind_to: int = 0,
-    score: str = "magnitude",
+    score: str | Score = "magnitude",
     allocation: str = "uniform",
     pattern: str | Pattern = "element",
     exclude: Collection[str] | None = None,
@@ -97,17 +99,23 @@ def find_ticket(
             f"a ticket takes rounds >= 1 and rewind_to in [0, {recipe.epochs}), the recipe's "
             f"epochs; got rounds={rounds} and rewind_to={rewind_to}"
         )
-    if rounds > 1 and score == "random":
+    if rounds > 1 and score != "magnitude":
+        shown = score if isinstance(score, str) else getattr(score, "__name__", repr(score))
         raise SparselthError(
-            'score="random" draws anew in every round and would revive what was pruned; take '
-            "rounds=1"
+            f"the score {shown!r} ranks anew in every round and would revive what was pruned; "
+            'take rounds=1, or score="magnitude"'
         )
-    kept = 1 - check_sparsity(sparsity)
-    shares = [*(1 - kept ** ((done + 1) / rounds) for done in range(rounds - 1)), sparsity]
-    check_search(model, score, sparsity, allocation, pattern, exclude)  # before hours of training
+    shares = [*(_up_to(sparsity, (done + 1) / rounds) for done in range(rounds - 1)), sparsity]
+    search: dict[str, Any] = {
+        "score": score,
+        "allocation": allocation,
+        "pattern": pattern,
+        "exclude": exclude,
+    }
+    check_search(model, sparsity=sparsity, **search)  # before hours of training
     for done, share in enumerate(shares):
         try:
-            check_search(model, score, share, allocation, pattern, exclude)
+            check_search(model, sparsity=share, **search)
         except SparselthError as error:
             raise SparselthError(
                 f"of rounds={rounds}, round {done + 1} prunes {share:.6g} on the way to "
@@ -130,7 +138,7 @@ def find_ticket(
         )
         histories.append(history)
         trained = _copied(model) if trained is None else trained
-        masks = find_masks(model, score, shares[done], allocation, pattern, exclude)
+        masks = find_masks(model, sparsity=shares[done], **search)
     assert masks is not None
     assert trained is not None
     model.load_state_dict(start.weights)
@@ -142,10 +150,10 @@ def prune_and_finetune(
     model: nn.Module,
     data: Data,
     recipe: Recipe,
-    sparsity: float,
+    sparsity: Sparsity,
     *,
     pretrain: Recipe | None = None,
-    score: str = "magnitude",
+    score: str | Score = "magnitude",
     allocation: str = "uniform",
     pattern: str | Pattern = "element",
     exclude: Collection[str] | None = None,
@@ -163,13 +171,20 @@ def prune_and_finetune(
     """
     recipes = [recipe] if pretrain is None else [pretrain, recipe]
     check_training(model, *recipes, device=device, callbacks=callbacks, checkpoint=checkpoint)
-    check_search(model, score, sparsity, allocation, pattern, exclude)  # before hours of training
+    search: dict[str, Any] = {
+        "score": score,
+        "sparsity": sparsity,
+        "allocation": allocation,
+        "pattern": pattern,
+        "exclude": exclude,
+    }
+    check_search(model, **search)  # before hours of training
     options: dict[str, Any] = {"device": device, "callbacks": callbacks, "test": test}
     pretraining = None
     if pretrain is not None:
         folder = _below(checkpoint, "pretrain")
         pretraining = train(model, data, pretrain, checkpoint=folder, **options)
-    masks = find_masks(model, score, sparsity, allocation, pattern, exclude)
+    masks = find_masks(model, **search)
     folder = _below(checkpoint, "finetune")
     history = train(model, data, recipe, masks=masks, checkpoint=folder, **options)
     return FineTuned(masks, pretraining, history)
@@ -209,6 +224,13 @@ class _Start(Callback):
     def _save(self, epoch: int) -> None:
         if self.folder and self.world.writes:
             self.folder.save(epoch, {"model": self.weights})
+
+
+def _up_to(sparsity: Sparsity, part: float) -> Sparsity:
+    """Return the sparsity after a part of the rounds, each of which keeps the same share."""
+    if isinstance(sparsity, Mapping):
+        return {name: 1 - (1 - check_sparsity(share)) ** part for name, share in sparsity.items()}
+    return 1 - (1 - check_sparsity(sparsity)) ** part
 
 
 def _copied(model: nn.Module) -> Weights:

@@ -138,11 +138,11 @@ def test_state_round_trip():
     ("options", "message"),
     [
         ({"sparsity": 1.5}, r"in \[0, 1\); got 1.5"),
-        ({"sparsity": {"0.weight": 0.5}}, 'goes with allocation="given"'),
+        ({"sparsity": {"0.weight": 0.5}, "allocation": "erk"}, "is its own allocation"),
         ({"allocation": "given"}, "got float and 'given'"),
         (
-            {"sparsity": {"0.weight": 0.5, "2.weight": 0.1}, "allocation": "given"},
-            r"differ in these names: \['1.weight', '2.weight'\]",
+            {"sparsity": {"0.weight": 0.5, "9.weight": 0.1}, "allocation": "given"},
+            r"sparsity names \['9.weight'\], but the model's",
         ),
         (
             {"sparsity": {"0.weight": 0.5, "1.weight": 1.0}, "allocation": "given"},
@@ -187,7 +187,7 @@ def test_a_state_without_its_numbers_is_refused_whole(change):
 
 def test_sparsity_given_by_layer_and_the_hard_cut():
     model = net()
-    admm = sl.ADMM(model, {"0.weight": 0.25, "1.weight": 0.75}, allocation="given")
+    admm = sl.ADMM(model, sparsity={"0.weight": 0.25, "1.weight": 0.75})
     admm.update()
     assert [int((z != 0).sum()) for z in admm.z] == [54, 27]
     masks = admm.hard_prune()

@@ -29,8 +29,8 @@ def test_the_first_convolution_and_the_classifier_by_name():
     assert first_and_last(model) == ("0.weight", "4.weight")
     first, last = first_and_last(model)
     for one, others in ((first, {"1.weight", "2.weight", last}), (last, {first, "1.weight"})):
-        assert set(prunable_parameters(model, [one])) >= others
-        assert one not in prunable_parameters(model, [one])
+        assert set(prunable_parameters(model, exclude=[one])) >= others
+        assert one not in prunable_parameters(model, exclude=[one])
     two_linear = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     assert first_and_last(two_linear) == (None, "2.weight")
     assert first_and_last(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))) == (
@@ -111,10 +111,10 @@ def test_two_of_four_by_name():
         ({"pattern": "row"}, "unknown pattern 'row'; known: N:M, RxC, channel, element, filter"),
         ({"pattern": "2:4", "sparsity": 0.9}, "2:4 fixes the sparsity at 0.5"),
         ({"pattern": "kernel_shape", "sparsity": 0.1}, "prune 55.6% of the weights by themselves"),
-        ({"pattern": "2:4", "sparsity": {}, "allocation": "given"}, "a pattern that leaves it fr"),
+        ({"pattern": "2:4", "sparsity": {"*": 0.5}}, "take a pattern that leaves it free"),
         ({"allocation": "lamp"}, "unknown allocation 'lamp'; known: erk, given, global, uniform"),
         ({"sparsity": 1.0}, r"^sparsity is the share of weights to prune, in \[0, 1\); got 1.0"),
-        ({"pattern": "2:4", "sparsity": {}}, "got dict and 'uniform'"),
+        ({"allocation": "erk", "sparsity": {"*": 0.5}}, "got dict and 'erk'"),
         ({"sparsity": -0.1}, r"in \[0, 1\); got -0.1"),
         ({"exclude": 5}, "exclude takes a list of names, got 5"),
         ({"include": None}, "include takes a list of names, got None"),
@@ -167,7 +167,9 @@ def test_a_random_score_follows_the_seed_and_not_the_weights(pattern, allocation
 
     def drawn(model, seed):
         torch.manual_seed(seed)
-        return sl.find_masks(model, "random", sparsity, allocation, pattern)
+        return sl.find_masks(
+            model, score="random", sparsity=sparsity, allocation=allocation, pattern=pattern
+        )
 
     model = net()
     masks, again, other = drawn(model, 1), drawn(net(), 1), drawn(model, 2)
@@ -182,7 +184,7 @@ def test_a_random_score_follows_the_seed_and_not_the_weights(pattern, allocation
 
 def test_a_random_score_of_16_bit_weights_prefers_no_place():
     model = nn.Linear(400, 400).bfloat16()
-    mask = sl.find_masks(model, "random", 0.99, exclude=())["weight"]
+    mask = sl.find_masks(model, score="random", sparsity=0.99, exclude=())["weight"]
     assert int(mask.sum()) == 1600
     assert abs(int(mask[:200].sum()) - 800) < 5 * 20
 

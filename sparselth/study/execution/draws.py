@@ -97,4 +97,4 @@ def prunable(config: StudyConfig, model: nn.Module) -> list[str]:
 
     Raises `SparselthError` when the model has none.
     """
-    return list(prunable_parameters(model, excluded(config, model)))
+    return list(prunable_parameters(model, exclude=excluded(config, model)))
