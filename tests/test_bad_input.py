@@ -81,6 +81,7 @@ p = sl.pruning
 PUBLIC = {
     "sparsify": (sl.sparsify, lambda: {"model": net(), "masks": sl.find_masks(net())}),
     "densify": (sl.densify, lambda: {"model": sparse()}),
+    "load_sparse": (sl.load_sparse, lambda: {"model": net(), "state": sparse().state_dict()}),
     "masks_of": (sl.masks_of, lambda: {"model": sparse()}),
     "coverage": (sl.coverage, lambda: {"model": sparse(), "names": ["0.weight"]}),
     "profile": (sl.profile, lambda: {"model": sparse(), "x": X}),
@@ -141,7 +142,7 @@ PUBLIC = {
     "evaluate": (sl.training.evaluate, lambda: {"model": net(), "batches": batches()}),
     "ADMMSchedule": (
         sl.training.ADMMSchedule,
-        lambda: {"admm": sl.ADMM(net(), 0.5), "every": 1},
+        lambda: {"admm": sl.ADMM(net(), sparsity=0.5), "every": 1},
     ),
     "HistoryFile": (sl.training.HistoryFile, lambda: {"path": "a.csv"}),
     "KeepBest": (sl.training.KeepBest, lambda: {"folder": "a"}),

@@ -5,6 +5,7 @@ from .choices import adopt_choices, measured_choices
 from .convert import densify, masks_of, sparsify
 from .coverage import Coverage, coverage
 from .kinds import Site, sites_of
+from .loading import load_sparse
 from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
 from .module import MaskedModule
 from .norm import LaneBatchNorm2d
@@ -29,6 +30,7 @@ __all__ = [
     "adopt_choices",
     "coverage",
     "densify",
+    "load_sparse",
     "masks_of",
     "measured_choices",
     "profile",

@@ -66,23 +66,8 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     (saying why), or a mask of another shape, dtype or device; the model is untouched then.
     """
     check_model(model)
-    if masks is not None:
-        check_mapping("masks", masks, MASKS)
-    sites = sites_of(model)
-    if masks is None:
-        masks = _of_zeros(sites)
-    owners, known = owners_of(model), site_names(model, sites)
-    todo: dict[str, tuple[Site, Tensor]] = {}
-    for name, mask in masks.items():
-        site = _site(model, name, sites, known)
-        check_mask(mask, site.slot, f"the mask of {name!r}")
-        if site.name in todo and not torch.equal(todo[site.name][1], mask):
-            raise SparselthError(
-                f"{name!r} is {site.name!r} under another name, and there are two different masks "
-                "for it; a shared weight has one"
-            )
-        todo[site.name] = (site, mask)
-    for site, mask in todo.values():
+    owners = owners_of(model)
+    for site, mask in checked_masks(model, masks):
         having = dict.fromkeys((module, local) for _, module, local in owners[id(site.slot)])
         for module, local in having:
             if isinstance(module, StemConv2d):
@@ -95,6 +80,28 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     _convert_neighbours(model)
     _log.info("%s", coverage(model))
     return model
+
+
+def checked_masks(
+    model: nn.Module, masks: Mapping[str, Tensor] | None
+) -> list[tuple[Site, Tensor]]:
+    """Return the place of each mask; arguments and errors as in `sparsify`."""
+    sites = sites_of(model)
+    if masks is None:
+        masks = _of_zeros(sites)
+    check_mapping("masks", masks, MASKS)
+    known = site_names(model, sites)
+    todo: dict[str, tuple[Site, Tensor]] = {}
+    for name, mask in masks.items():
+        site = _site(model, name, sites, known)
+        check_mask(mask, site.slot, f"the mask of {name!r}")
+        if site.name in todo and not torch.equal(todo[site.name][1], mask):
+            raise SparselthError(
+                f"{name!r} is {site.name!r} under another name, and there are two different masks "
+                "for it; a shared weight has one"
+            )
+        todo[site.name] = (site, mask)
+    return list(todo.values())
 
 
 def _of_zeros(sites: Mapping[str, Site]) -> dict[str, Tensor]:

@@ -7,26 +7,28 @@ from collections.abc import Mapping, Sequence
 from typing import overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import check_number
 from ..errors import SparselthError
 from ..ops import selection
 from ..ops.checks import check_tensors
 from ..ops.parameter_masks import clean_among_
+from .tensors import prunable_parameters
 
 Weights = Mapping[str, Tensor]
+Network = Weights | nn.Module
 
 
 @overload
 def weight_overlap(
-    theta_a: Weights, theta_b: Weights, p: float = ..., masks: Weights | None = ...
+    theta_a: Network, theta_b: Network, p: float = ..., masks: Weights | None = ...
 ) -> float: ...
 
 
 @overload
 def weight_overlap(
-    theta_a: Weights, theta_b: Weights, p: Sequence[float], masks: Weights | None = ...
+    theta_a: Network, theta_b: Network, p: Sequence[float], masks: Weights | None = ...
 ) -> list[float]: ...
 
 
@@ -38,7 +40,8 @@ def weight_overlap(theta_a, theta_b, p=0.2, masks=None):
     counts actually selected, instead of p N_l, makes R_p(a, a) exactly 1.
     About p: no correlation. Above p: positive. Below p: negative.
 
-    theta_a, theta_b: parameter name -> tensor, the same names and shapes.
+    theta_a, theta_b: parameter name -> tensor, the same names and shapes; or models, of which the
+    prunable parameters are compared.
     p: share of weights compared, in (0, 1]; or several, for which a list is returned and which
     share their passes over the weights.
     masks: for two networks sharing a mask; N_l then counts the remaining weights only, and what
@@ -50,6 +53,7 @@ def weight_overlap(theta_a, theta_b, p=0.2, masks=None):
     Reference: Liu et al. 2021, arXiv:2102.11068, eq. (1) and footnote 3.
     """
     shares = _shares(p)
+    theta_a, theta_b = _weights(theta_a), _weights(theta_b)
     shared, selected = _counted(theta_a, theta_b, shares, masks)
     found = []
     for row, k, share in zip(shared.tolist(), selected, shares, strict=True):
@@ -61,8 +65,8 @@ def weight_overlap(theta_a, theta_b, p=0.2, masks=None):
 
 
 def layer_overlaps(
-    theta_a: Weights,
-    theta_b: Weights,
+    theta_a: Network,
+    theta_b: Network,
     p: float | Sequence[float] = 0.2,
     masks: Weights | None = None,
 ) -> dict[str, list[float]]:
@@ -70,12 +74,17 @@ def layer_overlaps(
 
     Arguments and errors as in `weight_overlap`. NaN where p selects no weight of a layer.
     """
+    theta_a, theta_b = _weights(theta_a), _weights(theta_b)
     shared, selected = _counted(theta_a, theta_b, _shares(p), masks)
     rows = shared.tolist()
     return {
         name: [row[i] / k[i] if k[i] else math.nan for row, k in zip(rows, selected, strict=True)]
         for i, name in enumerate(theta_a)
     }
+
+
+def _weights(theta: Network) -> Weights:
+    return prunable_parameters(theta) if isinstance(theta, nn.Module) else theta
 
 
 def _shares(p: float | Sequence[float]) -> list[float]:
@@ -112,7 +121,7 @@ def _sizes(theta: Weights, masks: Weights | None) -> list[int]:
 
 
 def overlap_chance(
-    theta: Weights, p: float = 0.2, masks: Weights | None = None
+    theta: Network, p: float = 0.2, masks: Weights | None = None
 ) -> tuple[float, float]:
     """Return the mean and standard deviation of R_p between independent networks.
 
@@ -121,6 +130,7 @@ def overlap_chance(
     Raises SparselthError as `weight_overlap` does.
     """
     (p,) = _shares([p])
+    theta = _weights(theta)
     _check(theta, theta, masks)
     return p, (1 - p) / max(sum(_sizes(theta, masks)), 1) ** 0.5
 

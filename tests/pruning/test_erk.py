@@ -156,7 +156,7 @@ def test_weights_without_entries_and_no_weights():
         (lambda: erk_sparsities({"gain": torch.ones(())}, 0.5), r"\['gain'\] have no dimension"),
         (
             lambda: sl.find_masks(net(), pattern="2:4", allocation="erk"),
-            '2:4 fixes the sparsity of every layer, and so does .erk.; leave it out',
+            "2:4 fixes the sparsity of every layer, and so does .erk.; leave it out",
         ),
         (
             lambda: sl.find_masks(net(), pattern="kernel_shape", allocation="erk"),

@@ -125,3 +125,15 @@ def test_whole_state_dicts_and_mixed_weights_are_refused_by_name():
     a = {"w": torch.ones(4), "v": torch.ones(4).double()}
     with pytest.raises(sl.SparselthError, match=r"theta_a\['v'\] is torch\.float64"):
         sl.weight_overlap(a, a)
+
+
+def test_models_are_compared_by_their_prunable_parameters():
+    torch.manual_seed(0)
+    a, b = (sl.models.build("conv4", num_classes=10, in_channels=1, width=0.25) for _ in range(2))
+    weights = [sl.pruning.prunable_parameters(model) for model in (a, b)]
+    assert sl.weight_overlap(a, b, 0.3) == sl.weight_overlap(*weights, 0.3)
+    assert sl.weight_overlap(a, weights[0]) == 1.0
+    assert sl.pruning.layer_overlaps(a, b) == sl.pruning.layer_overlaps(*weights)
+    assert sl.pruning.overlap_chance(a) == sl.pruning.overlap_chance(weights[0])
+    masks = sl.find_masks(a, sparsity=0.5)
+    assert sl.weight_overlap(a, b, 0.3, masks) == sl.weight_overlap(*weights, 0.3, masks)
