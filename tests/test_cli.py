@@ -138,9 +138,11 @@ def test_profile_shows_every_layer(run):
     arguments = ["resnet20", "--width", "0.25", "--batch", "4", "--image", "8", "--threads", "1"]
     result = run("profile", *arguments, "--sparsity", "0.8")
     assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    table, left = result.stdout.split("\n\n")
+    lines = table.splitlines()
     assert lines[0].startswith("layer")
     assert lines[-1].startswith("total")
+    assert "  pool, aten.mean of 4x16x2x2: no kernel for it runs on lanes" in left.splitlines()
     assert sum(line.startswith("stages.") and " % " in line for line in lines) == 20
     _check_sentence(run("profile", "lenet"), "known: conv4, mobilenetv2, mobilenetv2-imagenet")
     _check_sentence(run("profile", "vgg11", "--batch", "0"), "--batch 0")

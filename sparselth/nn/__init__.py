@@ -9,7 +9,8 @@ from .loading import load_sparse
 from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
 from .module import MaskedModule
 from .norm import LaneBatchNorm2d
-from .profiling import Profile, ProfileRow, profile
+from .profile_table import LaneExit, Profile, ProfileRow
+from .profiling import profile
 from .stem import StemConv2d
 
 __getattr__ = renamed_names(
@@ -19,6 +20,7 @@ __getattr__ = renamed_names(
 __all__ = [
     "Coverage",
     "LaneBatchNorm2d",
+    "LaneExit",
     "MaskedConv1d",
     "MaskedConv2d",
     "MaskedLinear",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,54 +14,13 @@ from torch.utils._pytree import tree_map_only
 from ..checks import called, check_model, kind
 from ..errors import SparselthError
 from ..ops.kernel_choice import decide as choosing
-from ..ops.kernel_choice.measure_cpu import Timings
+from ..ops.lanes.exits import Exit, told_to
 from ..ops.patterns import classify
 from .choosing import ChoosingModule
 from .geometry import settings_of
 from .kinds import masked_modules
 from .module import MaskedModule
-
-
-@dataclass(frozen=True)
-class ProfileRow:
-    """One call of a masked layer.
-
-    kind: the module's class.  geometry: its settings and input shape.  sparsity: in [0, 1].
-    pattern: "element", "filter", "channel" or "dense", see `sparselth.ops.patterns.classify`.
-    in_lanes: whether the input arrived in the layout of the sparse kernels of a CPU.  by: how the
-    choice was made, "measured" or "fixed".  backend: pass -> "sparse" or "dense".
-    dense_ms: all passes dense, in a dense model.  sparse_ms: all passes sparse, and on a CPU the
-    way into lanes and out of them where the input is not in lanes.  chosen_ms: what was chosen,
-    here.  NaN where nothing can be timed.  timings: each pass by itself.
-    """
-
-    name: str
-    kind: str
-    geometry: str
-    sparsity: float
-    pattern: str
-    in_lanes: bool
-    by: str
-    backend: dict[str, str]
-    dense_ms: float
-    sparse_ms: float
-    chosen_ms: float
-    timings: Timings | None
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster sparse is than dense; NaN where nothing can be timed."""
-        return self.dense_ms / self.sparse_ms
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The masked layers of a model in the order they ran. Printed, it is a table."""
-
-    rows: list[ProfileRow] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return _table(self.rows)
+from .profile_table import LaneExit, Profile, ProfileRow
 
 
 def profile(model: nn.Module, x: Any, *, backward: bool = True) -> Profile:
@@ -73,18 +31,22 @@ def profile(model: nn.Module, x: Any, *, backward: bool = True) -> Profile:
     backward: count the passes of training; False counts the forward.
     Times are measured layer by layer, on the device of the layer's input, also where the choice is
     fixed or forced. Layers that no sparse kernel serves are listed as dense, without times.
+    On a CPU it lists, too, where an activation leaves the layout of the sparse kernels and why: at
+    the end of a network that is as it should be, between two sparse convolutions it costs. What
+    only training computes, dropout and the backward, is not looked at.
 
     Raises SparselthError for an `x` that the model cannot take, or what is no model.
     """
     check_model(model)
     args, kwargs = _arguments(x)
     rows: list[ProfileRow] = []
+    exits: list[LaneExit] = []
     # The passes of training do not run on inference tensors, wherever this is called.
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
         args, kwargs = tree_map_only(Tensor, _ordinary, (args, kwargs))
-        with _observed(model, backward, rows):
+        with _observed(model, backward, rows), _watched(model, exits):
             called(model, args, "x", **kwargs)
-    return Profile(rows)
+    return Profile(rows, exits)
 
 
 def _arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -119,7 +81,8 @@ def _observed(model: nn.Module, backward: bool, rows: list[ProfileRow]) -> Itera
                         f"{', '.join(map(kind, (*args, *kwargs.values()))) or 'nothing'}"
                     )
                 row = _row if isinstance(module, ChoosingModule) else _dense_row
-                rows.append(row(name, module, x))
+                with told_to(None):  # of what is tried here
+                    rows.append(row(name, module, x))
 
             handle = module.register_forward_pre_hook(before, with_kwargs=True)
             stack.enter_context(_removed(handle))
@@ -129,6 +92,31 @@ def _observed(model: nn.Module, backward: bool, rows: list[ProfileRow]) -> Itera
         finally:
             for observed, was in training.items():
                 observed.training = was
+
+
+@contextmanager
+def _watched(model: nn.Module, exits: list[LaneExit]) -> Iterator[None]:
+    """Add an exit whenever an activation leaves lanes, with the module that runs then."""
+    running = [("", model)]
+
+    def note(left: Exit) -> None:
+        name, module = running[-1]
+        why = "dense serves this layer" if isinstance(module, ChoosingModule) else left.why
+        exits.append(LaneExit(name, left.op, left.shape, why))
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+
+            def enter(module: nn.Module, args: Any, name: str = name) -> None:
+                running.append((name, module))
+
+            def leave(module: nn.Module, args: Any, out: Any) -> None:
+                running.pop()
+
+            stack.enter_context(_removed(module.register_forward_pre_hook(enter)))
+            stack.enter_context(_removed(module.register_forward_hook(leave)))
+        with told_to(note):
+            yield
 
 
 @contextmanager
@@ -193,57 +181,3 @@ def _geometry(module: ChoosingModule, x: Tensor) -> str:
     if module.groups != 1:
         text += f", {module.groups} groups"
     return text
-
-
-# --- the table --------------------------------------------------------------------------------
-
-_HEADER = ("layer", "input", "sparsity", "pattern", "backend", "dense ms", "sparse ms", "ratio")
-_TEXT = {0, 1, 3, 4}  # columns aligned to the left
-
-
-def _table(rows: Sequence[ProfileRow]) -> str:
-    if not rows:
-        return "no masked layers: use sparselth.sparsify first"
-    cells = [_HEADER, *(_cells(row) for row in rows), _totals(rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
-    lines = ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
-    rule = "-" * max(map(len, lines))
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    for column, (text, width) in enumerate(zip(line, widths, strict=True)):
-        yield text.ljust(width) if column in _TEXT else text.rjust(width)
-
-
-def _cells(row: ProfileRow) -> tuple[str, ...]:
-    return (
-        row.name or row.kind,
-        row.geometry,
-        f"{100 * row.sparsity:.1f} %",
-        row.pattern,
-        _backend(row),
-        _number(row.dense_ms),
-        _number(row.sparse_ms),
-        _number(row.ratio),
-    )
-
-
-def _backend(row: ProfileRow) -> str:
-    """Name the backend, or where passes differ, those that are dense."""
-    dense = [name for name, backend in row.backend.items() if backend == "dense"]
-    if not dense or len(dense) == len(row.backend):
-        return "dense" if dense else "sparse"
-    return f"sparse; dense {', '.join(dense)}"
-
-
-def _totals(rows: Sequence[ProfileRow]) -> tuple[str, ...]:
-    timed = [row for row in rows if row.timings is not None] or rows
-    dense, sparse = sum(row.dense_ms for row in timed), sum(row.sparse_ms for row in timed)
-    chosen = sum(row.chosen_ms for row in timed)
-    tail = "" if math.isnan(chosen) else f"as chosen {_number(chosen)} ms"
-    return ("total", "", "", "", tail, _number(dense), _number(sparse), _number(dense / sparse))
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"

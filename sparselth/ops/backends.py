@@ -53,6 +53,23 @@ class BackendReport:
     reason: str
 
 
+class BackendReports(list[BackendReport]):
+    """Reports of every op on every backend. Printed, they are a table."""
+
+    def __str__(self) -> str:
+        there = {(report.op, report.backend) for report in self if report.available}
+        ops = list(dict.fromkeys(report.op for report in self))
+        width = max(map(len, ops), default=0)
+        lines = ["  ".join([" " * width, *BACKENDS])]
+        for op in ops:
+            marks = ("yes" if (op, name) in there else "-" for name in BACKENDS)
+            cells = (mark.ljust(len(name)) for mark, name in zip(marks, BACKENDS, strict=True))
+            lines.append("  ".join([op.ljust(width), *cells]).rstrip())
+        missing = {name: _why_missing(name) for name in BACKENDS[1:]}
+        lines += ["", *(f"{name}: {why}" for name, why in missing.items() if why)]
+        return "\n".join(lines).rstrip()
+
+
 def use_backend(name: str) -> AbstractContextManager[None]:
     """Force one backend for every op called inside the `with` block, or the decorated function.
 
@@ -135,9 +152,12 @@ def served(op: str, device: str) -> bool:
     return not launchers.why_missing() or (op in CONVOLUTIONS and _has_kernel(op, "cuda"))
 
 
-def backends() -> list[BackendReport]:
-    """List every op on every backend, with the reason where a kernel is missing."""
-    reports = []
+def backends() -> BackendReports:
+    """List every op on every backend, with the reason where a kernel is missing.
+
+    Returns a list of `BackendReport`; printed, it is a table.
+    """
+    reports = BackendReports()
     for op in ALL_SCHEMAS:
         reports.append(BackendReport(op, "reference", True, "plain PyTorch"))
         for backend in BACKENDS[1:]:

@@ -70,12 +70,15 @@ def test_the_forward_alone():
 @pytest.mark.usefixtures("clock")
 def test_printed_it_is_an_aligned_table_with_totals():
     with sl.use_choice("measured"):
-        lines = str(sl.profile(net(), X)).splitlines()
+        text = str(sl.profile(net(), X))
+    table, left = text.split("\n\n")
+    lines = table.splitlines()
     assert lines[0].split() == (
         ["layer", "input", "sparsity", "pattern", "backend", "dense", "ms", "sparse", "ms", "ratio"]
     )
     assert len({len(line) for line in lines}) == 1
     assert lines[-1].split() == ["total", "as", "chosen", "11.00", "ms", "36.00", "11.00", "3.27"]
+    assert left.splitlines()[0] == "Activations leave the layout of the sparse kernels:"
     assert str(sl.profile(nn.Linear(2, 2), torch.ones(1, 2))).startswith("no masked layers")
 
 
@@ -158,3 +161,91 @@ def test_what_is_no_input_is_named():
             sl.profile(model, x)
     with pytest.raises(sl.SparselthError, match="names takes a list of names, got the text"):
         sl.coverage(model, "0.weight")
+
+
+def exits(*layers):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *layers)
+    convs = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][1:]
+    shares = {f"{name}.weight": 0.9 for name in convs}
+    sl.sparsify(model, sl.find_masks(model, sparsity=shares))
+    with sl.use_choice("fixed"):
+        found = sl.profile(model, torch.randn(2, 3, 8, 8))
+    return found, [(one.name, one.op, one.why) for one in found.exits]
+
+
+def conv():
+    return nn.Conv2d(8, 8, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "left"),
+    [
+        (nn.ReLU(), []),
+        (nn.ReLU6(), []),
+        (nn.BatchNorm2d(8), []),
+        (nn.MaxPool2d(2), []),
+        (nn.Identity(), []),
+        (nn.Dropout(0.5), []),  # which computes nothing in evaluation mode
+        (nn.SiLU(), [("3", "aten.silu", "no kernel for it runs on lanes")]),
+        (
+            nn.MaxPool2d(2, ceil_mode=True),
+            [
+                (
+                    "3",
+                    "aten.max_pool2d_with_indices",
+                    "on lanes it takes windows of up to 255, dilation=1 and ceil_mode=False only",
+                )
+            ],
+        ),
+        (
+            nn.Hardtanh(-1, 1),
+            [
+                (
+                    "3",
+                    "aten.hardtanh",
+                    "on lanes it takes a lower limit of 0 and an upper one above it, as ReLU6 has "
+                    "only",
+                )
+            ],
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_where_activations_leave_lanes_and_why(layer, left):
+    found, told = exits(conv(), layer, conv(), nn.ReLU())
+    assert told == left
+    assert ("Activations leave" in str(found)) == bool(left)
+    for one in found.exits:
+        assert f"  3, {one.op} of 2x8x8x8: {one.why}" in str(found).splitlines()
+
+
+def test_the_end_of_a_network_is_an_exit_like_any_other():
+    _, told = exits(conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert told == [("3", "aten.mean", "no kernel for it runs on lanes")]
+
+
+def test_a_layer_served_densely_is_an_exit():
+    model = nn.Sequential(conv(), conv(), conv(), nn.Flatten())
+    shares = {"0.weight": 0.95, "1.weight": 0.1, "2.weight": 0.95}
+    sl.sparsify(model, sl.find_masks(model, sparsity=shares))
+    found = sl.profile(model, torch.randn(2, 8, 8, 8))
+    why = [(one.name, one.why) for one in found.exits]
+    assert why == [("1", "dense serves this layer"), ("3", "no kernel for it runs on lanes")]
+
+
+def test_code_between_the_modules_is_the_model_itself():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(), conv()
+
+        def forward(self, x):
+            return self.b(self.a(x).sigmoid())
+
+    model = Net()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.9, exclude=()))
+    found = sl.profile(model, torch.randn(2, 8, 8, 8))
+    assert [(one.name, one.op) for one in found.exits] == [("", "aten.sigmoid")]
+    assert "  the model, aten.sigmoid of 2x8x8x8: no kernel" in str(found)
+    model(torch.randn(2, 8, 8, 8))  # nobody listens afterwards
+    assert not any(module._forward_hooks for module in model.modules())

@@ -43,6 +43,22 @@ def test_use_backend_nests_and_restores():
     assert forced() is None
 
 
+def test_printed_they_are_a_table():
+    reports = sl.backends()
+    head, *lines = str(reports).split("\n\n")[0].splitlines()
+    assert head.split() == ["reference", "cpu", "cuda", "triton"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    for report in reports:
+        mark = rows[report.op][head.split().index(report.backend)]
+        assert mark == ("yes" if report.available else "-")
+    if not any(report.available for report in reports if report.backend == "triton"):
+        assert f"triton: {reason_of(reports)}" in str(reports).splitlines()
+
+
+def reason_of(reports):
+    return next(r.reason for r in reports if r.op == "topk_mask" and r.backend == "triton")
+
+
 def test_unknown_and_missing_backends():
     with pytest.raises(ValueError, match="unknown backend 'tpu'; known: cpu, cuda, reference"):
         sl.use_backend("tpu").__enter__()

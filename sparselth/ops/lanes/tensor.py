@@ -7,31 +7,17 @@ plain tensors. No op is wrong for lack of a handler, only slower.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
+from . import exits
+from .handling import HANDLERS, TAKES, aliasing_of
 from .value import LaneBuffer, LazyValue, Positions, State
 
 _aten = torch.ops.aten
-
-# Op overload -> what computes it on lanes, or returns NotImplemented to decline.
-HANDLERS: dict[Any, Callable[..., Any]] = {}
-
-
-def handles(*overloads: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator that registers a handler for some overloads."""
-
-    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
-        HANDLERS.update(dict.fromkeys(overloads, handler))
-        return handler
-
-    return register
-
 
 # Ops that ask one argument for its shape and dtype alone, and the place of that argument.
 _SHAPE_ONLY = {
@@ -90,6 +76,9 @@ class LaneTensor(torch.Tensor):
 
     def dense(self) -> Tensor:
         """Return a plain tensor (N, C, H, W) with the same values, differentiably."""
+        tell = exits.listener()
+        if tell is not None and in_lanes(self):
+            tell(exits.Exit("dense", tuple(self.shape), "plain values are asked for"))
         return _Dense.apply(self)
 
     def _plain_view(self) -> Tensor:
@@ -105,6 +94,8 @@ class LaneTensor(torch.Tensor):
             out = handler(*args, **kwargs)
             if out is not NotImplemented:
                 return out
+        if exits.listener() is not None:
+            _tell(func, types, args, kwargs)
         return fallback(func, args, kwargs)
 
     # What reads memory without asking the dispatcher. The arguments are those of Tensor. Not
@@ -200,29 +191,21 @@ class _Dense(torch.autograd.Function):
 # --- every other op ---------------------------------------------------------------------------
 
 
-class _Aliasing(NamedTuple):
-    """Which arguments an op returns views of, or writes to: by place and by name."""
-
-    shared: frozenset[int | str]
-    written: frozenset[int | str]
-    moves: bool  # changes the shape or strides of what it writes to
-    composite: bool  # is made of other ops
-
-
-@functools.cache
-def _aliasing(func: Any) -> _Aliasing:
-    shared: set[int | str] = set()
-    written: set[int | str] = set()
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None:
-            shared |= {place, argument.name}
-            if argument.alias_info.is_write:
-                written |= {place, argument.name}
-    moves = torch.Tag.inplace_view in func.tags
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(
-        func.name(), "CompositeImplicitAutograd"
-    )
-    return _Aliasing(frozenset(shared), frozenset(written), moves, composite)
+def _tell(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Tell who listens of an op that takes values out of lanes."""
+    place, tell = _SHAPE_ONLY.get(func), exits.listener()
+    values = [value for i, value in enumerate(args) if i != place]
+    left = next(filter(in_lanes, tree_leaves((values, kwargs))), None)
+    if left is None or tell is None:
+        return
+    if func not in HANDLERS:
+        why = "no kernel for it runs on lanes"
+    elif not all(t is LaneTensor for t in types):
+        why = "its other argument is a tensor of another subclass"
+    else:
+        why = f"on lanes it takes {TAKES[func]} only"
+    name = func._schema.name.replace("::", ".")
+    tell(exits.Exit(name, tuple(left.shape), why))
 
 
 def _read(value: Any) -> Any:
@@ -240,7 +223,7 @@ def fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         like = args[place]
         shape = torch.empty(like.shape, dtype=like.dtype, device=like.device)
         args = (*args[:place], shape, *args[place + 1 :])
-    aliasing = _aliasing(func)
+    aliasing = aliasing_of(func)
     if aliasing.composite:  # taken apart by autograd, but for inference mode
         return func.decompose(*args, **kwargs)
     if aliasing.moves:

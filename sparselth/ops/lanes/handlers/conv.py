@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ...contract import OPS
 from ..buffers import as_buffer
-from ..tensor import LaneTensor, handles, in_lanes
+from ..handling import handles
+from ..tensor import LaneTensor, in_lanes
 
 _aten = torch.ops.aten
 _lanes_conv2d = OPS.lanes_conv2d.default
@@ -57,7 +58,7 @@ def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilat
     return LaneTensor.wrap(grad_input, batch, 0), grad_weight
 
 
-@handles(_aten.sum.dim_IntList)
+@handles(_aten.sum.dim_IntList, takes="sums over batch, height and width")
 def _(x, dim, keepdim=False, *, dtype=None):
     # The gradient of a convolution's bias.
     if not in_lanes(x) or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ...contract import OPS
 from ..buffers import as_buffer
+from ..handling import handles
 from ..layout import HALO
-from ..tensor import LaneTensor, handles, in_lanes
+from ..tensor import LaneTensor, in_lanes
 from ..value import (
     NO_LIMIT,
     Affine,
@@ -27,7 +28,10 @@ def _invstd(variance: Tensor, eps: float) -> Tensor:
     return (variance + eps).rsqrt()
 
 
-@handles(_aten.native_batch_norm.default, _aten._native_batch_norm_legit.default)
+@handles(
+    *(_aten.native_batch_norm.default, _aten._native_batch_norm_legit.default),
+    takes="parameters and statistics of the dtype of its input",
+)
 def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
     channel = (weight, bias, running_mean, running_var)
     if not in_lanes(input) or any(t is not None and t.dtype != input.dtype for t in channel):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..buffers import as_buffer, same_shape_dtype
-from ..tensor import LaneTensor, handles, in_lanes
+from ..handling import handles
+from ..tensor import LaneTensor, in_lanes
 from ..value import (
     NO_LIMIT,
     Affine,
@@ -22,6 +23,11 @@ from ..value import (
 )
 
 _aten = torch.ops.aten
+
+# What they do not decline.
+_LIMITS = "a lower limit of 0 and an upper one above it, as ReLU6 has"
+_TERMS = "two tensors of one shape and dtype, and alpha=1"
+_FACTORS = "a finite number for the other factor"
 
 
 def _sum_of(x: Tensor) -> AffineSum:
@@ -57,14 +63,14 @@ def _is_relu(lower: float, upper: float) -> bool:
     return lower == 0 and upper > 0
 
 
-@handles(_aten.hardtanh.default)
+@handles(_aten.hardtanh.default, takes=_LIMITS)
 def _(x, min_val=-1, max_val=1):
     if not in_lanes(x) or not _is_relu(min_val, max_val):
         return NotImplemented
     return x.like(evaluate(_sum_of(x), x._value.batch, True, max_val))
 
 
-@handles(_aten.hardtanh_.default)
+@handles(_aten.hardtanh_.default, takes=_LIMITS)
 def _(x, min_val=-1, max_val=1):
     if not in_lanes(x) or not _is_relu(min_val, max_val):
         return NotImplemented
@@ -96,7 +102,7 @@ def _addable(a: Any, b: Any, alpha: Any) -> bool:
     return alpha == 1 and (in_lanes(a) or in_lanes(b)) and same_shape_dtype(b, a)
 
 
-@handles(_aten.add.Tensor)
+@handles(_aten.add.Tensor, takes=_TERMS)
 def _(a, b, *, alpha=1):
     if not isinstance(a, Tensor) or not _addable(a, b, alpha):
         return NotImplemented
@@ -104,7 +110,7 @@ def _(a, b, *, alpha=1):
     return like.like(_added(a, b))
 
 
-@handles(_aten.add_.Tensor)
+@handles(_aten.add_.Tensor, takes=_TERMS)
 def _(a, b, *, alpha=1):
     if not in_lanes(a) or not _addable(a, b, alpha):
         return NotImplemented
@@ -117,7 +123,7 @@ def _scalable(x: Any, factor: Any) -> bool:
     return in_lanes(x) and type(factor) in (int, float) and math.isfinite(factor)
 
 
-@handles(_aten.mul.Tensor, _aten.mul.Scalar)
+@handles(_aten.mul.Tensor, _aten.mul.Scalar, takes=_FACTORS)
 def _(x, factor):
     if not _scalable(x, factor):
         return NotImplemented
@@ -125,7 +131,7 @@ def _(x, factor):
     return x.like(LaneBuffer(buffer.data * factor, buffer.halo))
 
 
-@handles(_aten.div.Tensor, _aten.div.Scalar)
+@handles(_aten.div.Tensor, _aten.div.Scalar, takes=_FACTORS)
 def _(x, divisor):
     if not _scalable(x, divisor) or divisor == 0:
         return NotImplemented

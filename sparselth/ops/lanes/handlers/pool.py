@@ -8,8 +8,9 @@ import torch
 
 from ...contract import OPS
 from ..buffers import as_buffer
+from ..handling import handles
 from ..layout import HALO
-from ..tensor import LaneTensor, handles, in_lanes
+from ..tensor import LaneTensor, in_lanes
 from ..value import LazyValue, Positions
 
 _aten = torch.ops.aten
@@ -22,7 +23,10 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
-@handles(_aten.max_pool2d_with_indices.default)
+@handles(
+    _aten.max_pool2d_with_indices.default,
+    takes=f"windows of up to {_LARGEST_WINDOW}, dilation=1 and ceil_mode=False",
+)
 def _(x, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
     kernel, pads = _pair(kernel_size), _pair(padding)
     strides = _pair(stride) if stride else kernel

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..tensor import LaneTensor, handles
+from ..handling import handles
+from ..tensor import LaneTensor
 
 _aten = torch.ops.aten
 
@@ -15,7 +16,7 @@ def _(x):
     return x.alias()
 
 
-@handles(_aten.clone.default)
+@handles(_aten.clone.default, takes="no channels_last")
 def _(x, *, memory_format=None):
     state = x._value.state
     if isinstance(state, Tensor):
