@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ratios import Ratio
-from selection import (
-    CUDA_BYTES,
-    KEPT,
-    PROBLEMS,
-    THRESHOLDS,
-    device_copy,
-    memory_floor,
-    project_by,
-    weights_of,
-)
 
 import sparselth as sl
+from sparselth.bench.ratios import Ratio
+from sparselth.bench.selection import KEPT, PROBLEMS, RATIOS, projections, weights_of
 from sparselth.pruning import kernel_shapes
 
 PATTERNS = ("16x1", "1x16", "32x32", "filter", "channel", "kernel", "2:4", "kernel_shape")
@@ -25,31 +16,12 @@ PATTERNS = ("16x1", "1x16", "32x32", "filter", "channel", "kernel", "2:4", "kern
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 def bench_admm_project(compare, device, problem, allocation):
-    weights = weights_of(problem, device)
-    sizes = [w.numel() for w in weights]
-    global_ = allocation == "global"
-    counts = [round(KEPT * n) for n in ([sum(sizes)] if global_ else sizes)]
-
-    def projection(call):
-        z, u = ([torch.zeros_like(w) for w in weights] for _ in range(2))
-        return lambda: call(weights, z, u, counts)
-
-    def fused(weights, z, u, k):
-        sl.ops.admm_project_(weights, z, u, k=k, allocation=allocation)
-
     compare(
-        {
-            "fused": projection(fused),
-            **{name: projection(project_by(f, global_)) for name, f in THRESHOLDS.items()},
-            "memory": memory_floor(sum(sizes), device),
-            **({"copy": device_copy(sum(sizes), CUDA_BYTES)} if device == "cuda" else {}),
-        },
-        Ratio("the best of kthvalue, topk and sort", tuple(THRESHOLDS), ours=("fused",)),
-        Ratio("the memory it must move", ("memory",), ours=("fused",)),
-        Ratio("a device copy of the bytes its passes move", ("copy",), ours=("fused",)),
+        projections(problem, allocation, 1 - KEPT, device),
+        *RATIOS,
         op="admm_project_",
         device=device,
-        problem=f"{problem}, {'global' if global_ else 'per layer'}",
+        problem=f"{problem}, {'global' if allocation == 'global' else 'per layer'}",
         sparsity=1 - KEPT,
     )
 

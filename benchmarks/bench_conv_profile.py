@@ -16,8 +16,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import LAYERS, ConvProblem, conv_problem
 
+from sparselth.bench.layers import LAYERS, ConvProblem, conv_problem
 from sparselth.ops.lanes.layout import lanes
 from sparselth.ops.libraries import has_kernel
 from sparselth.ops.plan import conv_plan

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from optimizers import NETWORKS, compare_steps
+
+from sparselth.bench.optimizer import NETWORKS, SPARSITY, candidates, ratio_of
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def bench_masked_adamw(compare, device, name):
-    options = {"lr": 1e-4, "weight_decay": 1e-2}
-    compare_steps(compare, device, name, "AdamW", "masked_adamw_", **options)
+    compare(
+        candidates(name, "AdamW", SPARSITY, device),
+        ratio_of("AdamW"),
+        op="masked_adamw_",
+        device=device,
+        problem=name,
+        sparsity=SPARSITY,
+    )

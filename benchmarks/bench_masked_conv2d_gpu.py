@@ -21,11 +21,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gpu_timing import cudnn, dense_milliseconds, milliseconds
-from problems import LAYERS, Layer
-from ratios import Ratio, evaluate
 from torch import Tensor, nn
 
 import sparselth as sl
+from sparselth.bench.layers import LAYERS, Layer
+from sparselth.bench.ratios import Ratio, evaluate
 from sparselth.ops.patterns import find_pattern
 from sparselth.ops.plan import conv_plan
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from optimizers import NETWORKS, compare_steps
+
+from sparselth.bench.optimizer import NETWORKS, SPARSITY, candidates, ratio_of
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def bench_masked_sgd(compare, device, name):
-    options = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
-    compare_steps(compare, device, name, "SGD", "masked_sgd_", **options)
+    compare(
+        candidates(name, "SGD", SPARSITY, device),
+        ratio_of("SGD"),
+        op="masked_sgd_",
+        device=device,
+        problem=name,
+        sparsity=SPARSITY,
+    )

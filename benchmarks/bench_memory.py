@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from memory import peak_of
-from ratios import Ratio
-from training import MODELS
+
+from sparselth.bench.ratios import Ratio
+from sparselth.bench.step import MODELS
 
 CONTESTANTS = ("sparse", "dense", "dense channels_last", "reference")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from problems import SPARSITIES
-from ratios import Ratio
-from training import CONTESTANTS, MODELS
 
 import sparselth as sl
+from sparselth.bench.layers import SPARSITIES
+from sparselth.bench.ratios import Ratio
+from sparselth.bench.step import CONTESTANTS, MODELS
 from sparselth.models import build
 from sparselth.nn.masked import ChoosingModule
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ratios import Ratio
 from torch import nn
 
 import sparselth as sl
+from sparselth.bench.ratios import Ratio
 
 LAYERS = {
     "conv 3x3, 16 channels, 8x8, batch 1": (lambda: nn.Conv2d(16, 16, 3, padding=1), (1, 16, 8, 8)),

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from training import CONTESTANTS, MODELS, Step
+
+from sparselth.bench.step import CONTESTANTS, MODELS, Step
 
 # What the profiler calls an op -> what a table calls it. The rest is `OTHER`.
 PARTS = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bench_masked_conv2d import dense_steps, sparse_steps
-from problems import LAYERS, conv_problem
-from ratios import Ratio
-from training import CONTESTANTS, MODELS
+
+from sparselth.bench.conv import dense_steps, sparse_steps
+from sparselth.bench.layers import LAYERS, conv_problem
+from sparselth.bench.ratios import Ratio
+from sparselth.bench.step import CONTESTANTS, MODELS
 
 SPARSITY = 0.95
 THREADS = {"1 thread": 1, "2 threads": 2}

@@ -16,11 +16,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from gpu_timing import cudnn, require_cudnn
-from ratios import Ratio
 from torch import nn
 from torch.nn.utils import prune
 
 import sparselth as sl
+from sparselth.bench.ratios import Ratio
 from sparselth.data import Batches, ImageSet
 from sparselth.models import build
 from sparselth.training import Recipe, evaluate

@@ -7,11 +7,10 @@ Ours and theirs may both be given channels_last images; the better one counts.
 from __future__ import annotations
 
 import pytest
-from problems import AUTO_SPARSITIES
-from ratios import Ratio
-from training import CONTESTANTS, LARGER_MODELS, MODELS
 
-OURS = ("sparse", "sparse channels_last")
+from sparselth.bench.layers import AUTO_SPARSITIES
+from sparselth.bench.step import CONTESTANTS, LARGER_MODELS, MODELS, RATIOS
+
 CASES = [
     *((name, sparsity) for name in MODELS for sparsity in AUTO_SPARSITIES),
     *((name, sparsity) for name in LARGER_MODELS for sparsity in (0.9, 0.95, 0.98)),
@@ -22,10 +21,7 @@ CASES = [
 def bench_training_step(compare, name, sparsity):
     compare(
         {contestant: make(name, sparsity) for contestant, make in CONTESTANTS.items()},
-        Ratio("best dense fp32", ("dense", "dense channels_last"), OURS),
-        Ratio("dense fp32 with masks kept", ("reference", "reference channels_last"), OURS),
-        Ratio("torch.nn.utils.prune", ("prune", "prune channels_last"), OURS),
-        Ratio("dense bf16", ("dense bf16 channels_last",), OURS),
+        *RATIOS,
         op="training step",
         problem=name,
         sparsity=sparsity,

@@ -12,8 +12,9 @@ from __future__ import annotations
 import pytest
 import torch
 from gpu_timing import cudnn, dense_milliseconds, milliseconds
-from ratios import Ratio
 from training_gpu import captured, dense, sparse
+
+from sparselth.bench.ratios import Ratio
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 

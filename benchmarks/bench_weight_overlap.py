@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ratios import Ratio
-from selection import KEPT, PROBLEMS, weights_of
 
 import sparselth as sl
+from sparselth.bench.ratios import Ratio
+from sparselth.bench.selection import KEPT, PROBLEMS, weights_of
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 

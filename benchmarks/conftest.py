@@ -11,15 +11,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
 import torch
-from ratios import Ratio, evaluate
 
 import sparselth as sl
+from sparselth.bench.ratios import Ratio, row_of
+from sparselth.bench.timing import best_times
 
 # For every candidate alike: what is compared is computing, not the C library's page faults.
 sl.keep_freed_memory()
@@ -42,19 +42,6 @@ def _seed():
 def device(request) -> str:
     """Every device that is there, for the ops that have kernels on more than one."""
     return request.param
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _milliseconds(call: Callable[[], object]) -> float:
-    _finish()
-    start = time.perf_counter()
-    call()
-    _finish()
-    return 1e3 * (time.perf_counter() - start)
 
 
 class _Benchmark:
@@ -100,45 +87,11 @@ def record(benchmark):
     """
 
     def keep(values: Mapping[str, float], *ratios: Ratio, **facts) -> None:
-        found = evaluate(values, ratios)
-        benchmark.extra_info.update(
-            **{"device": "cpu", "threads": torch.get_num_threads(), "unit": "ms", **facts},
-            values={name: round(value, 4) for name, value in values.items()},
-            ratios=found,
-            speedup=found[ratios[0].over]["ratio"],
-        )
+        threads = torch.get_num_threads()
+        benchmark.extra_info.update(row_of(values, ratios, **{"threads": threads, **facts}))
         _write_rows([benchmark.extra_info])
 
     return keep
-
-
-def _steady(call: Callable[[], object]) -> float:
-    """Return the best of some calls in a row: the first ones bring caches and threads in."""
-    best, calls, start = float("inf"), 0, time.perf_counter()
-    while calls < 3 or time.perf_counter() - start < 0.015:
-        best = min(best, _milliseconds(call))
-        calls += 1
-    return best
-
-
-def _best_times(
-    candidates: Mapping[str, Callable[[], object]],
-    before: Callable[[str], object],
-    seconds: float,
-) -> tuple[dict[str, float], int]:
-    """Time the candidates in turn; return the minima in milliseconds, and the rounds."""
-    best = dict.fromkeys(candidates, float("inf"))
-    for name, call in candidates.items():
-        before(name)
-        call()
-    deadline = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 3 or (rounds < 100 and time.perf_counter() < deadline):
-        rounds += 1
-        for name, call in candidates.items():
-            before(name)
-            best[name] = min(best[name], _steady(call))
-    return best, rounds
 
 
 @pytest.fixture
@@ -155,7 +108,7 @@ def compare(benchmark, record):
         before: Callable[[str], object] = lambda name: None,
         **facts,
     ) -> None:
-        best, rounds = _best_times(candidates, before, SECONDS[facts.get("device", "cpu")])
+        best, rounds = best_times(candidates, before, SECONDS[facts.get("device", "cpu")])
         record(best, *ratios, rounds=rounds, **facts)
         # The plugin wants a measurement of its own; the figures above are the ones to read.
         benchmark.pedantic(candidates[ratios[0].ours[0]], rounds=1)

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from first_light_rows import DEVICE, DRY, DTYPE, LAST, keep, kept, microseconds, say
 from gpu_timing import cudnn, kernel_microseconds, require_cudnn
-from problems import Layer
 from torch import Tensor
 
 import sparselth as sl
+from sparselth.bench.layers import Layer
 from sparselth.ops import reference
 from sparselth.ops.gpu import conv as gpu_conv
 from sparselth.ops.gpu.candidates import candidates_for, gpu_plan

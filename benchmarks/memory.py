@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import torch
-from training import CONTESTANTS
+
+from sparselth.bench.step import CONTESTANTS
 
 STEPS = 2  # the first allocates gradients and momenta, the second has them all along
 

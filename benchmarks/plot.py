@@ -6,16 +6,15 @@ Default: the newest of benchmarks/results/cpu-*.json, to docs/cpu-speedup.png.
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from sparselth.bench.ratios import Points, break_even, position
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "cpu-speedup.png"
@@ -24,11 +23,6 @@ TARGET = ROOT / "docs" / "cpu-speedup.png"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":")
 PANELS = {"masked_conv2d": "one convolution", "training step": "whole training step"}
-
-# Where the choice falls on dense, we and dense are the same and measure this much apart.
-NOISE = 0.03
-
-Points = Sequence[tuple[float, float]]  # (sparsity, speed-up), by rising sparsity
 
 
 def newest(folder: Path) -> Path:
@@ -50,25 +44,6 @@ def lines_of(results: list[dict[str, Any]], op: str) -> dict[str, Points]:
         if row["op"] == op:
             lines.setdefault(row["problem"], []).append((row["sparsity"], row["speedup"]))
     return {problem: sorted(points) for problem, points in lines.items()}
-
-
-def position(sparsity: float) -> float:
-    """Place a sparsity on the axis: each tenth of the density takes the same room."""
-    return -math.log10(1 - sparsity)
-
-
-def break_even(points: Points) -> float | None:
-    """Return the position from which on sparse wins, between the last loss and the next point.
-
-    None where it loses throughout, or never by more than the noise.
-    """
-    if min(y for _, y in points) >= 1 - NOISE:
-        return None
-    for (s0, y0), (s1, y1) in reversed(list(itertools.pairwise(points))):
-        if y0 < 1 <= y1:
-            share = math.log(1 / y0) / math.log(y1 / y0)
-            return position(s0) + share * (position(s1) - position(s0))
-    return None
 
 
 def draw(record: dict[str, Any]) -> Figure:

@@ -15,10 +15,10 @@ from functools import partial
 import torch
 from first_light_conv import CONV, forced, masked_passes, needs_kernels
 from first_light_rows import DEVICE, DTYPE, LAST
-from problems import Layer
 from torch import Tensor
 
 import sparselth as sl
+from sparselth.bench.layers import Layer
 from sparselth.ops import reference
 from sparselth.ops.gpu import launchers
 from sparselth.ops.patterns import find_pattern

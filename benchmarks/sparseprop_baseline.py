@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from problems import ConvProblem
 from torch import Tensor
+
+from sparselth.bench.layers import ConvProblem
 
 Step = Callable[[], tuple[Tensor, ...]]
 

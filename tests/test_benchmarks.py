@@ -7,8 +7,9 @@ import pytest
 import report
 import sparseprop_baseline
 import torch
-from problems import Layer, conv_problem
-from ratios import Ratio, evaluate
+
+from sparselth.bench.layers import Layer, conv_problem
+from sparselth.bench.ratios import Ratio, evaluate
 
 DENSE = Ratio("dense", ("dense", "dense channels_last"))
 OTHER = Ratio("SparseProp", ("SparseProp over batch",))

@@ -184,3 +184,19 @@ def _check_sentence(result, text):
 def test_a_mistake_is_one_sentence_and_leaves_nothing(arguments, says, run, tmp_path):
     _check_sentence(run("study", *arguments, "--out", "run"), says)
     assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_bench_prints_a_table_and_writes_its_rows(run, tmp_path):
+    path = tmp_path / "new" / "bench.json"
+    options = ["--seconds", "0.01", "--threads", "1"]
+    result = run("bench", "optimizer", *options, "--json", str(path))
+    assert result.returncode == 0, result.stderr
+    assert "masked_sgd_: times as fast as" in result.stdout
+    assert "torch AdamW, masks multiplied in" in result.stdout
+    found = json.loads(path.read_text())
+    assert found["command"].startswith("sparselth bench optimizer")
+    assert {row["op"] for row in found["results"]} == {"masked_sgd_", "masked_adamw_"}
+    _check_sentence(run("bench", "convolution"), "unknown benchmark 'convolution'")
+    _check_sentence(run("bench", "conv", "--sparsities", "0.9;0.8"), "expected numbers such as")
+    _check_sentence(run("bench", "conv", "--seconds", "0"), "--seconds must be a finite number > 0")
+    _check_sentence(run("bench", "conv", "--json", str(tmp_path)), "is a folder; name a file in it")

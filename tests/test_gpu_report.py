@@ -15,7 +15,8 @@ import pytest
 import tables
 import torch
 from parts import Part
-from ratios import Ratio, evaluate
+
+from sparselth.bench.ratios import Ratio, evaluate
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("benchmarks", "examples", "kernels", "sparselth", "tests")

@@ -8,7 +8,7 @@ PACKAGE = "sparselth"
 
 # From top to bottom: a room imports what stands below it, and its own files.
 ROOMS = (
-    *("__main__", "cli", "info", "sparselth", "study", "study.runner", "study.report"),
+    *("__main__", "cli", "bench", "info", "sparselth", "study", "study.runner", "study.report"),
     *("study.analysis", "study.execution", "study.plan", "training", "optim", "pruning", "nn"),
     *("ops", "ops.steps", "ops.selection", "ops.conv", "ops.linear", "ops.kernel_choice"),
     *("ops.autocast", "ops.plan", "ops.backends", "ops.autograd", "ops.gpu", "ops.reference"),

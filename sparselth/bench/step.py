@@ -9,26 +9,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-import sparselth as sl
-from sparselth.models import build
+from .. import optim
+from ..models import build
+from ..nn import sparsify
+from ..ops import use_backend
+from ..pruning import find_masks
+from .ratios import Ratio
 
 BATCH = 128
 MODELS = ("resnet20", "vgg11")
 LARGER_MODELS = ("mobilenetv2", "resnet18")
-SGD_OPTIONS = {"lr": 1e-3, "momentum": 0.9}
+SGD_OPTIONS: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9}
 
 Step = Callable[[], None]
+
+_OURS = ("sparse", "sparse channels_last")
+RATIOS = (
+    Ratio("best dense fp32", ("dense", "dense channels_last"), _OURS),
+    Ratio("dense fp32 with masks kept", ("reference", "reference channels_last"), _OURS),
+    Ratio("torch.nn.utils.prune", ("prune", "prune channels_last"), _OURS),
+    Ratio("dense bf16", ("dense bf16 channels_last",), _OURS),
+)
 
 
 def _model_and_masks(name: str, sparsity: float) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     model = build(name, num_classes=10, in_channels=3)
-    return model, sl.find_masks(model, sparsity=sparsity)
+    return model, find_masks(model, sparsity=sparsity)
 
 
 def _step(
@@ -70,8 +83,8 @@ def dense(
 def sparse(name: str, sparsity: float, layout: torch.memory_format) -> Step:
     """Train with `sparsify`, every layer free to choose dense."""
     model, masks = _model_and_masks(name, sparsity)
-    sl.sparsify(model, masks)
-    return _step(model, sl.optim.SGD(model.parameters(), **SGD_OPTIONS), layout)
+    sparsify(model, masks)
+    return _step(model, optim.SGD(model.parameters(), **SGD_OPTIONS), layout)
 
 
 def reference(name: str, sparsity: float, layout: torch.memory_format) -> Step:
@@ -79,7 +92,7 @@ def reference(name: str, sparsity: float, layout: torch.memory_format) -> Step:
     run = sparse(name, sparsity, layout)
 
     def forced() -> None:
-        with sl.use_backend("reference"):
+        with use_backend("reference"):
             run()
 
     return forced

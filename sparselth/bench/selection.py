@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sparselth.models import build
-from sparselth.pruning import prunable_parameters
+from ..models import build
+from ..ops import admm_project_
+from ..pruning import prunable_parameters
+from .ratios import Ratio
 
 PROBLEMS = ("resnet20", "vgg11", "resnet18", "flat-25M")
 KEPT = 0.1
@@ -16,7 +18,7 @@ KEPT = 0.1
 
 def _resnet18() -> list[tuple[int, ...]]:
     """Return the shapes of ResNet-18's convolutions for small images, but for the first."""
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     inputs = 64
     for width in (64, 128, 256, 512):
         for block in range(2):
@@ -74,6 +76,37 @@ def project_by(
     return run
 
 
+RATIOS = (
+    Ratio("the best of kthvalue, topk and sort", tuple(THRESHOLDS), ours=("fused",)),
+    Ratio("the memory it must move", ("memory",), ours=("fused",)),
+    Ratio("a device copy of the bytes its passes move", ("copy",), ours=("fused",)),
+)
+
+
+def projections(
+    problem: str, allocation: str, sparsity: float, device: str
+) -> dict[str, Callable[[], object]]:
+    """Return the projection of a problem's weights, by ours, by torch's, and what memory allows."""
+    weights = weights_of(problem, device)
+    sizes = [w.numel() for w in weights]
+    global_ = allocation == "global"
+    counts = [round((1 - sparsity) * n) for n in ([sum(sizes)] if global_ else sizes)]
+
+    def projection(call: Callable[..., object]) -> Callable[[], object]:
+        z, u = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+        return lambda: call(weights, z, u, counts)
+
+    def fused(weights, z, u, k) -> None:
+        admm_project_(weights, z, u, k=k, allocation=allocation)
+
+    return {
+        "fused": projection(fused),
+        **{name: projection(project_by(f, global_)) for name, f in THRESHOLDS.items()},
+        "memory": memory_floor(sum(sizes), device),
+        **({"copy": device_copy(sum(sizes), CUDA_BYTES)} if device == "cuda" else {}),
+    }
+
+
 def memory_floor(total: int, device: str) -> Callable[[], None]:
     """Return the least that a projection of `total` values moves: W and U in, Z and U out."""
     w, z, u = (torch.zeros(total, device=device) for _ in range(3))
@@ -90,7 +123,7 @@ def memory_floor(total: int, device: str) -> Callable[[], None]:
 CUDA_BYTES = 3 * 8 + 12 + 8
 
 
-def device_copy(total: int, bytes_each: int) -> Callable[[], None]:
+def device_copy(total: int, bytes_each: int) -> Callable[[], object]:
     """Return a copy within a GPU's memory that moves as many bytes, reading half of them."""
     source = torch.zeros(total * bytes_each // 2, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)

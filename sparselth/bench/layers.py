@@ -1,4 +1,4 @@
-"""The layers and models that every benchmark uses."""
+"""The layers that every benchmark of a convolution uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import sparselth as sl
+from ..ops import topk_mask
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 
@@ -68,7 +68,8 @@ def conv_problem(layer: Layer, sparsity: float) -> ConvProblem:
     """Draw the tensors of a layer, with a random mask."""
     x = torch.randn(layer.batch, layer.channels, layer.size, layer.size)
     weight = torch.randn(layer.channels, layer.channels // layer.groups, layer.kernel, layer.kernel)
-    mask = sl.ops.topk_mask(torch.rand_like(weight), round((1 - sparsity) * weight.numel()))
+    mask = topk_mask(torch.rand_like(weight), round((1 - sparsity) * weight.numel()))
+    assert isinstance(mask, Tensor)
     stride, padding, groups = layer.stride, layer.kernel // 2, layer.groups
     y = F.conv2d(x, weight, stride=stride, padding=padding, groups=groups)
     return ConvProblem(x, weight, mask, torch.randn_like(y), stride, padding, groups)
