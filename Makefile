@@ -64,7 +64,7 @@ test: setup
 # A cut through all rooms, before the whole.
 QUICK := tests/test_imports.py tests/ops/test_contract.py tests/ops/test_masked_linear.py \
   tests/ops/test_topk_mask.py tests/nn/test_masked.py tests/nn/test_norm.py tests/optim/test_sgd.py \
-  tests/pruning/test_masks.py tests/training/test_recipe.py tests/study/test_cells.py
+  tests/pruning/test_masks.py tests/training/test_recipe.py tests/study/plan/test_cells.py
 quick: setup
 	$(BIN)/python $(PYTEST) -q $(QUICK) $(TEST_ARGS)
 
@@ -88,7 +88,7 @@ sanitize: setup
 	  $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
 	PYTHONPATH=build/sanitize/lib ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
-	  $(BIN)/pytest -o pythonpath=tests/cuda_emulation -p no:cacheprovider $(or $(TEST_ARGS),tests/ops -k "oracle or to_lanes or bad_arguments")
+	  $(BIN)/pytest -o pythonpath=tests -p no:cacheprovider $(or $(TEST_ARGS),tests/ops -k "oracle or to_lanes or arguments")
 
 lint: setup
 	$(BIN)/ruff check .

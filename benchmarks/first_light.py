@@ -69,7 +69,7 @@ def parts(call: str, rows: Path) -> list[Part]:
             experiment("scattered", 45, rows),
             experiment("tma", 50, rows),
         ]
-    convolutions = ["tests/kernels/test_on_device.py", "-k", "convolution"]
+    convolutions = ["tests/kernels/test_kernels_on_device.py", "-k", "convolution"]
     return [
         machine,
         experiment("steps", 70, rows),

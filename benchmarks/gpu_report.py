@@ -44,7 +44,7 @@ PYTEST = [PYTHON, "-m", "pytest", "-q", "-m", "gpu"]
 PYTEST += ["--continue-on-collection-errors"]  # what a module lacks is no reason to try no other
 # By name: importing all the others takes longer than these do.
 TESTS = (
-    *("tests/ops/test_cuda_kernels.py", "tests/training/test_step.py"),
+    *("tests/cuda_emulation/test_on_device.py", "tests/training/test_step.py"),
     *("tests/training/test_loop.py", "tests/pruning/test_controls.py"),
 )
 # What is measured, and within how many seconds. What says most comes first, here and in each file.
@@ -82,7 +82,7 @@ def parts(built: bool = False) -> list[Part]:
         # Compiling is nearly all of it, hundreds of kernels: as much as there is time for.
         Part(
             "tests of Triton",
-            [*PYTEST, *shared_by(12), "tests/kernels/test_on_device.py"],
+            [*PYTEST, *shared_by(12), "tests/kernels/test_kernels_on_device.py"],
             200,
             ("pytest", "hypothesis", "triton"),
         ),

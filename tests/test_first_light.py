@@ -79,7 +79,7 @@ def test_single_kernels_are_compared_with_their_oracles(tried):
 COMPILED = """
 import sys
 import torch
-from compiling import compiled_for, instructions, resources
+from support.triton.compiling import compiled_for, instructions, resources
 launches = compiled_for(90)
 import tma_conv2d
 from sparselth.kernels.blocks import find_blocks
@@ -99,7 +99,7 @@ for kernel in launches.kernels.values():
 
 def test_copies_by_the_accelerator_run_ahead_of_the_products(tmp_path):
     tests = Path(__file__).parent
-    path = [tests / "kernels", tests / "ops", BENCHMARKS, tests.parent]
+    path = [tests, BENCHMARKS, tests.parent]
     env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     env["PYTHONPATH"] = os.pathsep.join(map(str, path))
     done = subprocess.run(

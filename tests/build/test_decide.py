@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fakes import ARCHS, COMPLETE, NVCC, SOURCES, tools
+from support.fakes import ARCHS, COMPLETE, NVCC, SOURCES, tools
 
 from build_support.decide import NAMED_ARCHS, BuildError, architectures, decide, max_jobs
 from build_support.toolchain import Torch

@@ -7,11 +7,10 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import conv_cases
-import host_build
 import pytest
 import torch
-from host_build import Mutant
+from support.emulated import conv_cases, host_build
+from support.emulated.host_build import Mutant
 
 pytestmark = [
     pytest.mark.emulation,

@@ -12,10 +12,9 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cases
-import host_build
 import pytest
 import torch
+from support.emulated import cases, host_build
 
 pytestmark = [
     pytest.mark.emulation,

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from dense_twin import assert_agree, twin_of
+from support.dense_twin import assert_agree, twin_of
 
 import sparselth as sl
 

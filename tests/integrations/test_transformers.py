@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from dense_twin import assert_agree, twin_of
+from support.dense_twin import assert_agree, twin_of
 
 import sparselth as sl
 

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from support.torch_samples import ModuleErrorEnum, module_db
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_map_only
-from torch_samples import ModuleErrorEnum, module_db
 
 import sparselth as sl
 from sparselth.nn.kinds import sites_of

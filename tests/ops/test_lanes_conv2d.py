@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import conv_cases
+from support.strategies import conv_cases
 
 from sparselth.ops import reference
 from sparselth.ops.lanes.layout import from_lanes, lanes, to_lanes

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import assert_lanes, lane_cases
+from support.strategies import assert_lanes, lane_cases
 
 from sparselth.ops.lanes.layout import from_lanes, interior, lanes, to_lanes
 from sparselth.ops.libraries import has_kernel

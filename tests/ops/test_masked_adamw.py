@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import FLOATS
+from support.strategies import FLOATS
 
 import sparselth as sl
 from sparselth.ops import masked_adamw_, reference

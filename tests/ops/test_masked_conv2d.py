@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import ConvCase, conv_cases
+from support.strategies import ConvCase, conv_cases
 
 import sparselth as sl
 from sparselth.ops import conv, masked_conv2d, reference

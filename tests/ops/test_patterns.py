@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import patterned_lists
+from support.strategies import patterned_lists
 
 from sparselth.ops import admm_project_, reference, topk_mask
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern

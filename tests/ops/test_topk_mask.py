@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import tensor_lists
+from support.strategies import tensor_lists
 
 from sparselth.ops import reference, topk_mask
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import tensor_lists
+from support.strategies import tensor_lists
 
 from sparselth.ops import reference, weight_overlap
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_sgd import net, train
+from support.small_training import net, train
 
 import sparselth as sl
 

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="the kernels are Triton's")
 def test_in_the_interpreter(module):
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", module],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1] / "support" / "triton",
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

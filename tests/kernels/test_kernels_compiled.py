@@ -11,9 +11,9 @@ pytest.importorskip("triton", reason="the kernels are Triton's")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels are not compiled", allow_module_level=True)
 
-import agreement
 import sparselth.kernels
-from compiling import (
+from support.triton import agreement
+from support.triton.compiling import (
     CAPABILITIES,
     compiled_for,
     instructions,

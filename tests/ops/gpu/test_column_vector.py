@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import conv_cases
+from support.strategies import conv_cases
 
 from sparselth.ops.gpu.column_vector import LENGTHS, all_passes_fit, densities, find_column_vectors
 

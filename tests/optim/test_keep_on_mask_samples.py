@@ -5,9 +5,9 @@ import inspect
 
 import pytest
 import torch
+from support.torch_samples import optim_db
 from torch import nn
 from torch.func import functional_call
-from torch_samples import optim_db
 
 import sparselth as sl
 from sparselth.optim.base import MaskedOptimizer

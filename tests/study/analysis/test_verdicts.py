@@ -1,6 +1,5 @@
 """Verdicts from made-up accuracies: the winning property, five conditions, and their intervals."""
 
-import itertools
 import math
 import statistics
 
@@ -8,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp, ttest_rel
+from support.made_up import LARGE, SMALL, WIDE, about, made
 
-from sparselth.study import StudyConfig
 from sparselth.study.analysis.intervals import (
     MISSING,
     NO,
@@ -23,57 +22,6 @@ from sparselth.study.analysis.intervals import (
 )
 from sparselth.study.analysis.results import Results
 from sparselth.study.analysis.verdicts import COMPARED, conditions, differences, winning
-
-NEARLY = (0.0, 0.1, -0.1)  # over three seeds
-WIDE = (0.0, 2.0, -2.0)
-SMALL, LARGE = 0.01, 0.1
-
-
-def made(accuracies, overlaps=None, late=0.0, **settings):
-    """Return a summary of a study on three seeds, unless one is told other values.
-
-    accuracies: (protocol, learning rate) -> mean, or values by seed; with (generator, sparsity)
-    added of one mask alone.  overlaps: (pair, learning rate), likewise.
-    """
-    config = StudyConfig(
-        **{"generators": ("magnitude",), "sparsities": (0.9,), "learning_rates": (SMALL, LARGE)}
-        | settings
-    )
-    place = {"model": config.models[0], "data": config.data[0]}
-    summary = {"config": config.to_dict(), "cells": [], "overlaps": []}
-    for key, values in accuracies.items():
-        for seed, mask, value in _expanded(config, key, values):
-            if key[0] == "dense":
-                mask = ("", 0.0)
-            elif key[0] == "small-dense":
-                mask = ("", mask[1])
-            row = place | dict(zip(("generator", "sparsity"), mask, strict=True))
-            row |= {"protocol": key[0], "learning_rate": key[1], "seed": seed}
-            summary["cells"].append(row | {"test_accuracy": value, "late_gain": late})
-    for key, values in (overlaps or {}).items():
-        for seed, mask, value in _expanded(config, key, values):
-            if key[0] == "theta_0, theta_T":
-                mask = ("", 0.0)
-            row = place | dict(zip(("generator", "sparsity"), mask, strict=True))
-            row |= {"pair": key[0], "learning_rate": key[1], "seed": seed}
-            summary["overlaps"].append(row | {"p": 0.2, "share_of": "all", "overlap": value})
-    return summary
-
-
-def _expanded(config, key, values):
-    if isinstance(values, (int, float)):
-        values = [values] * 3
-    masks = [key[2:]] if key[2:] else itertools.product(config.generators, config.sparsities)
-    if not isinstance(values, dict):
-        values = dict(enumerate(values))
-    for mask in masks:
-        for seed, value in values.items():
-            yield seed, mask, value
-
-
-def about(mean, spread=NEARLY):
-    return [mean + part for part in spread]
-
 
 # The winning property
 

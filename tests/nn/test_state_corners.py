@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from mask_writers import Case
+from support.mask_writers import Case
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 
-import cases
-import conv_cases
 import pytest
 import torch
+from support.emulated import cases, conv_cases
 
 import sparselth as sl
 from sparselth.ops import reference

@@ -12,11 +12,11 @@ pytestmark = [
 pytest.importorskip("triton", reason="the kernels are Triton's")
 pytest.importorskip("hypothesis", reason="it draws the cases")
 
-import agreement  # noqa: E402
 import sparselth.kernels as kernels  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from strategies import FLOATS, WEIGHTS, conv_cases, tensor_lists  # noqa: E402
+from support.strategies import FLOATS, WEIGHTS, conv_cases, tensor_lists  # noqa: E402
+from support.triton import agreement  # noqa: E402
 
 import sparselth as sl  # noqa: E402
 from sparselth.ops import reference  # noqa: E402

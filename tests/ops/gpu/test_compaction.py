@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import conv_cases
+from support.strategies import conv_cases
 
 from sparselth.ops import reference
 from sparselth.ops.gpu import compaction

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import importlib
 
-import agreement
 import pytest
 import torch
 import triton
 import triton.language as tl
 from hypothesis import strategies as st
-from quick_interpreter import speed_up
-from strategies import FLOATS, conv_cases, patterned_lists, tensor_lists
 
 from sparselth.ops.patterns import Blocks, KernelShapes
+from support.strategies import FLOATS, conv_cases, patterned_lists, tensor_lists
+from support.triton import agreement
+from support.triton.quick_interpreter import speed_up
 
 speed_up()
 

@@ -1,4 +1,4 @@
-"""The Triton kernels in Triton's interpreter. Collected by `test_interpreter.py` only."""
+"""The Triton kernels in Triton's interpreter. Collected by `test_kernels_interpreter.py` only."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import dataclasses
 import importlib
 import itertools
 
-import agreement
 import pytest
 import sparselth.kernels
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreting import (
+
+from sparselth.ops import reference
+from sparselth.ops.gpu import conv as gpu_conv
+from sparselth.ops.gpu.candidates import candidates_for, gpu_plan, relative_time
+from support.strategies import ConvCase
+from support.triton import agreement
+from support.triton.interpreting import (
     BITS,
     CONVOLUTIONS,
     LISTS,
@@ -24,11 +29,6 @@ from interpreting import (
     in_numpy,
     shrink,
 )
-from strategies import ConvCase
-
-from sparselth.ops import reference
-from sparselth.ops.gpu import conv as gpu_conv
-from sparselth.ops.gpu.candidates import candidates_for, gpu_plan, relative_time
 
 pytestmark = in_numpy
 

@@ -1,7 +1,7 @@
 """Every op with bad arguments, twice: both calls are refused, by compiled kernels, by the oracle
 and by the fake kernels alike, and nothing outside is read (`make sanitize`).
 
-The good calls are those of `test_contract.py`; what is made of them is drawn.
+The good calls are those of `support/op_samples.py`; what is made of them is drawn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from test_contract import samples
+from support.op_samples import samples
 
 from sparselth.ops.contract import ALL_SCHEMAS as SCHEMAS
 from sparselth.ops.contract import arguments

@@ -9,7 +9,7 @@ import copy
 
 import pytest
 import torch
-from mask_writers import LAYERS, WRITES, Case, raw_state, seeded
+from support.mask_writers import LAYERS, WRITES, Case, raw_state, seeded
 from torch import nn
 
 import sparselth as sl

@@ -11,11 +11,11 @@ from types import ModuleType
 
 import torch
 from hypothesis import strategies as st
-from strategies import patterned_lists, tensor_lists
 
 from sparselth.ops import reference
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
 from sparselth.ops.reference import ranking
+from support.strategies import patterned_lists, tensor_lists
 
 OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
 CONVOLUTIONS = ("masked_conv2d", "masked_conv2d_grad_input", "masked_conv2d_grad_weight")

@@ -1,7 +1,7 @@
 """The paper's claims against made-up results: each can hold, fail, or stay open."""
 
 import pytest
-from test_verdicts import LARGE, SMALL, WIDE, about, made
+from support.made_up import LARGE, SMALL, WIDE, about, made
 
 from sparselth.study import Thresholds
 from sparselth.study.analysis.claims import claims

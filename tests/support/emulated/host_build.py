@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
+HERE = ROOT / "tests" / "cuda_emulation"
 FLAGS = ["-std=c++20", "-O1", "-g1", "-DSPARSELTH_EMULATION", "-Wno-unknown-pragmas"]
 FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"]
 

@@ -1,6 +1,6 @@
 """Defects put into the Triton kernels, each of which the checks must notice in the interpreter.
 
-Collected by `test_interpreter.py` only.
+Collected by `test_kernels_interpreter.py` only.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import agreement
 import pytest
 import sparselth.kernels
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from interpreting import (
+
+from support.triton import agreement
+from support.triton.interpreting import (
     BITS,
     CONVOLUTIONS,
     LISTS,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import conv_cases
+from support.strategies import conv_cases
 
 from sparselth.ops.gpu.unstructured import all_passes_fit, find_unstructured, fits_shared_memory
 

@@ -1,6 +1,6 @@
 """Write what every kernel takes of a GPU to benchmarks/results/kernel-resources.md.
 
-    python tests/kernels/resources.py
+    python tests/support/triton/resources.py
 
 Triton's kernels are compiled here for each target; those of `_C_cuda` are read from the library.
 """
@@ -16,13 +16,15 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests" / "ops"))  # the strategies that `agreement.py` draws from
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.append(str(ROOT / "tests"))
 os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
 
 import torch  # noqa: E402
 import triton  # noqa: E402
-from compiling import (  # noqa: E402
+
+import sparselth  # noqa: E402
+from support.triton.compiling import (  # noqa: E402
     CAPABILITIES,
     TOOLS,
     compiled_for,
@@ -31,8 +33,6 @@ from compiling import (  # noqa: E402
     launch_lists,
     resources,
 )
-
-import sparselth  # noqa: E402
 
 PATTERNS = ([], [0, 16, 1, 1], [1, 2, 4], [2, 9, 0b11, 0b110])
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
@@ -99,7 +99,7 @@ def main() -> None:
         "# What kernels take of a GPU",
         "",
         f"- date: {date.today()}",
-        "- command: python tests/kernels/resources.py",
+        "- command: python tests/support/triton/resources.py",
         f"- triton: {triton.__version__}",
         f"- torch: {torch.__version__}",
         "",
