@@ -8,7 +8,7 @@ from support.strategies import assert_lanes, lane_cases
 
 from sparselth.ops.lanes.layout import from_lanes, lanes, to_lanes
 from sparselth.ops.libraries import has_kernel
-from sparselth.ops.reference import lanes as oracle
+from sparselth.ops.reference import lanes_layers as oracle
 
 pytestmark = pytest.mark.skipif(
     not has_kernel("lanes_batch_norm", "cpu"), reason="the compiled kernels are not there"

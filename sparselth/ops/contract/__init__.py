@@ -1,17 +1,19 @@
 """The contract of every op: schema and fake kernel; `autograd/` has the derivatives.
 
 Everything a backend has to agree on stands in this folder, in Python: an op's schema and its fake
-kernel, by family. `reference/` registers the plain PyTorch oracle as the default kernel of each op;
-compiled libraries override it by dispatch key (`STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m)` in
-csrc/). The public functions check for the user, in words; every kernel compares its arguments
-again, `arguments.py` and csrc/common/checks.h, because the ops can be called past them.
+kernel, by family. The docstring of the fake kernel describes the op: formula, shapes, dtypes,
+layout, source; `describe("masked_conv2d")` returns it. `reference/` registers the plain PyTorch
+oracle as the default kernel of each op; compiled libraries override it by dispatch key
+(`STABLE_TORCH_LIBRARY_IMPL(sparselth, CPU, m)` in csrc/). The public functions check for the user,
+in words; every kernel compares its arguments again, `arguments.py` and csrc/common/checks.h,
+because the ops can be called past them.
 
 Conventions shared by all ops
     mask     bool, the shape of the weight it belongs to; True keeps the weight.
     plan     int32 or None. The mask's packed indices, see `sparselth.ops.plan`; a kernel that
              wants one and gets None builds it itself.
     k        number of entries kept, exactly; ties go to the lowest flat index.
-    global_   False: one selection per tensor, `k` has one entry per tensor.
+    global_  False: one selection per tensor, `k` has one entry per tensor.
              True: one selection over all tensors in list order, `k` has one entry.
     pattern  what `k` counts, a pattern of `patterns.py` encoded; tensors are seen as contiguous
              (out, in, taps):
@@ -34,15 +36,23 @@ from __future__ import annotations
 
 import torch
 
-from . import conv, gpu, lanes, linear, selection, steps
+from . import conv, gpu, lanes, lanes_layers, linear, selection, steps
 from .arguments import output_size
-from .registry import NAMESPACE, memory_format
+from .registry import NAMESPACE, describe, memory_format
 
 # The ops that public functions call; then all, with those behind them.
 SCHEMAS = conv.SCHEMAS | linear.SCHEMAS | selection.SCHEMAS | steps.SCHEMAS
-ALL_SCHEMAS = SCHEMAS | lanes.SCHEMAS | gpu.SCHEMAS
+ALL_SCHEMAS = SCHEMAS | lanes.SCHEMAS | lanes_layers.SCHEMAS | gpu.SCHEMAS
 
 # Where to call them, for whoever must have imported their schemas before.
 OPS = torch.ops.sparselth
 
-__all__ = ["ALL_SCHEMAS", "NAMESPACE", "OPS", "SCHEMAS", "memory_format", "output_size"]
+__all__ = [
+    "ALL_SCHEMAS",
+    "NAMESPACE",
+    "OPS",
+    "SCHEMAS",
+    "describe",
+    "memory_format",
+    "output_size",
+]

@@ -1,13 +1,19 @@
-"""The contract of the ops on activations in lanes: schemas and fake kernels.
+"""The contract of the layout in lanes and of convolutions in it: schemas and fake kernels.
 
-The layout stands in `lanes/layout.py`. These ops run below autograd, inside the modules that
-hand activations in lanes on, so they have no formulas of their own. Every tensor in lanes comes
-with its halo; results of convolutions have none, the others the `halo` asked for.
+A tensor in lanes is (bundles, C, H + 2 halo, W + 2 halo, L), contiguous, float32 or float64, with
+bundles = ceil(batch / L): L images side by side, around each plane `halo` zeros; see
+`lanes/layout.py`. The CPU kernels take L = `lanes.layout.lanes(dtype)` only, plain PyTorch any.
+Halos and spare lanes must be zero going in and are zero coming out: nothing tests for it.
+
+These ops run below autograd, inside the modules that hand activations in lanes on, so they have no
+formulas of their own. Every tensor in lanes comes with its halo; results of convolutions have
+none, those of the others (`lanes_layers.py`) the `halo` asked for.
+
+Reference: oneDNN's format tag Abcd16a, without its halo.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .arguments import output_size
@@ -28,65 +34,37 @@ SCHEMAS: dict[str, str] = {
         "(Tensor grad_output, int grad_halo, Tensor input, int batch, int input_halo, "
         f"Tensor mask, Tensor? plan, {CONV}) -> Tensor"
     ),
-    # Both gradients, of input and weight, in one pass over grad_output.
     "lanes_conv2d_backward": (
         "(Tensor grad_output, int grad_halo, Tensor input, int batch, int input_halo, "
         f"Tensor weight, Tensor mask, Tensor? plan, {CONV}) -> (Tensor, Tensor)"
-    ),
-    # A training batch's mean, invstd, scale and shift per channel, (C,) each: the norm's result is
-    # input * scale + shift. Running statistics are updated, the variance's without bias.
-    "lanes_batch_norm": (
-        "(Tensor input, int batch, int input_halo, Tensor? weight, Tensor? bias, "
-        "Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, float eps) "
-        "-> (Tensor, Tensor, Tensor, Tensor)"
-    ),
-    # relu?(a * a_scale + a_shift + b * b_scale + b_shift), scales and shifts per channel. A ReLU
-    # also cuts at `upper`, there and below, unless that is NaN: ReLU6.
-    "lanes_scale_add_relu": (
-        "(Tensor a, int batch, int a_halo, Tensor? a_scale, Tensor? a_shift, Tensor? b, "
-        "int b_halo, Tensor? b_scale, Tensor? b_shift, bool relu, float upper, int halo) -> Tensor"
-    ),
-    # (0 where gate <= 0 or gate >= upper else grad) + other: the backward of a ReLU whose result
-    # was `gate`.
-    "lanes_relu_backward_add": (
-        "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, float upper, Tensor? other, "
-        "int other_halo, int halo) -> Tensor"
-    ),
-    # Gradients of batch norm's input, weight and bias; `gate` as above, for a ReLU after it, or
-    # gate = input * gate_scale + gate_shift, per channel, which saves reading it.
-    # training: mean and invstd are the batch's own, and the gradient goes through them.
-    "lanes_batch_norm_backward": (
-        "(Tensor grad, int grad_halo, Tensor? gate, int gate_halo, Tensor? gate_scale, "
-        "Tensor? gate_shift, float upper, Tensor input, int batch, int input_halo, "
-        "Tensor mean, Tensor invstd, Tensor? weight, bool training, int halo) "
-        "-> (Tensor, Tensor, Tensor)"
-    ),
-    # The maximum and, as uint8 without halo, its position in the window.
-    "lanes_max_pool2d": (
-        "(Tensor input, int batch, int input_halo, int[2] kernel, int[2] stride, "
-        "int[2] padding, int halo) -> (Tensor, Tensor)"
-    ),
-    "lanes_max_pool2d_backward": (
-        "(Tensor grad, int batch, int grad_halo, Tensor position, int[2] input_hw, "
-        "int[2] kernel, int[2] stride, int[2] padding, int halo) -> Tensor"
     ),
 }
 
 define(SCHEMAS)
 
 
-def _lanes_like(input: Tensor, channels: int, height: int, width: int, halo: int) -> Tensor:
+def lanes_like(input: Tensor, channels: int, height: int, width: int, halo: int) -> Tensor:
+    """Return an empty tensor in lanes with as many images as `input`."""
     bundles, *_, lanes = input.shape
     return input.new_empty(bundles, channels, height + 2 * halo, width + 2 * halo, lanes)
 
 
-def _with_halo(input: Tensor, halo: int, new_halo: int) -> Tensor:
+def with_halo(input: Tensor, halo: int, new_halo: int) -> Tensor:
+    """Return an empty tensor for images of the size of `input`, with another halo."""
     _, channels, rows, columns, _ = input.shape
-    return _lanes_like(input, channels, rows - 2 * halo, columns - 2 * halo, new_halo)
+    return lanes_like(input, channels, rows - 2 * halo, columns - 2 * halo, new_halo)
 
 
 @fake("to_lanes")
 def _(input, lanes, halo):
+    """Lay images out in lanes.
+
+    out[n // L, c, halo + y, halo + x, n % L] = input[n, c, y, x],   zero elsewhere
+
+    input: (N, C, H, W), float32 or float64, contiguous or channels_last.
+    lanes: L, images of a bundle.  halo: zeros around each plane, in pixels, >= 0.
+    Returns (ceil(N / L), C, H + 2 halo, W + 2 halo, L), the input's dtype, contiguous.
+    """
     batch, channels, height, width = input.shape
     bundles = (batch + lanes - 1) // lanes
     return input.new_empty(bundles, channels, height + 2 * halo, width + 2 * halo, lanes)
@@ -94,18 +72,37 @@ def _(input, lanes, halo):
 
 @fake("from_lanes")
 def _(input, batch, halo):
+    """Return the images of a tensor in lanes: the inverse of `to_lanes`.
+
+    out[n, c, y, x] = input[n // L, c, halo + y, halo + x, n % L]
+
+    input: (bundles, C, H + 2 halo, W + 2 halo, L).
+    batch: N, how many of its images are there.  halo: that of the input.
+    Returns (N, C, H, W), the input's dtype, contiguous.
+    """
     _, channels, rows, columns, _ = input.shape
     return input.new_empty(batch, channels, rows - 2 * halo, columns - 2 * halo)
 
 
 @fake("lanes_conv2d")
 def _(input, batch, input_halo, weight, mask, bias, plan, stride, padding, dilation, groups):
-    inner = _with_halo(input, input_halo, 0)
+    """Convolve images in lanes: `masked_conv2d` in another layout.
+
+    input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), float32 or float64. A halo as
+    wide as the kernel reaches beyond the image saves a copy of x.
+    batch: N, images in the input.  input_halo: in pixels.
+    weight: (C_out, C_in / groups, kH, kW), the input's dtype.  mask: bool, its shape; True keeps.
+    bias: (C_out,), or None.
+    plan: int32, the mask's by `sparselth.ops.plan.conv_plan(mask, groups)`, or None.
+    stride, padding, dilation: two ints each, in pixels.  groups: int.
+    Returns y (bundles, C_out, H_out, W_out, L), without a halo.
+    """
+    inner = with_halo(input, input_halo, 0)
     height, width = (
         output_size(inner.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i])
         for i in range(2)
     )
-    return _lanes_like(input, weight.shape[0], height, width, 0)
+    return lanes_like(input, weight.shape[0], height, width, 0)
 
 
 @fake("lanes_conv2d_grad_input")
@@ -122,8 +119,18 @@ def _(
     dilation,
     groups,
 ):
+    """Compute the gradient of `lanes_conv2d` with respect to its input.
+
+    As `masked_conv2d_grad_input` in another layout.
+
+    grad_output: dy (bundles, C_out, H_out + 2 grad_halo, W_out + 2 grad_halo, L).
+    batch: N, its images.  grad_halo: in pixels.
+    weight, mask, plan, stride, padding, dilation, groups: the forward's.
+    input_hw: (H, W) of the input without its halo, two ints in pixels.
+    Returns dx (bundles, C_in, H, W, L), the dtype of grad_output, without a halo.
+    """
     height, width = input_hw
-    return _lanes_like(grad_output, weight.shape[1] * groups, height, width, 0)
+    return lanes_like(grad_output, weight.shape[1] * groups, height, width, 0)
 
 
 @fake("lanes_conv2d_grad_weight")
@@ -140,6 +147,17 @@ def _(
     dilation,
     groups,
 ):
+    """Compute the gradient of `lanes_conv2d` with respect to its weight, of kept weights only.
+
+    As `masked_conv2d_grad_weight` in another layout: exactly zero where the mask prunes.
+
+    grad_output: dy (bundles, C_out, H_out + 2 grad_halo, W_out + 2 grad_halo, L).
+    grad_halo: in pixels.
+    input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), the dtype of grad_output.
+    batch: N, images in either.  input_halo: in pixels.
+    mask, plan, stride, padding, dilation, groups: the forward's.
+    Returns dw (C_out, C_in / groups, kH, kW), the dtype of the input, contiguous: no lanes.
+    """
     return input.new_empty(mask.shape)
 
 
@@ -158,62 +176,16 @@ def _(
     dilation,
     groups,
 ):
-    return _with_halo(input, input_halo, 0), input.new_empty(mask.shape)
+    """Compute both gradients of `lanes_conv2d` in one pass over grad_output.
 
+    The same as `lanes_conv2d_grad_input` and `lanes_conv2d_grad_weight`, one after the other.
 
-@fake("lanes_batch_norm")
-def _(input, batch, input_halo, weight, bias, running_mean, running_var, momentum, eps):
-    return tuple(input.new_empty(input.shape[1]) for _ in range(4))
-
-
-@fake("lanes_scale_add_relu")
-def _(a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, upper, halo):
-    return _with_halo(a, a_halo, halo)
-
-
-@fake("lanes_relu_backward_add")
-def _(grad, grad_halo, gate, gate_halo, upper, other, other_halo, halo):
-    return _with_halo(grad, grad_halo, halo)
-
-
-@fake("lanes_batch_norm_backward")
-def _(
-    grad,
-    grad_halo,
-    gate,
-    gate_halo,
-    gate_scale,
-    gate_shift,
-    upper,
-    input,
-    batch,
-    input_halo,
-    mean,
-    invstd,
-    weight,
-    training,
-    halo,
-):
-    channels = mean.shape[0]
-    return (
-        _with_halo(grad, grad_halo, halo),
-        grad.new_empty(channels),
-        grad.new_empty(channels),
-    )
-
-
-@fake("lanes_max_pool2d")
-def _(input, batch, input_halo, kernel, stride, padding, halo):
-    inner = _with_halo(input, input_halo, 0)
-    height, width = (
-        output_size(inner.shape[2 + i], kernel[i], stride[i], padding[i], 1) for i in range(2)
-    )
-    out = _lanes_like(input, input.shape[1], height, width, halo)
-    position = _lanes_like(input, input.shape[1], height, width, 0)
-    return out, position.to(torch.uint8)
-
-
-@fake("lanes_max_pool2d_backward")
-def _(grad, batch, grad_halo, position, input_hw, kernel, stride, padding, halo):
-    height, width = input_hw
-    return _lanes_like(grad, grad.shape[1], height, width, halo)
+    grad_output: dy (bundles, C_out, H_out + 2 grad_halo, W_out + 2 grad_halo, L).
+    grad_halo: in pixels.
+    input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), the dtype of grad_output.
+    batch: N, images in either.  input_halo: in pixels.
+    weight, mask, plan, stride, padding, dilation, groups: the forward's.
+    Returns dx (bundles, C_in, H, W, L), without a halo; and dw (C_out, C_in / groups, kH, kW), zero
+    where the mask prunes.
+    """
+    return with_halo(input, input_halo, 0), input.new_empty(mask.shape)

@@ -5,17 +5,11 @@ from __future__ import annotations
 from .registry import define, fake
 
 SCHEMAS: dict[str, str] = {
-    # One SGD step on the surviving entries; pruned weights and momenta are set to zero.
-    # `momenta` is empty when momentum == 0; `masks` is empty when everything survives; `z` and `u`
-    # are empty unless rho (w - z + u), the gradient of ADMM's penalty, is added to the gradients.
     "masked_sgd_": (
         "(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] masks, Tensor[] z, "
         "Tensor[] u, float lr, float momentum, float dampening, float weight_decay, bool nesterov, "
         "float rho) -> ()"
     ),
-    # One AdamW step likewise; `masks`, `z` and `u` as above, the pull goes through the moments.
-    # Which step it is, counted from 1: `step`, or where `steps` is not empty a float32 scalar per
-    # weight, on the weight's device and read there.
     "masked_adamw_": (
         "(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
         "Tensor[] masks, Tensor[] z, Tensor[] u, Tensor[] steps, int step, float lr, float beta1, "
@@ -28,9 +22,47 @@ define(SCHEMAS)
 
 @fake("masked_sgd_")
 def _(weights, grads, momenta, masks, z, u, lr, *settings):
+    """Take one SGD step on the weights that the masks keep, in place.
+
+    g = grad + weight_decay w + rho (w - z + u)
+    v <- momentum v + (1 - dampening) g
+    w <- w - lr (g + momentum v   if nesterov else   v)
+    Where a mask is False, w and v become exactly zero. Without momentum v is g.
+
+    weights, grads: lists of tensors of any equal shapes, of one dtype (float16, bfloat16, float32
+    or float64) and device. weights are overwritten; empty lists do nothing.
+    momenta: v, likewise, overwritten; empty when momentum is 0.
+    masks: bool, of the weights' shapes; empty where every weight stays.
+    z, u: the target and the scaled dual of ADMM, likewise; both empty leaves its pull out.
+    lr, momentum, dampening, weight_decay, nesterov: as of `torch.optim.SGD`.
+    rho: strength of ADMM's penalty rho/2 |w - z + u|^2, whose gradient is added.
+    Returns nothing.
+    """
     return None
 
 
 @fake("masked_adamw_")
 def _(weights, grads, exp_avgs, exp_avg_sqs, masks, z, u, steps, step, *settings):
+    """Take one AdamW step on the weights that the masks keep, in place.
+
+    g = grad + rho (w - z + u)
+    m <- beta1 m + (1 - beta1) g;   v <- beta2 v + (1 - beta2) g^2
+    w <- (1 - lr weight_decay) w - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
+    Where a mask is False, w, m and v become exactly zero. ADMM's pull goes through the moments;
+    the weight decay does not.
+
+    weights, grads: lists of tensors of any equal shapes, of one dtype (float16, bfloat16, float32
+    or float64) and device. weights are overwritten; empty lists do nothing.
+    exp_avgs, exp_avg_sqs: m and v, likewise, overwritten. 16-bit types are computed in float32 and
+    rounded once.
+    masks: bool, of the weights' shapes; empty where every weight stays.
+    z, u: the target and the scaled dual of ADMM, likewise; both empty leaves its pull out.
+    steps: t of each weight, a list of float32 scalars on the weights' device, which nobody waits
+    for; or empty, and `step` is t of all, counted from 1.
+    lr, beta1, beta2, eps, weight_decay: as of `torch.optim.AdamW`.
+    rho: strength of ADMM's penalty rho/2 |w - z + u|^2, whose gradient is added.
+    Returns nothing.
+
+    Reference: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+    """
     return None

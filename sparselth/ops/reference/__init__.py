@@ -3,6 +3,8 @@
 Registered as the default kernel, so the package is correct with no compiler, no CUDA and no
 Triton. Tests compare every compiled kernel with these functions and benchmarks use the
 convolutions among them as the dense-with-mask baseline.
+
+Arguments, shapes and layouts are those of the ops, see `contract/`; plans are not read.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 
 from ..contract import ALL_SCHEMAS, NAMESPACE
 from ..contract.arguments import checked
-from . import conv, gpu, lanes, linear, selection, steps
+from . import conv, gpu, lanes, lanes_layers, linear, selection, steps
 from .conv import (
     convolution_backward,
     masked_conv2d,
@@ -46,12 +48,15 @@ __all__ = [
     "zero_off_mask_",
 ]
 
-_ROOMS = (conv, linear, selection, steps, lanes, gpu)
+_ROOMS = (conv, linear, selection, steps, lanes, lanes_layers, gpu)
 _ORACLES = {op: getattr(room, op) for room in _ROOMS for op in ALL_SCHEMAS if hasattr(room, op)}
 
 
 def oracle(op: str) -> Callable[..., Any]:
-    """Return what computes an op in plain PyTorch.  op: a name of the contract."""
+    """Return what computes an op in plain PyTorch, with the op's arguments.
+
+    op: a name of `contract.ALL_SCHEMAS`.  Raises KeyError for any other.
+    """
     return _ORACLES[op]
 
 

@@ -16,10 +16,12 @@ def _nonfinite(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def topk_mask(scores, k, global_, pattern):
+    """Return mask[l][i] = |scores[l][i]| is among the k largest, and how many are NaN or Inf."""
     return select_masks(scores, k, global_, pattern), _nonfinite(scores)
 
 
 def admm_project_(weights, z, u, k, global_, pattern, allow_nonfinite):
+    """Do V = W + U;  Z <- Proj(V);  U <- V - Proj(V); return |W - Z|^2 and |Z_new - Z_old|^2."""
     sums = [w + dual for w, dual in zip(weights, u, strict=True)]
     nonfinite = _nonfinite(sums)
     if not allow_nonfinite and nonfinite.any():
@@ -38,6 +40,7 @@ def admm_project_(weights, z, u, k, global_, pattern, allow_nonfinite):
 
 
 def weight_overlap(a, b, masks, k):
+    """Return |top(a[l], k) and top(b[l], k)|: how many indices coincide; -1 with NaN or Inf."""
     asked = len(k) // len(a)
     found = []
     for i, n in enumerate(k):

@@ -10,6 +10,10 @@ from .mask import apply_mask
 def masked_sgd_(
     weights, grads, momenta, masks, z, u, lr, momentum, dampening, weight_decay, nesterov, rho
 ):
+    """Do g = grad + wd w + rho (w - z + u);  v <- momentum v + (1 - dampening) g;  w <- w - lr v.
+
+    With nesterov w <- w - lr (g + momentum v).
+    """
     for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
         mask = masks[i] if masks else None
         step = grad + weight_decay * weight
@@ -27,6 +31,10 @@ def masked_adamw_(
     weights, grads, exp_avgs, exp_avg_sqs, masks, z, u, steps, step, lr, beta1, beta2, eps,
     weight_decay, rho,
 ):  # fmt: skip
+    """Do m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2, for g = grad + rho (w - z + u), and
+
+    w <- (1 - lr wd) w - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps).
+    """
     for i, stored in enumerate(zip(weights, grads, exp_avgs, exp_avg_sqs, strict=True)):
         mask = masks[i] if masks else None
         # In 16 bits eps would be 0, and so would most squares before they are used.
