@@ -39,6 +39,9 @@ NM_TILE = 1024
 EXPAND_BLOCK = 1024
 OPTIONS = {"num_warps": 4}
 
+# The first number of a pattern, as in sparselth/ops/patterns.py.
+KIND_BLOCKS, KIND_N_OF_M, KIND_KERNEL_SHAPES = 0, 1, 2
+
 # --- device code ----------------------------------------------------------------------------
 # Columns after FIRST, COUNT, A and B, which are as in `select.py`.
 
@@ -255,7 +258,7 @@ def select_by_pattern(
         return select_masks(table, dtype, global_=global_, add=add)
     nonfinite = torch.zeros(len(values), dtype=torch.int64, device=device)
     extents = [axes(v.shape) for v in values]
-    if pattern[0] == 1:
+    if pattern[0] == KIND_N_OF_M:
         _n_of_m(
             sources, masks, extents, pattern[1:], nonfinite, {"DTYPE": FLOATS[dtype], "SUM": add}
         )
@@ -267,7 +270,7 @@ def select_by_pattern(
     select_masks(table, torch.float64, global_=global_, add=False, nonfinite=nonfinite)
     columns = [flags, flags, masks, pieces(groups.chosen, counts), *zip(*extents, strict=True)]
     table = make_table(sizes, columns, block=EXPAND_BLOCK, device=device)
-    shaped = pattern[0] == 2
+    shaped = pattern[0] == KIND_KERNEL_SHAPES
     if table.chunks:
         expand[(table.chunks,)](
             *table.arguments, *((1, 1, 0) if shaped else pattern[1:]), SHAPED=shaped,
@@ -294,7 +297,7 @@ def score_groups(
     """Score boxes or kernels, and add to `nonfinite` how many values are NaN or Inf."""
     kind, *settings = pattern
     extents = [axes(v.shape) for v in values]
-    counts = [_boxes(e, settings) if kind == 0 else _kernels(e) for e in extents]
+    counts = [_boxes(e, settings) if kind == KIND_BLOCKS else _kernels(e) for e in extents]
     scores = torch.empty(sum(counts), dtype=torch.float64, device=nonfinite.device)
     groups = Groups(counts, scores, torch.empty_like(scores, dtype=torch.int32))
     columns = [
@@ -302,7 +305,7 @@ def score_groups(
         *(pieces(scores, counts), pieces(groups.chosen, counts), *zip(*extents, strict=True)),
     ]
     same = {"DTYPE": FLOATS[values[0].dtype], "SUM": added is not None}
-    (_score_boxes if kind == 0 else _score_shapes)(
+    (_score_boxes if kind == KIND_BLOCKS else _score_shapes)(
         columns, counts, extents, settings, nonfinite, same
     )
     return groups

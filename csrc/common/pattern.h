@@ -32,7 +32,9 @@ Axes axes_of(const Sizes& sizes) {
 }
 
 struct Pattern {
-  enum Kind { kElement, kBlocks, kNOfM, kKernelShapes };
+  // The first number of a code, as in sparselth/ops/patterns.py; the code of single entries is
+  // empty.
+  enum Kind { kElement = -1, kBlocks = 0, kNOfM = 1, kKernelShapes = 2 };
 
   Kind kind = kElement;
   Axes box;                      // blocks: 0 for a whole axis
@@ -44,7 +46,7 @@ struct Pattern {
   explicit Pattern(const std::vector<int64_t>& code) {
     if (code.empty()) return;
     check(code);
-    kind = Kind(code[0] + 1);
+    kind = Kind(code[0]);
     if (kind == kBlocks) box = {code[1], code[2], code[3]};
     if (kind == kNOfM) n = code[1], m = code[2];
     if (kind == kKernelShapes) {
@@ -66,11 +68,11 @@ struct Pattern {
       return i < code.size() && code[i] >= low && code[i] <= high;
     };
     bool fits = false;
-    if (code[0] == 0) {
+    if (code[0] == kBlocks) {
       fits = code.size() == 4 && within(1, 0, kMost) && within(2, 0, kMost) && within(3, 0, kMost);
-    } else if (code[0] == 1) {
+    } else if (code[0] == kNOfM) {
       fits = code.size() == 3 && within(2, 2, 32) && within(1, 1, code[2] - 1);
-    } else if (code[0] == 2) {
+    } else if (code[0] == kKernelShapes) {
       fits = code.size() >= 3 && code.size() <= 2 + 16 && within(1, 1, 31);
       for (size_t i = 2; fits && i < code.size(); ++i) {
         fits = within(i, 1, (int64_t(1) << code[1]) - 1) && bits(code[i]) == bits(code[2]);

@@ -21,6 +21,10 @@ from ..errors import SparselthError, unknown_name
 
 Shape = Sequence[int]
 
+# The first number of an encoded pattern, which says what the others are; `contract/` has the list.
+# As in csrc/common/pattern.h and kernels/patterns.py. Single entries are encoded as [].
+KIND_BLOCKS, KIND_N_OF_M, KIND_KERNEL_SHAPES = 0, 1, 2
+
 
 def axes(shape: Shape) -> tuple[int, int, int]:
     """Return a weight's (out, in, taps)."""
@@ -59,7 +63,7 @@ class Blocks:
     def encode(self) -> list[int]:
         """Return the pattern as the ops take it."""
         box = [self.out, self.inputs, self.taps]
-        return [] if box == [1, 1, 1] else [0, *box]
+        return [] if box == [1, 1, 1] else [KIND_BLOCKS, *box]
 
 
 @lru_cache(maxsize=4096)  # asked in every step of an optimizer, for every layer
@@ -94,7 +98,7 @@ class NOfM:
 
     def encode(self) -> list[int]:
         """Return the pattern as the ops take it."""
-        return [1, self.n, self.m]
+        return [KIND_N_OF_M, self.n, self.m]
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class KernelShapes:
 
     def encode(self) -> list[int]:
         """Return the pattern as the ops take it."""
-        return [2, self.taps, *self.shapes]
+        return [KIND_KERNEL_SHAPES, self.taps, *self.shapes]
 
 
 Pattern = Blocks | NOfM | KernelShapes

@@ -1,6 +1,8 @@
 """Patterns: the masks against brute force, every kernel against the oracle bit for bit."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,11 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.strategies import patterned_lists
 
-from sparselth.ops import admm_project_, reference, topk_mask
+from sparselth.ops import admm_project_, patterns, reference, topk_mask
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
 from sparselth.ops.reference import ranking
 
 ops = torch.ops.sparselth
+ROOT = Path(__file__).parents[2]
+
+
+def test_kinds_have_the_same_numbers_in_every_language():
+    ours = {name: value for name, value in vars(patterns).items() if name.startswith("KIND_")}
+    assert len(set(ours.values())) == len(ours) == 3
+    (enum,) = re.findall(r"enum Kind \{(.*?)\}", (ROOT / "csrc/common/pattern.h").read_text())
+    in_cpp = dict(re.findall(r"k(\w+) = (-?\d+)", enum))
+    assert int(in_cpp.pop("Element")) < 0  # no code begins with it
+    plain = {name.removeprefix("KIND_").replace("_", ""): value for name, value in ours.items()}
+    assert {name.upper(): int(value) for name, value in in_cpp.items()} == plain
+    (line,) = re.findall(r"^(KIND_.*) = (.*)$", (ROOT / "kernels/patterns.py").read_text(), re.M)
+    assert dict(zip(line[0].split(", "), map(int, line[1].split(", ")), strict=True)) == ours
 
 
 @given(patterned_lists())

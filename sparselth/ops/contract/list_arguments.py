@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from ...errors import SparselthError
-from ..patterns import Blocks, KernelShapes, NOfM, Pattern
+from ..patterns import (
+    KIND_BLOCKS,
+    KIND_KERNEL_SHAPES,
+    KIND_N_OF_M,
+    Blocks,
+    KernelShapes,
+    NOfM,
+    Pattern,
+)
 
 Named = dict[str, Any]
 
@@ -85,13 +93,13 @@ def _check_overlap(op: str, given: Named) -> None:
 
 def decoded(op: str, code: Sequence[int]) -> Pattern:
     """Return the pattern that `code` encodes; raises SparselthError where it is none."""
-    kind, *numbers = code or [0, 1, 1, 1]
+    kind, *numbers = code or [KIND_BLOCKS, 1, 1, 1]
     try:
-        if kind == 0 and len(numbers) == 3 and max(numbers) <= 2**30:
+        if kind == KIND_BLOCKS and len(numbers) == 3 and max(numbers) <= 2**30:
             return Blocks(*numbers)
-        if kind == 1 and len(numbers) == 2:
+        if kind == KIND_N_OF_M and len(numbers) == 2:
             return NOfM(*numbers)
-        if kind == 2 and numbers and len(numbers) > 1:
+        if kind == KIND_KERNEL_SHAPES and numbers and len(numbers) > 1:
             return KernelShapes(tuple(numbers[1:]), numbers[0])
     except SparselthError as error:
         raise failure(op, f"{list(code)} is no pattern: {error}") from None

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..patterns import axes
+from ..patterns import KIND_BLOCKS, KIND_N_OF_M, axes
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -44,9 +44,9 @@ def select_masks(
         return [m.view(s.shape) for m, s in zip(_kept(scores, k, global_), scores, strict=True)]
     cubes = [score.reshape(axes(score.shape)) for score in scores]
     kind, *settings = pattern
-    if kind == 0:
+    if kind == KIND_BLOCKS:
         masks = _blocks(cubes, k, global_, settings)
-    elif kind == 1:
+    elif kind == KIND_N_OF_M:
         masks = [_n_of_m(cube, *settings) for cube in cubes]
     else:
         masks = _kernel_shapes(cubes, k, global_, settings[0], settings[1:])
