@@ -131,7 +131,11 @@ def admm_project_(
     pattern: Sequence[int],
     allow_nonfinite: bool,
 ) -> Tensor:
-    """Overwrite z and u; return the residuals, float64 (len(weights), 2)."""
+    """Overwrite z and u; return the residuals, float64 (len(weights), 2): |W - Z|^2, |Z' - Z|^2.
+
+    Arguments as of the op `admm_project_`: lists of equal shapes, of one dtype, on one GPU, copied
+    and written back where they are not contiguous.
+    """
     device, dtype = weights[0].device, weights[0].dtype
     w_in, z_io, u_io = ([t.contiguous() for t in tensors] for tensors in (weights, z, u))
     sizes = [w.numel() for w in w_in]

@@ -129,7 +129,11 @@ def masked_adamw_(
     weight_decay: float,
     rho: float,
 ) -> None:
-    """Overwrite weights and both moments."""
+    """Overwrite weights and both moments: the formula above.
+
+    Arguments as of the op `masked_adamw_`: lists of equal shapes, of one dtype, on one GPU; steps
+    float32 scalars there, read by the kernel.
+    """
     settings = (lr, 1 - lr * weight_decay, beta1, 1 - beta1, beta2, 1 - beta2, eps, rho)
     with guard(weights[0].device):
         used = in_one_order((weights, grads, exp_avgs, exp_avg_sqs, masks, z, u))

@@ -135,7 +135,7 @@ def correlate(
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Return how products of this type are computed: as cuDNN would."""
+    """Return how products of this type are computed, "tf32" or "ieee": as cuDNN would."""
     tf32 = dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
     return "tf32" if tf32 else "ieee"
 
@@ -147,7 +147,10 @@ def is_whole(index: BlockIndex) -> bool:
 
 
 def by_tap(weight: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """Return a weight or mask and its strides over outs, ins and taps; contiguous if need be."""
+    """Return a weight or mask and its strides over outs, ins and taps; contiguous if need be.
+
+    weight: (C_out, C_in / groups, kH, kW). It stays as it is where one stride serves all taps.
+    """
     out, inside, row, tap = weight.stride()
     if row != weight.shape[3] * tap:
         weight = weight.contiguous()
@@ -156,7 +159,11 @@ def by_tap(weight: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
 
 
 def pack(weight: Tensor, mask: Tensor, index: BlockIndex) -> Tensor:
-    """Return the kept weights as (blocks, in, out), zeros where the mask prunes."""
+    """Return the kept weights as (blocks, in, out), zeros where the mask prunes.
+
+    weight, mask: (C_out, C_in / groups, kH, kW).  index: the mask's blocks, of which there is one
+    size x size piece each, in their order.
+    """
     (weight, w_strides), (mask, m_strides) = by_tap(weight), by_tap(mask)
     packed = weight.new_empty(len(index.host), index.size, index.size)
     if len(packed):
@@ -172,7 +179,14 @@ def run_walks(
     x: Tensor, packed: Tensor, bias: Tensor | None, y: Tensor, walks: Sequence[Walk],
     index: BlockIndex, *, transposed: bool, relu: bool = False,
 ) -> None:  # fmt: skip
-    """Fill y from x; both channels_last, every position of y in one of the walks."""
+    """Fill y from x; both channels_last, every position of y in one of the walks.
+
+    x: (N, channels summed over, H, W).  y: (N, channels of the result, H', W').
+    packed: (blocks, size, size), of `pack`.  bias: (channels of the result,), or None.
+    walks: the phases of the pass, see `blocks.Walk`.  index: the mask's blocks.
+    transposed: packed blocks are read as [out, in], as the input gradient does.
+    relu: store max(y, 0).
+    """
     size = index.size
     x_image, _, x_row, x_column = x.stride()
     y_image, _, y_row, y_column = y.stride()
@@ -210,7 +224,15 @@ def masked_conv2d(
     input: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, index: BlockIndex,
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], *, relu: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Return y, or max(y, 0), channels_last. index: the mask's blocks."""
+    """Return y = conv2d(x, w * mask) + bias, or max(y, 0): (N, C_out, H_out, W_out), channels_last.
+
+    input: x (N, C_in, H, W) of a type that `serves`, on a GPU, contiguous or channels_last; the
+    former is converted.
+    weight, mask (bool): (C_out, C_in / groups, kH, kW), of any strides.  bias: (C_out,), or None.
+    index: the blocks of this very mask, which also know the groups: `blocks.find_blocks`.
+    stride, padding, dilation: [height, width] in pixels.
+    Nothing is checked here: `sparselth/ops/contract/arguments.py` does it before.
+    """
     batch, _, height, width = input.shape
     kernel = index.shape[2:]
     p, q = (

@@ -24,7 +24,12 @@ def masked_conv2d_grad_input(
     grad_output: Tensor, weight: Tensor, mask: Tensor, index: BlockIndex, input_hw: Sequence[int],
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
 ) -> Tensor:  # fmt: skip
-    """Return dx, channels_last. index: the mask's blocks."""
+    """Return dx (N, C_in, *input_hw), channels_last, the dtype of grad_output.
+
+    grad_output: dy (N, C_out, H_out, W_out), on a GPU; converted where it is not channels_last.
+    weight, mask, index, stride, padding, dilation: the forward's, see `masked_conv2d.py`.
+    input_hw: (H, W) of the input, in pixels.
+    """
     height, width = input_hw
     dx = grad_output.new_empty(grad_output.shape[0], index.shape[1] * index.groups, height, width)
     dx = torch.empty_like(dx, memory_format=torch.channels_last)

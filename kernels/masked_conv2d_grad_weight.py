@@ -123,7 +123,10 @@ def add_splits(
 
 
 def splits_of(blocks: int, positions: int, block_k: int) -> tuple[int, int]:
-    """Return how many runs the positions are cut into, and how many positions a run has."""
+    """Return how many runs the positions are cut into, and how many positions a run has.
+
+    blocks: listed in the index.  positions: N H_out W_out.  block_k: positions summed at a time.
+    """
     steps = triton.cdiv(positions, block_k)
     splits = max(1, min(MOST_PROGRAMS // max(blocks, 1), steps // LEAST_STEPS))
     per_split = triton.cdiv(steps, splits) * block_k
@@ -134,7 +137,12 @@ def masked_conv2d_grad_weight(
     grad_output: Tensor, input: Tensor, mask: Tensor, index: BlockIndex, stride: Sequence[int],
     padding: Sequence[int], dilation: Sequence[int],
 ) -> Tensor:  # fmt: skip
-    """Return dw, zero where the mask prunes. index: the mask's blocks."""
+    """Return dw (C_out, C_in / groups, kH, kW), contiguous, exactly zero where the mask prunes.
+
+    grad_output: dy (N, C_out, H_out, W_out).  input: x (N, C_in, H, W), its dtype. Both on a GPU;
+    converted where they are not channels_last.
+    mask, index, stride, padding, dilation: the forward's, see `masked_conv2d.py`.
+    """
     dw = input.new_zeros(index.shape)
     positions = grad_output.numel() // max(grad_output.shape[1], 1)
     blocks, size = len(index.host), index.size

@@ -95,7 +95,10 @@ def masked_sgd_(
     nesterov: bool,
     rho: float,
 ) -> None:
-    """Overwrite weights, and momenta when momentum is not 0."""
+    """Overwrite weights, and momenta when momentum is not 0: the formula above.
+
+    Arguments as of the op `masked_sgd_`: lists of equal shapes, of one dtype, on one GPU.
+    """
     values = (lr, momentum, 1 - dampening, weight_decay, rho)
     with guard(weights[0].device):
         used = in_one_order((weights, grads, momenta if momentum else [], masks, z, u))

@@ -21,7 +21,11 @@ from .tables import addresses, guard
 def topk_mask(
     scores: Sequence[Tensor], k: Sequence[int], global_: bool, pattern: Sequence[int]
 ) -> tuple[list[Tensor], Tensor]:
-    """Return the masks, and int64 (len(scores),): how many scores are NaN or Inf."""
+    """Return bool masks of the scores' shapes, and int64 (len(scores),): how many are NaN or Inf.
+
+    Arguments as of the op `topk_mask`: scores of one dtype, on one GPU, copied where they are not
+    contiguous; k, global_ and pattern as `sparselth/ops/contract/` encodes them.
+    """
     masks = [torch.empty(score.shape, dtype=torch.bool, device=score.device) for score in scores]
     values = [score.contiguous() for score in scores]
     with guard(scores[0].device):

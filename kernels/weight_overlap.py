@@ -65,7 +65,11 @@ def count_common(
 def weight_overlap(
     a: Sequence[Tensor], b: Sequence[Tensor], masks: Sequence[Tensor], k: Sequence[int]
 ) -> Tensor:
-    """Return the counts, int64 (len(a), len(k) / len(a))."""
+    """Return the counts, int64 (len(a), len(k) / len(a)); -1 in the row of a pair with NaN or Inf.
+
+    Arguments as of the op `weight_overlap`: a and b of one dtype, on one GPU; masks bool, or empty;
+    k with the counts of a[0] first.
+    """
     device, dtype, asked = a[0].device, a[0].dtype, len(k) // len(a)
     inputs = [[t.contiguous() for t in tensors] for tensors in (a, b, masks or a)]
     columns = [addresses(tensors) for tensors in inputs]

@@ -155,7 +155,8 @@ def served(op: str, device: str) -> bool:
 def backends() -> BackendReports:
     """List every op on every backend, with the reason where a kernel is missing.
 
-    Returns a list of `BackendReport`; printed, it is a table.
+    Returns a list of a `BackendReport` each: op, backend, available, reason; printed, it is a
+    table. What is there, not what is chosen for a mask: `sparselth.profile` says that.
     """
     reports = BackendReports()
     for op in ALL_SCHEMAS:

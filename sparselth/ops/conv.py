@@ -27,6 +27,7 @@ from .checks import (
     check_plan,
     same_padding,
 )
+from .contract import ConvSettings
 from .lanes.convert import can_use_lanes, is_plain_eager_cpu
 from .lanes.tensor import in_lanes
 from .transforms import transformed
@@ -47,22 +48,29 @@ def masked_conv2d(
 ) -> Tensor:
     """Convolve with the weights that the mask keeps: y = conv2d(x, weight * mask) + bias.
 
-    x: (N, C_in, H, W), contiguous or channels_last; the result has the same layout. Or one image,
-    (C_in, H, W).
-    weight: (C_out, C_in / groups, kH, kW).  mask: bool, the weight's shape.
-    bias: (C_out,) or None.  padding: in pixels, or "same" or "valid", as for `conv2d`.
+    x: (N, C_in, H, W), contiguous, channels_last or in lanes; the result has the same layout. Or
+    one image, (C_in, H, W). float16, bfloat16, float32 or float64; 16-bit types are summed in
+    float32.
+    weight: (C_out, C_in / groups, kH, kW), the dtype of x.
+    mask: bool, the weight's shape; True keeps.  bias: (C_out,), the dtype of x, or None.
+    stride, padding, dilation: in pixels, an int for both axes or (height, width). padding may be
+    "same" or "valid", as for `torch.nn.functional.conv2d`.  groups: divides C_in and C_out.
     relu: return max(y, 0); a GPU's kernel of blocks does that before it stores y, all others in a
     pass of their own.
-    plan: `sparselth.ops.plan.conv_plan(mask, groups)`, built anew when None.
-    float16 and bfloat16 accumulate in float32.
-    Differentiable twice; the weight gradient is exactly zero where the mask is False.
+    plan: int32, `sparselth.ops.plan.conv_plan(mask, groups)`; None builds it anew in each call.
+    Returns y (N, C_out, H_out, W_out), the dtype of x; (C_out, H_out, W_out) for one image.
+
+    It runs the sparse kernels for any mask, also where dense would be faster: choosing is done by
+    `sparselth.nn.MaskedConv2d`.
+    Differentiable any number of times; the weight gradient is exactly zero where the mask is False.
     A pruned weight does not multiply: NaN and Inf in x spread through the kept weights only,
     those that happen to be zero included. `conv2d(x, weight * mask)` spreads them through all, and
     on a GPU a kernel does through those of a block that keeps any.
 
     Under `torch.autocast` x, weight and bias are cast as for `conv2d`.
 
-    Raises SparselthError on mismatched shapes, dtypes or devices.
+    Raises SparselthError on mismatched shapes, dtypes or devices, a kernel larger than the padded
+    image, and where a forced backend has no kernel for this device.
     """
     check_floating("x", x)
     check_floating("weight", weight)
@@ -110,8 +118,12 @@ def check_conv2d(
     padding: int | Sequence[int],
     dilation: int | Sequence[int],
     groups: int,
-) -> tuple[list[int], list[int], list[int], int]:
+) -> ConvSettings:
     """Check what `masked_conv2d` is given; return the settings as the op takes them.
+
+    x, weight, mask, bias, stride, padding, dilation, groups: its arguments, x with a batch and
+    padding in pixels.
+    Returns stride, padding and dilation as [height, width], and groups.
 
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """

@@ -28,12 +28,20 @@ def masked_linear(
 ) -> Tensor:
     """Apply the linear map with the weights that the mask keeps: y = x (weight * mask)^T + bias.
 
-    x: (..., C_in).  weight: (C_out, C_in), or (C_in,) for one output that y has no dimension for.
-    mask: bool, the weight's shape.  bias: (C_out,), or (1,) or () for all outputs alike.
-    Differentiable twice; the weight gradient is exactly zero where the mask is False. Under
-    `torch.autocast` x, weight and bias are cast as for `linear`.
+    x: (..., C_in), float16, bfloat16, float32 or float64; 16-bit types are summed in float32.
+    weight: (C_out, C_in), the dtype of x; or (C_in,) for one output that y has no dimension for.
+    mask: bool, the weight's shape; True keeps.
+    bias: (C_out,), the dtype of x, or (1,) or () for all outputs alike, or None.
+    plan: int32, `sparselth.ops.plan.conv_plan(mask)`; None builds it anew in each call.
+    Returns y (..., C_out), the dtype of x, contiguous.
 
-    Raises SparselthError on mismatched shapes, dtypes or devices.
+    It runs the sparse kernel for any mask, also where dense would be faster: choosing is done by
+    `sparselth.nn.MaskedLinear`. On a GPU it is dense with the mask applied.
+    Differentiable any number of times; the weight gradient is exactly zero where the mask is False.
+    Under `torch.autocast` x, weight and bias are cast as for `linear`.
+
+    Raises SparselthError on mismatched shapes, dtypes or devices, and where a forced backend has no
+    kernel for this device.
     """
     check_floating("x", x)
     check_floating("weight", weight)
@@ -60,6 +68,8 @@ def as_rows(x: Tensor) -> Tensor:
 
 def check_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None) -> None:
     """Check what `masked_linear` is given.
+
+    x, weight, mask, bias: its arguments, weight of two dimensions and bias (C_out,) or None.
 
     Raises SparselthError on mismatched shapes, dtypes or devices.
     """

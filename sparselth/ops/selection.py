@@ -38,18 +38,24 @@ def topk_mask(
     """Keep exactly k entries of largest magnitude, or groups of the largest sum of squares.
 
     Ties go to the lowest index.
-    scores: a tensor, or a list of tensors of one dtype and device.
+    scores: a tensor of any shape, or a list of tensors, of one dtype (float16, bfloat16, float32 or
+    float64) and device.
     k: with allocation "uniform" one count per tensor (an int serves every tensor); with "global"
     one count over all tensors in list order; with "given" one count per tensor. None for N:M, and
     for kernel shapes that drop no kernel.
+    allocation: "uniform", "global" or "given", see k.
     pattern: what k counts: a name of `sparselth.ops.patterns.find_pattern`, such as "16x1",
     "filter" or "2:4", or one of that module's patterns.
     nonfinite: "error" refuses NaN and Inf; "order" ranks by the magnitude's bits, Inf above all
-    finite values and NaN above Inf, and never waits for a GPU.  names: what errors call the
-    tensors.
-    Returns bool masks, one tensor or a list as given.
+    finite values and NaN above Inf, and never waits for a GPU.
+    names: what errors call the tensors; scores[0], scores[1], ... when None.
+    Returns bool masks of the scores' shapes, contiguous, True where kept: one tensor or a list, as
+    given.
 
-    Raises SparselthError on NaN or Inf (naming the tensor), k outside [0, n], or an unknown name.
+    Raises SparselthError on NaN or Inf (naming the tensor), k outside [0, n], lists of several
+    dtypes or devices, or an unknown name.
+
+    Reference: Han et al. 2015, arXiv:1506.02626, for magnitude pruning.
     """
     single = isinstance(scores, Tensor)
     tensors: list[Tensor] = (
@@ -88,15 +94,17 @@ def admm_project_(
 ) -> Tensor:
     """Do ADMM's projection and dual update in place: Z <- Proj(W + U), U <- U + W - Z.
 
-    weights, z, u: lists of tensors with equal shapes, dtype and device; z and u are overwritten.
-    Either `sparsity` in [0, 1) or the exact counts `k`; allocation, pattern and nonfinite as in
-    `topk_mask`. With each pattern Proj is the Euclidean projection: what is kept has the largest
-    sum of squares. A sparsity is the share of groups, or of weights with kernel shapes.
+    weights, z, u: lists of tensors of any equal shapes, of one dtype (float16, bfloat16, float32 or
+    float64) and device; z and u are overwritten, weights only read.
+    sparsity: the share to prune, a fraction in [0, 1): of groups, or of weights with kernel shapes.
+    Or k: the exact counts that stay. Neither for N:M, and for kernel shapes that drop no kernel.
+    allocation, pattern, nonfinite: as in `topk_mask`. With each pattern Proj is the Euclidean
+    projection: what is kept has the largest sum of squares.
     names: what errors call the weights.
     Returns float64 (len(weights), 2): per tensor |W - Z|^2 and |Z_new - Z_old|^2.
 
-    Raises SparselthError on NaN or Inf in W + U (naming the tensor) and on mismatched lists;
-    nothing is written then.
+    Raises SparselthError on NaN or Inf in W + U (naming the tensor), on mismatched lists, and
+    unless just one of sparsity and k is given where one is needed; nothing is written then.
 
     Reference: Boyd et al. 2011, "Distributed Optimization and Statistical Learning via ADMM",
     section 3.1.1 (scaled form); Zhang et al. 2018, arXiv:1804.03294.
@@ -133,15 +141,19 @@ def weight_overlap(
 ) -> Tensor:
     """Count, per tensor, the indices among the k largest magnitudes of both a[l] and b[l].
 
-    a, b: lists of tensors with equal shapes.  k: one count per tensor, or a list of such lists,
-    which share their passes over the tensors.
+    Ties go to the lowest index.
+    a, b: lists of tensors of any equal shapes, of one dtype (float16, bfloat16, float32 or float64)
+    and device.
+    k: one count per tensor, or a list of such lists, which share their passes over the tensors.
     masks: one bool mask per pair; entries outside it are never among the largest, whatever they
     hold, and k is at most the number inside.
     names: what errors call the tensors of a and of b.
     Returns int64 (len(a),), or (len(k), len(a)). `sparselth.weight_overlap` turns the counts into
     R_p.
 
-    Raises SparselthError on mismatched lists, NaN or Inf, or k outside [0, n].
+    Raises SparselthError on mismatched lists, NaN or Inf (naming the tensor), or k outside [0, n].
+
+    Reference: Liu et al. 2021, arXiv:2102.11068, equation 1: the numerator of R_p, by layer.
     """
     a, b = tensor_list("a", a), tensor_list("b", b)
     if not isinstance(k, Sequence) or isinstance(k, str):

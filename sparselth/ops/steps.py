@@ -38,10 +38,20 @@ def masked_sgd_(
     w <- w - lr * (g + momentum * v if nesterov else v).
     Where the mask is False, the weight and its momentum become exactly zero.
 
-    weights, grads: lists of tensors with equal shapes. momenta likewise, or empty when momentum
-    is 0; masks, or empty when every weight survives; z and u, ADMM's, or empty when rho is 0.
+    weights, grads: lists of tensors of any equal shapes, of one dtype (float16, bfloat16, float32
+    or float64) and device. weights are overwritten; empty lists do nothing.
+    momenta: v, likewise, overwritten; not looked at when momentum is 0.
+    masks: bool, of the weights' shapes, True keeps; empty when every weight survives.
+    z, u: the target and the scaled dual of ADMM, likewise; not looked at when rho is 0.
+    lr, momentum, dampening, weight_decay, nesterov: as of `torch.optim.SGD`, whose first step is
+    v <- g, whatever the dampening: pass 0 for it.
+    rho: strength of ADMM's penalty rho/2 |w - z + u|^2.
 
-    Raises SparselthError on mismatched lists, shapes, dtypes or devices.
+    Raises SparselthError on mismatched lists, shapes, dtypes or devices, and on NaN or Inf among
+    the numbers.
+
+    Reference: Sutskever et al. 2013, "On the importance of initialization and momentum in deep
+    learning", in the form of `torch.optim.SGD`.
     """
     settings = tuple(
         check_number(name, value)
@@ -90,10 +100,15 @@ def masked_adamw_(
     Where the mask is False, the weight and both its moments become exactly zero. ADMM's pull is
     part of the loss's gradient and goes through the moments; the weight decay does not.
 
-    weights, grads, exp_avgs (m), exp_avg_sqs (v): lists of tensors with equal shapes, of one dtype;
-    16-bit ones are computed in float32 and rounded once. masks, or empty when every weight
-    survives; z and u, ADMM's, or empty when rho is 0. step: which step this is, counted from 1; or
-    a float32 scalar for each weight, on its device, which on a GPU nobody waits for.
+    weights, grads, exp_avgs (m), exp_avg_sqs (v): lists of tensors of any equal shapes, of one
+    dtype (float16, bfloat16, float32 or float64) and device; 16-bit ones are computed in float32
+    and rounded once. All but grads are overwritten; empty lists do nothing.
+    masks: bool, of the weights' shapes, True keeps; empty when every weight survives.
+    z, u: the target and the scaled dual of ADMM, likewise; not looked at when rho is 0.
+    step: which step this is, counted from 1; or a float32 scalar for each weight, on its device,
+    which on a GPU nobody waits for.
+    lr, betas (beta1, beta2), eps, weight_decay: as of `torch.optim.AdamW`.
+    rho: strength of ADMM's penalty rho/2 |w - z + u|^2.
 
     Raises SparselthError on mismatched lists, shapes, dtypes or devices, and where step or betas
     would divide by zero.

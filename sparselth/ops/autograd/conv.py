@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import reference
 from ..bitmask import mark_on_mask
-from ..contract import OPS
+from ..contract import OPS, ConvSettings
 from ..lanes.convert import as_lanes, enter_lanes
 from ..lanes.handlers import conv as lanes_conv
 from ..lanes.tensor import LaneTensor, in_lanes
@@ -113,6 +113,9 @@ register_formula("masked_conv2d_grad_weight", _conv_grad_weight_setup, _conv_gra
 class MaskedConv2d(torch.autograd.Function):
     """`masked_conv2d` by the choice made for it, differentiable any number of times.
 
+    input: (N, C_in, H, W), plain or in lanes, and so is the result.  weight, mask: (C_out, C_in /
+    groups, kH, kW).  bias: (C_out,), or None.  plan: the mask's, or None.  All of them checked.
+    conv: stride, padding and dilation in pairs, and groups.
     dense: the passes computed densely, of "forward", "grad_input" and "grad_weight".
 
     The op itself would get to the kernels too, through torch.library's autograd and the dispatch of
@@ -121,7 +124,9 @@ class MaskedConv2d(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, input, weight, bias, mask, plan, conv, dense=NO_PASSES) -> Tensor:
+    def forward(
+        ctx, input, weight, bias, mask, plan, conv: ConvSettings, dense=NO_PASSES
+    ) -> Tensor:
         ctx.conv, ctx.dense_passes, ctx.forced = conv, dense, forced()
         ctx.save_for_backward(input, weight, mask, plan)
         if "forward" in dense:

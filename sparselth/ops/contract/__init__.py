@@ -38,7 +38,7 @@ import torch
 
 from . import conv, gpu, lanes, lanes_layers, linear, selection, steps
 from .arguments import output_size
-from .registry import NAMESPACE, describe, memory_format
+from .registry import NAMESPACE, ConvSettings, describe, memory_format
 
 # The ops that public functions call; then all, with those behind them.
 SCHEMAS = conv.SCHEMAS | linear.SCHEMAS | selection.SCHEMAS | steps.SCHEMAS
@@ -52,6 +52,7 @@ __all__ = [
     "NAMESPACE",
     "OPS",
     "SCHEMAS",
+    "ConvSettings",
     "describe",
     "memory_format",
     "output_size",

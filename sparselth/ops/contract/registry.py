@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from .arguments import check
 
 NAMESPACE = "sparselth"
 
-# A convolution's settings, as schemas spell them.
+# A convolution's settings, as schemas spell them, and as they are handed on: stride, padding and
+# dilation, [height, width] each, and groups.
+ConvSettings = tuple[Sequence[int], Sequence[int], Sequence[int], int]
 CONV = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 
 

@@ -37,6 +37,9 @@ def _(weights, grads, momenta, masks, z, u, lr, *settings):
     lr, momentum, dampening, weight_decay, nesterov: as of `torch.optim.SGD`.
     rho: strength of ADMM's penalty rho/2 |w - z + u|^2, whose gradient is added.
     Returns nothing.
+
+    Reference: Sutskever et al. 2013, "On the importance of initialization and momentum in deep
+    learning", in the form of `torch.optim.SGD`.
     """
     return None
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from torch import Tensor
 
+from ..contract import ConvSettings
 from .kernel import RATE_OF_CUDNN, ConvKernel
 from .triton_support import why_missing
 
 
 @cache
 def launcher(op: str) -> Callable[..., Tensor]:
-    """Return the launcher of a convolution; triton, slow to import, is imported with the first."""
+    """Return the launcher of a convolution; triton, slow to import, is imported with the first.
+
+    op: a module of `sparselth.kernels`, whose function has its name.
+    """
     return getattr(importlib.import_module(f"sparselth.kernels.{op}"), op)
 
 
 class Blocks(ConvKernel):
-    """Products of the blocks that keep anything, of the size that should cost least."""
+    """Products of the blocks that keep anything, of the size that should cost least.
+
+    A block is 16, 32 or 64 outputs x as many inputs of one tap; see `kernels/blocks.py`.
+    """
 
     name = "blocks"
     backend = "triton"
@@ -37,18 +43,22 @@ class Blocks(ConvKernel):
         # Elsewhere than on a GPU the interpreter stands in for it.
         return cls(mask, groups) if mask.device.type != "cuda" or not why_missing() else None
 
-    def forward(self, input, weight, mask, bias, conv: Any) -> Tensor:
+    def forward(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
+        """Return y, channels_last: a product per listed block and tile of output positions."""
         return launcher("masked_conv2d")(input, weight, mask, bias, self.index, *conv[:3])
 
-    def forward_relu(self, input, weight, mask, bias, conv: Any) -> Tensor:
-        run = launcher("masked_conv2d")  # before y is stored
+    def forward_relu(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
+        """Return max(y, 0), channels_last, computed before y is stored."""
+        run = launcher("masked_conv2d")
         return run(input, weight, mask, bias, self.index, *conv[:3], relu=True)
 
-    def grad_input(self, grad_output, weight, mask, input_hw, conv: Any) -> Tensor:
+    def grad_input(self, grad_output, weight, mask, input_hw, conv: ConvSettings) -> Tensor:
+        """Return dx, channels_last: the same blocks, read by input channel."""
         run = launcher("masked_conv2d_grad_input")
         return run(grad_output, weight, mask, self.index, input_hw, *conv[:3])
 
-    def grad_weight(self, grad_output, input, mask, conv: Any) -> Tensor:
+    def grad_weight(self, grad_output, input, mask, conv: ConvSettings) -> Tensor:
+        """Return dw, contiguous: a product per listed block, stored where kept."""
         return launcher("masked_conv2d_grad_weight")(
             grad_output, input, mask, self.index, *conv[:3]
         )

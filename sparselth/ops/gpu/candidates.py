@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...errors import SparselthError
 from .. import derived
+from ..contract import ConvSettings
 from ..switches import forced
 from .blocks import Blocks
 from .column_vector import ColumnVector8, ColumnVector16
@@ -63,12 +63,14 @@ class ConvCandidates:
         self,
         dtype: torch.dtype | None = None,
         input_hw: Sequence[int] | None = None,
-        conv: Any = None,
+        conv: ConvSettings | None = None,
     ) -> ConvKernel | None:
         """Return the kernel to be used, or None where dense cuDNN is.
 
-        dtype: of the activations; None asks for what serves all.  input_hw, conv: of the images;
-        None asks for no size.  A forced backend leaves its own kernels to choose from.
+        dtype: of the activations; None asks for what serves all.
+        input_hw: (H, W) of the images in pixels.  conv: the settings that go with them. Both None
+        ask for no size.
+        A forced backend leaves its own kernels to choose from.
 
         Raises SparselthError where a forced backend has kernels, and none fits the images.
         """
@@ -76,7 +78,7 @@ class ConvCandidates:
             return None
         backend = forced()
         found = self._of_kind(backend, dtype)
-        if input_hw is None:
+        if input_hw is None or conv is None:
             return found[0] if found else None
         for kernel in found:
             if kernel.fits(self.shape, input_hw, conv):

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contract import OPS, output_size
-from .kernel import RATE_OF_CUDNN, Conv, ConvKernel
+from ..contract import OPS, ConvSettings, output_size
+from .kernel import RATE_OF_CUDNN, ConvKernel
 from .unstructured import Unstructured
 
 # As in column_vector_conv2d.cu.
@@ -141,7 +141,7 @@ def fits_shared_memory(
     return rows * (plane_h * plane_w | 1) * 16 <= _TILE_BYTES
 
 
-def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv) -> bool:
+def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
     """Say whether the forward and the input gradient fit, see `fits_shared_memory`.
 
     shape: (C_out, C_in, kH, kW).  conv: stride, padding, dilation, groups.
@@ -180,19 +180,22 @@ class ColumnVector(ConvKernel):
             self._index = find_column_vectors(mask, self.length)
         return self._index
 
-    def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: Conv) -> bool:
+    def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
         return all_passes_fit(shape, input_hw, conv) and self.single.fits(shape, input_hw, conv)
 
-    def forward(self, input, weight, mask, bias, conv) -> Tensor:
+    def forward(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
+        """Return y, channels_last, from x in channels_last: converted if it is not."""
         index, run = self.index(mask).by_output, OPS.column_vector_conv2d
         return run(_channels_last(input), weight, mask, bias, index, self.length, *conv)
 
-    def grad_input(self, grad_output, weight, mask, input_hw, conv) -> Tensor:
+    def grad_input(self, grad_output, weight, mask, input_hw, conv: ConvSettings) -> Tensor:
+        """Return dx, channels_last, from dy in channels_last: converted if it is not."""
         index, run = self.index(mask).by_input, OPS.column_vector_conv2d_grad_input
         grad = _channels_last(grad_output)
         return run(grad, weight, mask, index, self.length, input_hw, *conv)
 
-    def grad_weight(self, grad_output, input, mask, conv) -> Tensor:
+    def grad_weight(self, grad_output, input, mask, conv: ConvSettings) -> Tensor:
+        """Return dw, contiguous, by single weights: see `Unstructured.grad_weight`."""
         return self.single.grad_weight(grad_output, input, mask, conv)
 
 

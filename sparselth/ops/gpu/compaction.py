@@ -14,15 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract import ConvSettings
 from ..reference import apply_mask, convolution_backward
 from .kernel import ConvKernel
 
 
 @dataclass(frozen=True, eq=False)
 class Compaction:
-    """The filters and input channels of a mask that keep anything: int64 indices, ascending.
+    """The filters and input channels of a mask that keep anything.
 
-    None stands for all of them, which costs no copy.
+    outs, ins: int64 (O,) and (I,), ascending, on the mask's device; None stands for all of them,
+    which costs no copy. There is at least one of each, even of a mask that keeps nothing.
     """
 
     outs: Tensor | None
@@ -30,12 +32,18 @@ class Compaction:
     density: float  # share of the weight that is left to multiply
 
     def weight(self, weight: Tensor, mask: Tensor) -> Tensor:
-        """Return what remains of a weight, the mask applied."""
+        """Return what remains of a weight, the mask applied: (O, I, kH, kW).
+
+        weight: (C_out, C_in, kH, kW).  mask: bool, its shape, of which this was found.
+        """
         return _taken(_taken(apply_mask(weight, mask), 0, self.outs), 1, self.ins)
 
 
 def find_compaction(mask: Tensor) -> Compaction:
-    """Find what a convolution's mask leaves.  mask: bool (C_out, C_in, kH, kW), without groups."""
+    """Find what a convolution's mask leaves; on a GPU this waits for it once.
+
+    mask: bool (C_out, C_in, kH, kW), of a convolution without groups.
+    """
     kept = [mask.transpose(0, axis).flatten(1).any(1) for axis in (0, 1)]
     for some in kept:
         some[:1] |= ~some.any()  # there is no convolution of nothing
@@ -60,7 +68,11 @@ def _filled(start: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 class Compacted(ConvKernel):
-    """cuDNN on what remains of a mask."""
+    """cuDNN on what remains of a mask.
+
+    Every pass copies out what it needs of its operands (`index_select`), and fills the rest of its
+    result with zeros, of y with the bias. Results keep the layout that cuDNN gives them.
+    """
 
     name = "compaction"
     backend = "triton"  # forced with the kernels that serve where nothing can be left out
@@ -73,7 +85,8 @@ class Compacted(ConvKernel):
     def for_mask(cls, mask: Tensor, groups: int) -> Compacted | None:
         return cls(find_compaction(mask)) if groups == 1 else None
 
-    def forward(self, input, weight, mask, bias, conv) -> Tensor:
+    def forward(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
+        """Return y[:, outs] = conv(x[:, ins], w[outs, ins]) + bias; the bias alone elsewhere."""
         outs, ins = self.found.outs, self.found.ins
         small = F.conv2d(
             _taken(input, 1, ins),
@@ -87,7 +100,8 @@ class Compacted(ConvKernel):
         shape = (small.shape[0], weight.shape[0], *small.shape[2:])
         return _filled(start, shape, small).index_copy_(1, outs, small)
 
-    def grad_input(self, grad_output, weight, mask, input_hw, conv) -> Tensor:
+    def grad_input(self, grad_output, weight, mask, input_hw, conv: ConvSettings) -> Tensor:
+        """Return dx[:, ins] = conv_transposed(dy[:, outs], w[outs, ins]); 0 elsewhere."""
         grads = _taken(grad_output, 1, self.found.outs)
         small_weight, ins = self.found.weight(weight, mask), self.found.ins
         shape = (grad_output.shape[0], small_weight.shape[1], *input_hw)
@@ -99,7 +113,8 @@ class Compacted(ConvKernel):
         dx = _filled(small.new_zeros(()), (shape[0], weight.shape[1], *input_hw), small)
         return dx.index_copy_(1, ins, small)
 
-    def grad_weight(self, grad_output, input, mask, conv) -> Tensor:
+    def grad_weight(self, grad_output, input, mask, conv: ConvSettings) -> Tensor:
+        """Return dw[outs, ins] = x[:, ins] correlated with dy[:, outs], where kept; 0 elsewhere."""
         outs, ins = self.found.outs, self.found.ins
         grads, images = _taken(grad_output, 1, outs), _taken(input, 1, ins)
         small_weight = images.new_empty(grads.shape[1], images.shape[1], *mask.shape[2:])

@@ -5,15 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..contract import ConvSettings
 from ..libraries import has_kernel
-
-# Stride, padding and dilation in pairs, and groups.
-Conv = tuple[Sequence[int], Sequence[int], Sequence[int], int]
 
 # Teraflops that cuDNN is expected to reach in 16 bits, beside which the kernels give their own
 # rates. Estimates for an H100, nothing measured: only the proportions matter.
@@ -32,8 +30,14 @@ def has_cuda_kernels() -> bool:
 class ConvKernel(ABC):
     """A kernel that serves one mask: made when the mask is looked at.
 
-    mask: bool (C_out, C_in / groups, kH, kW).  input, grad_output: (N, C, H, W) of `dtypes`, on the
-    mask's device, contiguous or channels_last; results are in either layout.
+    What the passes are given, checked by whoever calls them:
+    input: (N, C_in, H, W) of one of `dtypes`, on the mask's device, contiguous or channels_last.
+    grad_output: (N, C_out, H_out, W_out), likewise.
+    weight: (C_out, C_in / groups, kH, kW), the input's dtype.
+    mask: bool, its shape: the one that this was made for.
+    bias: (C_out,), the input's dtype, or None.
+    conv: stride, padding and dilation, [height, width] in pixels each, and groups.
+    Results have the input's dtype and either layout.
     """
 
     name: ClassVar[str]
@@ -46,30 +50,43 @@ class ConvKernel(ABC):
     @classmethod
     @abstractmethod
     def for_mask(cls, mask: Tensor, groups: int) -> ConvKernel | None:
-        """Return the kernel for a mask, or None where it cannot serve or gains nothing."""
+        """Return the kernel for a mask, or None where it cannot serve or gains nothing.
 
-    def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: Conv) -> bool:
-        """Say whether images of this size can be served.  shape: the mask's."""
+        mask: bool (C_out, C_in / groups, kH, kW), on a GPU: looking at it waits for that.
+        """
+
+    def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
+        """Say whether images of this size can be served, in all passes.
+
+        shape: the mask's.  input_hw: (H, W) in pixels.
+        """
         return True
 
     @abstractmethod
     def forward(
-        self, input: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, conv: Any
+        self, input: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, conv: ConvSettings
     ) -> Tensor:
-        """Return y (N, C_out, H', W')."""
+        """Return y = conv2d(x, w * mask) + bias, (N, C_out, H_out, W_out)."""
 
     def forward_relu(
-        self, input: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, conv: Any
+        self, input: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, conv: ConvSettings
     ) -> Tensor:
-        """Return max(y, 0)."""
+        """Return max(y, 0), of `forward`; NaN stays NaN."""
         return self.forward(input, weight, mask, bias, conv).relu_()
 
     @abstractmethod
     def grad_input(
-        self, grad_output: Tensor, weight: Tensor, mask: Tensor, input_hw: Any, conv: Any
+        self,
+        grad_output: Tensor,
+        weight: Tensor,
+        mask: Tensor,
+        input_hw: Sequence[int],
+        conv: ConvSettings,
     ) -> Tensor:
-        """Return dx (N, C_in, *input_hw)."""
+        """Return dx (N, C_in, *input_hw).  input_hw: (H, W) of the input, in pixels."""
 
     @abstractmethod
-    def grad_weight(self, grad_output: Tensor, input: Tensor, mask: Tensor, conv: Any) -> Tensor:
-        """Return dw of the mask's shape, zero where it prunes."""
+    def grad_weight(
+        self, grad_output: Tensor, input: Tensor, mask: Tensor, conv: ConvSettings
+    ) -> Tensor:
+        """Return dw, contiguous, of the mask's shape, exactly zero where it prunes."""

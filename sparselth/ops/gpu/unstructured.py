@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..contract import OPS, output_size
-from .kernel import RATE_OF_CUDNN, Conv, ConvKernel, has_cuda_kernels
+from ..contract import OPS, ConvSettings, output_size
+from .kernel import RATE_OF_CUDNN, ConvKernel, has_cuda_kernels
 
 # As in unstructured_tile.cuh.
 _SLOTS, _ROWS, _COLUMNS, _TILE_BYTES = 8, 64, 32, 72 << 10
@@ -33,6 +33,7 @@ def find_unstructured(mask: Tensor, groups: int = 1) -> UnstructuredIndex:
     """List the kept weights of a convolution, for its three passes.
 
     mask: bool (C_out, C_in / groups, kH, kW), on any device.
+    Returns plans for `unstructured_conv2d`, whose grad_weight takes that by output as well.
     """
     return UnstructuredIndex(
         _plan(mask, groups, by_input=False), _plan(mask, groups, by_input=True)
@@ -82,7 +83,7 @@ def fits_shared_memory(
     return min(columns, _COLUMNS) * (32 // tile_w) * plane * 4 <= _TILE_BYTES
 
 
-def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv) -> bool:
+def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
     """Say whether all three passes of a convolution fit, see `fits_shared_memory`.
 
     shape: (C_out, C_in / groups, kH, kW).  conv: stride, padding, dilation, groups.
@@ -119,18 +120,21 @@ class Unstructured(ConvKernel):
             self._index = find_unstructured(mask, self.groups)
         return self._index
 
-    def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: Conv) -> bool:
+    def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
         return all_passes_fit(shape, input_hw, conv)
 
-    def forward(self, input, weight, mask, bias, conv) -> Tensor:
+    def forward(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
+        """Return y, contiguous: each kept weight times 32 pixels at once, summed in float32."""
         index = self.index(mask).by_output
         return OPS.unstructured_conv2d(input, weight, mask, bias, index, *conv)
 
-    def grad_input(self, grad_output, weight, mask, input_hw, conv) -> Tensor:
+    def grad_input(self, grad_output, weight, mask, input_hw, conv: ConvSettings) -> Tensor:
+        """Return dx, contiguous: the same weights, listed by input channel."""
         index = self.index(mask).by_input
         run = OPS.unstructured_conv2d_grad_input
         return run(grad_output, weight, mask, index, input_hw, *conv)
 
-    def grad_weight(self, grad_output, input, mask, conv) -> Tensor:
+    def grad_weight(self, grad_output, input, mask, conv: ConvSettings) -> Tensor:
+        """Return dw, contiguous: for each kept weight the sum over pixels of dy times x."""
         index = self.index(mask).by_output
         return OPS.unstructured_conv2d_grad_weight(grad_output, input, mask, index, *conv)

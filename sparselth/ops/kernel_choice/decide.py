@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...checks import check_name
 from .. import backends, libraries
-from ..contract import output_size
+from ..contract import ConvSettings, output_size
 from ..gpu.candidates import relative_time
 from ..gpu.kernel import DTYPES
 from ..lanes.convert import can_use_lanes, is_eager, is_plain_eager_cpu
@@ -54,8 +54,8 @@ def use_choice(name: str) -> AbstractContextManager[None]:
     """Choose between sparse and dense by measuring, or by a fixed table, in the `with` block.
 
     Decorates a function as well.
-    name: "measured" is fastest; "fixed" gives the same numbers, bit for bit, in every run.
-    Outside of any block, and in threads started inside one, the environment variable
+    name: "measured", which is fastest, or "fixed", which gives the same numbers, bit for bit, in
+    every run. Outside of any block, and in threads started inside one, the environment variable
     SPARSELTH_CHOICE holds, or "measured". The fixed table also serves deterministic algorithms
     (`torch.use_deterministic_algorithms`), compiled and traced programs, linear layers on a GPU,
     and on the CPU autocast and 16-bit types.
@@ -180,7 +180,11 @@ def measures(op: str, x: Tensor) -> bool:
 
 
 def clear_choices() -> None:
-    """Forget every measured time. Modules keep the choices they made; new ones measure anew."""
+    """Forget every measured time.
+
+    Modules keep the choices they made; what is chosen from now on is measured anew. Takes and
+    returns nothing.
+    """
     _timings.clear()
 
 
@@ -202,11 +206,13 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 
 def conv_timings(
-    x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None, conv
+    x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None, conv: ConvSettings
 ) -> Timings | None:
     """Return the timings of a convolution of `x`, measured unless known; None if it cannot be.
 
-    x: (N, C_in, H, W).  conv: stride, padding, dilation, groups, in pairs.
+    x: (N, C_in, H, W), of any layout.  weight, mask: (C_out, C_in / groups, kH, kW).  plan: the
+    mask's, or None.  conv: stride, padding and dilation in pairs, and groups. Times are in
+    milliseconds, known by sizes, dtype, layout, threads and the mask's density in steps of 5 %.
     """
     if not (_alike(x, weight) and _fits(x.shape, weight, conv)):
         return None  # the call itself will say what is wrong
@@ -223,7 +229,10 @@ def conv_timings(
 
 
 def linear_timings(x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None) -> Timings | None:
-    """Return the timings of a linear layer over x (..., C_in), measured unless known, or None."""
+    """Return the timings of a linear layer, measured unless known; None if it cannot be.
+
+    x: (..., C_in), on the CPU.  weight, mask: (C_out, C_in).  plan: the mask's, or None.
+    """
     if not _alike(x, weight) or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
         return None
     rows = x.numel() // weight.shape[1]
@@ -253,7 +262,7 @@ def _alike(x: Tensor, weight: Tensor) -> bool:
     return plain and x.dtype == weight.dtype and x.device == weight.device
 
 
-def _fits(shape: Sequence[int], weight: Tensor, conv) -> bool:
+def _fits(shape: Sequence[int], weight: Tensor, conv: ConvSettings) -> bool:
     stride, padding, dilation, groups = conv
     return shape[1] == weight.shape[1] * groups and all(
         output_size(shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) > 0

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import reference
 from ..bitmask import apply_bits, bits_of
-from ..contract import OPS, output_size
+from ..contract import OPS, ConvSettings, output_size
 from ..lanes.layout import HALO, lanes
 
 PASSES = ("forward", "grad_input", "grad_weight")
@@ -100,7 +100,7 @@ def measure_conv(
     weight: Tensor,
     mask: Tensor,
     plan: Tensor | None,
-    conv: tuple[Sequence[int], Sequence[int], Sequence[int], int],
+    conv: ConvSettings,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Timings:
     """Time a convolution's passes: sparse on lanes, dense on tensors in `layout`.
@@ -194,7 +194,7 @@ def _random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype, device="cpu").uniform_(-1, 1, generator=generator)
 
 
-def _output_shape(x_shape: Sequence[int], weight: Tensor, conv) -> tuple[int, ...]:
+def _output_shape(x_shape: Sequence[int], weight: Tensor, conv: ConvSettings) -> tuple[int, ...]:
     stride, padding, dilation, _ = conv
     return (
         x_shape[0],

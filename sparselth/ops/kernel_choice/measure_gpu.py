@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..contract import OPS
+from ..contract import OPS, ConvSettings
 from .measure_cpu import PASSES, Conversions, PassTiming, Timings
 
 # Milliseconds that a contestant is warmed up and measured for.
@@ -28,10 +28,10 @@ def measure_conv(
     weight: Tensor,
     mask: Tensor,
     plan: Tensor | None,
-    conv: tuple[Sequence[int], Sequence[int], Sequence[int], int],
+    conv: ConvSettings,
     layout: torch.memory_format,
 ) -> Timings:
-    """Time a convolution's passes on x in `layout`; arguments as in `measure.measure_conv`.
+    """Time a convolution's passes on x in `layout`; arguments as in `measure_cpu.measure_conv`.
 
     Where memory does not suffice for that, sparse counts as slower: dense needs no plans.
     """
@@ -47,7 +47,7 @@ def measure_conv(
         return Timings(dict.fromkeys(PASSES, unknown), Conversions())
 
 
-def _measure(x_shape, weight, mask, plan, conv, layout) -> Timings:
+def _measure(x_shape, weight, mask, plan, conv: ConvSettings, layout) -> Timings:
     weight = weight.detach()
     x, grad = _operands(x_shape, weight, conv, layout)
     hw, masked = list(x_shape[2:]), reference.apply_mask(weight, mask)
@@ -81,7 +81,7 @@ def _measure(x_shape, weight, mask, plan, conv, layout) -> Timings:
 
 
 def _operands(
-    x_shape: Sequence[int], weight: Tensor, conv, layout: torch.memory_format
+    x_shape: Sequence[int], weight: Tensor, conv: ConvSettings, layout: torch.memory_format
 ) -> tuple[Tensor, Tensor]:
     """Return an input and a gradient of the output. Zeros would draw less power and run faster."""
     # A generator of its own: the caller's random numbers must not depend on being measured.

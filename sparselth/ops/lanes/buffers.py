@@ -20,6 +20,7 @@ _BUFFER = "sparselth.buffer"
 def remember(x: Tensor, buffer: LaneBuffer) -> None:
     """Note that the activation `x` is there in lanes as well.
 
+    x: a plain tensor (N, C, H, W).  buffer: its values; the note alone does not keep them alive.
     Its graph node keeps the note: gone with the graph, and never on a tensor that the user fills,
     which could change unseen.
     """
@@ -29,7 +30,7 @@ def remember(x: Tensor, buffer: LaneBuffer) -> None:
 
 
 def recall(x: Tensor) -> LaneBuffer | None:
-    """Return the buffer of `x` if it was noted, is still alive and `x` has not changed."""
+    """Return the buffer of a plain `x` if it was noted, is still alive and `x` has not changed."""
     node: Any = x.grad_fn
     if node is None or (note := node.metadata.get(_BUFFER)) is None:
         return None
@@ -41,7 +42,12 @@ def recall(x: Tensor) -> LaneBuffer | None:
 
 
 def as_buffer(x: Tensor) -> LaneBuffer:
-    """Return the values of an activation or gradient in lanes, converting if need be."""
+    """Return the values of an activation or gradient in lanes, converting if need be.
+
+    x: (N, C, H, W), plain in any layout, or a `LaneTensor`; float32 or float64, on the CPU.
+    Returns (bundles, C, H + 2 halo, W + 2 halo, L) with the halo it has: that of whoever computed
+    it, or `HALO` where it is converted here. It is shared: nobody may write to it.
+    """
     if isinstance(x, LaneTensor):
         buffer = x._value.buffer()
         if buffer is not None:
@@ -55,4 +61,5 @@ def as_buffer(x: Tensor) -> LaneBuffer:
 
 
 def same_shape_dtype(x: Any, like: Tensor) -> bool:
+    """Say whether `x` is a tensor of the shape and dtype of `like`: nothing is broadcast."""
     return isinstance(x, Tensor) and x.shape == like.shape and x.dtype == like.dtype

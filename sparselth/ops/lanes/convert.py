@@ -58,7 +58,8 @@ def is_eager(x: Tensor) -> bool:
 def enter_lanes(x: Tensor) -> LaneTensor:
     """Return `x` in lanes, differentiably; `x` itself if it is already.
 
-    x: (N, C, H, W), see `can_use_lanes`. The gradient of a leaf is a plain tensor; that of another
+    x: (N, C, H, W), contiguous or channels_last, float32 or float64, on the CPU: `can_use_lanes`
+    must hold, which is not asked again. The gradient of a leaf is a plain tensor; that of another
     tensor stays in lanes, so that branches that meet there are added before they are converted.
     """
     if in_lanes(x):
@@ -71,7 +72,7 @@ def enter_lanes(x: Tensor) -> LaneTensor:
 
 
 def as_lanes(x: Tensor) -> LaneTensor:
-    """Return `x` in lanes, below autograd."""
+    """Return `x` in lanes, below autograd: gradients do not lead back to it.  x: (N, C, H, W)."""
     buffer = as_buffer(x)
     return LaneTensor.wrap(buffer.data, x.shape[0], buffer.halo)
 

@@ -26,13 +26,21 @@ HALO = 1
 
 @cache
 def lanes(dtype: torch.dtype) -> int:
-    """Return how many images of `dtype` share one vector register here."""
+    """Return how many images of `dtype` share one vector register here: L.
+
+    dtype: float32 (16, 8 or 4 with AVX-512, AVX2 or neither) or float64 (half as many). Without the
+    host library 16 and 8: plain PyTorch takes any.
+    """
     host = libraries.host()
     return _REGISTER_BYTES[host.simd_level() if host else "avx512"] // dtype.itemsize
 
 
 def to_lanes(input: Tensor, lanes: int, halo: int) -> Tensor:
-    """Lay images (N, C, H, W) out in lanes of `lanes` images, with a halo of zeros."""
+    """Lay images out in lanes: out[n // L, c, halo + y, halo + x, n % L] = input[n, c, y, x].
+
+    input: (N, C, H, W), any dtype and device.  lanes: L.  halo: zeros around each plane, in pixels.
+    Returns (ceil(N / L), C, H + 2 halo, W + 2 halo, L), contiguous. The oracle of `to_lanes`.
+    """
     batch, channels, height, width = input.shape
     bundles = (batch + lanes - 1) // lanes
     shape = (bundles, channels, height + 2 * halo, width + 2 * halo, lanes)
@@ -46,12 +54,16 @@ def to_lanes(input: Tensor, lanes: int, halo: int) -> Tensor:
 
 
 def from_lanes(buffer: Tensor, batch: int, halo: int) -> Tensor:
-    """Return the images (batch, C, H, W) of a tensor in lanes, contiguous."""
+    """Return the images (batch, C, H, W) of a tensor in lanes, contiguous: `to_lanes` undone.
+
+    buffer: (bundles, C, H + 2 halo, W + 2 halo, L).  batch: how many of its images are there. The
+    oracle of `from_lanes`.
+    """
     images = interior(buffer, halo).permute(0, 4, 1, 2, 3).flatten(0, 1)
     return images[:batch].clone(memory_format=torch.contiguous_format)
 
 
 def interior(buffer: Tensor, halo: int) -> Tensor:
-    """Return the view of a tensor in lanes without its halo."""
+    """Return the view of a tensor in lanes without its halo: (bundles, C, H, W, L)."""
     rows, columns = buffer.shape[2:4]
     return buffer[:, :, halo : rows - halo, halo : columns - halo]

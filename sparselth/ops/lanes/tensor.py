@@ -34,7 +34,14 @@ _SHAPE_ONLY = {
 
 
 class LaneTensor(torch.Tensor):
-    """An activation or gradient (N, C, H, W) in lanes; or the indices of a pooling over it."""
+    """An activation or gradient (N, C, H, W) in lanes; or the indices of a pooling over it.
+
+    float32 or float64 (indices: int64), on the CPU. Its strides say contiguous, whatever lies in
+    memory. Every op of torch takes it, those without a handler by way of a plain tensor. It turns
+    plain for good by views, writes, `numpy()` and `data_ptr()`; copies, pickles and torch.compile
+    get plain tensors. Its `untyped_storage()` has a size and no memory: C++ that reads memory
+    without asking the dispatcher needs `dense()`.
+    """
 
     _value: LazyValue
 
@@ -75,7 +82,11 @@ class LaneTensor(torch.Tensor):
         return LaneTensor.make(self._value, self.shape, self.dtype, self.stride())
 
     def dense(self) -> Tensor:
-        """Return a plain tensor (N, C, H, W) with the same values, differentiably."""
+        """Return a plain tensor (N, C, H, W) with the same values, differentiably.
+
+        It shares no memory with this one, and is contiguous where this one is in lanes. For code
+        that must not meet the subclass.
+        """
         tell = exits.listener()
         if tell is not None and in_lanes(self):
             tell(exits.Exit("dense", tuple(self.shape), "plain values are asked for"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..contract import memory_format
+from ..contract import ConvSettings, memory_format
 from .mask import apply_mask
 
 
@@ -23,7 +23,7 @@ def masked_conv2d_relu(*arguments):
     return masked_conv2d(*arguments).relu()
 
 
-def convolution_backward(grad_output, input, weight, conv, output_mask):
+def convolution_backward(grad_output, input, weight, conv: ConvSettings, output_mask):
     """Return the gradients of input, weight and bias of a dense convolution; None if not asked for.
 
     grad_output: (N, C_out, H_out, W_out).  input: (N, C_in, H, W).  weight: (C_out, C_in / groups,

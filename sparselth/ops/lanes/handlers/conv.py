@@ -19,6 +19,7 @@ _lanes_conv2d_grad_weight = OPS.lanes_conv2d_grad_weight.default
 
 @handles(OPS.masked_conv2d.default)
 def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
+    """Return y = conv2d(x, w * mask) + bias in lanes, of an input in lanes; no other is taken."""
     if not in_lanes(input) or isinstance(weight, LaneTensor):
         return NotImplemented
     buffer, batch = as_buffer(input), input.shape[0]
@@ -29,6 +30,7 @@ def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
 
 @handles(OPS.masked_conv2d_grad_input.default)
 def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, dilation, groups):
+    """Return dx in lanes, of a grad_output in lanes."""
     if not in_lanes(grad_output) or isinstance(weight, LaneTensor):
         return NotImplemented
     grad, batch = as_buffer(grad_output), grad_output.shape[0]
@@ -39,6 +41,7 @@ def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, 
 
 @handles(OPS.masked_conv2d_grad_weight.default)
 def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    """Return dw, a plain tensor, where grad_output or input is in lanes."""
     if not in_lanes(grad_output) and not in_lanes(input):
         return NotImplemented
     grad, buffer = as_buffer(grad_output), as_buffer(input)
@@ -49,7 +52,12 @@ def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, 
 
 
 def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilation, groups):
-    """Return both gradients of a convolution of lanes. ATen has no op like it."""
+    """Return both gradients of a convolution of lanes. ATen has no op like it.
+
+    grad_output: (N, C_out, H_out, W_out), plain or in lanes.  input: (N, C_in, H, W), likewise.
+    weight, mask, plan, stride, padding, dilation, groups: as of the op `masked_conv2d`.
+    Returns dx in lanes, without a halo, and dw of the weight's shape, 0 where the mask prunes.
+    """
     grad, buffer = as_buffer(grad_output), as_buffer(input)
     batch, conv = input.shape[0], (stride, padding, dilation, groups)
     grad_input, grad_weight = _lanes_conv2d_backward(
