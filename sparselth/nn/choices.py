@@ -16,7 +16,9 @@ Choices = dict[str, dict[tuple, Any]]
 
 
 def measured_choices(model: nn.Module) -> Choices:
-    """Return every choice that was measured in `model`; it may be pickled.
+    """Return every choice that was measured in `model`: module name -> kind of input -> choice.
+
+    It may be pickled. What a fixed table chose is not among them: it is the same everywhere.
 
     Raises SparselthError for what is no model.
     """
@@ -27,6 +29,7 @@ def measured_choices(model: nn.Module) -> Choices:
 def adopt_choices(model: nn.Module, choices: Choices) -> None:
     """Let `model` choose as the one did from which `measured_choices` returned `choices`.
 
+    model: the same model in another process, made sparse with the same masks.
     Kinds of input that were not met there stay as they are.
 
     Raises SparselthError for what is no model, and for choices of layers that it does not have.

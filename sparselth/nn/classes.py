@@ -47,12 +47,14 @@ def masked_parameter(name: str) -> Any:
     place (`torch.func.functional_call`, a program being compiled or exported), and within the
     module's own forward, its masked values, differentiably.
     """
-    return property(lambda module: module._read(name))
+    text = f"Return the parameter `{name}`, zero where its mask prunes it."
+    return property(lambda module: module._read(name), doc=text)
 
 
 def shown_mask(name: str) -> Any:
     """Return the property that a masked module has for the mask of a parameter."""
-    return property(lambda module: module._show(name))
+    text = f"Return the mask of `{name}`: bool, its shape, True keeps; write to it to change it."
+    return property(lambda module: module._show(name), doc=text)
 
 
 _made: dict[tuple[type, type], type[Any]] = {}
@@ -69,7 +71,7 @@ def masked_subclass(base: type[Any], plain: type[nn.Module]) -> type[Any]:
             "_made_for": plain,
             "_plain": plain,
             "__module__": base.__module__,
-            "__doc__": f"`{plain.__name__}` with parameters on masks. Made by `sparsify`.",
+            "__doc__": f"`{plain.__name__}` with parameters on masks, made by `sparsify`.",
         }
         for name in base.maskable:
             attributes[name], attributes[mask_name(name)] = masked_parameter(name), shown_mask(name)

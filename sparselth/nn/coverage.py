@@ -13,7 +13,7 @@ from .kinds import Site, adapters_of, masked_modules, owners_of, sites_of
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a model masks cover. Printed, it is a sentence.
+    """How much of a model masks cover; printed, it is a sentence.
 
     covered, total: entries of weights, that is of parameters with two dimensions or more.
     left_out: name -> why, of every weight without a mask.
@@ -25,7 +25,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Share of the weights that have a mask, in [0, 1]."""
+        """Share of the weights that have a mask, a fraction in [0, 1]."""
         return self.covered / self.total if self.total else 0.0
 
     def __str__(self) -> str:
@@ -42,6 +42,7 @@ def coverage(model: nn.Module, names: Iterable[str] | None = None) -> Coverage:
 
     names: of the parameters with masks, such as the keys of `find_masks`'s result; None asks a
     model that `sparsify` made sparse.
+    Returns a `Coverage`. Biases and norms do not count: they have one dimension.
 
     Raises SparselthError for what is no model, or are no names.
     """

@@ -55,8 +55,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Site:
     """A place for a mask: a parameter of a module of a maskable kind.
 
-    name: as in `model.named_parameters()`.  local: within its module.  refusal: why it cannot have
-    a mask, and what to do about it; empty when it can.
+    name: as in `model.named_parameters()`.  local: its name within `module`.  kind: how layers like
+    that are masked.  refusal: why it cannot have a mask, and what to do about it; empty when it
+    can.
     """
 
     name: str
@@ -97,7 +98,8 @@ def kind_of(module: nn.Module) -> Kind | None:
 def sites_of(model: nn.Module) -> dict[str, Site]:
     """Return every place for a mask by parameter name, in model order, also those refused.
 
-    A parameter that several modules share is there once, under its first name.
+    model: plain or made sparse.  A parameter that several modules share is there once, under its
+    first name.
     """
     found: dict[str, Site] = {}
     seen: set[int] = set()

@@ -48,6 +48,16 @@ class MaskedConvolution(ChoosingModule):
     bias: Any
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return y = conv(x, w * mask) + bias, by sparse or dense kernels as chosen for `input`.
+
+        input: (N, C_in, *size) or (C_in, *size), float16, bfloat16, float32 or float64 as the
+        weight, contiguous, channels_last or in lanes; the sizes are in pixels.
+        Returns (N, C_out, *size) or (C_out, *size). On the CPU y may be in lanes, see
+        `sparselth.ops.lanes.tensor.LaneTensor`: to its user a tensor like any other.
+
+        Raises SparselthError on an input that does not fit, with sparse kernels; PyTorch's own
+        errors otherwise.
+        """
         if is_dynamo_compiling() or (path := self._known_path(input)) is None:
             return self._checked(input)
         bias, state, choice = self._parameters["bias"], self._states["weight"], path.choice
@@ -144,9 +154,13 @@ class MaskedConvolution(ChoosingModule):
 
 
 class MaskedConv2d(MaskedConvolution, nn.Conv2d):
-    """`nn.Conv2d` whose weight is kept on a mask. Made by `sparsify`.
+    """`nn.Conv2d` whose weight is kept on a mask.
 
-    input: (N, C_in, H, W) or (C_in, H, W); any stride, padding, padding mode, dilation, groups.
+    Made by `sparsify`; called by itself, with the arguments of `nn.Conv2d`, it is dense until
+    `set_mask`. Any stride, padding, padding mode, dilation, groups.
+    input: (N, C_in, H, W) or (C_in, H, W).
+    weight: (C_out, C_in / groups, kH, kW).  weight_mask: bool, its shape, True keeps; a buffer.
+    Whether sparse or dense kernels serve an input is chosen, see `sparselth.use_choice`.
     """
 
     _plain = nn.Conv2d
@@ -155,9 +169,12 @@ class MaskedConv2d(MaskedConvolution, nn.Conv2d):
 
 
 class MaskedConv1d(MaskedConvolution, nn.Conv1d):
-    """`nn.Conv1d` whose weight is kept on a mask, by the kernels of images. Made by `sparsify`.
+    """`nn.Conv1d` whose weight is kept on a mask, by the kernels of images.
 
-    input: (N, C_in, L) or (C_in, L); any stride, padding, padding mode, dilation, groups.
+    Made by `sparsify`; called by itself, with the arguments of `nn.Conv1d`, it is dense until
+    `set_mask`. Any stride, padding, padding mode, dilation, groups.
+    input: (N, C_in, L) or (C_in, L).
+    weight: (C_out, C_in / groups, K).  weight_mask: bool, its shape, True keeps; a buffer.
     """
 
     _plain = nn.Conv1d
@@ -167,7 +184,15 @@ class MaskedConv1d(MaskedConvolution, nn.Conv1d):
 
 
 class MaskedLinear(ChoosingModule, nn.Linear):
-    """`nn.Linear` whose weight is kept on a mask. Made by `sparsify`.  input: (..., C_in)."""
+    """`nn.Linear` whose weight is kept on a mask.
+
+    Made by `sparsify`; called by itself, with the arguments of `nn.Linear`, it is dense until
+    `set_mask`.
+    input: (..., C_in).
+    weight: (C_out, C_in).  weight_mask: bool, its shape, True keeps; a buffer.
+    Whether the sparse or the dense kernel serves an input is chosen, see `sparselth.use_choice`;
+    on a GPU it is the dense one, with the mask applied.
+    """
 
     _op = "masked_linear"
     _plain = nn.Linear
@@ -175,6 +200,13 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     weight_mask = shown_mask("weight")
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return y = x (w * mask)^T + bias, by the sparse or the dense kernel as chosen.
+
+        input: (..., C_in), the weight's dtype.  Returns (..., C_out).
+
+        Raises SparselthError on an input that does not fit, with the sparse kernel; PyTorch's own
+        errors otherwise.
+        """
         if is_dynamo_compiling() or (path := self._known_path(input)) is None:
             return self._checked(input)
         bias, state, choice = self._parameters["bias"], self._states["weight"], path.choice

@@ -45,7 +45,7 @@ _DERIVED = ("_states", "_order", "_paths")
 
 
 class MaskedModule(GuardedSlots):
-    """A module with parameters on masks. Made by `sparsify`, which mixes this into its class."""
+    """A module with parameters on masks, made by `sparsify`, which mixes this into its class."""
 
     maskable: tuple[str, ...] = ("weight",)
     """The parameters that may have a mask."""
@@ -57,7 +57,7 @@ class MaskedModule(GuardedSlots):
     def set_mask(self, mask: Tensor, name: str = "weight") -> None:
         """Adopt `mask` (bool, the parameter's shape): pruned weights become exactly zero.
 
-        Raises SparselthError when shape, dtype or device do not fit the parameter.
+        Raises SparselthError when shape, dtype or device do not fit the parameter `name`.
         """
         parameter = self._parameters[name]
         assert parameter is not None
@@ -65,13 +65,13 @@ class MaskedModule(GuardedSlots):
         self._bind(name, mask, replace=True)
 
     def refresh_mask(self) -> None:
-        """Zero pruned weights and derive anew what follows from the masks."""
+        """Set pruned weights to zero and derive anew what follows from the masks."""
         for state in self._states.values():
             state.renew()
 
     @property
     def sparsity(self) -> float:
-        """Share of pruned weights among the parameters with a mask, in [0, 1]."""
+        """Share of pruned weights among the parameters with a mask, a fraction in [0, 1]."""
         kept = total = 0
         for name, mask in self.masks().items():
             state = self._settled(name)
@@ -82,7 +82,7 @@ class MaskedModule(GuardedSlots):
         return 1.0 - kept / total if total else 0.0
 
     def masks(self) -> dict[str, Tensor]:
-        """Return the masks by the names of their parameters."""
+        """Return the masks, bool, True keeps, by the names of their parameters in this module."""
         return {name: self._mask(name) for name in self._states}
 
     def _mask(self, name: str) -> Tensor:
@@ -138,7 +138,7 @@ class MaskedModule(GuardedSlots):
         return state
 
     def clean(self, name: str) -> None:
-        """Set what stands in a slot to zero off its mask, if it has one, before it leaves."""
+        """Set the parameter `name` to zero off its mask, if it has one, before it leaves."""
         if name not in self._states:
             return
         self._states[name].take_slots()

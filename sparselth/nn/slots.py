@@ -91,6 +91,7 @@ class GuardedSlots(NotScriptable):
         `weight_g` and `weight_v`, in the place of `weight`, and compute it before each forward.
 
         Tensor parallelism puts a sharded one there, and would shard the mask its own way.
+        name, param: as for any module; a parameter in a masked one's place must have its shape.
 
         Raises SparselthError for those, with the module as it was.
         """
@@ -113,6 +114,9 @@ class GuardedSlots(NotScriptable):
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Adopt a mask registered in the place of one, as an assignment does.
+
+        name, tensor, persistent: as for any module; the mask of `weight` is `weight_mask`, bool, of
+        its shape and on its device.
 
         Raises SparselthError for what does not fit the parameter, with the module as it was.
         """

@@ -28,11 +28,12 @@ _MEASURED_INPUTS = 16
 
 
 class StemConv2d(NotScriptable, nn.Conv2d):
-    """`nn.Conv2d` whose result may come in lanes, for the batch norm after it. Made by `sparsify`.
+    """`nn.Conv2d` whose result may come in lanes, for the batch norm after it.
 
-    Its weights are dense and stay so. Where choices are measured (`sparselth.use_choice`), the
-    first input of a shape is timed: the kernels on lanes, against dense convolution and the
-    change of layout that its result would need.
+    Made by `sparsify` of a first convolution that stays dense, with the arguments and the state
+    dict of `nn.Conv2d`. Where choices are measured (`sparselth.use_choice`), the first input of a
+    shape is timed: the kernels on lanes, against dense convolution and the change of layout that
+    its result would need.
     """
 
     # Derived from the weight's shape, and never saved.
@@ -41,7 +42,10 @@ class StemConv2d(NotScriptable, nn.Conv2d):
 
     @classmethod
     def suits(cls, module: nn.Module | None, following: nn.Module | None) -> bool:
-        """Say whether `module` is a convolution of few inputs before a batch norm."""
+        """Say whether `module` is a convolution of few inputs before a batch norm.
+
+        following: the module after it, or None. Few are at most 64 weights per output.
+        """
         return (
             type(module) is nn.Conv2d
             and isinstance(following, nn.BatchNorm2d)
@@ -59,6 +63,7 @@ class StemConv2d(NotScriptable, nn.Conv2d):
         become(self, nn.Conv2d)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the convolution of `input` (N, C_in, H, W) or (C_in, H, W), in lanes if chosen."""
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
         conv = (*settings_of(self, 2), self.groups)

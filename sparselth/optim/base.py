@@ -1,6 +1,6 @@
 """What the optimizers share that keep to the masks by themselves.
 
-Such an optimizer is one of torch's with this class before it: masked and penalised parameters take
+Such an optimizer is one of torch's with this class before it: masked and penalized parameters take
 a fused op, and torch's own step the rest. That serves masked parameters too where a group asks for
 what the op does not know: what was cut to the masks before it stays there.
 """
@@ -52,7 +52,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
     """An optimizer of torch that updates only what the masks of `sparsify` keep.
 
     A subclass says which of a group's options its op does not know, makes the state as torch would,
-    and calls the op. `admm` may be set and taken away between steps.
+    and calls the op.
+    args, options: those of the optimizer of torch.
+    admm: a `sparselth.ADMM`, or None; it may be set and taken away between steps.
+
+    Raises SparselthError for an `admm` that is none.
     """
 
     keeps_masks = True
@@ -70,7 +74,10 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     @property
     def admm(self) -> Penalty | None:
-        """The penalty that acts in the step. Raises SparselthError when set to what is none."""
+        """The penalty that acts in the step, or None.
+
+        Raises SparselthError when set to what is none.
+        """
         return self._admm
 
     @admm.setter
@@ -92,7 +99,13 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step. closure: as in torch.optim, re-evaluates the loss and returns it."""
+        """Take one step: masked and penalized parameters by the fused op, the others by torch.
+
+        closure: as in torch.optim, re-evaluates the loss and returns it; so does this then.
+
+        Raises SparselthError where lr or a beta is a tensor on a GPU, and where `admm` meets an
+        option of torch's own step, or sharded parameters.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -127,7 +140,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _fused_step(self, group: dict[str, Any], pairs: _Pairs) -> list[Member]:
-        """Update masked and penalised parameters and hide their gradients from torch's step."""
+        """Update masked and penalized parameters and hide their gradients from torch's step."""
         bound = {id(p): bound_to(p) for p in group["params"] if p.grad is not None}
         found = [
             (p, p.grad, None if bound[id(p)] is None else bound[id(p)].mask, pairs.get(id(p)))

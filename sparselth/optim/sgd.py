@@ -26,6 +26,9 @@ class SGD(MaskedOptimizer, torch.optim.SGD):
     lr is read as a number on every step, and a tensor on a GPU is refused. With `maximize` or
     `differentiable` PyTorch's own step serves masked parameters too, on gradients and momentum cut
     to the masks; together with `admm` they raise SparselthError.
+
+    Reference: Sutskever et al. 2013, "On the importance of initialization and momentum in deep
+    learning", in the form of `torch.optim.SGD`.
     """
 
     by_torch = ("maximize", "differentiable")
