@@ -1,13 +1,13 @@
 """ADMM pruning: train towards the sparsity set, then cut to it.
 
-    minimise f(W) + sum_l g_l(Z_l)  subject to  W_l = Z_l,   g_l the indicator of the set S_l
+    minimize f(W) + sum_l g_l(Z_l)  subject to  W_l = Z_l,   g_l the indicator of the set S_l
     W-step   the user's optimizer on  f(W) + sum_l rho/2 |W_l - Z_l + U_l|^2
     Z-step   Z <- Proj_S(W + U)
     U-step   U <- U + W - Z
 The penalty is the squared norm. U is the scaled dual: when rho grows, U shrinks by the same
 factor (Boyd et al. 2011, section 3.4.1).
 
-The set is one of sparsity by default; `quantize.Levels` is one of quantised weights.
+The set is one of sparsity by default; `quantize.Levels` is one of quantized weights.
 
 Reference: Zhang et al. 2018, arXiv:1804.03294; Boyd et al. 2011, section 3.
 """
@@ -39,15 +39,19 @@ class Projection(Protocol):
     """The set that the weights are pulled to; weights are parameter name -> tensor."""
 
     def support(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return what of each weight stays."""
+        """Return what of each weight stays, bool masks.  weights: parameter name -> tensor."""
 
     def nearest(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the nearest point of the set."""
+        """Return the nearest point of the set, new tensors.  weights: parameter name -> tensor."""
 
     def project_(
         self, weights: Mapping[str, Tensor], z: Sequence[Tensor], u: Sequence[Tensor]
     ) -> Tensor:
-        """Do Z <- Proj(W + U), U <- W + U - Z; return |W - Z|^2, |Z_new - Z_old|^2 per weight."""
+        """Do Z <- Proj(W + U), U <- W + U - Z; return |W - Z|^2, |Z_new - Z_old|^2 per weight.
+
+        weights: parameter name -> tensor.  z, u: a tensor of each, overwritten.
+        Returns float64 (len(weights), 2).
+        """
 
 
 class SparseSet:
@@ -87,9 +91,12 @@ class SparseSet:
 
 
 class ADMM:
-    """ADMM pruning of a model's prunable weights.
+    """ADMM pruning of a model's prunable weights, those of `prunable_parameters`.
 
-    sparsity, allocation, pattern, exclude: as in `find_masks`.  rho: penalty weight, > 0.
+    model: plain, or sparse already; it is held, and its weights are read at every update.
+    sparsity, allocation, pattern, exclude: as in `find_masks`; a fraction, 0.9 when None, and by
+    default the first convolution and the classifier stay dense.
+    rho: penalty weight, > 0.
     projection: another set than that sparsity, such as `quantize.Levels`; sparsity, allocation and
     pattern are then left out.
     rho_schedule: how rho changes: a schedule of `sparselth.pruning.rho`, or a name there.
@@ -178,12 +185,12 @@ class ADMM:
         return {name: p.detach() for name, p in self.parameters.items()}
 
     def pairs(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return Z and U by the `id` of their parameter."""
+        """Return Z and U by the `id` of their parameter, of its shape, dtype and device."""
         lists = zip(self._slots().values(), self.z, self.u, strict=True)
         return {id(parameter): (z, u) for parameter, z, u in lists}
 
     def penalty(self) -> Tensor:
-        """Return sum_l rho/2 |W_l - Z_l + U_l|^2, to be added to the loss. Scalar tensor.
+        """Return sum_l rho/2 |W_l - Z_l + U_l|^2, a scalar tensor, to be added to the loss.
 
         Not with an optimizer that was given `admm`: it adds the gradient itself.
         """
@@ -195,8 +202,9 @@ class ADMM:
 
     @torch.no_grad()
     def update(self) -> ADMMUpdate:
-        """Project and update the dual, then rho. Call it every few epochs of W-steps.
+        """Do Z <- Proj(W + U), U <- U + W - Z, then change rho; return what was measured.
 
+        Call it every few epochs of W-steps.
         Raises SparselthError on NaN or Inf in a weight; Z, U and rho are untouched then.
         """
         weights = self._weights()
@@ -247,7 +255,9 @@ class ADMM:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore what `state_dict` returned, in place.
+
+        state: of an ADMM of the same model; nothing is written where it does not fit.
 
         Raises SparselthError when a tensor or number is missing, or has another shape.
         """

@@ -72,7 +72,11 @@ def layer_overlaps(
 ) -> dict[str, list[float]]:
     """Return R_p of every layer by itself: parameter name -> one value for each p.
 
-    Arguments and errors as in `weight_overlap`. NaN where p selects no weight of a layer.
+    theta_a, theta_b, p, masks: as in `weight_overlap`. NaN where p selects no weight of a layer.
+
+    Raises SparselthError as `weight_overlap` does, but for a p that selects nothing.
+
+    Reference: Liu et al. 2021, arXiv:2102.11068, equation (1), for one layer.
     """
     theta_a, theta_b = _weights(theta_a), _weights(theta_b)
     shared, selected = _counted(theta_a, theta_b, _shares(p), masks)
@@ -126,6 +130,9 @@ def overlap_chance(
     """Return the mean and standard deviation of R_p between independent networks.
 
     The overlap is hypergeometric per layer: mean p, sd (1 - p) / sqrt(sum N_l).
+
+    theta: parameter name -> tensor, of which the sizes count.  p: share of weights compared, in
+    (0, 1].  masks: parameter name -> bool mask; N_l then counts the remaining weights only.
 
     Raises SparselthError as `weight_overlap` does.
     """

@@ -1,4 +1,4 @@
-"""Quantisation as a projection: weights to equally spaced levels, in the same ADMM as pruning."""
+"""Quantization as a projection: weights to equally spaced levels, in the same ADMM as pruning."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Levels:
     """The weights whose values are +-q, +-2q, ..., +-2^(bits-1) q, with one interval q per tensor.
 
     Zero is not among the levels: pruned weights are excluded, by masks, and stay zero.
-    bits: of a weight, in [1, 8].  masks: parameter name -> bool mask of what is quantised; None
-    quantises everything.
+    bits: of a weight, in [1, 8].  masks: parameter name -> bool mask of what is quantized; None
+    quantizes everything.
     The projection is the nearest such point, q chosen by least squares: rounding to the levels of
     the best of many intervals, then the interval that fits this rounding best, in turn until
     nothing changes.
@@ -38,12 +38,14 @@ class Levels:
     masks: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
-        check_whole("bits of a quantised weight", self.bits, 1, 8)
+        check_whole("bits of a quantized weight", self.bits, 1, 8)
         if self.masks is not None:
             check_mapping("masks", self.masks, MASKS)
 
     def support(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return what is quantised of each weight.
+        """Return what is quantized of each weight: bool masks, all True without `masks`.
+
+        weights: parameter name -> tensor.
 
         Raises SparselthError when a mask is missing or does not fit.
         """
@@ -59,6 +61,8 @@ class Levels:
     def nearest(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """Return each weight at its nearest levels, zero where its mask is False.
 
+        weights: parameter name -> tensor; the result is new tensors of their shapes and dtypes.
+
         Raises SparselthError on NaN or Inf, naming the weight.
         """
         check_finite(list(weights), list(weights.values()))
@@ -72,8 +76,9 @@ class Levels:
     ) -> Tensor:
         """Do Z <- Proj(W + U), U <- W + U - Z in place; excluded weights have Z = U = 0.
 
+        weights: parameter name -> tensor.  z, u: a tensor of each, of its shape, overwritten.
         Returns float64 (len(weights), 2): per tensor |W - Z|^2 and |Z_new - Z_old|^2 over what is
-        quantised.
+        quantized.
         Raises SparselthError on NaN or Inf in W + U; nothing is written then.
         """
         sums = {n: w + dual for (n, w), dual in zip(weights.items(), u, strict=True)}

@@ -16,12 +16,12 @@ RhoSchedule = Callable[[ADMMUpdate, int], float]
 
 
 def constant() -> RhoSchedule:
-    """Leave rho as it is."""
+    """Leave rho as it is: the schedule that always returns 1."""
     return lambda update, count: 1.0
 
 
 def growing(factor: float = 1.3) -> RhoSchedule:
-    """Multiply rho by `factor` (>= 1) at every update.
+    """Multiply rho by `factor` (>= 1) at every Z/U update.
 
     Reference: Ye et al. 2019, "Adversarial Robustness vs Model Compression, or Both?",
     arXiv:1903.12561 (their `multi_rho` code: 1.3).
@@ -76,6 +76,9 @@ RHO_SCHEDULES: dict[str, Callable[[], RhoSchedule]] = {
 
 def find_schedule(given: str | RhoSchedule) -> RhoSchedule:
     """Return a schedule by its name in `RHO_SCHEDULES`, or the one given.
+
+    given: "constant", "growing" (by 1.3) or "balanced" (10, 2), or a function (update, count) ->
+    factor on rho.
 
     Raises SparselthError for an unknown name, or what is no function.
     """

@@ -17,11 +17,11 @@ from .allocation import Sparsity
 
 
 def first_and_last(model: nn.Module) -> tuple[str | None, str | None]:
-    """Return the parameter names of the first convolution's weight and of the classifier's, the
-    last Linear's; None for one that the model lacks.
+    """Return the parameter names of the first convolution's and of the classifier's weight.
 
-    These are what `prunable_parameters` excludes by default. A classifier that shares its weight
-    with an embedding is named as the weight is, by its first name.
+    The classifier is the last Linear; None for one that the model lacks. These are what
+    `prunable_parameters` excludes by default. A classifier that shares its weight with an embedding
+    is named as the weight is, by its first name.
 
     Raises SparselthError for what is no model.
     """
@@ -48,7 +48,7 @@ def prunable_parameters(
     projections of MultiheadAttention, and transformers' Conv1D: see `sparsify`.
     exclude: parameter names to leave dense, or patterns of names such as "*.qkv.weight". None
     leaves out the first convolution and the classifier (the last Linear), as Liu et al. 2021
-    (arXiv:2102.11068) and its group's configurations do; pass () to prune everything.
+    (arXiv:2102.11068; the classifier: its group's configurations) do; pass () to prune everything.
     include: names or patterns of what is pruned on request only: embeddings.
 
     Raises SparselthError when nothing is left, a name is not the model's, or a weight cannot have a
