@@ -30,10 +30,19 @@ class Callback:
     """Whether every one of several processes calls it, and not only the first."""
 
     def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
-        """Begin. history: the epochs done before, when a run goes on."""
+        """Begin: called once, before the first epoch.
+
+        model: what is trained, in its final form.  recipe: how.  history: the epochs done before,
+        when a run goes on; empty otherwise.
+
+        Raises SparselthError where the callback cannot do its work: nothing is trained then.
+        """
 
     def epoch_end(self, model: nn.Module, history: History) -> None:
-        """Follow an epoch, the last of `history`; its checkpoint is written."""
+        """Follow an epoch, the last of `history`; its checkpoint is written.
+
+        model: as it is then; what is changed in it is trained on.
+        """
 
     def train_end(self) -> None:
         """End, also after an error."""
@@ -41,6 +50,8 @@ class Callback:
 
 class ProgressBar(Callback):
     """A live line: epochs, time left, loss and accuracies.
+
+    console: of rich, where to; its own on standard output when None.
 
     Raises SparselthError for what is no console of rich.
     """
@@ -109,6 +120,8 @@ class HistoryFile(Callback):
 class TensorBoard(Callback):
     """Scalars for TensorBoard: losses, accuracies, learning rate, seconds.
 
+    folder: where the event files go; it is made when training begins.
+
     Raises SparselthError when the package tensorboard is not installed, and when training begins
     where the folder cannot be written to.
     """
@@ -146,7 +159,10 @@ class TensorBoard(Callback):
 class KeepBest(Callback):
     """The weights and masks of the epoch of the highest test accuracy, as a checkpoint.
 
-    For use, not for comparing protocols: choosing by the test set flatters. `load` reads it.
+    folder: where to; what it holds already has to be beaten. `load` reads it.
+    For use, not for comparing protocols: choosing by the test set flatters.
+
+    Raises SparselthError, when training begins, where the folder cannot be written to.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -159,6 +175,10 @@ class KeepBest(Callback):
         self.accuracy = -math.inf if best is None else best["test_accuracy"]
 
     def epoch_end(self, model: nn.Module, history: History) -> None:
+        """Save weights and masks of `model` if the last test accuracy of `history` is the highest.
+
+        Raises SparselthError for what is no model.
+        """
         record = history.records[-1]
         if record.test_accuracy > self.accuracy:  # never, where it is NaN
             state = {"model": plain_weights(model), "masks": masks_of(model)}
@@ -173,6 +193,11 @@ class KeepBest(Callback):
 
 class KeepEpoch(Callback):
     """The weights as they are after one epoch, as a checkpoint: what rewinding goes back to.
+
+    folder: where to; `CheckpointFolder(folder).load()` reads it.  epoch: how many are complete
+    then; 0 for the initialization.
+
+    Reference: Frankle et al. 2020, arXiv:1912.05671 (rewinding).
 
     Raises SparselthError for an epoch that is no count, and when training begins for one that the
     recipe does not have, or where the folder cannot be written to.

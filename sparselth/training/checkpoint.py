@@ -36,7 +36,12 @@ class CheckpointError(SparselthError):
 
 
 class CheckpointFolder:
-    """The checkpoints of one training run: after epochs, and after steps within them."""
+    """The checkpoints of one training run: after epochs, and after steps within them.
+
+    path: of the folder, made when the first is saved.  keep: how many of the newest stay, >= 1.
+
+    Raises SparselthError for a path or a number that is none.
+    """
 
     def __init__(self, path: str | Path, keep: int = 2) -> None:
         self.path = as_path(path, "a checkpoint")
@@ -57,7 +62,10 @@ class CheckpointFolder:
     def save(self, epoch: int, state: Any, step: int = 0) -> None:
         """Write `state`, made of dicts, lists, tensors, numbers, texts and None, atomically.
 
-        epoch: how many are complete.  step: how many of the next one's are.
+        epoch: how many are complete.  step: how many of the next one's are. Tensors are copied to
+        the CPU, and keep their dtypes; tuples come back as lists.
+
+        Raises TypeError for a state made of anything else.
         """
         tensors: dict[str, Tensor] = {}
         skeleton = _pack(state, "", tensors)

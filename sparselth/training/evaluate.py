@@ -21,6 +21,8 @@ from .logits import logits_of
 def evaluate(model: nn.Module, batches: BatchSource, world: World | None = None) -> float:
     """Return the test accuracy in percent, NaN without test data; the model's mode is left.
 
+    model: returns logits (N, classes); evaluated in eval mode, without gradients.
+    batches: of `sparselth.data.batches_of`; all of their test data is seen.
     world: the processes among which the batches are dealt, when there are several.
 
     Raises SparselthError for batches that the model cannot take, an answer that is no logits, and

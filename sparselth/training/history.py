@@ -10,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch, counted from 1. Accuracies are in percent.
+    """One epoch of a training: accuracies in percent, time in seconds.
 
-    `train_loss` and `train_accuracy` are means over the epoch as it went, with augmentation;
-    `test_accuracy` is NaN where the recipe left the evaluation out. `seconds` is training alone,
-    without evaluation and checkpoints.
+    `epoch` counts from 1; `learning_rate` is that of its steps. `train_loss` and `train_accuracy`
+    are means over the epoch as it went, with augmentation; `test_accuracy` is NaN where the recipe
+    left the evaluation out. `seconds` is training alone, without evaluation and checkpoints.
     """
 
     epoch: int
@@ -27,7 +27,7 @@ class EpochRecord:
 
 @dataclass
 class History:
-    """The epochs of one run, in order."""
+    """The epochs of one run, in order: `records`, one `EpochRecord` each."""
 
     records: list[EpochRecord] = field(default_factory=list)
 
@@ -36,12 +36,12 @@ class History:
 
     @property
     def test_accuracy(self) -> float:
-        """Test accuracy after the last epoch; never the best of all, which would peek."""
+        """Test accuracy in percent after the last epoch; never the best, which would peek."""
         return self.records[-1].test_accuracy
 
     @property
     def seconds_per_epoch(self) -> float:
-        """The median over the epochs."""
+        """The median over the epochs: seconds of training, without evaluation."""
         return statistics.median(record.seconds for record in self.records)
 
     def to_rows(self) -> list[dict[str, Any]]:
@@ -50,5 +50,5 @@ class History:
 
     @classmethod
     def from_rows(cls, rows: list[dict[str, Any]]) -> History:
-        """Convert back from `to_rows`."""
+        """Convert back from `to_rows`.  rows: a dictionary per epoch, with every field."""
         return cls([EpochRecord(**row) for row in rows])

@@ -36,15 +36,19 @@ TERMINATED = 143
 
 
 class Regularizer(Protocol):
-    """What pulls the weights besides the loss, with a state of its own."""
+    """What pulls the weights besides the loss, with a state of its own: see `ADMMSchedule`."""
 
-    def attach(self, optimizer: MaskedOptimizer) -> None: ...
+    def attach(self, optimizer: MaskedOptimizer) -> None:
+        """Begin: `optimizer` is the one that will train."""
 
-    def end_epoch(self, epoch: int) -> None: ...
+    def end_epoch(self, epoch: int) -> None:
+        """Follow `epoch`, counted from 1, before it is evaluated."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint is to hold: dicts, lists, tensors, numbers, texts and None."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state`, what `state_dict` returned."""
 
 
 @renamed_arguments(regulariser="regularizer")

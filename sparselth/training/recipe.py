@@ -22,21 +22,32 @@ STEPS = ("eager", "compile", "graph")
 class Recipe:
     """SGD or AdamW with a step schedule; the paper's SGD by default.
 
-    `milestones` are fractions of `epochs` after which the learning rate is multiplied by `gamma`;
-    80/150 and 120/150 are the paper's epochs 80 and 120 of 150, scaled to any length. `augment`
-    turns on random crops, and mirroring where the data set allows it. `seed` decides the order of
-    the images, the crops, and whatever else is drawn while training. `choice` is how sparse and
-    dense kernels are chosen between: "fixed" trains to the same numbers in every run, bit for bit,
-    also when stopped and resumed; "measured" is faster and rounds as the measurements fall out.
-    `momentum` and `nesterov` are SGD's.
+    epochs: passes over the training data, >= 1.
+    learning_rate: of the first epoch, > 0.
+    batch_size: images that one update sees, on all processes together.
+    momentum, nesterov: SGD's; momentum in [0, 1).
+    weight_decay: SGD adds weight_decay w to the gradient; AdamW shrinks w by learning rate times
+    weight_decay w. The paper states none; 1e-4 is that of its group's code.
+    milestones: fractions of `epochs`, in (0, 1], after which the learning rate is multiplied by
+    gamma, in (0, 1]. 80/150 and 120/150 are the paper's epochs 80 and 120 of 150, scaled to any
+    length.
+    augment: random crops, and mirroring where the data set allows it.
+    seed: decides the order of the images, the crops, and whatever else is drawn while training;
+    not the weights that training begins with.
+    choice: how sparse and dense kernels are chosen between. "fixed" trains to the same numbers in
+    every run, bit for bit, also when stopped and resumed; "measured" is faster and rounds as the
+    measurements fall out. See `sparselth.use_choice`.
+    optimizer: "sgd" or "adamw", those of `sparselth.optim`.
+    precision: what the forward computes in, by autocast: "fp32", "bf16" or "fp16", which scales the
+    loss, and leaves out updates whose gradients overflow.
+    step: how a step runs: "eager"; "compile", its forward and backward by `torch.compile`; "graph",
+    the whole as one CUDA graph, for small networks that an eager GPU waits on.
+    accumulate: parts that a batch is computed in, which takes less memory and differs in batch
+    norm's statistics only.
+    evaluate_every: epochs between evaluations; after the last there is always one.
 
-    `batch_size` is what one update sees, on all processes together; `accumulate` computes it in
-    that many parts, which takes less memory and differs in batch norm's statistics only.
-    `precision` is what the forward computes in, by autocast: "fp16" scales the loss, and leaves
-    out updates whose gradients overflow. `step` is how a step runs: "eager"; "compile", its forward
-    and backward by `torch.compile`; "graph", the whole as one CUDA graph, for small networks that
-    an eager GPU waits on. `evaluate_every` is how many epochs pass between evaluations; after the
-    last there is always one.
+    Raises SparselthError for a value that is of another kind or out of range, and for those that
+    do not go together.
 
     Reference: Liu et al., 2021, appendix, training setup.
     """
@@ -128,12 +139,16 @@ class Recipe:
     def from_yaml(cls, path: str | Path) -> Recipe:
         """Read a recipe from a YAML file; what it leaves out has its default.
 
+        path: of the file, a mapping of field names to values.
+
         Raises `SparselthError` as `changed` does, or when the file cannot be read.
         """
         return cls().changed(read_yaml(path))
 
     def changed(self, values: Mapping[str, Any]) -> Recipe:
         """Return a copy with some fields set from text, numbers or lists, as flags and YAML give.
+
+        values: field name -> value.
 
         Raises `SparselthError` for a field that does not exist, naming the nearest one, or a value
         of the wrong kind.
@@ -146,11 +161,11 @@ class Recipe:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     def evaluates(self, epoch: int) -> bool:
-        """Say whether the model is evaluated after an epoch, counted from 0."""
+        """Say whether the model is evaluated after `epoch`, counted from 0."""
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
     def learning_rate_at(self, epoch: int) -> float:
-        """Compute the learning rate of an epoch, counted from 0."""
+        """Compute the learning rate of `epoch`, counted from 0; it is constant within one."""
         passed = sum(epoch >= round(milestone * self.epochs) for milestone in self.milestones)
         return self.learning_rate * self.gamma**passed
 

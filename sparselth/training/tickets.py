@@ -39,8 +39,9 @@ Weights = dict[str, Tensor]
 class Ticket:
     """A mask, and the weights it is to be trained from.
 
-    masks: parameter name -> bool tensor.  start: the state dict of the dense network, initial or
-    rewound.  trained: that of the dense network after its training.  histories: of each round.
+    masks: parameter name -> bool tensor, True keeps.
+    start: the state dict of the dense network, initial or rewound.  trained: that of the dense
+    network after its training.  histories: of each round.
     """
 
     masks: Weights
@@ -53,7 +54,8 @@ class Ticket:
 class FineTuned:
     """A mask, and how the networks before and after it were trained.
 
-    pretraining: None where the network came trained.
+    masks: parameter name -> bool tensor, True keeps.  pretraining: of the dense network; None where
+    it came trained.  history: of the training on the masks.
     """
 
     masks: Weights
@@ -83,14 +85,19 @@ def find_ticket(
     The model ends sparse, at the weights the ticket starts from; `train(model, data, recipe)` then
     trains it.
 
+    model: dense; its weights are the initialization.  data: as in `train`.
+    sparsity: share of the prunable weights to prune, a fraction in [0, 1).
     rounds: how often it is trained and pruned, each time by the same share of what is left; 1 is
     one-shot. `recipe` is that of every round.  rewind_to: the epoch of the first training whose
-    weights the ticket starts from; 0 is the initialisation.
+    weights the ticket starts from; 0 is the initialization.
     score, allocation, pattern, exclude: as in `find_masks`.
     checkpoint, device, callbacks, test: as in `train`; with a checkpoint folder a search that was
-    stopped goes on, from the initialisation it began with.
+    stopped goes on, from the initialization it began with.
 
     Raises SparselthError as `train` and `find_masks` do, and for a `rewind_to` outside the recipe.
+
+    Reference: Frankle & Carbin 2019, arXiv:1803.03635 (iterative pruning); Frankle et al. 2020,
+    arXiv:1912.05671 (rewinding).
     """
     check_training(model, recipe, device=device, callbacks=callbacks, checkpoint=checkpoint)
     whole = isinstance(rounds, int) and isinstance(rewind_to, int)
@@ -165,9 +172,15 @@ def prune_and_finetune(
     """Train dense, prune once, and train what is left, from the weights it has.
 
     recipe: of the training on the mask.  pretrain: of the dense training before; None where the
-    model comes trained.  The rest as in `find_ticket`.
+    model comes trained.
+    model, data, sparsity, score, allocation, pattern, exclude, checkpoint, device, callbacks, test:
+    as in `find_ticket`.
+    Returns the masks and both histories; the model ends sparse and trained.
 
     Raises SparselthError as `train` and `find_masks` do.
+
+    Reference: Han et al. 2015, arXiv:1506.02626. With the whole schedule again, as Liu et al. 2021
+    do, it is Renda et al. 2020's learning-rate rewinding to epoch 0, arXiv:2003.02389.
     """
     recipes = [recipe] if pretrain is None else [pretrain, recipe]
     check_training(model, *recipes, device=device, callbacks=callbacks, checkpoint=checkpoint)
