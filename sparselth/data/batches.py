@@ -22,6 +22,9 @@ CROP_PADDING = 4
 class Batches(Dealt):
     """The batches of one image set on one device.
 
+    data: the set, which is copied to `device` whole.
+    batch_size: images, on all processes together.  seed, augment: as in `Recipe`.
+    shard: (rank, size) of a process among several.
     Yields `(x, labels)`: x float32 (N, C, H, W), normalised to mean 0 and std 1 of the training
     pixels; labels int64 (N,).
     """
@@ -51,7 +54,8 @@ class Batches(Dealt):
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every training image once, in the order and with the crops of this epoch.
 
-        first_step: where to begin, in batches.
+        epoch: counted from 0; with the seed it decides all draws.  first_step: where to begin, in
+        batches.
         """
         rng = generator(self.seed, "batches", epoch)
         count = self.train_count
@@ -68,12 +72,18 @@ class Batches(Dealt):
             yield normalise(images, self.mean, self.std), self.train_labels[order[part]]
 
     def check_labels(self, classes: int) -> None:
-        """Refuse labels that a model of so many logits does not have."""
+        """Refuse labels that a model of `classes` logits does not have.
+
+        Raises SparselthError, naming the part.
+        """
         check_labels(self.train_labels, classes, "the training images", IGNORED)
         check_labels(self.test_labels, classes, "the test images")
 
     def test(self, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every test image once, in order, as it is; each process its share."""
+        """Yield every test image once, in order, as it is; each process its share.
+
+        batch_size: images, on all processes together.
+        """
         for step in range(-(-self.test_count // batch_size)):
             part = self.part(step, batch_size)
             labels = self.test_labels[part]

@@ -24,10 +24,13 @@ class Dealt:
         return whole + (rest >= self.processes)
 
     def images_in(self, step: int) -> int:
-        """Return how many images a training batch has in all processes."""
+        """Return how many images the training batch number `step` has, in all processes."""
         return min(self.batch_size, self.train_count - step * self.batch_size)
 
     def part(self, step: int, batch_size: int | None = None) -> slice:
-        """Return the places of this process's share of a batch, in the order of the epoch."""
+        """Return the places of this process's share of a batch, in the order of the epoch.
+
+        step: its number, from 0.  batch_size: another than that of training.
+        """
         size = batch_size or self.batch_size
         return slice(step * size + self.rank, (step + 1) * size, self.processes)

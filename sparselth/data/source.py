@@ -36,15 +36,20 @@ class BatchSource(Protocol):
     resumes_within: bool
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Batches of an epoch; 0 where nobody knows before."""
 
-    def images_in(self, step: int) -> int: ...
+    def images_in(self, step: int) -> int:
+        """Return how many images the batch yielded last, number `step`, has on all processes."""
 
-    def check_labels(self, classes: int) -> None: ...
+    def check_labels(self, classes: int) -> None:
+        """Raise SparselthError for labels, known so far, that `classes` logits have not."""
 
-    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of `epoch`, counted from 0, from the one number `first_step` on."""
 
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the test batches in order, as they are; none where there is no test data."""
 
 
 def batches_of(
@@ -58,6 +63,10 @@ def batches_of(
 ) -> BatchSource:
     """Serve data: image sets in memory from the device, a folder by worker processes.
 
+    data: see `Data`.  batch_size: images of a batch, on all processes together.
+    seed: decides the order of the images and their crops, as in `Recipe`.  augment: likewise, of
+    image sets and folders; tensors and iterables are served as they are.
+    device: where batches are.
     shard: (rank, size) of a process among several, which gets its share of each batch.
     test: what to evaluate on, a pair of tensors or an iterable of batches, where the data has no
     test images of its own.

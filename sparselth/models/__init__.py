@@ -42,6 +42,8 @@ def names() -> list[str]:
 def check(name: str) -> None:
     """Check that `build` can find a model; the module of a `module:function` is imported for it.
 
+    name: as for `build`.
+
     Raises `SparselthError` for an unknown name, a module that cannot be imported, or one without
     the function.
     """
@@ -55,12 +57,13 @@ def check(name: str) -> None:
 
 
 def build(name: str, num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
-    """Build a freshly initialised network from torch's global random state.
+    """Build a freshly initialized network from torch's global random state.
 
-    `width` multiplies the number of channels of every layer; 1.0 is the paper's network. Seed with
-    `torch.manual_seed` first to get the same weights again. `name` is one of `names()` or
-    `module:function`: a function, or class, which is called with those of the three keywords that
-    its signature takes (see `factory.build`).
+    name: one of `names()` or `module:function`: a function, or class, which is called with those of
+    the three keywords that its signature takes (see `factory.build`).
+    num_classes: logits.  in_channels: of the images; 3 for color.
+    width: multiplies the number of channels of every layer; 1.0 is the paper's network.
+    Seed with `torch.manual_seed` first to get the same weights again. It is float32, on the CPU.
 
     Raises `SparselthError` for an unknown name, or a number that no network can have.
     """

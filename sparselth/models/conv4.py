@@ -14,7 +14,8 @@ class Conv4(nn.Module):
     """Four convolutions and three linear layers: (N, C, 32, 32) -> (N, classes).
 
     With 3 input channels 2,420,736 weights are prunable: all but those of the first convolution and
-    the classifier. Glorot initialisation, biases zero.
+    the classifier. Glorot initialization, biases zero.
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
     """
 
     def __init__(self, num_classes: int, in_channels: int, width: float) -> None:
@@ -44,10 +45,15 @@ class Conv4(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, classes) of images x (N, C, H, W), of the weights' dtype."""
         return self.classifier(self.hidden(self.pool(self.features(x))))
 
 
 @sized
 def conv4(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> Conv4:
-    """Build Conv-4."""
+    """Build Conv-4.
+
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
+    Raises SparselthError for numbers that no network can have.
+    """
     return Conv4(num_classes, in_channels, width)

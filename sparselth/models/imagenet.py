@@ -16,7 +16,11 @@ from .layers import sized
 
 @sized
 def resnet18_imagenet(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
-    """Build torchvision's ResNet-18: (N, 3, H, W) -> (N, classes); its width is fixed."""
+    """Build torchvision's ResNet-18: (N, 3, H, W) -> (N, classes); its width is fixed.
+
+    num_classes: logits.  in_channels: 3.  width: 1.0, the only one.
+    Raises SparselthError for other numbers, or where torchvision is not installed.
+    """
     models = _torchvision("resnet18-imagenet", in_channels)
     _check_width("resnet18-imagenet", width)
     return models.resnet18(weights=None, num_classes=num_classes)
@@ -24,7 +28,11 @@ def resnet18_imagenet(num_classes: int = 10, in_channels: int = 3, width: float 
 
 @sized
 def resnet50_imagenet(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
-    """Build torchvision's ResNet-50: (N, 3, H, W) -> (N, classes); its width is fixed."""
+    """Build torchvision's ResNet-50: (N, 3, H, W) -> (N, classes); its width is fixed.
+
+    num_classes: logits.  in_channels: 3.  width: 1.0, the only one.
+    Raises SparselthError for other numbers, or where torchvision is not installed.
+    """
     models = _torchvision("resnet50-imagenet", in_channels)
     _check_width("resnet50-imagenet", width)
     return models.resnet50(weights=None, num_classes=num_classes)
@@ -36,7 +44,9 @@ def mobilenetv2_imagenet(
 ) -> nn.Module:
     """Build torchvision's MobileNetV2: (N, 3, H, W) -> (N, classes).
 
-    torchvision rounds scaled channels to multiples of 8, and keeps 1280 last ones below width 1.
+    num_classes: logits.  in_channels: 3.  width: multiplies the channels of every layer;
+    torchvision rounds them to multiples of 8, and keeps 1280 last ones below width 1.
+    Raises SparselthError for other numbers, or where torchvision is not installed.
     """
     models = _torchvision("mobilenetv2-imagenet", in_channels)
     return models.mobilenet_v2(weights=None, num_classes=num_classes, width_mult=width)

@@ -46,6 +46,7 @@ class MobileNetV2(nn.Module):
 
     With 3 input channels 2,188,896 weights are prunable: every convolution but the first, depthwise
     ones included.
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
     """
 
     def __init__(self, num_classes: int, in_channels: int, width: float) -> None:
@@ -71,11 +72,16 @@ class MobileNetV2(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, classes) of images x (N, C, H, W), of the weights' dtype."""
         x = self.head(self.blocks(self.stem(x)))
         return self.classifier(self.flatten(self.pool(x)))
 
 
 @sized
 def mobilenetv2(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> MobileNetV2:
-    """Build MobileNetV2: seventeen inverted residuals."""
+    """Build MobileNetV2: seventeen inverted residuals.
+
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
+    Raises SparselthError for numbers that no network can have.
+    """
     return MobileNetV2(num_classes, in_channels, width)

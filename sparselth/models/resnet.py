@@ -37,6 +37,7 @@ class ResNet(nn.Module):
     """Stages of basic blocks, each after the first halving the image: (N, C, H, W) -> (N, classes).
 
     stages: channels of each stage at width 1.  blocks: in each stage.
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
     With 3 input channels, stages of 16-32-64 channels and 3 blocks (ResNet-20), 269,824 weights are
     prunable: every convolution but the stem.
     """
@@ -70,6 +71,7 @@ class ResNet(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, classes) of images x (N, C, H, W), of the weights' dtype."""
         x = self.relu(self.bn(self.stem(x)))
         x = self.pool(self.stages(x))
         return self.classifier(self.flatten(x))
@@ -80,23 +82,39 @@ _CIFAR = (16, 32, 64)
 
 @sized
 def resnet20(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
-    """Build ResNet-20: three blocks a stage."""
+    """Build ResNet-20: three blocks a stage.
+
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
+    Raises SparselthError for numbers that no network can have.
+    """
     return ResNet(_CIFAR, 3, num_classes, in_channels, width)
 
 
 @sized
 def resnet32(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
-    """Build ResNet-32: five blocks a stage."""
+    """Build ResNet-32: five blocks a stage.
+
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
+    Raises SparselthError for numbers that no network can have.
+    """
     return ResNet(_CIFAR, 5, num_classes, in_channels, width)
 
 
 @sized
 def resnet56(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
-    """Build ResNet-56: nine blocks a stage."""
+    """Build ResNet-56: nine blocks a stage.
+
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
+    Raises SparselthError for numbers that no network can have.
+    """
     return ResNet(_CIFAR, 9, num_classes, in_channels, width)
 
 
 @sized
 def resnet18(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
-    """Build ResNet-18 with the stem for 32 x 32 images: 3 x 3, stride 1, no pooling."""
+    """Build ResNet-18 with the stem for 32 x 32 images: 3 x 3, stride 1, no pooling.
+
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
+    Raises SparselthError for numbers that no network can have.
+    """
     return ResNet((64, 128, 256, 512), 2, num_classes, in_channels, width)

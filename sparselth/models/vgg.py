@@ -19,6 +19,8 @@ _VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 
 class VGG(nn.Module):
     """Convolutions in a row: (N, C, 32, 32), or larger, -> (N, classes).
 
+    layout: channels of each convolution, 0 for a pooling that halves the image.
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
     VGG-11 with 3 input channels has 9,216,000 prunable weights: every convolution but the first.
     """
 
@@ -45,16 +47,25 @@ class VGG(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, classes) of images x (N, C, H, W), of the weights' dtype."""
         return self.classifier(self.flatten(self.pool(self.features(x))))
 
 
 @sized
 def vgg11(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> VGG:
-    """Build VGG-11: eight convolutions and one linear layer."""
+    """Build VGG-11: eight convolutions and one linear layer.
+
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
+    Raises SparselthError for numbers that no network can have.
+    """
     return VGG(_VGG11, num_classes, in_channels, width)
 
 
 @sized
 def vgg16(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> VGG:
-    """Build VGG-16: thirteen convolutions and one linear layer."""
+    """Build VGG-16: thirteen convolutions and one linear layer.
+
+    num_classes: logits.  in_channels: of the images.  width: multiplies all channels.
+    Raises SparselthError for numbers that no network can have.
+    """
     return VGG(_VGG16, num_classes, in_channels, width)
