@@ -42,8 +42,10 @@ def run(
     than before. A cell that fails, such as a training that diverges, is listed under "failures" and
     does not stop the rest; the next start tries it again.
 
+    config: what is computed.  out_dir: the run folder, made where it is missing.
     `device` is "auto" (a GPU if there is one), "cpu" or "cuda". `executor` is where the cells run,
-    by default in this process on `device`; the study closes it.
+    by default in this process on `device`; the study closes it. `progress` shows how far it is, by
+    default nothing does.
 
     Raises `SparselthError` when the data set is not there, `out_dir` holds another study, a model
     has nothing to prune, or no network at all could be trained.

@@ -74,6 +74,10 @@ class Submitit:
         return executor
 
     def submit(self, job: Job) -> Running:
+        """Put `job` into the queue of the cluster.
+
+        Raises CellError where it is refused.
+        """
         self.executor = self.executor or self._open(self.folder)
         answer = self.folder / f"answer-{uuid4().hex}.json"
         try:
@@ -87,6 +91,7 @@ class Submitit:
         return _Submitted(submitted, answer, self.running)
 
     def close(self) -> None:
+        """Cancel every job that has not been waited for."""
         for job in self.running:
             job.cancel()
 

@@ -76,7 +76,13 @@ def initial_weights(
 ) -> dict[str, Tensor]:
     """Draw theta_0 (`draw="theta_0"`) or theta_0' (`"theta_0_prime"`) of a seed: a state dict.
 
-    model: one of the study's, by default the first.
+    config: the study.  data: one of its sets, for channels and classes.  seed: one of the study's.
+    draw: which of `DRAWS`.  model: one of the study's, by default the first. The caller's random
+    state is left as it was.
+
+    Raises SparselthError for a model that cannot be built.
+
+    Reference: Liu et al. 2021, arXiv:2102.11068, section 3.
     """
     setting = Setting(model or config.models[0], "")
     return dict(new_model(config, setting, data, seed, draw).state_dict())

@@ -39,7 +39,12 @@ class Executor(Protocol):
 
 
 class InProcess:
-    """Runs each job at once, in this process."""
+    """Runs each job at once, in this process.
+
+    device: "auto" (a GPU if there is one), "cpu" or "cuda".
+
+    Raises SparselthError for an unknown device, or a GPU that is not there.
+    """
 
     slots, local, poll_seconds = 1, True, 0.0
 
@@ -47,10 +52,11 @@ class InProcess:
         self.device = checked_device(device)
 
     def submit(self, job: Job) -> Running:
+        """Run `job` now, and return what has ended."""
         return _Ended(attempt(job, self.device))
 
     def close(self) -> None:
-        pass
+        """Do nothing: nothing runs between submissions."""
 
 
 class _Ended:
@@ -67,7 +73,11 @@ class _Ended:
 class Processes:
     """Runs jobs in `workers` processes; with GPUs, on one after the other in turn.
 
-    workers: 0 is one per GPU.  threads: of each process, 0 shares this one's evenly.
+    workers: 0 is one per GPU.  device: "auto" (GPUs if there are any), "cpu" or "cuda".
+    threads: of each process, 0 shares this one's evenly.
+
+    Raises SparselthError for negative numbers, an unknown device, a GPU that is not there, or 0
+    workers without one.
     """
 
     local, poll_seconds = False, 0.05
@@ -89,11 +99,13 @@ class Processes:
         self.idle = self.workers[::-1]
 
     def submit(self, job: Job) -> Running:
+        """Begin `job` on a process that is idle; there must be one."""
         worker = self.idle.pop()  # the last one used, which has its data set loaded
         worker.submit(job)
         return _OnWorker(self, worker)
 
     def close(self) -> None:
+        """Stop all processes, whatever they are doing."""
         for worker in self.workers:
             worker.stop()
 

@@ -32,6 +32,7 @@ class Setting:
 class Cell:
     """One part of a study.
 
+    model, data, learning_rate, seed: its place in the grid.
     protocol: "dense" for pre-training, "round" for one of iterative pruning, "masks" for the search
     of a mask, or one of `PROTOCOLS`.  generator, sparsity: of the mask; a dense cell has neither,
     and a small dense network the sparsity alone.  round: of iterative pruning, from 1.
@@ -48,6 +49,7 @@ class Cell:
 
     @property
     def setting(self) -> Setting:
+        """The network and the data set it is of."""
         return Setting(self.model, self.data)
 
     @property
@@ -83,7 +85,7 @@ class Cell:
         return values
 
     def sibling(self, protocol: str) -> Cell:
-        """Return another cell of the same mask."""
+        """Return another cell of the same mask.  protocol: what is done with it."""
         return Cell(**self.place(), protocol=protocol)
 
     def dense(self) -> Cell:
@@ -91,7 +93,10 @@ class Cell:
         return Cell(self.model, self.data, self.learning_rate, self.seed)
 
     def imp_round(self, number: int, rate: float) -> Cell:
-        """Return a round of the iterative pruning it descends from; round 0 is pre-training."""
+        """Return a round of the iterative pruning it descends from; round 0 is pre-training.
+
+        number: of the round.  rate: share of what is left that each round removes.
+        """
         if number == 0:
             return self.dense()
         reached = after_rounds(number, rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ... import data, models
@@ -16,7 +16,7 @@ from ...settings import changed
 from ...training import Recipe
 from .names import parsed
 from .protocols import PROTOCOLS, REWINDING, Terms, check_same_terms
-from .thresholds import Thresholds
+from .settings import StudySettings
 
 # What decides no number may change between two starts: where the files stand, and how results are
 # judged.
@@ -38,64 +38,19 @@ _GRID = ("models", "data", "learning_rates", "generators", "sparsities", "protoc
 
 
 @dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(StudySettings):
     """A study: model x data x learning rate x mask generator x sparsity x protocol x seed.
 
-    models: names of `sparselth.models`, or factories "module:function" of your own.  data: names of
-    `sparselth.data`, or "imagefolder" for `data_root/train` and `data_root/val`.
-
-    Every network trains `epochs` epochs with the same schedule, as in the paper; only the ADMM
-    generator's search for a mask, and the protocols that say so, have their own. `recipes` changes
-    further settings of one protocol's recipe, such as {"finetune": {"weight_decay": 0}}.
-
-    imp_rate: what each round of iterative pruning removes of what is left.  imp_reset: where the
-    survivors go back to, "theta_0", "theta_k" or "none".  rewind_epoch: the k of theta_k.
-    prune_first, prune_classifier: whether the first convolution and the last linear layer are
-    pruned; the paper leaves the first, and its group's code both.
-    `choice` is that of the `Recipe`: with "measured", a study that was stopped does not end with
-    the same numbers. The defaults are the paper's settings, where it states them.
+    Its arguments, all with defaults, are the fields of `StudySettings`, which explains each; they
+    are the paper's settings, where it states them. Every network trains `epochs` epochs with the
+    same schedule, as in the paper; only the ADMM generator's search for a mask, and the protocols
+    that say so, have their own.
 
     Raises `SparselthError` for an unknown name, an empty list, a number out of range, or protocols
     that would not train for the same epochs on the same schedule.
-    """
 
-    models: tuple[str, ...] = ("resnet20",)
-    width: float = 1.0
-    data: tuple[str, ...] = ("mnist5k",)
-    data_root: str = ""
-    train_limit: int = 0
-    test_limit: int = 0
-    learning_rates: tuple[float, ...] = (0.01, 0.1)
-    generators: tuple[str, ...] = ("magnitude", "admm")
-    sparsities: tuple[float, ...] = (0.9, 0.95)
-    protocols: tuple[str, ...] = ("ticket", "reinit", "finetune")
-    seeds: tuple[int, ...] = (0,)
-    allocation: str = "uniform"
-    prune_first: bool = False
-    prune_classifier: bool = False
-    epochs: int = 150
-    batch_size: int = 128
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    milestones: tuple[float, ...] = (80 / 150, 120 / 150)
-    gamma: float = 0.1
-    augment: bool = True
-    precision: str = "fp32"
-    step: str = "eager"
-    choice: str = "fixed"
-    rewind_epoch: int = 10
-    imp_rate: float = 0.15
-    imp_reset: str = "theta_0"
-    admm_epochs: int = 60
-    admm_update_every: int = 5
-    admm_learning_rate: float = 0.01
-    admm_rho: float = 1e-3
-    admm_rho_schedule: str = "growing"
-    admm_rho_growth: float = 1.3
-    timing_steps: int = 10
-    timing_rounds: int = 7
-    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    thresholds: Thresholds = field(default_factory=Thresholds)
+    Reference: Liu et al. 2021, arXiv:2102.11068, appendix, training setup.
+    """
 
     def __post_init__(self) -> None:
         for name in _GRID:
@@ -117,32 +72,11 @@ class StudyConfig:
         _check_names("admm_rho_schedule", (self.admm_rho_schedule,), RHO_SCHEDULES)
         for generator in self.generators:
             parsed(generator)
-        self._check_numbers()
+        super().__post_init__()
+        self._check_rewinding()
         self._check_recipes()
 
-    def _check_numbers(self) -> None:
-        if any(not 0 < sparsity < 1 for sparsity in self.sparsities):
-            raise SparselthError(
-                f"sparsities are {list(self.sparsities)}; each is the share of weights to prune, "
-                "above 0 and below 1"
-            )
-        if not self.width > 0 or not self.admm_rho > 0:
-            raise SparselthError(
-                f"width is {self.width} and admm_rho {self.admm_rho}; both must be above 0"
-            )
-        if not 0 < self.imp_rate < 1:
-            raise SparselthError(
-                f"imp_rate is {self.imp_rate}; it is the share of the weights left that a round "
-                "prunes, above 0 and below 1"
-            )
-        for name in ("admm_epochs", "admm_update_every", "timing_steps", "timing_rounds"):
-            if getattr(self, name) < 1:
-                raise SparselthError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.admm_update_every > self.admm_epochs:
-            raise SparselthError(
-                f"admm_update_every is {self.admm_update_every}, more than the {self.admm_epochs} "
-                "admm_epochs, so ADMM would never project; lower the one or raise the other"
-            )
+    def _check_rewinding(self) -> None:
         if self.keeps_theta_k and not 0 < self.rewind_epoch < self.epochs:
             raise SparselthError(
                 f"rewind_epoch is {self.rewind_epoch} of {self.epochs} epochs; what rewinds goes "
@@ -176,7 +110,10 @@ class StudyConfig:
         return rewinds or (prunes and self.imp_reset == "theta_k")
 
     def all_generators(self) -> tuple[str, ...]:
-        """Return the generators, and before a control the one it takes its masks from."""
+        """Return the generators, and before a control the one it takes its masks from.
+
+        Those of a config were checked: their names raise no SparselthError here.
+        """
         found: dict[str, None] = {}
         for generator in self.generators:
             found.setdefault(parsed(generator)[0])
@@ -186,6 +123,7 @@ class StudyConfig:
     def recipe(self, learning_rate: float, seed: int, stage: str = "train") -> Recipe:
         """Return how one network of the study is trained.
 
+        learning_rate: of the first epoch.  seed: of the study; the recipe's is derived from it.
         `stage` is "pretrain" for the dense network and "train" for everything compared. The
         protocols share the order of the images, so that their difference is not one of luck;
         pre-training has another, so that fine-tuning does not see the same order twice.
@@ -210,7 +148,10 @@ class StudyConfig:
     ) -> Recipe:
         """Return how a protocol trains.
 
+        protocol: a name of `PROTOCOLS`.  learning_rate, seed: as for `recipe`.
         saving: how many times fewer multiplications the masked network takes than the dense one.
+
+        Raises SparselthError where `recipes` sets what belongs to the study, or what is none.
         """
         recipe = self.recipe(learning_rate, seed)
         own = PROTOCOLS[protocol].recipe
@@ -223,7 +164,10 @@ class StudyConfig:
         return changed(recipe, settings, f"the recipe of {protocol}")
 
     def admm_recipe(self, seed: int) -> Recipe:
-        """Return how ADMM trains while it looks for a mask: at a constant learning rate."""
+        """Return how ADMM trains while it looks for a mask: at a constant learning rate.
+
+        seed: of the study.
+        """
         return dataclasses.replace(
             self.recipe(self.admm_learning_rate, seed, "admm"),
             epochs=self.admm_epochs,
@@ -231,7 +175,10 @@ class StudyConfig:
         )
 
     def rho_schedule(self) -> rho.RhoSchedule:
-        """Return how ADMM's rho changes; "staged" multiplies it by the growth three times."""
+        """Return how ADMM's rho changes; "staged" multiplies it by the growth three times.
+
+        Raises SparselthError on a growth below 1, as making the config does.
+        """
         if self.admm_rho_schedule == "growing":
             return rho.growing(self.admm_rho_growth)
         if self.admm_rho_schedule == "staged":
@@ -247,6 +194,7 @@ class StudyConfig:
     def differences(self, before: Mapping[str, Any]) -> list[str]:
         """Return in words why this is not the study that `before`, a `to_dict`, describes.
 
+        Empty where it is.
         The lists of the grid may have grown since: more seeds, say, are the same study.
         """
         found = [
@@ -265,6 +213,8 @@ class StudyConfig:
     def changed(self, values: Mapping[str, Any]) -> StudyConfig:
         """Return a copy with some fields set from text, numbers or lists, as flags and YAML give.
 
+        values: field name -> value.
+
         Raises `SparselthError` for a field that does not exist, naming the nearest one, or a value
         of the wrong kind.
         """
@@ -272,7 +222,10 @@ class StudyConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StudyConfig:
-        """Convert back from `to_dict`."""
+        """Convert back from `to_dict`: `values`, field name -> value.
+
+        Raises SparselthError as `changed` does.
+        """
         return cls().changed(values)
 
 

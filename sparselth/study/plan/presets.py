@@ -103,7 +103,12 @@ PRESETS: dict[str, StudyConfig] = {
 
 
 def preset(name: str) -> StudyConfig:
-    """Return a preset. Raises `SparselthError`, naming the known ones, when there is none."""
+    """Return a study by its name in `PRESETS`: "demo", "smoke", "paper-cifar10", ...
+
+    name: of the preset.
+
+    Raises `SparselthError`, naming the known ones, when there is none.
+    """
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
     return PRESETS[name]

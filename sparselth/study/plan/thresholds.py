@@ -21,7 +21,9 @@ class Thresholds:
     sparsity: from which on pruning is not trivial.  settled: by how much the dense network's test
     accuracy may still rise over the last fifth of its epochs, for training to count as sufficient;
     ours, as the papers name no measure.  confidence: of the intervals; 0.95 leaves one difference
-    in twenty outside by chance.
+    in twenty outside by chance. sparsity and confidence are fractions.
+
+    Raises SparselthError for numbers out of range.
 
     Reference: Ma et al. 2021, "Sanity Checks for Lottery Tickets", arXiv:2107.00166, section 3.
     """
@@ -50,5 +52,5 @@ class Thresholds:
             )
 
     def similar_for(self, data: str) -> float:
-        """Return the largest drop that still is similar on a data set."""
+        """Return the largest drop, in points, that still is similar on the data set `data`."""
         return self.similar_on.get(data, self.similar)
