@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops.checks import same_padding
+from ..ops.contract import ConvSettings
 
 
 def settings_of(module: Any, dims: int) -> tuple[Any, Any, Any]:
@@ -37,7 +38,7 @@ def as_images(weight: Tensor) -> Tensor:
     return weight if weight.dim() == 4 else weight.unsqueeze(2)
 
 
-def prepared(module: Any, x: Tensor, dims: int) -> tuple[Tensor, Any]:
+def prepared(module: Any, x: Tensor, dims: int) -> tuple[Tensor, ConvSettings]:
     """Return a convolution's input as images, and (stride, padding, dilation, groups) in pairs.
 
     x: (N, C_in, H, W), or (N, C_in, L) with dims = 1; padded, where two numbers cannot say it.

@@ -22,6 +22,7 @@ from ..ops.autocast import autocast
 from ..ops.autograd.conv import MaskedConv2d as Convolve
 from ..ops.autograd.linear import MaskedLinear as Multiply
 from ..ops.backends import implementation
+from ..ops.contract import ConvSettings
 from ..ops.kernel_choice import decide as choosing
 from ..ops.kernel_choice.decide import Choice
 from ..ops.kernel_choice.measure_cpu import Timings
@@ -90,7 +91,7 @@ class MaskedConvolution(ChoosingModule):
         x: Tensor,
         weight: Tensor,
         mask: Tensor,
-        conv: Any,
+        conv: ConvSettings,
         state: MaskState,
         kind: tuple | None,
     ) -> Tensor:
@@ -117,7 +118,7 @@ class MaskedConvolution(ChoosingModule):
 
     @staticmethod
     def _densely(
-        x: Tensor, weight: Tensor, bias: Tensor | None, conv: Any, choice: Choice
+        x: Tensor, weight: Tensor, bias: Tensor | None, conv: ConvSettings, choice: Choice
     ) -> Tensor:
         if choice.timings is not None and in_lanes(x):
             x = x.dense()  # once, for the forward and for the weight's gradient
