@@ -3,7 +3,7 @@
 // Every op is reachable as torch.ops.sparselth.*, past the Python functions that say in words what
 // is wrong. So every launcher, CPU and CUDA, begins with the checks of this file: some comparisons
 // of integers in each call, none of values. The kernels in Python have the same rules in
-// sparselth/ops/arguments.py.
+// sparselth/ops/contract/arguments.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

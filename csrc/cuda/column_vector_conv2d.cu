@@ -23,7 +23,7 @@
 // the pixels with vectors of 16. Per k-step and warp: 16 mma, and 8 ldmatrix.x4 with vectors of 16,
 // 16 with those of 8, which shared memory then bounds: an expected half of the rate.
 //
-// Plan, int32, built by sparselth/ops/vectors.py:
+// Plan, int32, built by sparselth/ops/gpu/column_vector.py:
 //   group of each slot    its first row / V for vectors of V, or -1; `slots` of them, a multiple of
 //                         64 / V, those with the most vectors first
 //   starts                slots * chunks + 1: where the k-steps of (slot, chunk of columns) begin

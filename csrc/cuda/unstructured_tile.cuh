@@ -7,7 +7,7 @@
 // every read of the tile is a conflict-free row of 32 words. The columns (the channels summed over)
 // come kColumns at a time, widened to float.
 //
-// Plan, int32, built by sparselth/ops/entries.py:
+// Plan, int32, built by sparselth/ops/gpu/unstructured.py:
 //   row of each slot           `slots` of them, rows padded to a multiple of kRows with -1;
 //                              rows with the most weights first, so that warps have equal work
 //   starts                     slots * chunks + 1: where the entries of a run begin; runs are
