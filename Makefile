@@ -1,4 +1,4 @@
-# make demo | test | quick | lint | bench | gpu | test-abi | sanitize | format | clean
+# make demo | test | quick | lint | docs | bench | gpu | test-abi | sanitize | format | clean
 #
 # Each target sets up what it needs in a local virtual environment; a second call is fast, and a
 # change to the native sources or the packaging builds again.
@@ -25,7 +25,7 @@ ABI_VENV := $(VENV)-abi
 NATIVE := $(wildcard csrc/*/*) $(wildcard build_support/*.py) setup.py pyproject.toml
 CXX_FORMATTED := $(wildcard csrc/*/* examples/*/*.cpp tests/cuda_emulation/*.h tests/cuda_emulation/*.cpp)
 
-.PHONY: all demo test quick test-abi sanitize lint format bench sparseprop gpu clean setup
+.PHONY: all demo test quick test-abi sanitize lint format docs bench sparseprop gpu clean setup
 .DELETE_ON_ERROR:
 
 all: test
@@ -51,7 +51,7 @@ $(STAMPS)/requirements: $(STAMPS)/torch pyproject.toml
 
 $(STAMPS)/sparselth: $(STAMPS)/requirements $(NATIVE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --no-build-isolation -e '.[test,lint,bench]'
+	  --no-build-isolation -e '.[test,lint,docs,bench]'
 	@$(BIN)/python -m build_support
 	@touch $@
 
@@ -100,6 +100,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FORMATTED)
+
+# The documentation as a site, in build/site. The tests build it too, elsewhere.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 # A baseline that not every machine can build. Its setup.py calls pip and python3 by name: those of
 # the environment must come first.

@@ -1,0 +1,121 @@
+"""What the site adds to the pages: the reference's lists of names, and files from outside docs/.
+
+Pages link to files of the repository, such as a table of benchmarks, by the path that works where
+the code is read (`../benchmarks/results/...`). Here every such file is taken along, and those that
+it links to.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+sys.path.insert(0, str(Path(__file__).parent))
+from docstrings import as_markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+OUTSIDE = "repository"
+"""The folder of the site where the files from outside docs/ go."""
+
+_LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s#:]+)(?=[)#])")
+_NAMES = re.compile(r"^<!-- names of (\S+) -->$", re.MULTILINE)
+
+ROOMS = ("nn", "optim", "pruning", "training", "data", "models", "study", "ops")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Take along what is linked to outside docs/."""
+    known = set(DOCS.rglob("*.md"))
+    waiting = sorted(known)
+    while waiting:
+        page = waiting.pop()
+        if page.suffix != ".md":
+            continue
+        for _, target in _local_links(page, page.read_text(encoding="utf-8")):
+            if target not in known and not target.is_relative_to(DOCS):
+                known.add(target)
+                waiting.append(target)
+                files.append(File.generated(config, _uri(target), abs_src_path=str(target)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links to where files are in the site, and list names where a page asks for it."""
+    assert page.file.abs_src_path is not None
+    source = Path(page.file.abs_src_path)
+    if page.file.src_uri.startswith(f"{OUTSIDE}/"):
+        page.meta["search"] = {"exclude": True}
+    here = posixpath.dirname(page.file.src_uri)
+    moved = {text: posixpath.relpath(_uri(t), here) for text, t in _local_links(source, markdown)}
+    markdown = _LINK.sub(lambda m: moved.get(m["target"], m["target"]), markdown)
+    return _NAMES.sub(lambda m: _reference(m[1]), markdown)
+
+
+def _local_links(page: Path, text: str) -> Iterator[tuple[str, Path]]:
+    """Yield the links of a page to files that are there, as written and as paths."""
+    for match in _LINK.finditer(text):
+        target = (page.parent / match["target"]).resolve()
+        if target.is_dir():
+            target = target / "README.md"
+        if target.is_file() and target.is_relative_to(ROOT):
+            yield match["target"], target
+
+
+def _uri(path: Path) -> str:
+    """Return where a file is in the site, as its Markdown source."""
+    if path.is_relative_to(DOCS):
+        return path.relative_to(DOCS).as_posix()
+    return f"{OUTSIDE}/{path.relative_to(ROOT).as_posix()}"
+
+
+# --- the reference ----------------------------------------------------------------------------
+
+
+@cache
+def _package() -> griffe.Module:
+    """Return the package as it can be read, without importing it."""
+    return griffe.load("sparselth", search_paths=[ROOT], resolve_aliases=True)  # type: ignore
+
+
+def public_names(module: str) -> list[str]:
+    """Return the names in `__all__` of a module of the package."""
+    path = module.split(".")[1:]
+    return [str(name) for name in (_package()[path] if path else _package()).exports or ()]
+
+
+def _reference(module: str) -> str:
+    """Write what mkdocstrings makes the documentation of a module's public names from."""
+    names = public_names(module)
+    if module != "sparselth":
+        return "\n\n".join(f"::: {module}.{name}" for name in names)
+    package = _package()
+    home = {
+        package[room][name].canonical_path: f"sparselth.{room}.{name}"
+        for room in ROOMS
+        for name in public_names(f"sparselth.{room}")
+    }
+    links, own = [], []
+    for name in names:
+        if name in ROOMS:
+            continue
+        there = home.get(package[name].canonical_path)
+        if there is None:
+            own.append(f"::: sparselth.{name}")
+        else:
+            links.append(f"| [`sl.{name}`][{there}] | {_first_line(package[name])} |")
+    return "\n".join(["| name | |", "|---|---|", *links, "", *own])
+
+
+def _first_line(thing: griffe.Object | griffe.Alias) -> str:
+    docstring = thing.docstring
+    return "" if docstring is None else as_markdown(docstring.value).splitlines()[0]
