@@ -93,29 +93,32 @@ def public_names(module: str) -> list[str]:
     return [str(name) for name in (_package()[path] if path else _package()).exports or ()]
 
 
+def _path(module: str, name: str) -> str:
+    """Return where a public name is found: a function may hide the file that it comes from."""
+    room = _package()[module.split(".")[1:]]
+    imported = room.imports.get(name, "")
+    hidden = imported == f"{module}.{name}.{name}"
+    return imported if hidden else f"{module}.{name}"
+
+
 def _reference(module: str) -> str:
     """Write what mkdocstrings makes the documentation of a module's public names from."""
     names = public_names(module)
     if module != "sparselth":
-        return "\n\n".join(f"::: {module}.{name}" for name in names)
-    package = _package()
-    home = {
-        package[room][name].canonical_path: f"sparselth.{room}.{name}"
-        for room in ROOMS
-        for name in public_names(f"sparselth.{room}")
-    }
+        return "\n\n".join(f"::: {_path(module, name)}" for name in names)
     links, own = [], []
     for name in names:
+        room, _, there = _package().imports.get(name, "").rpartition(".")
         if name in ROOMS:
             continue
-        there = home.get(package[name].canonical_path)
-        if there is None:
-            own.append(f"::: sparselth.{name}")
+        if room.removeprefix("sparselth.") in ROOMS and there in public_names(room):
+            path = _path(room, there)
+            links.append(f"| [`sl.{name}`][{path}] | {_first_line(path)} |")
         else:
-            links.append(f"| [`sl.{name}`][{there}] | {_first_line(package[name])} |")
+            own.append(f"::: sparselth.{name}")
     return "\n".join(["| name | |", "|---|---|", *links, "", *own])
 
 
-def _first_line(thing: griffe.Object | griffe.Alias) -> str:
-    docstring = thing.docstring
+def _first_line(path: str) -> str:
+    docstring = _package()[path.split(".")[1:]].docstring
     return "" if docstring is None else as_markdown(docstring.value).splitlines()[0]
