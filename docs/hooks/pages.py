@@ -55,6 +55,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = Path(page.file.abs_src_path)
     if page.file.src_uri.startswith(f"{OUTSIDE}/"):
         page.meta["search"] = {"exclude": True}
+    elif page.file.src_uri.startswith("reference/"):
+        page.meta["search"] = {"boost": 0.5}  # after the pages that explain
     here = posixpath.dirname(page.file.src_uri)
     moved = {text: posixpath.relpath(_uri(t), here) for text, t in _local_links(source, markdown)}
     markdown = _LINK.sub(lambda m: moved.get(m["target"], m["target"]), markdown)
