@@ -125,6 +125,12 @@ def test_every_name_of_the_package_that_a_page_says_is_there(page):
             thing = getattr(thing, part)
 
 
+def test_the_readme_has_no_figures_of_its_own():
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows
+    assert set(rows) <= set((DOCS / "performance.md").read_text().splitlines())
+
+
 # --- the site ---------------------------------------------------------------------------------
 
 
@@ -208,16 +214,16 @@ def as_markdown(monkeypatch):
 
 
 def test_arguments_become_a_list(as_markdown):
-    text = "Do it.\n\nx: (N, C), one\nor more.  k: a count.\nReturns y.\n\nRaises ValueError."
+    text = "Do it.\n\nx, y (m): (N, C), one\nor\n    more.  k: a count.\nReturns z.\n\nRaises E."
     assert as_markdown(text) == (
-        "Do it.\n\n- `x`: (N, C), one or more.\n- `k`: a count.\n\nReturns y.\n\nRaises ValueError."
+        "Do it.\n\n- `x`, `y` (m): (N, C), one or more.\n- `k`: a count.\n\nReturns z.\n\nRaises E."
     )
 
 
 def test_code_and_formulas_become_blocks(as_markdown):
-    text = "Do it.\n\n    y = f(x)\n\nBut\n    Z <- W + U\nfollows."
+    text = "Do it.\n\n    y = f(x)\n\nBut:\n    Z <- W + U\nfollows."
     assert as_markdown(text) == (
-        "Do it.\n\n```python\ny = f(x)\n```\n\nBut\n\n```text\nZ <- W + U\n```\n\nfollows."
+        "Do it.\n\n```python\ny = f(x)\n```\n\nBut:\n\n```text\nZ <- W + U\n```\n\nfollows."
     )
 
 

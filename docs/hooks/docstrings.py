@@ -16,7 +16,8 @@ from typing import Any
 
 import griffe
 
-_NAMES = r"\*{0,2}[a-z_]\w*(?:, \*{0,2}[a-z_]\w*)*"
+_NAME = r"\*{0,2}[a-z_]\w*(?: \(\w+\))?"
+_NAMES = rf"{_NAME}(?:, {_NAME})*"
 _ITEM = re.compile(rf"(?P<names>{_NAMES}): (?P<text>.*)", re.DOTALL)
 _NEXT_ITEM = re.compile(rf"(?<=[.)])  (?={_NAMES}: )")
 _SENTENCE = re.compile(r"(?:Returns|Raises|Warns|Reference:) ?")
@@ -29,7 +30,7 @@ def as_markdown(text: str, links: Mapping[str, str] | None = None) -> str:
 
     links: name in backticks -> path of what it stands for.
     """
-    lines = _NEXT_ITEM.sub("\n", text.strip()).splitlines()
+    lines = _whole(_NEXT_ITEM.sub("\n", text.strip()).splitlines())
     parts = []
     for kind, run in itertools.groupby(lines, _kind):
         if kind == "code":
@@ -37,6 +38,18 @@ def as_markdown(text: str, links: Mapping[str, str] | None = None) -> str:
         elif kind == "prose":
             parts.extend(_paragraphs(list(run), links or {}))
     return "\n\n".join(parts)
+
+
+def _whole(lines: list[str]) -> list[str]:
+    """Join lines that are indented because they go on, and not because they are code."""
+    whole: list[str] = []
+    for line in lines:
+        before = whole[-1] if whole else ""
+        if _kind(line) == "code" and _kind(before) == "prose" and not before.endswith(":"):
+            whole[-1] = f"{before} {line.strip()}"
+        else:
+            whole.append(line)
+    return whole
 
 
 def _kind(line: str) -> str:
@@ -73,7 +86,7 @@ def _paragraphs(lines: list[str], links: Mapping[str, str]) -> Iterator[str]:
 def _item(text: str, links: Mapping[str, str]) -> str:
     found = _ITEM.match(text)
     assert found is not None
-    names = ", ".join(f"`{name}`" for name in found["names"].split(", "))
+    names = re.sub(r"(?<!\()(\*{0,2}\b[a-z_]\w*)", r"`\1`", found["names"])
     return f"- {names}: {_prose(found['text'], links)}"
 
 
@@ -106,8 +119,15 @@ class Docstrings(griffe.Extension):
                 continue
             seen.add(thing.path)
             if thing.docstring is not None:
-                thing.docstring.value = as_markdown(thing.docstring.value, links)
+                own = {thing.name, *thing.members, *_arguments(thing)}
+                others = {name: path for name, path in links.items() if name not in own}
+                thing.docstring.value = as_markdown(thing.docstring.value, others)
             waiting.extend(m for m in thing.members.values() if not m.is_alias)  # type: ignore
+
+
+def _arguments(thing: griffe.Object) -> list[str]:
+    function = thing.members.get("__init__", thing)
+    return [each.name for each in function.parameters] if function.is_function else []  # type: ignore
 
 
 def public_paths(package: griffe.Module) -> dict[str, str]:
