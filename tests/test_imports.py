@@ -13,7 +13,8 @@ ROOMS = (
     *("ops", "ops.steps", "ops.selection", "ops.conv", "ops.linear", "ops.kernel_choice"),
     *("ops.autocast", "ops.plan", "ops.backends", "ops.autograd", "ops.gpu", "ops.reference"),
     *("ops.lanes", "ops.contract", "ops.bitmask", "ops.parameter_masks", "ops.checks"),
-    *("ops.derived", "ops.patterns", "ops.libraries", "ops.transforms", "ops.switches"),
+    *("ops.geometry", "ops.derived", "ops.patterns", "ops.libraries", "ops.transforms"),
+    "ops.switches",
     *("models", "data", "settings", "memory", "files", "seeds", "checks", "environment"),
     *("version", "deprecated", "errors"),
 )

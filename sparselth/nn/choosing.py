@@ -145,7 +145,7 @@ class ChoosingModule(MaskedModule):
         The program looks the plan up while it runs, so that it follows masks edited later.
         """
         state = self._states["weight"]
-        service = state.known_service(geometry)
+        service = state.derived.get(geometry)
         work = state.density if service is None else service.work
         if not choosing.fixed_choice(self._op, x, work).sparse:
             return False, None

@@ -167,9 +167,10 @@ def _convert_neighbours(model: nn.Module) -> None:
 
 
 def densify(model: nn.Module) -> nn.Module:
-    """Turn masked modules back into plain ones, zeros in place. Returns `model`.
+    """Turn masked modules back into plain ones, zeros in place.
 
-    The state dict is an ordinary one afterwards, without any mask.
+    model: changed in place and returned. Its state dict is an ordinary one afterwards, without any
+    mask.
 
     Raises SparselthError for a sharded model (FSDP2), which it leaves untouched, and for what is no
     model.

@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.checks import same_padding
 from ..ops.contract import ConvSettings
+from ..ops.geometry import same_padding
 
 
 def settings_of(module: Any, dims: int) -> tuple[Any, Any, Any]:

@@ -13,7 +13,8 @@ from ..ops.kernel_choice.measure_cpu import Timings
 class ProfileRow:
     """One call of a masked layer.
 
-    kind: the module's class.  geometry: its settings and input shape.  sparsity: in [0, 1].
+    name: of the module, as in `model.named_modules()`.  kind: its class.  geometry: its settings
+    and input shape.  sparsity: in [0, 1].
     pattern: "element", "filter", "channel" or "dense", see `sparselth.ops.patterns.classify`.
     in_lanes: whether the input arrived in the layout of the sparse kernels of a CPU.  by: how the
     choice was made, "measured" or "fixed".  backend: pass -> "sparse" or "dense".
@@ -57,9 +58,10 @@ class LaneExit:
 
 @dataclass(frozen=True)
 class Profile:
-    """The masked layers of a model in the order they ran. Printed, it is a table.
+    """The masked layers of a model in the order they ran; printed, it is a table.
 
-    exits: where activations leave the layout of a CPU's kernels, in the order it happened.
+    rows: one for each call of a layer.  exits: where activations leave the layout of a CPU's
+    kernels, in the order it happened.
     """
 
     rows: list[ProfileRow] = field(default_factory=list)

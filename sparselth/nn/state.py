@@ -17,24 +17,20 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops import reference
-from ..ops.bitmask import apply_bits_, bits_of, has_bits, take_mark
+from ..ops.bitmask import apply_bits_, bits_of, has_bits
 from ..ops.checks import check_mask
 from ..ops.parameter_masks import bind, bound_to, unbind
 from ..ops.plan import forget_plan
 from ..ops.transforms import has_values, is_fake
+from .gradient_hook import GradientHook
 from .service import Service
 from .sharded import Shard
-
-
-def version_of(tensor: Tensor) -> int:
-    """Return how often `tensor` was written to; -1 where nobody counts (inference tensors)."""
-    return -1 if tensor.is_inference() else tensor._version
+from .watch import MaskWatch, version_of
 
 
 @functools.cache  # asked in every forward
@@ -53,15 +49,12 @@ class MaskState:
         self.parameter = parameter
         self._owned: list[tuple[weakref.ref[nn.Module], str]] = []
         self.is_shared = False
-        self._hook: torch.utils.hooks.RemovableHandle | None = None
-        self._held = 0  # the address of what has the hook, which the parameter stands for
+        self._hook = GradientHook(self)
         self.shard: Shard | None = None
-        self.kept = 0
-        self.keeps_all = False
+        self.kept, self.keeps_all = 0, False
         self._clean: tuple[int, int] | None = None
-        self._copy: Tensor | None = None
         self.is_fake = False
-        self._watched = self._exposed = False
+        self._watch = MaskWatch()
         self.mask = mask
         self.adopt(parameter)
         self.set_mask(mask)
@@ -83,7 +76,7 @@ class MaskState:
         self._let_go()
         self.parameter = parameter
         bind(parameter, self)
-        self._hold_gradient()
+        self._hook.hold(parameter)
 
     def hold_shard(self, parameter: nn.Parameter) -> None:
         """Take a sharded parameter, which stands in the slot while nobody computes."""
@@ -104,7 +97,7 @@ class MaskState:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._drop_hook()
+        self._hook.drop(self.parameter)
         if bound_to(self.parameter) is self:
             unbind(self.parameter)
 
@@ -124,9 +117,7 @@ class MaskState:
 
     def leave(self, module: nn.Module) -> None:
         """Forget an owner; the last one frees the parameter."""
-        self._owned = [
-            (reference_, name) for reference_, name in self._owned if reference_() is not module
-        ]
+        self._owned = [(owner, name) for owner, name in self._owned if owner() is not module]
         self.is_shared = len(self._owned) > 1
         if not any(True for _ in self.owners()):
             self.release()
@@ -142,7 +133,7 @@ class MaskState:
             with torch.inference_mode(False):
                 mask = mask.detach().clone(memory_format=torch.contiguous_format)
         if mask is not self.mask:
-            self._watched = self._exposed = False
+            self._watch = MaskWatch()
         self.mask = mask
         for module, name in self.owners():
             module._buffers[mask_name(name)] = mask
@@ -190,14 +181,12 @@ class MaskState:
         forget_plan(mask)
         self.derived: dict[Any, Service] = {}
         self._bits: Tensor | None = None
-        with torch.inference_mode(False):
-            self._copy = mask.clone() if self._watched else None
         # On the meta device it has no values yet: loading follows, and is noticed. A fake one never
         # has any, and no address either.
         self.is_fake = is_fake(mask) or is_fake(self.parameter)
         self.kept = int(mask.sum()) if has_values(mask) else mask.numel()
         self.keeps_all = has_values(mask) and self.kept == mask.numel()
-        self._seen = (0, 0) if self.is_fake else (mask.data_ptr(), version_of(mask))
+        self._watch.begin(None if self.is_fake else mask)
         self._clean_by(reference.zero_off_mask_)
         if self.shard is not None:
             self.shard.forget()
@@ -215,18 +204,11 @@ class MaskState:
             found = self.derived[geometry] = Service(self.mask, groups)
         return found
 
-    def known_service(self, geometry: Any) -> Service | None:
-        """Return how modules of one geometry compute, or None where nobody asked for it yet."""
-        return self.derived.get(geometry)
-
     def bits(self) -> Tensor:
         """Return the mask as `bitmask.apply_bits` takes it for the parameter as it is."""
         parameter, bits = self.parameter, self._bits
-        if (
-            bits is None
-            or bits.itemsize != parameter.itemsize
-            or bits.stride() != parameter.stride()
-        ):
+        wanted = (parameter.itemsize, parameter.stride())
+        if bits is None or (bits.itemsize, bits.stride()) != wanted:
             bits = self._bits = bits_of(self.mask, parameter)
         return bits
 
@@ -247,31 +229,24 @@ class MaskState:
         elif (parameter.data_ptr(), version_of(parameter)) != self._clean:
             self._fit()
             self.clean_()
-        if self._hook is None and parameter.requires_grad:
-            self._hold_gradient()
+        if not self._hook.held and parameter.requires_grad:
+            self._hook.hold(parameter)
 
     def unchanged(self, parameter: nn.Parameter, mask: Tensor | None) -> bool:
         """Say whether these are its own, and `settle` would find nothing to do for sure."""
         return (
             parameter is self.parameter
             and mask is self.mask
-            and not (self.is_shared or self._exposed)
+            and not (self.is_shared or self._watch.exposed)
             and not (parameter.is_inference() or mask.is_inference())  # which have no counter
             and (parameter.data_ptr(), parameter._version) == self._clean
-            and (mask.data_ptr(), mask._version) == self._seen
-            and (self._hook is not None or not parameter.requires_grad)
+            and (mask.data_ptr(), mask._version) == self._watch.seen
+            and (self._hook.held or not parameter.requires_grad)
         )
 
     def mask_changed(self) -> bool:
         """Say whether the mask holds something else than when it was last looked at."""
-        if self.is_fake:
-            return False
-        seen = (self.mask.data_ptr(), version_of(self.mask))
-        if seen == self._seen and not self._exposed:
-            return False
-        known, self._seen = self._mask_is_known(), seen
-        self._watched |= not known
-        return not known
+        return not self.is_fake and self._watch.changed(self.mask)
 
     def show_mask(self) -> Tensor:
         """Return the mask to somebody who may write to it, through `data` or numpy too.
@@ -279,23 +254,9 @@ class MaskState:
         No counter sees that: on the CPU the mask is compared with a copy from then on.
         """
         self.settle()
-        if not self._exposed and not self.is_fake and self.mask.device.type == "cpu":
-            self._watched = self._exposed = True
-            self._copy = self.mask.clone()
+        if not self.is_fake and self.mask.device.type == "cpu":
+            self._watch.expose(self.mask)
         return self.mask
-
-    def _mask_is_known(self) -> bool:
-        """Say whether the mask holds what it did when it was last looked at, written to or not.
-
-        There is a copy to tell once a mask was written to in place: torch's DistributedDataParallel
-        writes the same buffers again before every forward.
-        """
-        mask, known = self.mask, self._copy
-        if known is None or mask.device != known.device or mask.shape != known.shape:
-            return False
-        if mask.device.type == "cpu":  # by numpy, which programs being recorded do not see
-            return np.array_equal(mask.numpy(), known.numpy())
-        return torch.equal(mask, known)
 
     def _fit(self) -> None:
         """Follow a parameter whose `data` was replaced: to another device, not to another shape."""
@@ -330,36 +291,10 @@ class MaskState:
         if there and has_values(self.parameter) and has_values(self.mask):
             with torch.no_grad():
                 apply(self.parameter.data, self.mask)  # what is done to `data` is not counted
-        if self._hook is not None and self._held != self.parameter._cdata:
-            self._drop_hook()
-            self._hold_gradient()
+        self._hook.follow(self.parameter)
         self.mark_clean()
 
     def mark_clean(self) -> None:
         """Record that the parameter is zero off the mask as it stands."""
         if not self.is_fake:
             self._clean = (self.parameter.data_ptr(), version_of(self.parameter))
-
-    def _drop_hook(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-            # torch.utils.swap_tensors leaves the table with the object, and what calls it with the
-            # values. Setting it makes a new caller, for the hooks of others too.
-            self.parameter._backward_hooks = self.parameter._backward_hooks or None
-
-    def _hold_gradient(self) -> None:
-        """Set gradients to zero off the mask that are not so already."""
-        if not self.parameter.requires_grad or self.parameter.is_inference():
-            return
-        reference_ = weakref.ref(self)
-
-        def zero_off_mask(grad: Tensor) -> Tensor | None:
-            state = reference_()
-            if state is None:
-                return None
-            mask = state.mask_in_slots()
-            return None if take_mark(grad, mask) else reference.apply_mask(grad, mask)
-
-        self._hook = self.parameter.register_hook(zero_off_mask)
-        self._held = self.parameter._cdata

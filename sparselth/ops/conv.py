@@ -18,16 +18,14 @@ from .autocast import autocast
 from .autograd.conv import MaskedConv2d
 from .backends import forced, implementation
 from .checks import (
-    as_int,
-    as_pair,
     check_aligned,
     check_bias,
     check_floating,
     check_mask,
     check_plan,
-    same_padding,
 )
 from .contract import ConvSettings
+from .geometry import as_int, as_pair, same_padding
 from .lanes.convert import can_use_lanes, is_plain_eager_cpu
 from .lanes.tensor import in_lanes
 from .transforms import transformed

@@ -15,8 +15,8 @@ Reference: Zhang et al. 2018, arXiv:1804.03294; Boyd et al. 2011, section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,69 +25,13 @@ from ..checks import check_mapping, check_number, check_whole
 from ..deprecated import keyword_only
 from ..errors import SparselthError
 from ..nn.kinds import Site
-from ..ops import selection
 from ..ops.patterns import ELEMENT, Pattern
-from .allocation import Sparsity, allocation_of, counts_for, op_allocation
+from .allocation import Sparsity, allocation_of
 from .masks import check_alive
-from .patterns import pattern_for
+from .projection import Projection, SparseSet, check_projection
 from .residuals import ADMMUpdate
 from .rho import RhoSchedule, find_schedule
 from .tensors import sites_and_sparsity
-
-
-class Projection(Protocol):
-    """The set that the weights are pulled to; weights are parameter name -> tensor."""
-
-    def support(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return what of each weight stays, bool masks.  weights: parameter name -> tensor."""
-
-    def nearest(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the nearest point of the set, new tensors.  weights: parameter name -> tensor."""
-
-    def project_(
-        self, weights: Mapping[str, Tensor], z: Sequence[Tensor], u: Sequence[Tensor]
-    ) -> Tensor:
-        """Do Z <- Proj(W + U), U <- W + U - Z; return |W - Z|^2, |Z_new - Z_old|^2 per weight.
-
-        weights: parameter name -> tensor.  z, u: a tensor of each, overwritten.
-        Returns float64 (len(weights), 2).
-        """
-
-
-class SparseSet:
-    """The weights with as many entries or groups as a sparsity leaves; arguments as in `ADMM`."""
-
-    def __init__(
-        self,
-        weights: Mapping[str, Tensor],
-        sparsity: Sparsity | None,
-        allocation: str,
-        pattern: str | Pattern,
-    ) -> None:
-        found = pattern_for(pattern, list(weights.values()))
-        self.pattern = found
-        self.k = counts_for(weights, sparsity, allocation, found)
-        self.options: dict[str, Any] = {
-            "k": self.k,
-            "allocation": op_allocation(allocation),
-            "pattern": found,
-            "names": list(weights),
-        }
-
-    def support(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return masks of the largest magnitudes, or groups."""
-        return list(selection.topk_mask(list(weights.values()), **self.options))
-
-    def nearest(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the weights with all but the largest set to zero."""
-        masks = self.support(weights)
-        return [torch.where(m, w, 0) for m, w in zip(masks, weights.values(), strict=True)]
-
-    def project_(
-        self, weights: Mapping[str, Tensor], z: Sequence[Tensor], u: Sequence[Tensor]
-    ) -> Tensor:
-        """Project and update the dual by the fused op."""
-        return selection.admm_project_(list(weights.values()), z, u, **self.options)
 
 
 class ADMM:
@@ -154,7 +98,7 @@ class ADMM:
                 "ADMM takes either a projection, or sparsity, allocation and pattern; got both"
             )
         else:
-            _check_projection(projection)
+            check_projection(projection)
         self.projection = projection
         self.z = projection.nearest(self._weights())
         self.u = [torch.zeros_like(w) for w in self.z]
@@ -275,17 +219,6 @@ class ADMM:
             z.copy_(state[f"z.{name}"])
             u.copy_(state[f"u.{name}"])
         self.rho, self.updates = rho, updates
-
-
-def _check_projection(projection: Any) -> None:
-    """Require what `Projection` has."""
-    names = ("support", "nearest", "project_")
-    missing = [name for name in names if not callable(getattr(projection, name, None))]
-    if missing or isinstance(projection, type):
-        raise SparselthError(
-            "projection must be a set such as sparselth.pruning.Levels(bits=4), with the methods "
-            f"{', '.join(names)}; got {projection!r}"
-        )
 
 
 def _refuse_turned(sites: Mapping[str, Site], pattern: str | Pattern) -> None:

@@ -80,6 +80,9 @@ def check_search(
 ) -> None:
     """Check what `find_masks` will be asked for, before a training that ends with it.
 
+    model, score, sparsity, allocation, pattern, exclude, include: as in `find_masks`. A score of
+    your own is not called.
+
     Raises SparselthError as `find_masks` would for these arguments and the model's layers; what
     depends on the trained weights (NaN, a layer that "global" empties) shows only then.
     """

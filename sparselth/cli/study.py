@@ -1,167 +1,23 @@
-"""The command line: `sparselth study`, `bench`, `profile`, `info`."""
+"""`sparselth study`."""
 
 from __future__ import annotations
 
-import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 import yaml
 from rich.console import Console
 
-from .data import names as data_names
-from .errors import SparselthError
-from .memory import keep_freed_memory
-from .models import names
-from .settings import read_yaml
-from .version import __version__
-
-_MODELS = f"One of {', '.join(names())}."
-_DATA = f"One of {', '.join(data_names())}."
-
-app = typer.Typer(
-    help="Train sparse networks fast, and compare the ways to get them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-def main() -> None:
-    """Run the command line; an error of ours is one sentence and exit code 2."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
-    keep_freed_memory()
-    try:
-        app()
-    except SparselthError as error:
-        text = str(error)
-        print(f"sparselth: {text}{'' if text.endswith('?') else '.'}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _show_warning(message: Any, *_: Any) -> None:
-    print(f"sparselth: warning: {message}.", file=sys.stderr)
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        print(f"sparselth {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
-def info() -> None:
-    """Show what was built, what can run here, and why not the rest."""
-    from .info import render
-
-    print(render())
-
-
-@app.command()
-def profile(
-    model: Annotated[str, typer.Argument(help=_MODELS)],
-    sparsity: Annotated[float, typer.Option(help="Of magnitude masks, per layer.")] = 0.95,
-    batch: Annotated[int, typer.Option(help="Images per step.")] = 128,
-    image: Annotated[int, typer.Option(help="Height and width.")] = 32,
-    channels: Annotated[int, typer.Option(help="Of the images.")] = 3,
-    classes: Annotated[int, typer.Option(help="That the network tells apart.")] = 10,
-    width: Annotated[float, typer.Option(help="Multiplies the channels of the model.")] = 1.0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.")] = 0,
-) -> None:
-    """Time sparse against dense in every layer of a network, and show which is used."""
-    from . import models
-    from .nn import profile as profiled
-    from .nn import sparsify
-    from .pruning import find_masks
-
-    if batch < 1 or image < 1:
-        raise SparselthError(f"got --batch {batch} and --image {image}; both must be positive")
-    _set_threads(threads)
-    network = models.build(model, classes, channels, width)
-    sparsify(network, find_masks(network, sparsity=sparsity))
-    print(profiled(network, torch.randn(batch, channels, image, image)))
-
-
-def _set_threads(threads: int) -> None:
-    if threads < 0:
-        raise SparselthError(f"--threads got {threads}; it must be 0 or more")
-    if threads:
-        torch.set_num_threads(threads)
-
-
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="One of conv, linear, projection, optimizer, step.")],
-    sparsities: Annotated[str | None, typer.Option(help="Such as 0.9,0.95.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda for lists of weights.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.")] = 0,
-    seconds: Annotated[float, typer.Option(help="That each comparison takes, about.")] = 1.0,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Also write the results here.")
-    ] = None,
-) -> None:
-    """Time the kernels against the best dense alternative of torch, in about half a minute."""
-    from rich.progress import track
-
-    from .bench import cases, measure
-    from .bench.console import contention, facts, tables
-    from .checks import check_number
-    from .files import make_folder, write_json
-
-    check_number("--seconds", seconds, above=0)
-    shares = None if sparsities is None else _numbers("--sparsities", sparsities)
-    todo = cases(what, sparsities=shares, device=device)
-    if json is not None:
-        make_folder(json.parent, "the folder of --json")
-        if json.is_dir():
-            raise SparselthError(f"--json {json} is a folder; name a file in it")
-    _set_threads(threads)
-    found = facts(" ".join(["sparselth", *sys.argv[1:]]))
-    console, errors = Console(), Console(stderr=True)
-    if busy := contention(found, torch.get_num_threads()):
-        _show_warning(busy)
-    shown = track(todo, "measuring", console=errors, transient=True, disable=not errors.is_terminal)
-    rows = [measure(case, seconds=seconds) for case in shown]
-    if not console.is_terminal:
-        console = Console(width=160)  # a log has no edge to fit
-    console.print(
-        f"{found['cpu']} ({found['simd']}), {torch.get_num_threads()} threads, GPU: "
-        f"{found['gpu']}; torch {found['torch']}, {found['date']}",
-        highlight=False,
-    )
-    for table in tables(rows):
-        console.print()
-        console.print(table, highlight=False)
-    if json is not None:
-        write_json(json, {**found, "results": rows})
-
-
-def _numbers(flag: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise SparselthError(f"{flag} got {text!r}, expected numbers such as 0.9,0.95") from None
-
+from ..errors import SparselthError
+from ..settings import read_yaml
+from .shared import DATA, MODELS, set_threads
 
 _Text = str | None
 _Whole = int | None
 _Number = float | None
 
 
-@app.command()
 def study(
     preset: Annotated[
         _Text,
@@ -179,9 +35,9 @@ def study(
     out: Annotated[
         Path | None, typer.Option(help="Run folder; the same one again goes on.")
     ] = None,
-    models: Annotated[_Text, typer.Option(help=f"{_MODELS} Or your own: module:function.")] = None,
+    models: Annotated[_Text, typer.Option(help=f"{MODELS} Or your own: module:function.")] = None,
     width: Annotated[_Number, typer.Option(help="Multiplies the channels of the models.")] = None,
-    data: Annotated[_Text, typer.Option(help=f"{_DATA} Or imagefolder.")] = None,
+    data: Annotated[_Text, typer.Option(help=f"{DATA} Or imagefolder.")] = None,
     data_root: Annotated[_Text, typer.Option(help="Folder with the data sets' files.")] = None,
     train_limit: Annotated[_Whole, typer.Option(help="Training images to use; 0 for all.")] = None,
     learning_rates: Annotated[_Text, typer.Option(help="Such as 0.01,0.1.")] = None,
@@ -227,11 +83,11 @@ def study(
     that fails does not stop the rest; the exit code is then 1.
     """
     # Imported here, so that `sparselth info` does not wait for matplotlib.
-    from .study import InProcess, Processes, StudyConfig, Submitit, run
-    from .study import preset as find_preset
-    from .study.execution.executors import Executor
-    from .study.execution.progress import for_console
-    from .study.report import print_report
+    from ..study import InProcess, Processes, StudyConfig, Submitit, run
+    from ..study import preset as find_preset
+    from ..study.execution.executors import Executor
+    from ..study.execution.progress import for_console
+    from ..study.report import print_report
 
     flags = {
         "models": models,
@@ -270,7 +126,7 @@ def study(
         name = preset or "demo"
         start = find_preset(name)
     chosen = start.changed(settings)
-    _set_threads(threads)
+    set_threads(threads)
     folder = out or Path("runs") / name
     executor: Executor
     if cluster is not None:
