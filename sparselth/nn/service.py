@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ops.kernel_choice.decide import Choice
-from ..ops.plan import density_of, plan_of, plannable
+from ..ops.plan import plan_of, plannable, work_of
 
 
 class Service:
     """How modules of one geometry compute with a mask: its plan, and the choices made under it.
 
-    plan: the mask's packed indices, or None.  work: see `plan.density_of`.  choices: kind of input
+    plan: the mask's packed indices, or None.  work: see `plan.work_of`.  choices: kind of input
     -> how it is served.  always_dense: no kernel takes a weight of this size.
     """
 
@@ -20,5 +20,5 @@ class Service:
     def __init__(self, mask: Tensor, groups: int) -> None:
         self.plan = plan_of(mask, groups)
         self.always_dense = mask.device.type == "cpu" and not plannable(mask.shape, groups)
-        self.work = density_of(mask, self.plan)
+        self.work = work_of(mask, groups)
         self.choices: dict[tuple, Choice] = {}

@@ -5,12 +5,14 @@ from .backends import use_backend
 from .conv import masked_conv2d
 from .kernel_choice.decide import clear_choices, use_choice
 from .linear import masked_linear
+from .plan import conv_plan
 from .selection import admm_project_, topk_mask, weight_overlap
 from .steps import masked_adamw_, masked_sgd_
 
 __all__ = [
     "admm_project_",
     "clear_choices",
+    "conv_plan",
     "masked_adamw_",
     "masked_conv2d",
     "masked_linear",

@@ -131,7 +131,7 @@ def prefer_dense(
 ) -> bool:
     """Say whether the dense kernel with the mask applied should serve this mask.
 
-    density: share of the weight that is kept, on a GPU of dense's time, see `plan.density_of`.
+    density: share of the weight that is kept, on a GPU of dense's time, see `plan.work_of`.
     dtype: of the activations.
     """
     if forced() is not None:

@@ -102,8 +102,10 @@ def tensor_list(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def check_plan(plan: Tensor | None) -> None:
-    """Require a plan as `plan.conv_plan` makes it."""
+def check_plan(plan: Tensor | None, mask: Tensor) -> None:
+    """Require a plan as `plan.conv_plan` makes it for a mask."""
+    if plan is not None and isinstance(mask, Tensor) and mask.is_cuda:
+        raise SparselthError("a GPU's kernels are found by the mask, got a plan too; leave it out")
     if plan is not None and not (isinstance(plan, Tensor) and plan.dtype == torch.int32):
         got = plan.dtype if isinstance(plan, Tensor) else kind(plan)
         raise SparselthError(

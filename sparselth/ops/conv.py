@@ -72,7 +72,7 @@ def masked_conv2d(
     """
     check_floating("x", x)
     check_floating("weight", weight)
-    check_plan(plan)
+    check_plan(plan, mask)
     if x.dim() == 3:
         conv = (stride, padding, dilation, groups)
         return masked_conv2d(x[None], weight, mask, bias, *conv, relu=relu, plan=plan)[0]

@@ -38,5 +38,7 @@ def forget(mask: Tensor) -> None:
 
 
 def _place(mask: Tensor) -> tuple:
-    # An id may be used again, by another view: of the same values, if all this is the same too.
-    return (id(mask), mask.shape, mask.stride(), mask.storage_offset())
+    # Of a view that is the tensor it was made from: each call may make the view anew. An id may be
+    # used again, by another tensor: of the same values, if all this is the same too.
+    base = mask._base
+    return (id(mask if base is None else base), mask.shape, mask.stride(), mask.storage_offset())

@@ -45,7 +45,7 @@ def masked_linear(
     """
     check_floating("x", x)
     check_floating("weight", weight)
-    check_plan(plan)
+    check_plan(plan, mask)
     if weight.dim() == 1:
         check_mask(mask, weight)
         return masked_linear(x, weight[None], mask[None], bias, plan=plan)[..., 0]

@@ -1,8 +1,8 @@
 """A mask's packed indices, built when the mask changes and reused by every pass.
 
 On the CPU the plan is one int32 vector: a header, then the kept weights by output channel, then the
-same weights by input channel for the input gradient. csrc/common/plan.h holds the exact layout. On
-a GPU it is an empty tensor that stands for the kernels that can serve, see `gpu/candidates.py`.
+same weights by input channel for the input gradient. csrc/common/plan.h holds the exact layout. A
+GPU has none: its kernels are found by the mask, see `gpu/candidates.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import SparselthError
 from . import derived, libraries
 from .contract import NAMESPACE
-from .gpu.candidates import gpu_plan, relative_time
+from .gpu.candidates import candidates_for
 from .gpu.kernel import has_cuda_kernels
 from .gpu.triton_support import why_missing
 from .transforms import has_values
@@ -40,15 +40,11 @@ def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     """Build the plan of a convolution or linear mask.
 
     mask: (C_out, C_in / groups, kH, kW), (C_out, C_in / groups, K) or (C_out, C_in), bool.
-    Returns int32 (length,) on the CPU, a tensor that stands for its candidates on a GPU for a
-    convolution, or None where no kernel takes a plan: another device, a package without what builds
-    it, or a weight that is not `plannable`. Kernels accept None.
+    Returns int32 (length,), or None where no kernel takes a plan: another device than the CPU, a
+    package without what builds it, or a weight that is not `plannable`. Kernels accept None.
     """
     if mask.dim() == 3:
         mask = mask.unsqueeze(2)  # images one pixel high
-    if mask.device.type == "cuda":
-        serves = not why_missing() or has_cuda_kernels()
-        return gpu_plan(mask, groups) if mask.dim() == 4 and serves else None
     host = libraries.host()
     if host is None or mask.device.type != "cpu" or not plannable(mask.shape, groups):
         return None
@@ -104,12 +100,16 @@ def _(mask, groups):
     return mask.new_empty(length, dtype=torch.int32)
 
 
-def density_of(mask: Tensor, plan: Tensor | None) -> float:
-    """Return the share of the weight that is kept; on a GPU the share of dense's time expected.
+def work_of(mask: Tensor, groups: int = 1) -> float:
+    """Return what sparse kernels should take, as a share of dense's time or work, in [0, 1].
 
-    1 for a mask without values, which dense kernels serve.
+    mask: as in `conv_plan`. On a GPU, of a convolution: the time that the kernel which serves it
+    should take. Else the share of the weight that is kept. 1 for a mask without values, which dense
+    kernels serve.
     """
     if not has_values(mask):
         return 1.0
-    work = relative_time(plan)
-    return float(mask.sum()) / max(mask.numel(), 1) if work is None else work
+    if mask.device.type == "cuda" and mask.dim() > 2 and (not why_missing() or has_cuda_kernels()):
+        images = mask if mask.dim() == 4 else mask.unsqueeze(2)
+        return candidates_for(images, groups).relative_time
+    return float(mask.sum()) / max(mask.numel(), 1)

@@ -1,9 +1,8 @@
 """Which of the GPU's convolutions serves a mask: the one that should take least time.
 
-What was found out about a mask lives beside its plan, an empty tensor that stands for it. A call
-without a plan, or with one that was not made here, looks at its mask anew, which waits for the GPU
-once; the mask is remembered until it changes. `kernel_choice`
-measures the one that is chosen against dense cuDNN.
+A mask is looked at once, which waits for the GPU; what was found out is kept with the mask's memory
+until it changes (`derived.py`). `kernel_choice` measures the kernel that is chosen against dense
+cuDNN.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ...errors import SparselthError
 from .. import derived
@@ -32,8 +30,6 @@ KERNELS: tuple[type[ConvKernel], ...] = (
     ColumnVector16,
     ColumnVector8,
 )
-
-_by_plan = WeakIdKeyDictionary()
 
 
 @dataclass(eq=False)
@@ -104,31 +100,16 @@ def find_candidates(mask: Tensor, groups: int) -> ConvCandidates:
     return ConvCandidates(tuple(mask.shape), groups, there)
 
 
-def gpu_plan(mask: Tensor, groups: int) -> Tensor:
-    """Return the plan of a convolution's mask: a tensor that stands for its candidates."""
-    plan = torch.empty(0, dtype=torch.int32, device=mask.device)
-    _by_plan[plan] = find_candidates(mask, groups)
-    return plan
+def candidates_for(mask: Tensor, groups: int) -> ConvCandidates:
+    """Return what can serve a mask: found when it is first asked for, and anew when it changed.
 
-
-def relative_time(plan: Tensor | None) -> float | None:
-    """Return the time expected under a plan of this module, as a share of dense; else None."""
-    found = None if plan is None else _by_plan.get(plan)
-    return None if found is None else found.relative_time
-
-
-def candidates_for(plan: Tensor | None, mask: Tensor, groups: int) -> ConvCandidates:
-    """Return what can serve a mask, by its plan if it has one.
-
-    Raises SparselthError for the plan of a mask of another shape.
+    mask: bool (C_out, C_in / groups, kH, kW). An inference tensor has no version counter to know it
+    again by: it is looked at in every call.
     """
-    found = None if plan is None else _by_plan.get(plan)
-    if found is None:
-        found = derived.recall(mask, ("candidates", groups))
-        if found is None:
-            found = find_candidates(mask, groups)
-            derived.note(mask, ("candidates", groups), found)
-        return found
-    if found.shape != tuple(mask.shape) or found.groups != groups:
-        raise SparselthError("the plan belongs to another mask; rebuild it")
-    return found
+    if mask.is_inference():
+        return find_candidates(mask, groups)
+    known = derived.recall(mask, ("candidates", groups))
+    if known is None:
+        known = find_candidates(mask, groups)
+        derived.note(mask, ("candidates", groups), known)
+    return known

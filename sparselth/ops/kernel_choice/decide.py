@@ -26,7 +26,7 @@ from torch import Tensor
 from ...checks import check_name
 from .. import backends, libraries
 from ..contract import ConvSettings, output_size
-from ..gpu.candidates import relative_time
+from ..gpu.candidates import candidates_for
 from ..gpu.kernel import DTYPES
 from ..lanes.convert import can_use_lanes, is_eager, is_plain_eager_cpu
 from ..lanes.tensor import in_lanes
@@ -222,8 +222,9 @@ def conv_timings(
     size = (rounded(x.shape[0]), *x.shape[1:])
     settings = (*map(tuple, conv[:3]), conv[3], layout)
     on = (measure_gpu if x.device.type == "cuda" else measure_cpu).measure_conv
-    work = relative_time(plan)
-    where = () if work is None else (x.device, round(work, 2))
+    where: tuple = ()
+    if x.device.type == "cuda":
+        where = (x.device, round(candidates_for(mask, conv[3]).relative_time, 2))
     key = ("masked_conv2d", size, *settings, *_key(weight, mask), *where)
     return _cached(key, lambda: on(x.shape, weight, mask, plan, conv, layout=layout))
 

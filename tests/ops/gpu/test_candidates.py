@@ -14,7 +14,7 @@ import torch
 from sparselth.ops import reference
 from sparselth.ops.gpu import blocks, unstructured
 from sparselth.ops.gpu import conv as gpu_conv
-from sparselth.ops.gpu.candidates import candidates_for, gpu_plan, relative_time
+from sparselth.ops.gpu.candidates import candidates_for
 from sparselth.ops.switches import forcing
 
 pytestmark = pytest.mark.skipif(
@@ -38,7 +38,7 @@ def on_cuda():
 
 def name_of(mask, groups=1, dtype=None):
     """Name the kernel that serves a mask."""
-    return candidates_for(None, mask, groups).choose(dtype).name
+    return candidates_for(mask, groups).choose(dtype).name
 
 
 def scattered(share, seed=0):
@@ -62,18 +62,34 @@ def test_a_mask_is_served_by_what_should_take_least_time():
     }
     for kernel, mask in found.items():
         assert name_of(mask, 1) == kernel
-    plan = gpu_plan(scattered(0.005), 1)
     share = float(scattered(0.005).float().mean())
-    assert relative_time(plan) == pytest.approx(share * 450 / 12.5)
+    expected = candidates_for(scattered(0.005), 1).relative_time
+    assert expected == pytest.approx(share * 450 / 12.5)
 
 
-def test_a_plan_that_nobody_holds_is_gone():
-    plans = [gpu_plan(scattered(0.005, seed), 1) for seed in range(5)]
-    found = [weakref.ref(candidates_for(plan, scattered(0.005), 1)) for plan in plans]
+def test_what_was_found_out_goes_with_the_mask():
+    masks = [scattered(0.005, seed) for seed in range(5)]
+    found = [weakref.ref(candidates_for(mask, 1)) for mask in masks]
     assert all(ref() is not None for ref in found)
-    del plans
+    del masks
     gc.collect()
     assert [ref() for ref in found] == [None] * 5
+
+
+def test_a_mask_is_looked_at_once_until_it_changes():
+    mask = scattered(0.005)
+    known = candidates_for(mask, 1)
+    assert candidates_for(mask, 1) is known
+    assert candidates_for(mask, 2) is not known
+    mask[0, 0, 0, 0] = ~mask[0, 0, 0, 0]
+    assert candidates_for(mask, 1) is not known
+    # A Conv1d's mask is seen as one of images through a view that each call makes.
+    row = torch.rand(64, 64, 9) < 0.005
+    views = [candidates_for(row.unsqueeze(2), 1) for _ in range(3)]
+    assert views[0] is views[1] is views[2]
+    with torch.inference_mode():
+        inside = scattered(0.005)
+        assert candidates_for(inside, 1).kernels  # it has no counter to know it again by
 
 
 def test_a_forced_backend_serves_any_mask():
@@ -89,7 +105,7 @@ def test_vectors_serve_16_bits_without_groups():
     mask = scattered(0.02)
     assert name_of(mask, 1, torch.bfloat16) == name_of(mask, 1, torch.float16) == "column_vector8"
     assert name_of(mask, 1, torch.float32) == name_of(mask, 1) == "unstructured"
-    in_groups = {kernel.name for kernel in candidates_for(None, mask, 2).kernels}
+    in_groups = {kernel.name for kernel in candidates_for(mask, 2).kernels}
     assert not {"column_vector16", "column_vector8"} & in_groups
 
 
@@ -133,7 +149,7 @@ def test_a_kernel_that_reaches_too_far_goes_elsewhere(monkeypatch):
     monkeypatch.setattr(
         blocks, "launcher", lambda op: lambda x, *rest, **options: served.append(op) or x
     )
-    blocks_only = candidates_for(None, mask, 1)
+    blocks_only = candidates_for(mask, 1)
     blocks_only.kernels = [k for k in blocks_only.kernels if k.name in ("unstructured", "blocks")]
     gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)
     assert served == ["masked_conv2d"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sparselth.ops import reference
 from sparselth.ops.gpu import conv as gpu_conv
-from sparselth.ops.gpu.candidates import candidates_for, gpu_plan, relative_time
+from sparselth.ops.gpu.candidates import candidates_for
 from support.strategies import ConvCase
 from support.triton import agreement
 from support.triton.interpreting import (
@@ -130,15 +130,12 @@ def test_the_ops_keep_the_layout_and_find_the_blocks_again(kernels, precise, lay
         assert dw[mask].all()
         mask.logical_not_()  # noticed, though no plan was rebuilt
     pruned = mask & (torch.arange(12) < 2).view(-1, 1, 1, 1)  # cuDNN's, by compaction
-    assert candidates_for(None, pruned, 1).choose().name == "compaction"
+    assert candidates_for(pruned, 1).choose().name == "compaction"
     torch.testing.assert_close(
         gpu_conv.masked_conv2d(x, weight, pruned, None, None, *conv),
         reference.masked_conv2d(x, weight, pruned, None, None, *conv),
     )
-    plan = gpu_plan(mask, 1)
-    assert relative_time(plan) == 1.0  # nothing to leave out: cuDNN does it
-    with pytest.raises(ValueError, match="belongs to another mask"):
-        gpu_conv.masked_conv2d(x, weight[:8], mask[:8], None, plan, *conv)
+    assert candidates_for(mask, 1).relative_time == 1.0  # nothing to leave out: cuDNN does it
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
