@@ -21,6 +21,7 @@ import typer
 
 import sparselth as sl
 from sparselth import cli
+from sparselth.ops.contract import ALL_SCHEMAS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -190,6 +191,11 @@ def test_every_public_name_of_a_room_is_documented(site, room):
         path = f"sparselth.{room}.{name}"
         hides_a_file = path in sys.modules and sys.modules[path] is not getattr(module, name)
         assert (f"{path}.{name}" if hides_a_file else path) in ids
+
+
+def test_every_op_is_documented(site):
+    ids = Found(site / "reference" / "contract.html").ids
+    assert set(ALL_SCHEMAS) <= set(ids)
 
 
 def test_every_public_name_of_the_top_level_is_documented(site):

@@ -28,6 +28,7 @@ OUTSIDE = "repository"
 """The folder of the site where the files from outside docs/ go."""
 
 _LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s#:]+)(?=[)#])")
+_OPS = re.compile(r"^<!-- ops of the contract -->$", re.MULTILINE)
 _NAMES = re.compile(r"^<!-- names of (\S+) -->$", re.MULTILINE)
 
 ROOMS = ("nn", "optim", "pruning", "training", "data", "models", "study", "ops")
@@ -60,6 +61,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     here = posixpath.dirname(page.file.src_uri)
     moved = {text: posixpath.relpath(_uri(t), here) for text, t in _local_links(source, markdown)}
     markdown = _LINK.sub(lambda m: moved.get(m["target"], m["target"]), markdown)
+    markdown = _OPS.sub(lambda m: _contract(), markdown)
     return _NAMES.sub(lambda m: _reference(m[1]), markdown)
 
 
@@ -119,6 +121,26 @@ def _reference(module: str) -> str:
         else:
             own.append(f"::: sparselth.{name}")
     return "\n".join(["| name | |", "|---|---|", *links, "", *own])
+
+
+def _contract() -> str:
+    """Write what the ops say of themselves; the package is imported, for what they registered."""
+    from sparselth.ops.contract import ALL_SCHEMAS, describe
+
+    parts = []
+    for op in ALL_SCHEMAS:
+        schema, _, text = describe(op).partition("\n\n")
+        body, _, _ = text.rpartition("\n\n")  # what all of them raise stands above
+        parts += [f"## {op}", f"```text\n{_wrapped(schema)}\n```", as_markdown(body)]
+    return "\n\n".join(parts)
+
+
+def _wrapped(schema: str) -> str:
+    """Break a schema into a line per argument."""
+    name, _, rest = schema.partition("(")
+    arguments, _, result = rest.rpartition(") -> ")
+    lines = re.split(r", (?![^\[(]*[\])])", arguments)
+    return f"{name}(\n" + "".join(f"    {line},\n" for line in lines) + f") -> {result}"
 
 
 def _first_line(path: str) -> str:

@@ -109,7 +109,7 @@ def check_plan(plan: Tensor | None, mask: Tensor) -> None:
     if plan is not None and not (isinstance(plan, Tensor) and plan.dtype == torch.int32):
         got = plan.dtype if isinstance(plan, Tensor) else kind(plan)
         raise SparselthError(
-            f"plan must be int32, as sparselth.ops.plan.conv_plan returns it, or None; got {got}"
+            f"plan must be int32, as sparselth.ops.conv_plan returns it, or None; got {got}"
         )
 
 

@@ -55,7 +55,8 @@ def masked_conv2d(
     "same" or "valid", as for `torch.nn.functional.conv2d`.  groups: divides C_in and C_out.
     relu: return max(y, 0); a GPU's kernel of blocks does that before it stores y, all others in a
     pass of their own.
-    plan: int32, `sparselth.ops.plan.conv_plan(mask, groups)`; None builds it anew in each call.
+    plan: int32, `sparselth.ops.conv_plan(mask, groups)`; None builds it anew in each call, on a
+    GPU it is None.
     Returns y (N, C_out, H_out, W_out), the dtype of x; (C_out, H_out, W_out) for one image.
 
     It runs the sparse kernels for any mask, also where dense would be faster: choosing is done by

@@ -32,7 +32,8 @@ def masked_linear(
     weight: (C_out, C_in), the dtype of x; or (C_in,) for one output that y has no dimension for.
     mask: bool, the weight's shape; True keeps.
     bias: (C_out,), the dtype of x, or (1,) or () for all outputs alike, or None.
-    plan: int32, `sparselth.ops.plan.conv_plan(mask)`; None builds it anew in each call.
+    plan: int32, `sparselth.ops.conv_plan(mask)`; None builds it anew in each call, on a GPU it
+    is None.
     Returns y (..., C_out), the dtype of x, contiguous.
 
     It runs the sparse kernel for any mask, also where dense would be faster: choosing is done by

@@ -36,10 +36,10 @@ def _conv2d(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     mask: bool, the weight's shape; True keeps. Where it is False the weight counts as zero,
     whatever it holds.
     bias: (C_out,), the input's dtype, or None for none.
-    plan: int32 (length,), the mask's by `sparselth.ops.plan.conv_plan(mask, groups)`; None builds
-    it anew in each call.
-    stride >= 1, padding >= 0, dilation >= 1: two ints each, in pixels of height and width; the
-    same number of zeros is put on both sides.
+    plan: int32 (length,), the mask's by `sparselth.ops.conv_plan(mask, groups)`; None builds
+    it anew in each call, and a GPU's kernels read none.
+    stride, padding, dilation: two ints each, at least 1, 0 and 1, in pixels of height and width;
+    the same number of zeros is put on both sides.
     groups: int, divides C_in and C_out.
     Returns y (N, C_out, H_out, W_out), the input's dtype, channels_last exactly where the input is
     and not contiguous as well, with H_out = (H + 2 padding - dilation (kH - 1) - 1) // stride + 1.

@@ -93,7 +93,7 @@ def _(input, batch, input_halo, weight, mask, bias, plan, stride, padding, dilat
     batch: N, images in the input.  input_halo: in pixels.
     weight: (C_out, C_in / groups, kH, kW), the input's dtype.  mask: bool, its shape; True keeps.
     bias: (C_out,), or None.
-    plan: int32, the mask's by `sparselth.ops.plan.conv_plan(mask, groups)`, or None.
+    plan: int32, the mask's by `sparselth.ops.conv_plan(mask, groups)`, or None.
     stride, padding, dilation: two ints each, in pixels.  groups: int.
     Returns y (bundles, C_out, H_out, W_out, L), without a halo.
     """

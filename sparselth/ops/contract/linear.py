@@ -30,8 +30,8 @@ def _(input, weight, mask, bias, plan):
     mask: bool, the weight's shape; True keeps. Where it is False the weight counts as zero,
     whatever it holds.
     bias: (C_out,), the input's dtype, or None for none.
-    plan: int32 (length,), the mask's by `sparselth.ops.plan.conv_plan(mask)`; None builds it anew
-    in each call.
+    plan: int32 (length,), the mask's by `sparselth.ops.conv_plan(mask)`; None builds it anew in
+    each call.
     Returns y (rows, C_out), the input's dtype, contiguous. 16-bit types are summed in float32.
 
     Differentiable any number of times.
