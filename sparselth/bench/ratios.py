@@ -32,17 +32,17 @@ def evaluate(values: Mapping[str, float], ratios: Sequence[Ratio]) -> dict[str, 
     A ratio none of whose `theirs` was measured here is left out: not every baseline exists on
     every machine and for every problem.
     """
-    found: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, float]] = {}
     for ratio in ratios:
         theirs = min((values[name] for name in ratio.theirs if name in values), default=None)
         if theirs is not None:
             ours = min(values[name] for name in ratio.ours)
-            found[ratio.over] = {
+            results[ratio.over] = {
                 "ratio": round(theirs / ours, 3),
                 "ours": round(ours, 4),
                 "theirs": round(theirs, 4),
             }
-    return found
+    return results
 
 
 def row_of(values: Mapping[str, float], ratios: Sequence[Ratio], **facts: Any) -> dict[str, Any]:

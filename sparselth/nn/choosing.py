@@ -116,16 +116,16 @@ class ChoosingModule(MaskedModule):
         size = (choosing.rounded(x.shape[0]), *x.shape[1:])
         plain = x.is_contiguous()
         key = (size, x.dtype, plain, arrives, wanted, torch.get_num_threads())
-        found = service.choices.get(key)
-        if found is not None:
-            return found
+        choice = service.choices.get(key)
+        if choice is not None:
+            return choice
         measured = None
         if len(service.choices) < _MEASURED_INPUTS:
             measured = self._measured(x, conv, state)
         if measured is None:
             return choosing.fixed_choice(self._op, x, service.work)
-        found = service.choices[key] = choosing.decide(measured, wanted, arrives)
-        return found
+        choice = service.choices[key] = choosing.decide(measured, wanted, arrives)
+        return choice
 
     def _dense_weight(self, state: MaskState) -> Tensor:
         """Return the weight for dense passes, its mask applied in the cheapest way."""

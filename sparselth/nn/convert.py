@@ -176,15 +176,15 @@ def densify(model: nn.Module) -> nn.Module:
     model.
     """
     check_model(model)
-    found = [(path, m) for path, m in model.named_modules() if isinstance(m, MaskedModule)]
-    for path, module in found:
+    masked = [(path, m) for path, m in model.named_modules() if isinstance(m, MaskedModule)]
+    for path, module in masked:
         if any(is_sharded(module._parameters.get(local)) for local in module.masks()):
             raise SparselthError(
                 f"the weights of {path or 'the model'} are sharded; load the full state dict "
                 "(torch.distributed.checkpoint.state_dict.get_model_state_dict with "
                 "full_state_dict=True) into a model that is not, and densify that one"
             )
-    for _, module in found:
+    for _, module in masked:
         module.make_plain()
     _convert_neighbours(model)
     return model
@@ -198,11 +198,11 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
     Raises SparselthError for what is no model.
     """
     check_model(model)
-    found: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
     seen: set[int] = set()
     for path, module in masked_modules(model):
         for local, mask in module.masks().items():
             if id(module._states[local]) not in seen:
                 seen.add(id(module._states[local]))
-                found[f"{path}.{local}" if path else local] = mask.clone()
-    return found
+                masks[f"{path}.{local}" if path else local] = mask.clone()
+    return masks

@@ -105,14 +105,14 @@ def _mask(key: str, mask: Any) -> Tensor:
 
 
 def _of_zeros(values: Mapping[str, Any], names: list[str]) -> dict[str, Tensor]:
-    found = {name: values[name] != 0 for name in names if isinstance(values.get(name), Tensor)}
-    found = {name: mask for name, mask in found.items() if not bool(mask.all())}
-    if not found:
+    masks = {name: values[name] != 0 for name in names if isinstance(values.get(name), Tensor)}
+    masks = {name: mask for name, mask in masks.items() if not bool(mask.all())}
+    if not masks:
         raise SparselthError(
             "the state has no masks, and no layer's weight in it has zeros; load a dense state "
             "with model.load_state_dict(state)"
         )
-    return found
+    return masks
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -64,8 +64,8 @@ class MaskState:
     @staticmethod
     def of(parameter: Tensor | None) -> MaskState | None:
         """Return the state of a parameter that has a mask, or None."""
-        found = None if parameter is None else bound_to(parameter)
-        return found.whole if isinstance(found, Shard) else found
+        holder = None if parameter is None else bound_to(parameter)
+        return holder.whole if isinstance(holder, Shard) else holder
 
     def is_only_of(self, module: nn.Module) -> bool:
         """Say whether nobody but `module` has the parameter."""
@@ -199,10 +199,10 @@ class MaskState:
 
     def service(self, geometry: Any, groups: int) -> Service:
         """Return how modules of one geometry compute; made when it is first asked for."""
-        found = self.derived.get(geometry)
-        if found is None:
-            found = self.derived[geometry] = Service(self.mask, groups)
-        return found
+        service = self.derived.get(geometry)
+        if service is None:
+            service = self.derived[geometry] = Service(self.mask, groups)
+        return service
 
     def bits(self) -> Tensor:
         """Return the mask as `bitmask.apply_bits` takes it for the parameter as it is."""

@@ -95,11 +95,11 @@ def tensor_list(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return a list of tensors given as any collection of them."""
     if isinstance(tensors, (str, bytes, Mapping)) or not isinstance(tensors, Iterable):
         raise SparselthError(f"{name} must be a list of tensors, got {kind(tensors)}")
-    found = list(tensors)
-    for i, tensor in enumerate(found):
+    listed = list(tensors)
+    for i, tensor in enumerate(listed):
         if not isinstance(tensor, Tensor):
             raise SparselthError(f"{name}[{i}] must be a torch tensor, got {kind(tensor)}")
-    return found
+    return listed
 
 
 def check_plan(plan: Tensor | None, mask: Tensor) -> None:

@@ -14,9 +14,9 @@ from ..errors import SparselthError, unknown_name
 
 def as_pair(name: str, value: int | Sequence[int], minimum: int) -> list[int]:
     """Return `value` as [height, width]: of one int, numpy's included, a list of one, or of two."""
-    given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     try:
-        pair = [as_int(name, v) for v in given]
+        pair = [as_int(name, v) for v in values]
     except SparselthError:
         pair = []
     if len(pair) not in (1, 2) or any(v < minimum for v in pair):

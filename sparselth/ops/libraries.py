@@ -138,10 +138,10 @@ def _import_host(path: Path) -> None:
 
 
 def _why_not_built(name: str) -> str:
-    known = build_info().get("libraries", {}).get(name, {})
-    if known.get("reason"):
-        return f"not built: {known['reason']}"
-    if known.get("built"):
+    record = build_info().get("libraries", {}).get(name, {})
+    if record.get("reason"):
+        return f"not built: {record['reason']}"
+    if record.get("built"):
         return "built, but its file is gone; install again"
     return "not built: no build record; run pip install -e . --no-build-isolation"
 
@@ -160,8 +160,8 @@ def _why_not_loaded(error: BaseException) -> str:
     while cause is not None:
         lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
         cause = cause.__cause__ or cause.__context__
-    known = [line for line in lines if any(words in line for words in _CAUSES)]
-    text = (known or lines or [type(error).__name__])[0]
+    telling = [line for line in lines if any(words in line for words in _CAUSES)]
+    text = (telling or lines or [type(error).__name__])[0]
     built_for = build_info().get("torch")
     if built_for and built_for != torch.__version__:
         return f"built with torch {built_for}, running {torch.__version__}: {text}"

@@ -57,8 +57,8 @@ def unbind(parameter: Tensor) -> None:
 
 def bound_to(parameter: Tensor) -> Any:
     """Return what holds the mask of `parameter`, or None."""
-    found = _bound.get(id(parameter))
-    return found if found is not None and found.parameter is parameter else None
+    bound = _bound.get(id(parameter))
+    return bound if bound is not None and bound.parameter is parameter else None
 
 
 def is_sharded(tensor: Tensor | None) -> bool:
@@ -69,8 +69,8 @@ def is_sharded(tensor: Tensor | None) -> bool:
 
 def mask_of(parameter: Tensor) -> Tensor | None:
     """Return the mask bound to `parameter` (bool, its shape), or None."""
-    found = bound_to(parameter)
-    return None if found is None else found.mask
+    bound = bound_to(parameter)
+    return None if bound is None else bound.mask
 
 
 def bound_of(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
@@ -83,9 +83,9 @@ def bound_of(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
 def bound_among(parameters: Iterable[Tensor]) -> Iterator[Any]:
     """Yield what holds the masks of those parameters that have one."""
     for parameter in parameters:
-        found = bound_to(parameter)
-        if found is not None:
-            yield found
+        bound = bound_to(parameter)
+        if bound is not None:
+            yield bound
 
 
 def clean_among_(tensors: Iterable[Tensor]) -> None:

@@ -177,8 +177,8 @@ NAMED: dict[str, Pattern] = {
 }
 
 
-def find_pattern(given: str | Pattern, also: Sequence[str] = ()) -> Pattern:
-    """Return a pattern by its name, or the one given.
+def find_pattern(pattern: str | Pattern, also: Sequence[str] = ()) -> Pattern:
+    """Return a pattern by its name; one that is a pattern already as it is.
 
     Names: "element", "filter" (all weights of an output), "channel" (all of an input), "kernel"
     (all taps of one output and input), "16x1" or "32x32" (blocks of outputs x inputs, for each
@@ -186,19 +186,19 @@ def find_pattern(given: str | Pattern, also: Sequence[str] = ()) -> Pattern:
 
     Raises SparselthError for an unknown name, listing the known ones and those in `also`.
     """
-    if isinstance(given, (Blocks, NOfM, KernelShapes)):
-        return given
-    if not isinstance(given, str):
+    if isinstance(pattern, (Blocks, NOfM, KernelShapes)):
+        return pattern
+    if not isinstance(pattern, str):
         raise SparselthError(
-            f"a pattern is a name or one of sparselth.ops.patterns, got {type(given).__name__}"
+            f"a pattern is a name or one of sparselth.ops.patterns, got {type(pattern).__name__}"
         )
-    if given in NAMED:
-        return NAMED[given]
-    if parts := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", given):
+    if pattern in NAMED:
+        return NAMED[pattern]
+    if parts := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", pattern):
         return Blocks(int(parts[1]), int(parts[2]), 1)
-    if parts := re.fullmatch(r"(\d+):(\d+)", given):
+    if parts := re.fullmatch(r"(\d+):(\d+)", pattern):
         return NOfM(int(parts[1]), int(parts[2]))
-    raise unknown_name("pattern", given, (*NAMED, *also, "RxC", "N:M"))
+    raise unknown_name("pattern", pattern, (*NAMED, *also, "RxC", "N:M"))
 
 
 def classify(mask: Tensor) -> str:

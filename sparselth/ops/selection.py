@@ -68,9 +68,9 @@ def topk_mask(
     if not tensors:
         return []
     run = implementation("topk_mask", tensors[0].device)
-    masks, found = run([t.detach() for t in tensors], counts, global_, groups.encode())
-    if refuses and found.any():
-        raise nonfinite_error(labels[int(found.nonzero()[0])])
+    masks, nonfinite_counts = run([t.detach() for t in tensors], counts, global_, groups.encode())
+    if refuses and nonfinite_counts.any():
+        raise nonfinite_error(labels[int(nonfinite_counts.nonzero()[0])])
     return masks[0] if single else masks
 
 
@@ -171,13 +171,13 @@ def weight_overlap(
     if not a:
         return torch.empty((len(several), 0) if several else 0, dtype=torch.int64, device="cpu")
     run = implementation("weight_overlap", a[0].device)
-    given = [] if masks is None else list(masks)
+    inside = [] if masks is None else list(masks)
     k_by_tensor = [count for of_tensor in zip(*asked, strict=True) for count in of_tensor]
-    shared = run(a, b, given, k_by_tensor)
+    shared = run(a, b, inside, k_by_tensor)
     if (shared < 0).any():
         counted = [*a, *b]
-        if given:
-            counted = [apply_mask(*pair) for pair in zip(counted, 2 * given, strict=True)]
+        if inside:
+            counted = [apply_mask(*pair) for pair in zip(counted, 2 * inside, strict=True)]
         check_finite(labels, counted)
     return shared.t() if several else shared[:, 0]
 

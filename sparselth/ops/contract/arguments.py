@@ -100,16 +100,16 @@ def check(op: str, arguments: Sequence[Any]) -> None:
 
     Raises SparselthError where they do not fit, before anything is read or written.
     """
-    given = dict(zip(_names(op), arguments, strict=True))
+    values = dict(zip(_names(op), arguments, strict=True))
     for name in _required(op):
-        if given[name] is None:
+        if values[name] is None:
             raise failure(op, f"{name} must be a tensor, got None")
     if op in _SHAPES:
-        sizes = _unified(op, given)
-        _check_halos(op, given, sizes)
-        _check_geometry(op, given, sizes)
+        sizes = _unified(op, values)
+        _check_halos(op, values, sizes)
+        _check_geometry(op, values, sizes)
     else:
-        check_lists_of(op, given)
+        check_lists_of(op, values)
 
 
 _ACCEPTED: set[tuple] = set()

@@ -73,13 +73,13 @@ class ConvCandidates:
         if dtype is not None and dtype not in DTYPES:
             return None
         backend = forced()
-        found = self._of_kind(backend, dtype)
+        kernels = self._of_kind(backend, dtype)
         if input_hw is None or conv is None:
-            return found[0] if found else None
-        for kernel in found:
+            return kernels[0] if kernels else None
+        for kernel in kernels:
             if kernel.fits(self.shape, input_hw, conv):
                 return kernel
-        if found and backend is not None:
+        if kernels and backend is not None:
             raise SparselthError(
                 f"use_backend({backend!r}) is on, but a kernel of {self.shape[2:]} with dilation "
                 f"{tuple(conv[2])} reaches too far for it"
@@ -108,8 +108,8 @@ def candidates_for(mask: Tensor, groups: int) -> ConvCandidates:
     """
     if mask.is_inference():
         return find_candidates(mask, groups)
-    known = derived.recall(mask, ("candidates", groups))
-    if known is None:
-        known = find_candidates(mask, groups)
-        derived.note(mask, ("candidates", groups), known)
-    return known
+    candidates = derived.recall(mask, ("candidates", groups))
+    if candidates is None:
+        candidates = find_candidates(mask, groups)
+        derived.note(mask, ("candidates", groups), candidates)
+    return candidates

@@ -242,12 +242,12 @@ def linear_timings(x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None)
 
 
 def _cached(key: tuple, measured: Callable[[], Timings]) -> Timings:
-    found = _timings.get(key)
-    if found is None:
-        found = _timings[key] = measured()
+    timings = _timings.get(key)
+    if timings is None:
+        timings = _timings[key] = measured()
         if len(_timings) > _CACHED:
             _timings.popitem(last=False)
-    return found
+    return timings
 
 
 def _key(weight: Tensor, mask: Tensor) -> tuple:

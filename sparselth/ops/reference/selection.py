@@ -41,16 +41,16 @@ def admm_project_(weights, z, u, k, global_, pattern, allow_nonfinite):
 
 def weight_overlap(a, b, masks, k):
     """Return |top(a[l], k) and top(b[l], k)|: how many indices coincide; -1 with NaN or Inf."""
-    asked = len(k) // len(a)
-    found = []
+    requests = len(k) // len(a)
+    shared = []
     for i, n in enumerate(k):
-        layer = i // asked
+        layer = i // requests
         inside = masks[layer] if masks else None
         of_a, of_b = (largest(x[layer], n, inside) for x in (a, b))
-        found.append((of_a & of_b).sum())
+        shared.append((of_a & of_b).sum())
     given = masks or [None] * len(a)
     bad_a, bad_b = (
         _nonfinite([apply_mask(*pair) for pair in zip(x, given, strict=True)]) for x in (a, b)
     )
-    counts = torch.stack(found).view(len(a), asked)
+    counts = torch.stack(shared).view(len(a), requests)
     return counts.masked_fill_((bad_a + bad_b).bool().view(-1, 1), -1)
