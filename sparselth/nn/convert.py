@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from itertools import zip_longest
 
@@ -88,7 +89,9 @@ def checked_masks(
     """Return the place of each mask; arguments and errors as in `sparsify`."""
     sites = sites_of(model)
     if masks is None:
-        masks = _of_zeros(sites)
+        usual = {n: s for n, s in sites.items() if s.kind.by_default and not s.refusal}
+        weights = {name: site.parameter for name, site in usual.items()}
+        masks = masks_of_zeros(weights, "no weight of the model")
     check_mapping("masks", masks, MASKS)
     known = site_names(model, sites)
     todo: dict[str, tuple[Site, Tensor]] = {}
@@ -104,15 +107,19 @@ def checked_masks(
     return list(todo.values())
 
 
-def _of_zeros(sites: Mapping[str, Site]) -> dict[str, Tensor]:
-    weights = {name: site.parameter for name, site in sites.items() if not site.refusal}
+def masks_of_zeros(weights: Mapping[str, Tensor], who: str) -> dict[str, Tensor]:
+    """Return masks of what is not zero, for weights that have zeros.
+
+    who: what has none, for the error. A weight of zeros alone is left out, with a warning: nothing
+    of it would ever be trained.
+    """
     masks = {name: weight.detach() != 0 for name, weight in weights.items()}
-    masks = {name: mask for name, mask in masks.items() if not bool(mask.all())}
+    empty = [name for name, mask in masks.items() if mask.numel() and not bool(mask.any())]
+    if empty:
+        warnings.warn(f"{', '.join(empty)}: all zero, left without a mask", stacklevel=4)
+    masks = {name: m for name, m in masks.items() if name not in empty and not bool(m.all())}
     if not masks:
-        raise SparselthError(
-            "no weight of the model has zeros that a mask could be taken from; give masks, as "
-            "find_masks returns them"
-        )
+        raise SparselthError(f"{who} has zeros that a mask could be taken from; give masks")
     return masks
 
 
@@ -123,6 +130,8 @@ def _site(model: nn.Module, name: str, sites: Mapping[str, Site], known: dict[st
             raise SparselthError(f"{name!r} cannot have a mask: {site.refusal}")
         return site
     path, _, local = name.rpartition(".")
+    if name in dict(model.named_parameters(remove_duplicate=False)) and local != "weight":
+        raise SparselthError(f"{name!r} cannot have a mask: masks go on the weights of layers")
     module = dict(model.named_modules(remove_duplicate=False)).get(path)
     if module is None or (local != "weight" and local not in sites_of(module)):
         raise SparselthError(

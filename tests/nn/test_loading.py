@@ -31,6 +31,7 @@ def sparse(seed=1, sparsity=0.9, exclude=None):
 
 
 X = torch.randn(4, 3, 5, 5)
+KERNELS = torch.ones(16, 16, 3, 3)
 
 
 def as_sparse(model):
@@ -115,7 +116,7 @@ def test_another_head():
     model[6] = nn.Linear(8, 7)
     state = {name: v for name, v in saved.state_dict().items() if not name.startswith("6.")}
     head = model[6].weight.clone()
-    with pytest.raises(sl.SparselthError, match=r"it lacks '6.bias', '6.weight'\. strict=False"):
+    with pytest.raises(sl.SparselthError, match=r"Missing key.*6.weight.*strict=False leaves"):
         sl.load_sparse(model, state)
     sl.load_sparse(model, {**state, "7.weight": torch.ones(1)}, strict=False)
     assert torch.equal(model[6].weight, head)
@@ -140,15 +141,31 @@ def other(name, value):
         (lambda state: None, "state must be a mapping of parameter names to tensors; got NoneType"),
         (
             lambda state: {"model": state},
-            "it lacks '0.bias', .* and more; the model has no 'model'",
+            "no name in common; 'model' in it is a mapping: pass that",
         ),
         (lambda state: net().state_dict(), "no masks, and no layer's weight in it has zeros"),
         (other("3.weight_mask", torch.ones(2)), r"'3.weight_mask' of the state has shape \(2,\)"),
-        (other("3.weight_mask", torch.full((16, 16, 3, 3), 2)), "of 0 and 1; got other values"),
+        (other("3.weight_mask", 2 * KERNELS), "of 0 and 1; got other values"),
         (other("3.weight_mask", "all"), "'3.weight_mask' of the state must be a mask.*got str"),
-        (other("3.bias", torch.ones(2)), r"'3.bias' has shape \(16,\) in the model, \(2,\) in"),
-        (other("3.bias_mask", torch.ones(16)), "bias"),
-        (other("5.bias", None), r"'5.bias' has shape \(8,\) in the model, NoneType in the state"),
+        (
+            other("3.bias", torch.ones(2)),
+            "does not load into a Sequential: size mismatch for 3.bias",
+        ),
+        (
+            other("3.bias_mask", torch.ones(16)),
+            "'3.bias' cannot have a mask: masks go on the weights",
+        ),
+        (other("3.bias", torch.ones(16, device="meta")), "3.bias"),
+        (
+            other("3.weight", torch.ones(16, 16, 3, 3, device="meta")),
+            "3.weight' of the state must be",
+        ),
+        (
+            other("3.weight_mask", torch.ones(16, 16, 3, 3).to_sparse()),
+            "must be an ordinary tensor",
+        ),
+        (other("3.bias", torch.ones(16).to_sparse()), "does not load into"),
+        (other("5.bias", None), "5.bias.* but received <class 'NoneType'>"),
     ],
 )
 @pytest.mark.parametrize("into", [net, sparse], ids=["plain", "sparse"])
@@ -161,3 +178,118 @@ def test_a_state_that_does_not_fit_leaves_the_model_as_it_was(change, message, i
         after = model.state_dict()
         assert after.keys() == before.keys()
         assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+class Versioned(nn.Linear):
+    """A layer whose second version keeps its weight twice as large as the first."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version", 1) < 2:
+            state[f"{prefix}weight"] = state[f"{prefix}weight"] * 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_versions_of_modules_are_handed_on(tmp_path):
+    saved = nn.Sequential(Versioned(8, 8), nn.Linear(8, 2))
+    sl.sparsify(saved, sl.find_masks(saved, sparsity=0.5))
+    for state in (saved.state_dict(), dict(saved.state_dict())):  # a file has no versions
+        loaded = sl.load_sparse(nn.Sequential(Versioned(8, 8), nn.Linear(8, 2)), state)
+        assert torch.equal(loaded[0].weight, saved[0].weight)
+    old = saved.state_dict()
+    old._metadata["0"]["version"] = 1
+    loaded = sl.load_sparse(nn.Sequential(Versioned(8, 8), nn.Linear(8, 2)), old)
+    assert torch.equal(loaded[0].weight, 2 * saved[0].weight)
+
+
+def test_a_wrapped_models_state_is_told_from_one_that_fits():
+    saved, model = sparse(seed=2), sparse()
+    masks = sl.masks_of(model)
+    for prefix in ("module.", "_orig_mod."):
+        state = {prefix + name: value for name, value in saved.state_dict().items()}
+        for strict in (True, False):
+            with pytest.raises(sl.SparselthError, match=f"no name in common; .*{prefix}.*remove"):
+                sl.load_sparse(model, state, strict=strict)
+    assert all(torch.equal(mask, masks[name]) for name, mask in sl.masks_of(model).items())
+    state = {n: v for n, v in saved.state_dict().items() if not n.startswith(("3.", "5."))}
+    state["9.weight"], state["9.weight_mask"] = torch.ones(4, 4), torch.ones(4, 4).tril()
+    with pytest.raises(sl.SparselthError, match="no mask of the state is of a weight"):
+        sl.load_sparse(model, state, strict=False)
+
+
+def test_one_name_of_a_shared_weight_is_enough():
+    def build():
+        model = net()
+        model[5], model[6] = nn.Linear(16, 8), nn.Linear(16, 8)
+        model[6].weight = model[5].weight
+        return model
+
+    saved = build()
+    sl.sparsify(saved, sl.find_masks(saved, sparsity=0.5, exclude=()))
+    for state in (saved.state_dict(), as_dense(saved)):
+        for lost in ("5.", "6."):
+            names = (f"{lost}weight", f"{lost}weight_mask")
+            some = {name: value for name, value in state.items() if name not in names}
+            loaded = sl.load_sparse(build(), some)
+            assert torch.equal(loaded[5].weight, saved[5].weight)
+            assert loaded[5].weight is loaded[6].weight
+            assert sl.masks_of(loaded).keys() == sl.masks_of(saved).keys()
+
+
+def test_a_buffer_that_is_called_like_a_mask_is_none():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = nn.Parameter(torch.randn(4, 4))
+            self.register_buffer("attn_mask", torch.full((4, 4), float("-inf")).triu(1))
+            self.inner, self.outer = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    saved = Attending()
+    sl.sparsify(saved, sl.find_masks(saved, sparsity=0.5))
+    loaded = sl.load_sparse(Attending(), saved.state_dict())
+    assert torch.equal(loaded.attn, saved.attn)
+    assert torch.equal(loaded.attn_mask, saved.attn_mask)
+    assert torch.equal(loaded.inner.weight, saved.inner.weight)
+
+
+def test_zeros_that_nobody_pruned():
+    model = nn.ModuleDict({"words": nn.Embedding(9, 4, padding_idx=0), "a": nn.Linear(4, 4)})
+    with pytest.raises(sl.SparselthError, match="no layer's weight in it has zeros"):
+        sl.load_sparse(model, model.state_dict())
+    with pytest.raises(sl.SparselthError, match="no weight of the model has zeros"):
+        sl.sparsify(model)
+    with torch.no_grad():
+        model["a"].weight[0] = 0
+    twin = nn.ModuleDict({**model, "b": nn.Linear(4, 4)})
+    nn.init.zeros_(twin["b"].weight)
+    with pytest.warns(UserWarning, match="^b.weight: all zero, left without a mask") as caught:
+        sl.sparsify(twin)
+    assert set(sl.masks_of(twin)) == {"a.weight"}
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: model.to("meta"), "'0.weight' has no values: call model.to_empty"),
+        (lambda model: model.append(nn.LazyLinear(3)), "'7.weight' has no shape yet"),
+        (
+            lambda model: prune.l1_unstructured(model[6], "weight", 0.5),
+            r"pruned by torch.nn.utils.prune \('6.weight_orig'\); take its masks over",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_into(spoil, message):
+    model, state = net(), sparse(seed=2).state_dict()
+    spoil(model)
+    for strict in (True, False):
+        with pytest.raises(sl.SparselthError, match=message):
+            sl.load_sparse(model, state, strict=strict)
+
+
+def test_a_model_made_in_inference_mode_cannot_be_loaded_into():
+    with torch.inference_mode():
+        model = net()
+    with pytest.raises(sl.SparselthError, match="made in inference mode"):
+        sl.load_sparse(model, sparse(seed=2).state_dict())
