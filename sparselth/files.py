@@ -18,7 +18,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     system), reach the disk, and only then take the name. The folder is synchronised too: without
     it the rename itself can be lost.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # of a link, what it points to is replaced
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

@@ -41,11 +41,11 @@ def facts(command: str) -> dict[str, Any]:
 def contention(found: dict[str, Any], threads: int) -> str:
     """Say what else ran when the measurement began; "" where there was room for it."""
     free = found["cores"] - found["load"]
-    if free >= threads - 0.5:
+    if free >= threads - 0.75:
         return ""
     return (
-        f"other programs keep {found['load']:g} of {found['cores']} cores busy and {threads} "
-        "threads are to compute: these times say little"
+        f"other programs keep {found['load']:g} of {found['cores']} cores busy, and this computes on "
+        f"{threads}: these times say little"
     )
 
 

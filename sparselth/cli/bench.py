@@ -37,8 +37,9 @@ def bench(
     todo = cases(what, sparsities=shares, device=device)
     if json is not None:
         make_folder(json.parent, "the folder of --json")
-        if json.is_dir():
-            raise SparselthError(f"--json {json} is a folder; name a file in it")
+        if json.exists() and not json.is_file():
+            what = "a folder; name a file in it" if json.is_dir() else "no regular file"
+            raise SparselthError(f"--json {json} is {what}")
     set_threads(threads)
     found = facts(" ".join(["sparselth", *sys.argv[1:]]))
     console, errors = Console(), Console(stderr=True)
@@ -46,14 +47,16 @@ def bench(
         show_warning(busy)
     shown = track(todo, "measuring", console=errors, transient=True, disable=not errors.is_terminal)
     rows = [measure(case, seconds=seconds) for case in shown]
-    if not console.is_terminal:
-        console = Console(width=160)  # a log has no edge to fit
+    shown_tables = list(tables(rows))
+    # A line that is broken up is no table: let the terminal break it.
+    wide = max(console.measure(table).maximum for table in shown_tables)
+    console = Console(width=max(wide, console.width))
     console.print(
         f"{found['cpu']} ({found['simd']}), {torch.get_num_threads()} threads, GPU: "
         f"{found['gpu']}; torch {found['torch']}, {found['date']}",
         highlight=False,
     )
-    for table in tables(rows):
+    for table in shown_tables:
         console.print()
         console.print(table, highlight=False)
     if json is not None:

@@ -12,6 +12,8 @@ from ..errors import SparselthError
 from ..models import names
 
 MODELS = f"One of {', '.join(names())}."
+_MOST_THREADS = 1024
+
 DATA = f"One of {', '.join(data_names())}."
 
 
@@ -22,8 +24,8 @@ def show_warning(message: Any, *_: Any) -> None:
 
 def set_threads(threads: int) -> None:
     """Compute on so many threads; 0 leaves it to torch."""
-    if threads < 0:
-        raise SparselthError(f"--threads got {threads}; it must be 0 or more")
+    if not 0 <= threads <= _MOST_THREADS:
+        raise SparselthError(f"--threads got {threads}; it must be in [0, {_MOST_THREADS}]")
     if threads:
         torch.set_num_threads(threads)
 

@@ -28,6 +28,7 @@ from .kinds import (
     owners_of,
     site_names,
     sites_of,
+    usual_sites,
 )
 from .masked import MaskedConv2d
 from .module import MaskedModule
@@ -89,8 +90,7 @@ def checked_masks(
     """Return the place of each mask; arguments and errors as in `sparsify`."""
     sites = sites_of(model)
     if masks is None:
-        usual = {n: s for n, s in sites.items() if s.kind.by_default and not s.refusal}
-        weights = {name: site.parameter for name, site in usual.items()}
+        weights = {name: site.parameter for name, site in usual_sites(model).items()}
         masks = masks_of_zeros(weights, "no weight of the model")
     check_mapping("masks", masks, MASKS)
     known = site_names(model, sites)

@@ -146,6 +146,21 @@ def site_names(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, str]:
     return found
 
 
+def usual_sites(model: nn.Module) -> dict[str, Site]:
+    """Return the places that masks go on by default: those whose weight a layer of such a kind has,
+    be it shared with an embedding.
+    """
+    owners = owners_of(model)
+
+    def usual(site: Site) -> bool:
+        having = owners.get(id(site.module._parameters.get(site.local)), [])
+        kinds = [site.kind, *(kind_of(module) for _, module, _ in having)]
+        return any(kind is not None and kind.by_default for kind in kinds)
+
+    sites = sites_of(model)
+    return {name: site for name, site in sites.items() if not site.refusal and usual(site)}
+
+
 def mask_class(module: nn.Module) -> type[MaskedModule]:
     """Return the class a module has once it is masked.  module: of a kind that is not refused."""
     assert not isinstance(module, MaskedModule), "it has that class already"

@@ -18,7 +18,7 @@ from ..checks import check_mapping, check_model, kind
 from ..errors import SparselthError
 from ..ops.transforms import has_values
 from .convert import checked_masks, densify, masks_of, masks_of_zeros, sparsify
-from .kinds import masked_modules, site_names, sites_of
+from .kinds import masked_modules, usual_sites
 from .state import mask_name
 
 State = Mapping[str, Any]
@@ -58,13 +58,7 @@ def load_sparse(
         raise SparselthError(f"the state and the model have no name in common{_advice(values)}")
     _add_second_names(values, ours, model)
     if not masks:
-        places = site_names(model, sites_of(model))
-        sites = sites_of(model)
-        weights = {
-            name: values[name]
-            for name, place in places.items()
-            if name in values and not sites[place].refusal and sites[place].kind.by_default
-        }
+        weights = {name: values[name] for name in usual_sites(model) if name in values}
         masks = masks_of_zeros(weights, "the state has no masks, and no layer's weight in it")
     if not strict:
         masks = {name: mask for name, mask in masks.items() if name in ours}

@@ -30,7 +30,9 @@ def profile(model: nn.Module, x: Any, *, backward: bool = True) -> Profile:
     x: what the model takes: a tensor, a tuple or list of arguments, or a dict of them by keyword.
     backward: count the passes of training; False counts the forward.
     Times are measured layer by layer, on the device of the layer's input, also where the choice is
-    fixed or forced. Layers that no sparse kernel serves are listed as dense, without times.
+    fixed or forced; layers of one kind, size and density share a measurement. Layers that no sparse
+    kernel serves are listed as dense, without times; not listed are those whose weights the module
+    around them reads, such as the `out_proj` of MultiheadAttention. Compiled models run eagerly.
     On a CPU it lists, too, where an activation leaves the layout of the sparse kernels and why: at
     the end of a network that is as it should be, between two sparse convolutions it costs. What
     only training computes, dropout and the backward, is not looked at.
@@ -38,13 +40,15 @@ def profile(model: nn.Module, x: Any, *, backward: bool = True) -> Profile:
     Raises SparselthError for an `x` that the model cannot take, or what is no model.
     """
     check_model(model)
+    model = getattr(model, "_orig_mod", model)  # of what torch.compile wraps, as it runs eagerly
     args, kwargs = _arguments(x)
     rows: list[ProfileRow] = []
     exits: list[LaneExit] = []
     # The passes of training do not run on inference tensors, wherever this is called.
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
         args, kwargs = tree_map_only(Tensor, _ordinary, (args, kwargs))
-        with _observed(model, backward, rows), _watched(model, exits):
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, _observed(model, backward, rows), _watched(model, rows, exits):
             called(model, args, "x", **kwargs)
     return Profile(rows, exits)
 
@@ -95,13 +99,16 @@ def _observed(model: nn.Module, backward: bool, rows: list[ProfileRow]) -> Itera
 
 
 @contextmanager
-def _watched(model: nn.Module, exits: list[LaneExit]) -> Iterator[None]:
+def _watched(model: nn.Module, rows: list[ProfileRow], exits: list[LaneExit]) -> Iterator[None]:
     """Add an exit whenever an activation leaves lanes, with the module that runs then."""
     running = [("", model)]
 
     def note(left: Exit) -> None:
         name, module = running[-1]
-        why = "dense serves this layer" if isinstance(module, ChoosingModule) else left.why
+        # What a hook of the user's does runs within the module as well.
+        row = rows[-1] if rows and rows[-1].name == name else None
+        dense = isinstance(module, ChoosingModule) and row and row.backend["forward"] == "dense"
+        why = "dense serves this layer" if dense else left.why
         exits.append(LaneExit(name, left.op, left.shape, why))
 
     with ExitStack() as stack:
@@ -114,7 +121,8 @@ def _watched(model: nn.Module, exits: list[LaneExit]) -> Iterator[None]:
                 running.pop()
 
             stack.enter_context(_removed(module.register_forward_pre_hook(enter)))
-            stack.enter_context(_removed(module.register_forward_hook(leave)))
+            hook = module.register_forward_hook(leave, always_call=True)
+            stack.enter_context(_removed(hook))
         with told_to(note):
             yield
 

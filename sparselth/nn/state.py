@@ -12,7 +12,6 @@ outside. Cleaning writes beneath the version counter: no forward has saved what 
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +32,6 @@ from .sharded import Shard
 from .watch import MaskWatch, version_of
 
 
-@functools.cache  # asked in every forward
 def mask_name(name: str) -> str:
     """Return what the mask of a parameter is called, as a buffer of the same module."""
     return f"{name}_mask"

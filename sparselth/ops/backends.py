@@ -60,14 +60,26 @@ class BackendReports(list[BackendReport]):
         there = {(report.op, report.backend) for report in self if report.available}
         ops = list(dict.fromkeys(report.op for report in self))
         width = max(map(len, ops), default=0)
-        lines = ["  ".join([" " * width, *BACKENDS])]
+        lines = ["  ".join([" " * width, *(name.ljust(5) for name in BACKENDS)]).rstrip()]
         for op in ops:
-            marks = ("yes" if (op, name) in there else "-" for name in BACKENDS)
-            cells = (mark.ljust(len(name)) for mark, name in zip(marks, BACKENDS, strict=True))
+            marks = (_mark((op, name) in there, name) for name in BACKENDS)
+            cells = (
+                mark.ljust(max(5, len(name))) for mark, name in zip(marks, BACKENDS, strict=True)
+            )
             lines.append("  ".join([op.ljust(width), *cells]).rstrip())
         missing = {name: _why_missing(name) for name in BACKENDS[1:]}
-        lines += ["", *(f"{name}: {why}" for name, why in missing.items() if why)]
-        return "\n".join(lines).rstrip()
+        notes = [f"{name}: {why}" for name, why in missing.items() if why]
+        if _mark(True, "cuda") != "yes" and not missing["cuda"]:
+            notes.append("cuda: built, and torch sees no GPU to run it on")
+        return "\n".join([*lines, "", *notes]).rstrip()
+
+    __repr__ = __str__
+
+
+def _mark(available: bool, backend: str) -> str:
+    if available and backend == "cuda" and not torch.cuda.is_available():
+        return "built"
+    return "yes" if available else "-"
 
 
 def use_backend(name: str) -> AbstractContextManager[None]:

@@ -76,7 +76,9 @@ def test_two_sparsities_have_no_break_even():
 
 def test_contention_is_said():
     assert contention({"cores": 8, "load": 1.0}, 4) == ""
-    assert "keep 3 of 4 cores busy and 4 threads" in contention({"cores": 4, "load": 3.0}, 4)
+    assert "keep 3 of 4 cores busy, and this computes on 4" in contention(
+        {"cores": 4, "load": 3.0}, 4
+    )
 
 
 @pytest.mark.parametrize(
