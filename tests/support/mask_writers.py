@@ -1,4 +1,4 @@
-"""Writers of weights, masks and slots, each on a sparse model of one layer. See test_invariant."""
+"""Writers of weights, masks and slots, each on a sparse model of one layer. See test_state."""
 
 import torch
 from torch import nn
