@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.strategies import patterned_lists
 
 from sparselth.ops import admm_project_, patterns, reference, topk_mask
-from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, find_pattern
+from sparselth.ops.patterns import Blocks, KernelShapes, NOfM, axes, classify, find_pattern
 from sparselth.ops.reference import ranking
 
 ops = torch.ops.sparselth
@@ -189,3 +189,14 @@ def test_a_sparsity_counts_groups_and_with_shapes_weights():
 def test_bad_input_is_one_clear_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.arange(16.0).view(4, 4))
+
+
+def test_patterns():
+    mask = torch.ones(4, 3, 3, 3, dtype=torch.bool)
+    assert classify(mask) == classify(torch.ones(4, 3, dtype=torch.bool)) == "dense"
+    filters, channels, elements = mask.clone(), mask.clone(), mask.clone()
+    filters[1], channels[:, 1], elements[0, 0, 1, 1] = False, False, False
+    assert classify(filters) == "filter"
+    assert classify(channels) == "channel"
+    assert classify(elements) == "element"
+    assert classify(torch.tensor([[True, False], [True, False]])) == "channel"

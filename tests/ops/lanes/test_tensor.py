@@ -8,29 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.autograd import gradcheck, gradgradcheck
+from support.lane_values import OTHER, SCALE, X, batch_norm, plain
 
-import sparselth as sl
-from sparselth.ops.lanes.convert import LaneTensor, can_use_lanes, enter_lanes
-from sparselth.ops.lanes.value import AffineSum, LaneBuffer, MaskedGrad
+from sparselth.ops.lanes.convert import enter_lanes
 
 pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
-
-
-def plain(*shape, seed=1, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-X = plain(3, 4, 5, 6)
-OTHER = plain(3, 4, 5, 6, seed=2)
-SCALE = plain(4, seed=3)
-SHIFT = plain(4, seed=4)
-
-
-def batch_norm(x, training=True):
-    mean = torch.zeros(4, dtype=x.dtype)
-    return F.batch_norm(x, mean, mean + 1, SCALE, SHIFT, training)
-
 
 # What makes tensors in each of the states: a buffer, sums of one and two terms.
 STATES = {
@@ -124,42 +106,6 @@ def test_every_op_computes_and_differentiates_what_it_does_on_a_plain_tensor(sta
         torch.testing.assert_close(y.grad, x.grad)
 
 
-# --- values -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch", [1, 2, 8, 11])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_round_trip(batch, dtype):
-    x = plain(batch, 3, 4, 5, dtype=dtype)
-    y = enter_lanes(x)
-    assert type(y) is LaneTensor
-    assert (y.shape, y.dtype, y.stride()) == (x.shape, dtype, x.stride())
-    assert y.is_contiguous()
-    assert type(y.dense()) is torch.Tensor
-    assert torch.equal(y.dense(), x)
-    assert enter_lanes(y) is y
-
-
-def test_any_strides():
-    for x in (X.contiguous(memory_format=torch.channels_last), X.transpose(2, 3), X[::2, 1:]):
-        assert torch.equal(enter_lanes(x), x)
-    assert torch.equal(enter_lanes(X[:, :1].expand(3, 4, 5, 6)), X[:, :1].expand(3, 4, 5, 6))
-
-
-def test_what_is_accepted():
-    assert can_use_lanes(X)
-    assert can_use_lanes(enter_lanes(X))
-    assert can_use_lanes(torch.nn.Parameter(X))
-    for x in (X[0], X[:0], X.half(), X.long(), X.to("meta"), X.to_sparse(), X.float().to_mkldnn()):
-        assert not can_use_lanes(x)
-    assert not torch.func.vmap(lambda x: torch.tensor(can_use_lanes(x)))(X[None]).any()
-
-
-def test_nothing_is_accepted_without_compiled_kernels(monkeypatch):
-    monkeypatch.setattr("sparselth.ops.libraries.has_kernel", lambda op, backend: False)
-    assert not can_use_lanes(X)
-
-
 def test_what_reads_memory_directly():
     y = enter_lanes(X)
     assert np.array_equal(y.numpy(), X.numpy())
@@ -174,14 +120,6 @@ def test_what_reads_memory_directly():
     with pytest.raises(RuntimeError, match="requires grad"):
         enter_lanes(X.clone().requires_grad_()).numpy()
     assert repr(enter_lanes(X.clone().requires_grad_())).endswith("requires_grad=True)")
-
-
-def test_a_numpy_array_shares_memory():
-    y = enter_lanes(X)
-    y.numpy()[0, 0, 0, 0] = 42.0
-    assert y[0, 0, 0, 0] == 42.0
-    y.zero_()
-    assert not y.numpy().any()
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -200,51 +138,6 @@ def test_copies_and_files_hold_plain_tensors(requires_grad):
     assert torch.equal(loaded, X)
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(enter_lanes(X.clone().requires_grad_()))
-
-
-# --- sharing and writing ----------------------------------------------------------------------
-
-
-def test_what_is_detached_sees_writes():
-    for write in (torch.relu_, torch.Tensor.zero_, lambda x: x.add_(enter_lanes(OTHER))):
-        x, y = X.clone(), enter_lanes(X)
-        x_alias, y_alias = x.detach(), y.detach()
-        write(x)
-        assert write(y) is y
-        assert y._version == y_alias._version == 1
-        assert torch.equal(y, x)
-        assert torch.equal(y_alias, x_alias)
-
-
-def test_writes_and_views_see_each_other():
-    y = enter_lanes(X)
-    alias, view = y.detach(), y[1]
-    view.zero_()
-    y.relu_()
-    alias.add_(1)
-    want = X.clone()
-    want[1] = 0
-    want.relu_().add_(1)
-    for twin in (y, alias):
-        assert torch.equal(twin, want)
-    assert torch.equal(view, want[1])
-
-
-def test_a_clone_is_independent():
-    y = enter_lanes(X)
-    twin = y.clone()
-    y.relu_()
-    assert torch.equal(twin, X)
-    twin.view(-1).zero_()
-    assert torch.equal(y, X.relu())
-
-
-def test_lazy_values_are_of_their_time():
-    x = enter_lanes(X)
-    total = batch_norm(x) + x
-    want = batch_norm(X) + X
-    x.zero_()
-    torch.testing.assert_close(total.dense(), want)
 
 
 def test_results_given_by_out():
@@ -277,137 +170,6 @@ def test_lists_of_tensors():
     assert torch.equal(a, 2 * X)
     assert torch.equal(b, 2 * OTHER)
     assert torch.equal(torch.stack([a, b]), 2 * torch.stack([X, OTHER]))
-
-
-def test_a_write_that_backward_would_miss_is_an_error():
-    x = X.clone().requires_grad_()
-    y = F.relu(enter_lanes(x))
-    y.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
-
-
-# --- laziness ---------------------------------------------------------------------------------
-
-
-def state(x):
-    return type(x._value.state)
-
-
-def test_what_is_lazy_and_what_computes():
-    x = enter_lanes(X)
-    norm = batch_norm(x)
-    assert state(norm) is AffineSum
-    assert state(norm + x) is AffineSum
-    assert state(norm + x + norm) is AffineSum
-    assert state(F.relu(norm + x)) is LaneBuffer
-    assert state(norm) is AffineSum
-    out = F.relu(norm)
-    grad = torch.ops.aten.threshold_backward(enter_lanes(OTHER), out, 0)
-    assert state(grad) is MaskedGrad
-    assert state(grad + x) is LaneBuffer
-    assert state(x + grad) is LaneBuffer
-    assert state(x.add_(grad)) is LaneBuffer
-    out = F.relu6(norm)
-    assert state(out) is LaneBuffer
-    assert state(torch.ops.aten.hardtanh_backward(enter_lanes(OTHER), out, 0, 6)) is MaskedGrad
-
-
-def test_running_statistics():
-    x, y = plain(3, 4, 5, 6), enter_lanes(plain(3, 4, 5, 6))
-    a, b = torch.nn.BatchNorm2d(4).double(), torch.nn.BatchNorm2d(4).double()
-    for _ in range(3):
-        a(x)
-        b(y)
-    for name, value in a.state_dict().items():
-        torch.testing.assert_close(b.state_dict()[name], value)
-    assert b.running_mean._version == a.running_mean._version
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        a(x[:1, :, :1, :1])
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        b(enter_lanes(x[:1, :, :1, :1]))
-
-
-def test_an_activation_is_converted_once():
-    x = X.clone().requires_grad_() * 1
-    first, second = enter_lanes(x), enter_lanes(x)
-    assert first._value.state.data is second._value.state.data
-    first.relu_()
-    assert torch.equal(enter_lanes(x), X)
-    x.mul_(2)
-    assert torch.equal(enter_lanes(x), X * 2)
-    leaf = X.clone().requires_grad_()
-    assert enter_lanes(leaf)._value.state.data is not enter_lanes(leaf)._value.state.data
-
-
-# --- autograd ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: enter_lanes(x),
-        lambda x: enter_lanes(x).dense(),
-        lambda x: F.relu(batch_norm(enter_lanes(x)) + enter_lanes(x)),
-        lambda x: F.hardtanh(batch_norm(enter_lanes(x)) + enter_lanes(x), 0.0, 0.5),
-        lambda x: F.hardtanh(batch_norm(enter_lanes(x)), 0.0, 0.5, inplace=True),
-        lambda x: batch_norm(enter_lanes(x), training=False) / 3,
-        lambda x: F.max_pool2d(enter_lanes(x), 2),
-    ],
-)
-def test_gradcheck(function):
-    x = plain(2, 4, 3, 4).requires_grad_()
-    assert gradcheck(function, x)
-    assert gradgradcheck(function, x)
-
-
-def test_hooks_and_retained_gradients():
-    seen = []
-    grads = []
-    for convert in (lambda x: x, enter_lanes):
-        x = X.clone().requires_grad_()
-        y = convert(x)
-        y.register_hook(lambda g: seen.append(g) or 2 * g)
-        z = F.relu(batch_norm(y))
-        z.retain_grad()
-        (z * OTHER).sum().backward()
-        grads.append((x.grad, z.grad))
-    torch.testing.assert_close(seen[1].dense(), seen[0])
-    torch.testing.assert_close(grads[1][0], grads[0][0])
-    assert torch.equal(grads[1][1], grads[0][1])
-    assert type(grads[1][0]) is torch.Tensor
-
-
-def test_a_leaf_accumulates():
-    y = enter_lanes(X).detach().requires_grad_()
-    for _ in range(3):
-        F.relu(y).backward(enter_lanes(OTHER))
-    assert torch.equal(y.grad, OTHER * 3 * (X > 0))
-
-
-def test_saved_tensors_hooks():
-    x = X.clone().requires_grad_()
-    with torch.autograd.graph.save_on_cpu():
-        out = F.max_pool2d(F.relu(batch_norm(enter_lanes(x))), 2)
-    out.sum().backward()
-    y = X.clone().requires_grad_()
-    F.max_pool2d(F.relu(batch_norm(y)), 2).sum().backward()
-    torch.testing.assert_close(x.grad, y.grad)
-
-
-def test_inference_mode():
-    with torch.inference_mode():
-        y = F.relu(batch_norm(enter_lanes(X)))
-    assert torch.equal(y.dense(), y.clone().dense())
-    torch.testing.assert_close(y.dense(), F.relu(batch_norm(X)))
-
-
-def test_a_reference_forced_stays_plain():
-    weight, mask = plain(2, 4, 3, 3), torch.rand(2, 4, 3, 3) < 0.3
-    with sl.use_backend("reference"):
-        out = sl.ops.masked_conv2d(enter_lanes(X), weight, mask)
-    assert type(out) is torch.Tensor
-    torch.testing.assert_close(sl.ops.masked_conv2d(enter_lanes(X), weight, mask).dense(), out)
 
 
 def test_what_reads_memory_past_the_dispatcher_reads_plain_values():

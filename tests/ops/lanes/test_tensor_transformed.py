@@ -4,21 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from functorch.compile import make_boxed_func
+from support.lane_values import OTHER, SCALE, X, plain
 from torch._dynamo.backends.common import aot_autograd
 
 import sparselth as sl
 from sparselth.ops.lanes.convert import can_use_lanes, enter_lanes
 
 pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
-
-
-def plain(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-X = plain(3, 4, 5, 6)
-OTHER = plain(3, 4, 5, 6, seed=2)
-SCALE = plain(4, seed=3)
 
 
 def batch_norm(x, training=True):
