@@ -1,12 +1,14 @@
-"""Summaries of studies with made-up accuracies."""
+"""Summaries of studies with made-up accuracies, and histories of trainings."""
 
 import itertools
 
 from sparselth.study import StudyConfig
+from sparselth.training import EpochRecord, History
 
 NEARLY = (0.0, 0.1, -0.1)  # over three seeds
 WIDE = (0.0, 2.0, -2.0)
 SMALL, LARGE = 0.01, 0.1
+PLACE = {"model": "resnet20", "data": "mnist5k", "learning_rate": LARGE}
 
 
 def made(accuracies, overlaps=None, late=0.0, **settings):
@@ -53,3 +55,9 @@ def _expanded(config, key, values):
 
 def about(mean, spread=NEARLY):
     return [mean + part for part in spread]
+
+
+def history(accuracies, seconds=1.0):
+    return History(
+        [EpochRecord(i, 0.1, 1.0, 40.0 + i, a, seconds) for i, a in enumerate(accuracies, 1)]
+    )

@@ -1,6 +1,5 @@
-"""The configuration: text from flags and YAML, what protocols may change, and what is refused."""
+"""The configuration: settings from text, what is refused, and what a study may grow by."""
 
-import dataclasses
 import json
 
 import pytest
@@ -9,18 +8,8 @@ from hypothesis import strategies as st
 
 from sparselth import SparselthError
 from sparselth.pruning import ADMMUpdate
-from sparselth.settings import read_yaml
-from sparselth.study import StudyConfig, preset
+from sparselth.study import StudyConfig
 from sparselth.study.plan.protocols import PROTOCOLS
-
-
-def test_all_protocols_train_alike_and_pretraining_sees_another_order():
-    config = StudyConfig()
-    assert config.recipe(0.1, 0).epochs == config.recipe(0.1, 0, "pretrain").epochs
-    assert config.recipe(0.1, 0).seed != config.recipe(0.1, 0, "pretrain").seed
-    assert config.recipe(0.1, 0).seed != config.recipe(0.1, 1).seed
-    for protocol in config.protocols:
-        assert config.protocol_recipe(protocol, 0.1, 0, saving=7.0) == config.recipe(0.1, 0)
 
 
 def test_text_becomes_settings():
@@ -38,42 +27,6 @@ def test_text_becomes_settings():
     assert config.learning_rates == (0.1, 0.2)
     assert (config.epochs, config.augment, config.seeds, config.width) == (7, False, (3,), 1.0)
     assert (config.models, config.data) == (("resnet20", "vgg11"), ("cifar10",))
-
-
-def test_yaml(tmp_path):
-    file = tmp_path / "study.yaml"
-    file.write_text(
-        "epochs: 3\nsparsities: [0.5, 0.9]\nweight_decay: 5e-4\ngenerators: admm\n"
-        "thresholds:\n  gap: 1\n  similar_on: {mnist5k: 2}\n"
-        "recipes:\n  finetune: {weight_decay: 1e-3}\n"
-    )
-    config = preset("demo").changed(read_yaml(file))
-    assert (config.epochs, config.sparsities) == (3, (0.5, 0.9))
-    assert (config.weight_decay, config.generators) == (5e-4, ("admm",))
-    assert (config.thresholds.gap, config.thresholds.similar) == (1.0, 0.5)
-    assert config.thresholds.similar_for("mnist5k") == 2.0
-    assert config.thresholds.similar_for("cifar100") == 1.0  # as without
-    assert config.protocol_recipe("finetune", 0.1, 0, 1.0).weight_decay == 1e-3
-    assert config.protocol_recipe("ticket", 0.1, 0, 1.0).weight_decay == 5e-4
-
-
-def test_yaml_may_take_settings_over_and_give_them_anew(tmp_path):
-    file = tmp_path / "study.yaml"
-    file.write_text(
-        "recipes:\n  ticket: &own {momentum: 0.5, weight_decay: 0.1}\n"
-        "  finetune: {<<: *own, momentum: 0.8}\n"
-    )
-    assert read_yaml(file)["recipes"]["finetune"] == {"momentum": 0.8, "weight_decay": 0.1}
-
-
-@pytest.mark.parametrize("text", ["- 1\n", "just text", "a: [1", "", "\x00", "a: 1\nb: 2\na: 3\n"])
-def test_yaml_that_is_none(tmp_path, text):
-    file = tmp_path / "study.yaml"
-    file.write_text(text)
-    with pytest.raises(SparselthError, match=r"study\.yaml"):
-        read_yaml(file)
-    with pytest.raises(SparselthError, match="cannot be read"):
-        read_yaml(tmp_path / "missing.yaml")
 
 
 @pytest.mark.parametrize(
@@ -142,59 +95,6 @@ def test_controls_and_allocations_that_can_be():
         "imp",
         "imp-shuffled",
     )
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (
-            {"epochs": 15},
-            "finetune would train for 15 epochs at learning rates 0.01, 0.001, 0.0001",
-        ),
-        ({"learning_rate": 0.5}, "150 epochs at learning rates 0.5, 0.05, 0.005, while the others"),
-        ({"gamma": 0.2}, "150 epochs at learning rates 0.01, 0.002, 0.0004"),
-        ({"milestones": []}, "would train for 150 epochs at learning rates 0.01, while"),
-    ],
-)
-def test_a_recipe_of_other_epochs_or_rates_is_refused_with_both_schedules(changes, says):
-    with pytest.raises(SparselthError, match=says) as refused:
-        StudyConfig().changed({"recipes": {"finetune": changes}})
-    assert "train for 150 epochs at learning rates 0.01, 0.001, 0.0001; protocols are" in str(
-        refused.value
-    )
-
-
-@pytest.mark.parametrize(
-    ("recipes", "says"),
-    [
-        ({"finetune": {"weight_decy": 0}}, "finetune has no setting 'weight_decy'; did you mean"),
-        ({"finetune": {"seed": 1}}, "the seed of finetune; the seeds of a study are its own"),
-        ({"finetune": {"evaluate_every": 2}}, "evaluate_every of finetune"),
-        ({"finetune": {"batch_size": 4}}, "batch_size of finetune; protocols are compared after"),
-        ({"ticket": {"augment": False}}, "augment of ticket; protocols are compared on the same"),
-        ({"finetune": {"momentum": 2}}, "momentum must be in"),
-        ({"rewind": {"weight_decay": 0}}, "none of this study's protocols: ticket, reinit"),
-    ],
-)
-def test_recipes_change_what_they_may_of_the_protocols_there_are(recipes, says):
-    with pytest.raises(SparselthError, match=says):
-        StudyConfig().changed({"recipes": recipes})
-
-
-def test_settings_beside_the_schedule_are_a_protocols_own():
-    recipes = {"finetune": {"weight_decay": "0", "momentum": 0.5, "nesterov": True}}
-    config = StudyConfig().changed({"recipes": recipes})
-    shared = config.recipe(0.1, 0)
-    own = config.protocol_recipe("finetune", 0.1, 0, saving=1.0)
-    assert own == dataclasses.replace(shared, weight_decay=0.0, momentum=0.5, nesterov=True)
-    assert config.protocol_recipe("ticket", 0.1, 0, saving=1.0) == shared
-
-
-def test_a_protocol_that_differs_anyway_may_differ_more():
-    config = StudyConfig(protocols=("ticket", "small-lr"), rewind_epoch=1)
-    config = config.changed({"recipes": {"small-lr": {"learning_rate": 0.003, "epochs": 5}}})
-    own = config.protocol_recipe("small-lr", 0.1, 0, saving=1.0)
-    assert [own.learning_rate_at(e) for e in range(own.epochs)] == [0.003] * 5
 
 
 @pytest.mark.parametrize(
