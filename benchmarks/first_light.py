@@ -20,7 +20,16 @@ import os
 import sys
 from pathlib import Path
 
-from gpu_report import PYTEST, PYTHON, TESTS, build, link_kernels, sanitized, shared_by
+from gpu_report import (
+    PYTEST,
+    PYTHON,
+    TESTS,
+    TESTS_OF_TRITON,
+    build,
+    link_kernels,
+    sanitized,
+    shared_by,
+)
 from parts import ROOT, Part, run_all, summary
 from tables import short_table
 
@@ -69,7 +78,7 @@ def parts(call: str, rows: Path) -> list[Part]:
             experiment("scattered", 45, rows),
             experiment("tma", 50, rows),
         ]
-    convolutions = ["tests/kernels/test_kernels_on_device.py", "-k", "convolution"]
+    convolutions = [*TESTS_OF_TRITON, "-k", "convolution"]
     return [
         machine,
         experiment("steps", 70, rows),

@@ -47,6 +47,10 @@ TESTS = (
     *("tests/cuda_emulation/test_on_device.py", "tests/training/test_step.py"),
     *("tests/training/test_loop.py", "tests/pruning/test_controls.py"),
 )
+TESTS_OF_TRITON = (
+    "tests/kernels/test_kernels_on_device.py",
+    "tests/kernels/test_masked_conv2d_on_device.py",
+)
 # What is measured, and within how many seconds. What says most comes first, here and in each file.
 MEASURED = {
     "convolutions": (["benchmarks/bench_masked_conv2d_gpu.py"], 120),
@@ -82,7 +86,7 @@ def parts(built: bool = False) -> list[Part]:
         # Compiling is nearly all of it, hundreds of kernels: as much as there is time for.
         Part(
             "tests of Triton",
-            [*PYTEST, *shared_by(12), "tests/kernels/test_kernels_on_device.py"],
+            [*PYTEST, *shared_by(12), *TESTS_OF_TRITON],
             200,
             ("pytest", "hypothesis", "triton"),
         ),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.emulated import cases, host_build
+from support.emulated import answers, cases, host_build
 
 pytestmark = [
     pytest.mark.emulation,
@@ -35,7 +35,7 @@ def test_kernel_agrees_with_the_oracle(program: Path, op: str, dtype: torch.dtyp
     drawn = cases.cases_of(op, dtype, SEEDS)
     output, complaint = host_build.run(program, cases.encode(drawn))
     assert complaint == ""
-    assert cases.mismatches(drawn, output) == []
+    assert answers.mismatches(drawn, output) == []
 
 
 def test_a_result_does_not_depend_on_the_order_of_blocks(program: Path) -> None:
@@ -256,7 +256,7 @@ def test_defect_is_caught(mutant_programs: dict[str, Path], mutant: host_build.M
     for seeds in (SEEDS[:8], SEEDS[8:]):  # most need no more than the first
         drawn = cases.cases_of(mutant.op, mutant.dtype, seeds)
         output, complaint = host_build.run(mutant_programs[mutant.name], cases.encode(drawn))
-        if complaint or cases.mismatches(drawn, output):
+        if complaint or answers.mismatches(drawn, output):
             return
     pytest.fail("it was not caught")
 

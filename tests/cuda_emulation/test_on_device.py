@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from support.emulated import cases, conv_cases
+from support.emulated import answers, cases, conv_cases
 
 import sparselth as sl
 from sparselth.ops import reference
@@ -51,7 +51,7 @@ def outputs(case: cases.Case) -> list[torch.Tensor]:
         return [t for pair in zip(u, z, strict=True) for t in pair] + [residuals]
     if case.op == "masked_adamw_":
         *settings, step, _ = case.settings
-        steps = [step.float().cuda() for step in cases.own_steps(case)]
+        steps = [step.float().cuda() for step in answers.own_steps(case)]
         ops.masked_adamw_(*lists, steps, int(step), *settings)
         return [t for three in zip(lists[0], *lists[2:4], strict=True) for t in three]
     lr, momentum, dampening, weight_decay, nesterov, rho = case.settings
@@ -63,10 +63,10 @@ def outputs(case: cases.Case) -> list[torch.Tensor]:
 
 
 def assert_agrees(case: cases.Case) -> None:
-    for (name, want, exact), got in zip(cases.oracle(case), outputs(case), strict=True):
+    for (name, want, exact), got in zip(answers.oracle(case), outputs(case), strict=True):
         got = got.cpu()
-        same = torch.equal(cases.bits(got), cases.bits(want)) if exact else None
-        assert same or (not exact and cases.close(got, want)), f"{name}: {case.label}"
+        same = torch.equal(answers.bits(got), answers.bits(want)) if exact else None
+        assert same or (not exact and answers.close(got, want)), f"{name}: {case.label}"
 
 
 @pytest.mark.parametrize("op", cases.OPS)

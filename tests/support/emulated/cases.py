@@ -1,4 +1,4 @@
-"""Random cases for the emulated kernels, their binary form, and the oracle's answer to them."""
+"""Random cases for the emulated kernels, and their binary form."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparselth.ops import reference
 from sparselth.ops.patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern, axes
+from support.emulated.values import masks_of_overlap, values, with_other_nans
 
 OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_adamw_")
 STEPS = OPS[3:]
@@ -172,48 +172,6 @@ def draw_pattern(integer) -> Pattern:
     return Blocks(extents[integer(0, 6)], extents[integer(0, 8)], max(0, integer(-1, 2)))
 
 
-def masks_of_overlap(a: list[Tensor], b: list[Tensor], integer, g: torch.Generator) -> list[Tensor]:
-    """Return a mask per pair: some, all or none of its entries; here and there just the finite."""
-    masks = []
-    for x, y in zip(a, b, strict=True):
-        mask = torch.rand(x.shape, generator=g) < (0.6, 1.0, 0.0)[max(0, integer(-3, 2))]
-        masks.append(mask & x.isfinite() & y.isfinite() if integer(0, 1) else mask)
-    return masks
-
-
-def values(dtype: torch.dtype, shape: tuple[int, ...], kind: int, g: torch.Generator) -> Tensor:
-    """Return values: smooth, full of ties, all equal, signed zeros, denormals, mixed, with NaN and
-    infinity, or such that a sum of their squares depends on the order of addition.
-    """
-    x = torch.randn(shape, generator=g, dtype=torch.float64)
-    if kind == 1:
-        x = torch.randint(-2, 3, shape, generator=g).double()
-    elif kind == 2:
-        x = torch.full(shape, -1.5, dtype=torch.float64)
-    elif kind == 3:
-        x = torch.where(x > 0, 0.0, -0.0)
-    elif kind == 4:
-        x = x * torch.finfo(dtype).tiny / 8
-    elif kind == 5:
-        x = torch.where(torch.rand(shape, generator=g) < 0.6, torch.zeros_like(x), x)
-    elif kind == 6:
-        odd = torch.tensor([float("nan"), float("inf"), -float("inf")], dtype=torch.float64)
-        where = torch.rand(shape, generator=g) < 0.02
-        x = torch.where(where, odd[torch.randint(3, shape, generator=g)], x)
-    elif kind == 7 and dtype == torch.float64:
-        x = torch.where(x > 1.5, 1.1, 0.7)  # squares that must be rounded before they are added
-    elif kind == 7:
-        x = torch.where(x > 0.5, 2.0**14, 2.0**-13 * (1 + x.abs().round()))
-    return x.to(dtype)
-
-
-def with_other_nans(x: Tensor, g: torch.Generator) -> Tensor:
-    """Return x with another bit pattern in some of its NaN, which is larger than the usual one."""
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    other = x.isnan() & (torch.rand(x.shape, generator=g) < 0.5)
-    return (x.view(whole) | other.to(whole)).view(x.dtype)
-
-
 def share(kind: int, n: int, integer) -> int:
     """Return a count to keep of n: none, one, all but one, all, or something between."""
     return min(n, (0, 1, max(n - 1, 0), n, n // 10, integer(0, n))[kind])
@@ -242,79 +200,3 @@ def _encode(case: Case) -> bytes:
 
 def raw(x: Tensor) -> bytes:
     return x.flatten().view(torch.uint8).numpy().tobytes() if x.numel() else b""
-
-
-def mismatches(cases: list[Case], output: bytes) -> list[str]:
-    """Compare a run's output with the oracle; return one line per case that differs."""
-    wrong = []
-    position = 0
-
-    def take(like: Tensor) -> Tensor:
-        nonlocal position
-        size = like.numel() * like.element_size()
-        chunk = bytearray(output[position : position + size])
-        position += size
-        if len(chunk) < size:
-            raise AssertionError("the output ends too early")
-        return torch.frombuffer(chunk, dtype=like.dtype).view(like.shape) if size else like
-
-    for case in cases:
-        for name, expected, exact in oracle(case):
-            got = take(expected)
-            same = torch.equal(bits(got), bits(expected)) if exact else close(got, expected)
-            if not same:
-                wrong.append(f"{case.op} {case.dtype} {name} differs; {case.label}")
-    assert position == len(output), "the output is longer than expected"
-    return wrong
-
-
-def bits(x: Tensor) -> Tensor:
-    """Return the bytes: equality then tells -0.0 from 0.0, but not one NaN from another."""
-    same = x.masked_fill(x.isnan(), torch.nan) if x.is_floating_point() else x
-    return same.flatten().view(torch.uint8)
-
-
-def close(got: Tensor, expected: Tensor) -> bool:
-    # The oracle rounds after each operation and the kernel once: a few units in the last place. Of
-    # residuals, sums of thousands of squares, more: they are added in another order.
-    eps = max(torch.finfo(expected.dtype).eps, 1e-13)
-    a, b = got.double(), expected.double()
-    return torch.allclose(a, b, rtol=8 * eps, atol=8 * eps, equal_nan=True)
-
-
-def oracle(case: Case) -> list[tuple[str, Tensor, bool]]:
-    """Return what driver.cpp must write: (name, tensor, whether bit for bit), in its order."""
-    lists = [[x.clone() for x in tensors] for tensors in case.lists]
-    if case.op == "topk_mask":
-        masks, nonfinite = reference.topk_mask(*lists, case.given_k, case.global_, case.pattern)
-        return [*(("mask", mask, True) for mask in masks), ("nonfinite", nonfinite, True)]
-    if case.op == "weight_overlap":
-        counts = reference.weight_overlap(*lists, case.k).flatten()
-        # The counts of the second half of the segments are unused and stay zero.
-        return [("counts", torch.cat([counts, torch.zeros_like(counts)]), True)]
-    if case.op == "admm_project_":
-        w, u, z = lists
-        residuals = reference.admm_project_(
-            w, z, u, case.given_k, case.global_, case.pattern, case.allow_nonfinite
-        )
-        pairs = [(("u", a, True), ("z", b, True)) for a, b in zip(u, z, strict=True)]
-        return [item for pair in pairs for item in pair] + [("residuals", residuals, False)]
-    if case.op == "masked_sgd_":
-        *settings, nesterov, rho = case.settings
-        reference.masked_sgd_(*lists, *settings, bool(nesterov), rho)
-        written = {"weight": lists[0], "momentum": lists[2]}
-    else:
-        *settings, step, _ = case.settings
-        reference.masked_adamw_(*lists, own_steps(case), int(step), *settings)
-        written = {"weight": lists[0], "exp_avg": lists[2], "exp_avg_sq": lists[3]}
-    return [
-        (name, found, False)
-        for tensors in zip(*written.values(), strict=True)
-        for name, found in zip(written, tensors, strict=True)
-    ]
-
-
-def own_steps(case: Case) -> list[Tensor]:
-    """Return the steps of masked_adamw_'s tensors, or nothing where all have the same."""
-    *_, step, own = case.settings
-    return [torch.tensor(step + i) for i in range(len(case.lists[0]))] if own else []

@@ -23,6 +23,13 @@ ENTRIES = (
 VECTORS = ("column_vector_conv2d", "column_vector_conv2d_grad_input")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HALVES = DTYPES[1:]
+OPS = (*ENTRIES, *VECTORS)
+SEEDS = range(64)
+
+
+def driver_of(op: str) -> str:
+    """Return the program that runs an op on the host."""
+    return f"{op.partition('_conv2d')[0]}_driver.cpp"
 
 
 @dataclass
