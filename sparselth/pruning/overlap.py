@@ -55,13 +55,13 @@ def weight_overlap(theta_a, theta_b, p=0.2, masks=None):
     shares = _shares(p)
     theta_a, theta_b = _weights(theta_a), _weights(theta_b)
     shared, selected = _counted(theta_a, theta_b, shares, masks)
-    found = []
+    overlaps = []
     for row, k, share in zip(shared.tolist(), selected, shares, strict=True):
         if sum(k) == 0:
             total = sum(_sizes(theta_a, masks))
             raise SparselthError(f"p = {share} selects no weight out of {total}; use a larger p")
-        found.append(sum(row) / sum(k))
-    return found if isinstance(p, Sequence) else found[0]
+        overlaps.append(sum(row) / sum(k))
+    return overlaps if isinstance(p, Sequence) else overlaps[0]
 
 
 def layer_overlaps(
@@ -105,7 +105,7 @@ def _counted(
     clean_among_([*theta_a.values(), *theta_b.values()])  # as parameters() hands them out
     a = [theta_a[name].detach() for name in theta_a]
     b = [theta_b[name].detach() for name in theta_a]
-    given = None if masks is None else [masks[name] for name in theta_a]
+    mask_list = None if masks is None else [masks[name] for name in theta_a]
     if not shares:
         return torch.empty(0, len(a), dtype=torch.int64, device="cpu"), []
     sizes = _sizes(theta_a, masks)
@@ -114,7 +114,7 @@ def _counted(
         [f"theta_a[{name!r}]" for name in theta_a],
         [f"theta_b[{name!r}]" for name in theta_a],
     )
-    return selection.weight_overlap(a, b, k, masks=given, names=names), k
+    return selection.weight_overlap(a, b, k, masks=mask_list, names=names), k
 
 
 def _sizes(theta: Weights, masks: Weights | None) -> list[int]:
@@ -160,8 +160,8 @@ def _check(theta_a, theta_b, masks) -> None:
                 )
             kinds.setdefault((tensor.dtype, tensor.device), f"{label}[{name!r}]")
     if len(kinds) > 1:
-        found = ", ".join(f"{where} is {kind[0]} on {kind[1]}" for kind, where in kinds.items())
-        raise SparselthError(f"R_p compares weights of one dtype on one device; {found}")
+        listed = ", ".join(f"{where} is {kind[0]} on {kind[1]}" for kind, where in kinds.items())
+        raise SparselthError(f"R_p compares weights of one dtype on one device; {listed}")
     for label, other in (("theta_b", theta_b), ("masks", masks)):
         if other is None:
             continue

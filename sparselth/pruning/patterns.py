@@ -57,14 +57,14 @@ FOUND: dict[str, Callable[[Sequence[Tensor]], Pattern]] = {"kernel_shape": kerne
 PATTERNS = (*NAMED, *FOUND)
 
 
-def pattern_for(given: str | Pattern, weights: Sequence[Tensor]) -> Pattern:
+def pattern_for(pattern: str | Pattern, weights: Sequence[Tensor]) -> Pattern:
     """Return a pattern by its name in `PATTERNS`, blocks such as "16x1", N:M, or the one given.
 
     Raises SparselthError for an unknown name, listing the known ones.
     """
-    if isinstance(given, str) and given in FOUND:
-        return FOUND[given](weights)
-    return find_pattern(given, also=tuple(FOUND))
+    if isinstance(pattern, str) and pattern in FOUND:
+        return FOUND[pattern](weights)
+    return find_pattern(pattern, also=tuple(FOUND))
 
 
 __all__ = ["PATTERNS", "Blocks", "KernelShapes", "NOfM", "Pattern", "kernel_shapes", "pattern_for"]

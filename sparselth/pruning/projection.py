@@ -44,13 +44,12 @@ class SparseSet:
         allocation: str,
         pattern: str | Pattern,
     ) -> None:
-        found = pattern_for(pattern, list(weights.values()))
-        self.pattern = found
-        self.k = counts_for(weights, sparsity, allocation, found)
+        self.pattern = pattern_for(pattern, list(weights.values()))
+        self.k = counts_for(weights, sparsity, allocation, self.pattern)
         self.options: dict[str, Any] = {
             "k": self.k,
             "allocation": op_allocation(allocation),
-            "pattern": found,
+            "pattern": self.pattern,
             "names": list(weights),
         }
 

@@ -74,17 +74,17 @@ RHO_SCHEDULES: dict[str, Callable[[], RhoSchedule]] = {
 }
 
 
-def find_schedule(given: str | RhoSchedule) -> RhoSchedule:
+def find_schedule(schedule: str | RhoSchedule) -> RhoSchedule:
     """Return a schedule by its name in `RHO_SCHEDULES`, or the one given.
 
-    given: "constant", "growing" (by 1.3) or "balanced" (10, 2), or a function (update, count) ->
+    schedule: "constant", "growing" (by 1.3) or "balanced" (10, 2), or a function (update, count) ->
     factor on rho.
 
     Raises SparselthError for an unknown name, or what is no function.
     """
-    if not isinstance(given, str):
+    if not isinstance(schedule, str):
         takes = f"a function of an ADMMUpdate and a count, or one of {', '.join(RHO_SCHEDULES)}"
-        check_callable("rho_schedule", given, takes)
-        return given
-    check_name("rho schedule", given, RHO_SCHEDULES)
-    return RHO_SCHEDULES[given]()
+        check_callable("rho_schedule", schedule, takes)
+        return schedule
+    check_name("rho schedule", schedule, RHO_SCHEDULES)
+    return RHO_SCHEDULES[schedule]()

@@ -49,10 +49,10 @@ class Search:
         counts that do not fit the pattern and the layers.
         """
         check_model(model)
-        found = find_score(score)
+        scorer = find_score(score)
         sites, sparsity = sites_and_sparsity(model, sparsity, exclude, include)
         allocation = allocation_of(sparsity, allocation)
-        search = cls(model, sites, found, sparsity, allocation, pattern)
+        search = cls(model, sites, scorer, sparsity, allocation, pattern)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
             search._kept_by_shape()
@@ -101,14 +101,14 @@ class Search:
             scores = _of_one_kind(list(self.sites), scores)
         masks: list[Tensor | None] = [None] * len(scores)
         for places in _alike(scores):
-            found = selection.topk_mask(
+            selected = selection.topk_mask(
                 [scores[i] for i in places],
                 [k[i] for i in places] if isinstance(k, list) else k,
                 allocation=op_allocation(self.allocation),
                 pattern=groups,
                 names=[list(self.sites)[i] for i in places],
             )
-            for i, mask in zip(places, found, strict=True):
+            for i, mask in zip(places, selected, strict=True):
                 masks[i] = mask
         return dict(zip(self.sites, self._oriented(masks), strict=True))
 

@@ -87,14 +87,14 @@ def sites_and_sparsity(
         left_out = _named(model, sites, exclude, "exclude")
     if both := sorted(left_out & named):
         raise SparselthError(f"{', '.join(both)}: named by sparsity and by exclude; take one")
-    asked = _named(model, sites, include, "include") | named
-    unknown = sorted(asked - set(sites))
+    included = _named(model, sites, include, "include") | named
+    unknown = sorted(included - set(sites))
     if unknown:
         raise SparselthError(f"include names {unknown}, which cannot have masks")
     chosen = {
         name: site
         for name, site in sites.items()
-        if name not in left_out and (site.kind.by_default or name in asked)
+        if name not in left_out and (site.kind.by_default or name in included)
     }
     if isinstance(sparsity, Mapping):
         _check_used(fitting, chosen)
@@ -131,7 +131,7 @@ def _by_site(
     sparsity: Mapping[str, float], fitting: Mapping[str, Collection[str]]
 ) -> dict[str, tuple[str, float]]:
     """Return the key and the share that go for each place.  fitting: key -> the places it fits."""
-    found = {}
+    shares = {}
     for site in dict.fromkeys(site for sites in fitting.values() for site in sites):
         keys = [key for key in sparsity if site in fitting[key]]
         best = max(map(_precision, keys))
@@ -142,8 +142,8 @@ def _by_site(
                     f"{site!r} has two different sparsities, by {first!r} and by {other!r}; a "
                     "weight, shared or not, has one"
                 )
-        found[site] = (first, sparsity[first])
-    return found
+        shares[site] = (first, sparsity[first])
+    return shares
 
 
 def _precision(key: str) -> tuple[bool, int]:
@@ -171,22 +171,22 @@ def _places(
     """Return the places that each name or pattern stands for, a shared weight by its first name."""
     first = {name: several[0][0] for several in owners_of(model).values() for name, _, _ in several}
     first.update(site_names(model, sites))
-    found = {
+    fitting = {
         one: list(dict.fromkeys(first[n] for n in first if n == one or fnmatchcase(n, one)))
         for one in names
     }
-    unknown = [one for one, places in found.items() if not places]
+    unknown = [one for one, places in fitting.items() if not places]
     if unknown:
         raise SparselthError(
             f"{what} names {sorted(unknown)}, but the model's Conv2d and Linear weights are "
             f"{sorted(name for name, site in sites.items() if site.kind.by_default)}"
         )
-    return found
+    return fitting
 
 
-def _named(model: nn.Module, sites: Mapping[str, Site], given: Any, what: str) -> set[str]:
+def _named(model: nn.Module, sites: Mapping[str, Site], names: Any, what: str) -> set[str]:
     return {
         place
-        for places in _places(model, sites, check_names(what, given), what).values()
+        for places in _places(model, sites, check_names(what, names), what).values()
         for place in places
     }
