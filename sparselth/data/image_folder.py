@@ -97,7 +97,7 @@ def _listed(folder: Path) -> tuple[list[str], Samples]:
             "<root>/val/<class>/..."
         )
     try:
-        found = datasets.ImageFolder(folder)
+        images = datasets.ImageFolder(folder)
     except FileNotFoundError as error:  # no class, or one without images
         raise SparselthError(f"the image folder {folder} cannot be used: {error}") from error
-    return found.classes, found.samples
+    return images.classes, images.samples

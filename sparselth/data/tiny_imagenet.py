@@ -56,14 +56,14 @@ def _training(folder: Path, classes: dict[str, int]) -> Listing:
     columns: list[list[Path]] = []
     for name in classes:
         images = folder / name / "images"
-        found = sorted(images.glob("*.JPEG"))
-        expected = len(columns[0]) if columns else len(found)
-        if not found or len(found) != expected:
+        files = sorted(images.glob("*.JPEG"))
+        expected = len(columns[0]) if columns else len(files)
+        if not files or len(files) != expected:
             raise SparselthError(
-                f"{images} holds {len(found)} .JPEG files, expected {expected or 'at least 1'}, as "
+                f"{images} holds {len(files)} .JPEG files, expected {expected or 'at least 1'}, as "
                 f"many as every other class; {_UNPACK_AGAIN}"
             )
-        columns.append(found)
+        columns.append(files)
     rows = list(zip(*columns, strict=True))
     return [path for row in rows for path in row], list(classes.values()) * len(rows)
 

@@ -83,14 +83,14 @@ def build(name: str, num_classes: int, in_channels: int, width: float) -> nn.Mod
             f"model '{name}' got width={width}, but the function takes no width; give it a keyword "
             "width, or leave width at 1.0"
         )
-    known = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
-    keywords = {key: value for key, value in known.items() if key in taken}
+    offered = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
+    keywords = {key: value for key, value in offered.items() if key in taken}
     try:
         signature.bind(**keywords)
     except TypeError as error:
         raise SparselthError(
             f"model '{name}': the function takes {signature} ({error}), but of these only "
-            f"{', '.join(known)} are passed, by keyword; give the others a default"
+            f"{', '.join(offered)} are passed, by keyword; give the others a default"
         ) from error
     model = function(**keywords)
     if not isinstance(model, nn.Module):

@@ -187,8 +187,8 @@ class KeepBest(Callback):
 
     def load(self) -> dict[str, Any] | None:
         """Return {"model", "masks", "test_accuracy"}, or None when there is nothing yet."""
-        found = self.folder.load()
-        return None if found is None else found[1]
+        newest = self.folder.load()
+        return None if newest is None else newest[1]
 
 
 class KeepEpoch(Callback):

@@ -52,8 +52,8 @@ class CheckpointFolder:
         if not self.path.is_dir():
             return []
         matches = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
-        found = ((int(match[1]), int(match[2] or 0)) for match in matches if match)
-        return sorted(found, reverse=True)
+        positions = ((int(match[1]), int(match[2] or 0)) for match in matches if match)
+        return sorted(positions, reverse=True)
 
     def epochs(self) -> list[int]:
         """List how many epochs were complete at each checkpoint, newest first."""

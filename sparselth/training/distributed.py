@@ -52,9 +52,9 @@ class World:
         """Say whether `flag` is set in any process."""
         if self.size == 1:
             return flag
-        found = torch.tensor(int(flag), device=device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return bool(found)
+        shared = torch.tensor(int(flag), device=device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return bool(shared)
 
     def from_first(self, value: Any, device: torch.device) -> Any:
         """Return the first process's value in all of them.

@@ -93,9 +93,9 @@ class Recipe:
             raise SparselthError(
                 f"a recipe got milestones={self.milestones!r}; they are a tuple of fractions"
             )
-        for name, known in _NAMES.items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
+        for name, allowed in _NAMES.items():
+            if getattr(self, name) not in allowed:
+                raise unknown_name(name, getattr(self, name), allowed)
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every"):
             if (count := getattr(self, name)) < 1:
                 raise SparselthError(f"a recipe got {name}={count}; it must be at least 1")

@@ -63,10 +63,10 @@ def restore(folder: CheckpointFolder, parts: TrainState) -> dict[str, Any] | Non
 
     Nothing is loaded, and `CheckpointError` raised, when the checkpoint is of another run.
     """
-    found = folder.load()
-    if found is None:
+    newest = folder.load()
+    if newest is None:
         return None
-    _, state = found
+    _, state = newest
     _check_same_run(folder, state, parts.model, parts.recipe)
     recorded = state.get("data", parts.data)  # older ones do not say
     if recorded != parts.data:
@@ -89,10 +89,10 @@ def _told(data: dict[str, int]) -> str:
 
 def load_weights(folder: CheckpointFolder) -> dict[str, Tensor]:
     """Load the model's state dict alone, from the newest checkpoint of a run."""
-    found = folder.load()
-    if found is None:
+    newest = folder.load()
+    if newest is None:
         raise CheckpointError(f"there is no checkpoint in {folder.path}; train first")
-    weights: dict[str, Tensor] = found[1]["model"]
+    weights: dict[str, Tensor] = newest[1]["model"]
     return weights
 
 

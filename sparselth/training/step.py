@@ -195,8 +195,8 @@ class _Graphed:
         if self.captured is None or self.captured.settings != self._settings():
             self.captured = None  # its memory is free before the next one's is taken
             self.captured = self._capture(x, labels, images)
-        for buffer, given in zip(self.captured.inputs, (x, labels), strict=True):
-            buffer.copy_(given)
+        for buffer, source in zip(self.captured.inputs, (x, labels), strict=True):
+            buffer.copy_(source)
         self.captured.graph.replay()
         return self.captured.result
 

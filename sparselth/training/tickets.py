@@ -214,15 +214,15 @@ class _Start(Callback):
         self.epoch = epoch
         self.folder = CheckpointFolder(folder) if folder is not None else None
         self.world = World.current()
-        found = self.folder.load() if self.folder else None
-        if found is not None:
-            at, state = found
+        saved = self.folder.load() if self.folder else None
+        if saved is not None:
+            at, state = saved
             model.load_state_dict(state["model"])
             self.weights: Weights = _copied(model)
-            self.known = at == epoch
+            self.reached = at == epoch
         else:
             self.weights = _copied(model)
-            self.known = epoch == 0
+            self.reached = epoch == 0
             self._save(0)
 
     def train_begin(self, model: nn.Module, recipe: Recipe, history: History) -> None:
@@ -230,8 +230,8 @@ class _Start(Callback):
         self.epoch_end(model, history)
 
     def epoch_end(self, model: nn.Module, history: History) -> None:
-        if len(history) == self.epoch and not self.known:
-            self.weights, self.known = _copied(model), True
+        if len(history) == self.epoch and not self.reached:
+            self.weights, self.reached = _copied(model), True
             self._save(self.epoch)
 
     def _save(self, epoch: int) -> None:
