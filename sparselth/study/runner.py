@@ -169,26 +169,26 @@ class _Study:
 
     def _timing(self) -> list[dict[str, Any]]:
         """Time sparse against dense training, once per run folder, with nothing else running."""
-        known = {
+        rows = {
             (row["model"], row["data"], row["sparsity"]): row
             for row in self.folder.read_json("timing.json") or []
         }
         for cell in cells(self.config):
             key = (cell.model, cell.data, cell.sparsity)
             # Any masks of a sparsity are timed for all.
-            if cell.protocol != MASKS or cell not in self.histories or key in known:
+            if cell.protocol != MASKS or cell not in self.histories or key in rows:
                 continue
             self.progress.note(f"timing sparse against dense: {cell.label}")
             job = TimeTraining(self.config, self.folder.path, cell)
             try:
-                known[key] = self.executor.submit(job).result()
+                rows[key] = self.executor.submit(job).result()
             except CellError as error:
                 timing = cell.sibling("timing")
                 self.failures[timing] = Failure(timing, str(error), error.trace)
                 self.progress.note(f"FAILED {timing.label}: {error}")
                 continue
-            self.folder.write_json("timing.json", list(known.values()))
-        return list(known.values())
+            self.folder.write_json("timing.json", list(rows.values()))
+        return list(rows.values())
 
     def _write_tables(self) -> None:
         """Write what is too long for the summary: every epoch of every training."""

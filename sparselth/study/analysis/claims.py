@@ -77,13 +77,13 @@ def _is_setting(mask: dict[str, Any], setting: dict[str, Any]) -> bool:
 
 def _correlation(results: Results, setting: dict[str, Any]) -> Claim:
     small, large = results.rates[0], results.rates[-1]
-    found = {
+    by_rate = {
         rate: results.overlaps(dense_of(setting), DENSE_PAIR, MAIN_P, rate)
         for rate in (small, large)
     }
-    difference = paired(found[small], found[large], results.thresholds.confidence)
+    difference = paired(by_rate[small], by_rate[large], results.thresholds.confidence)
     words = ", ".join(
-        f"{_mean(overlaps):.3f} at {rate:g}" for rate, overlaps in found.items() if overlaps
+        f"{_mean(overlaps):.3f} at {rate:g}" for rate, overlaps in by_rate.items() if overlaps
     )
     return Claim(
         "a",
@@ -96,34 +96,34 @@ def _correlation(results: Results, setting: dict[str, Any]) -> Claim:
 
 def _training(results: Results, setting: dict[str, Any]) -> Claim:
     small, large = results.rates[0], results.rates[-1]
-    found = results.difference(dense_of(setting), ("dense", large), ("dense", small))
+    difference = results.difference(dense_of(setting), ("dense", large), ("dense", small))
     return Claim(
         "b",
         f"dense training is better at {large:g} than at {small:g} (on CIFAR by 2 to 4 points)",
-        _above(found, 0.0),
-        _points(found),
+        _above(difference, 0.0),
+        _points(difference),
     )
 
 
 def _ticket_wins(results: Results, masks: list[dict[str, Any]]) -> Claim:
     rate, gap = results.rates[0], results.thresholds.gap
-    found = results.pooled(masks, ("ticket", rate), ("reinit", rate))
+    difference = results.pooled(masks, ("ticket", rate), ("reinit", rate))
     return Claim(
         "c",
         f"at {rate:g} the ticket is above the re-initialisation by more than {gap:g} points",
-        _above(found, gap),
-        _points(found, _tally(results, masks, ("ticket", "reinit"), rate, gap)),
+        _above(difference, gap),
+        _points(difference, _tally(results, masks, ("ticket", "reinit"), rate, gap)),
     )
 
 
 def _ticket_draws(results: Results, masks: list[dict[str, Any]]) -> Claim:
     rate, gap = results.rates[-1], results.thresholds.gap
-    found = results.pooled(masks, ("ticket", rate), ("reinit", rate))
+    difference = results.pooled(masks, ("ticket", rate), ("reinit", rate))
     return Claim(
         "c",
         f"at {rate:g} ticket and re-initialisation differ by no more than {gap:g} points",
-        MISSING if found is None else found.within(gap),
-        _points(found, _tally(results, masks, ("ticket", "reinit"), rate, gap)),
+        MISSING if difference is None else difference.within(gap),
+        _points(difference, _tally(results, masks, ("ticket", "reinit"), rate, gap)),
     )
 
 
@@ -131,13 +131,13 @@ def _finetuning_wins(results: Results, masks: list[dict[str, Any]]) -> Claim:
     rate = results.rates[-1]
     pair = ("finetune", rate), ("ticket", rate)
     each = [results.difference(mask, *pair) for mask in masks]
-    found = results.pooled(masks, *pair)
+    pooled = results.pooled(masks, *pair)
     return Claim(
         "d",
         f"at {rate:g} pruning & fine-tuning is above the ticket for every mask",
         all_of(_above(difference, 0.0) for difference in each),
         _points(
-            found, " over all masks" + _tally(results, masks, ("finetune", "ticket"), rate, 0.0)
+            pooled, " over all masks" + _tally(results, masks, ("finetune", "ticket"), rate, 0.0)
         ),
     )
 
@@ -148,14 +148,14 @@ def _generators(results: Results, masks: list[dict[str, Any]]) -> Iterator[Claim
         first = [m for m in masks if m["generator"] == better]
         second = [{**m, "generator": worse} for m in first]
         for protocol in ("finetune", "ticket"):
-            found = results.pooled(first, (protocol, rate), (protocol, rate), second)
-            if found is None:
+            difference = results.pooled(first, (protocol, rate), (protocol, rate), second)
+            if difference is None:
                 continue
             yield Claim(
                 "e",
                 f"at {rate:g}, {protocol} on {better} masks is at least as good as on {worse} ones",
-                found.at_least(0.0),
-                _points(found, " over all sparsities"),
+                difference.at_least(0.0),
+                _points(difference, " over all sparsities"),
             )
 
 
@@ -163,12 +163,14 @@ def _rewinding(results: Results, masks: list[dict[str, Any]]) -> Iterator[Claim]
     rate = results.rates[-1]
     words = {"finetune": "pruning & fine-tuning", "rewind": "rewinding", "ticket": "the ticket"}
     for better, worse in (("finetune", "rewind"), ("rewind", "ticket")):
-        found = results.pooled(masks, (better, rate), (worse, rate))
+        difference = results.pooled(masks, (better, rate), (worse, rate))
         yield Claim(
             "f",
             f"at {rate:g} {words[better]} is above {words[worse]}",
-            _above(found, 0.0),
-            _points(found, " over all masks" + _tally(results, masks, (better, worse), rate, 0.0)),
+            _above(difference, 0.0),
+            _points(
+                difference, " over all masks" + _tally(results, masks, (better, worse), rate, 0.0)
+            ),
         )
 
 
@@ -201,25 +203,25 @@ def _tally(
     threshold: float,
 ) -> str:
     """Say of how many masks the difference is clear by itself."""
-    found = [results.difference(mask, (pair[0], rate), (pair[1], rate)) for mask in masks]
-    known = [d for d in found if d is not None and d.has_interval]
-    if len(known) < 2:
+    differences = [results.difference(mask, (pair[0], rate), (pair[1], rate)) for mask in masks]
+    bounded = [d for d in differences if d is not None and d.has_interval]
+    if len(bounded) < 2:
         return ""
-    above = sum(d.low > threshold for d in known)
-    below = sum(d.high < -threshold for d in known)
+    above = sum(d.low > threshold for d in bounded)
+    below = sum(d.high < -threshold for d in bounded)
     return (
-        f"; of {len(known)} masks {above} clearly above {threshold:g}, {below} clearly below "
+        f"; of {len(bounded)} masks {above} clearly above {threshold:g}, {below} clearly below "
         f"{0.0 - threshold:g}"
     )
 
 
-def _above(found: Difference | None, threshold: float) -> str:
-    return MISSING if found is None else found.above(threshold)
+def _above(difference: Difference | None, threshold: float) -> str:
+    return MISSING if difference is None else difference.above(threshold)
 
 
-def _points(found: Difference | None, of: str = "") -> str:
+def _points(difference: Difference | None, of: str = "") -> str:
     """Write a difference of accuracies, and what it is of."""
-    return "" if found is None else f"{found.text()} points{of}"
+    return "" if difference is None else f"{difference.text()} points{of}"
 
 
 def _mean(values: dict[int, float]) -> float:

@@ -86,17 +86,17 @@ def beside_the_paper(summary: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for expected in EXPECTED:
         if expected.model in results.config["models"] and expected.data in results.config["data"]:
-            found = _measured(results, expected)
+            measured = _measured(results, expected)
             rows.append(
                 {
                     "model": expected.model,
                     "data": expected.data,
                     "what": expected.label,
                     "paper": expected.value,
-                    "measured": None if found is None else found.mean,
-                    "low": found.low if found and found.has_interval else None,
-                    "high": found.high if found and found.has_interval else None,
-                    "seeds": 0 if found is None else found.seeds,
+                    "measured": None if measured is None else measured.mean,
+                    "low": measured.low if measured and measured.has_interval else None,
+                    "high": measured.high if measured and measured.has_interval else None,
+                    "seeds": 0 if measured is None else measured.seeds,
                 }
             )
     return rows

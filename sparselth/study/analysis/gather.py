@@ -119,7 +119,7 @@ def _late_gain(history: History) -> float | None:
 
 def _mask_row(work: Work, cell: Cell) -> dict[str, Any]:
     """Describe masks: what they keep, and which layers could not be pruned as asked."""
-    found = work.found(cell)
+    result = work.found(cell)
     layers: list[dict[str, Any]] = [
         {
             "layer": name,
@@ -127,39 +127,39 @@ def _mask_row(work: Work, cell: Cell) -> dict[str, Any]:
             "kept": int(mask.sum()),
             "sparsity": 1 - int(mask.sum()) / mask.numel(),
         }
-        for name, mask in found.masks.items()
+        for name, mask in result.masks.items()
     ]
     return {
         **cell.place(),
-        "measured_sparsity": measured_sparsity(found.masks),
-        **found.report,
+        "measured_sparsity": measured_sparsity(result.masks),
+        **result.report,
         "layers": layers,
-        "unreached": _unreached(work.config.allocation, cell.sparsity, found.masks),
+        "unreached": _unreached(work.config.allocation, cell.sparsity, result.masks),
     }
 
 
 def _small_dense(work: Work, done: list[Cell]) -> list[dict[str, Any]]:
     """Count the parameters of small dense networks, beside those that a mask leaves."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for cell in done:
         key = (cell.model, cell.data, cell.sparsity)
         is_small = cell.protocol in PROTOCOLS and not PROTOCOLS[cell.protocol].masked
-        if is_small and key not in found:
+        if is_small and key not in rows:
             model, target = work.small_dense(cell)
             place = {"model": cell.model, "data": cell.data, "sparsity": cell.sparsity}
-            found[key] = place | {"parameters": parameters(model), "masked_parameters": target}
-    return list(found.values())
+            rows[key] = place | {"parameters": parameters(model), "masked_parameters": target}
+    return list(rows.values())
 
 
 def _unreached(allocation: str, sparsity: float, masks: Weights) -> list[dict[str, Any]]:
     """List the layers of too few weights for what was asked of them: one weight stays in each."""
     if allocation == "global":
         return []
-    asked = erk_sparsities(masks, sparsity) if allocation == "erk" else {}
+    sparsities = erk_sparsities(masks, sparsity) if allocation == "erk" else {}
     return [
         {"layer": name, "weights": mask.numel(), "asked": share, "reached": 1 - 1 / mask.numel()}
         for name, mask in masks.items()
-        if round((share := asked.get(name, sparsity)) * mask.numel()) == mask.numel()
+        if round((share := sparsities.get(name, sparsity)) * mask.numel()) == mask.numel()
     ]
 
 
@@ -173,12 +173,12 @@ def _overlaps(work: Work, done: list[Cell]) -> tuple[list[dict[str, Any]], list[
                 "theta_0": _weights(work, cell, work.drawn(cell, "theta_0")),
                 "theta_T": _weights(work, cell, work.trained(cell)),
             }
-            found = overlap_rows(cell, networks, (overlaps.DENSE_PAIR,))
+            rows = overlap_rows(cell, networks, (overlaps.DENSE_PAIR,))
         elif cell.protocol == MASKS and cell.generator in work.config.generators:
-            found = _masked_overlaps(work, cell, trained)
+            rows = _masked_overlaps(work, cell, trained)
         else:
             continue
-        for row, by_layer in found:
+        for row, by_layer in rows:
             totals.append(row)
             layers += by_layer
     return totals, layers

@@ -78,8 +78,8 @@ def overlap_rows(
                     continue
                 own = {name: first[name]}, None if masks is None else {name: masks[name]}
                 _, layer_sd = overlap_chance(own[0], p, own[1])
-                found = {"overlap": values[i], "chance": chance, "chance_sd": layer_sd}
-                layers.append(row | {"layer": name, **found})
+                measured = {"overlap": values[i], "chance": chance, "chance_sd": layer_sd}
+                layers.append(row | {"layer": name, **measured})
             yield row | {"overlap": overlap, "chance": chance, "chance_sd": chance_sd}, layers
 
 

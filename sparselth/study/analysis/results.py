@@ -100,9 +100,9 @@ class Results:
     def best_rate(self, mask: dict[str, Any], protocol: str) -> float | None:
         """Return the learning rate of the highest mean accuracy; None without any."""
         means = {
-            rate: statistics.fmean(found.values())
+            rate: statistics.fmean(accuracies.values())
             for rate in self.rates
-            if (found := self.accuracies(mask, protocol, rate))
+            if (accuracies := self.accuracies(mask, protocol, rate))
         }
         return max(means, key=means.__getitem__) if means else None
 
@@ -120,10 +120,10 @@ class Results:
 
 def over_masks(by_mask: Iterable[BySeed]) -> list[float]:
     """Average values over masks: one for each seed that every mask with any has."""
-    known = [found for found in by_mask if found]
+    measured = [by_seed for by_seed in by_mask if by_seed]
     # A seed of which one mask failed would be a mean over others than the rest.
-    seeds = [seed for seed in (known[0] if known else ()) if all(seed in m for m in known)]
-    return [statistics.fmean(found[seed] for found in known) for seed in seeds]
+    seeds = [seed for seed in (measured[0] if measured else ()) if all(seed in m for m in measured)]
+    return [statistics.fmean(by_seed[seed] for by_seed in measured) for seed in seeds]
 
 
 def dense_of(setting: dict[str, Any]) -> dict[str, Any]:

@@ -99,10 +99,10 @@ def mean_overlap(
 
 def kind_label(kind: str) -> str:
     """Say what a kind of training is."""
-    known = {DENSE: "dense", ROUND: "rounds of imp", MASKS: "search by admm"}
-    return known[kind] if kind in known else PROTOCOLS[kind].label
+    labels = {DENSE: "dense", ROUND: "rounds of imp", MASKS: "search by admm"}
+    return labels[kind] if kind in labels else PROTOCOLS[kind].label
 
 
 def _median(values: Iterable[float]) -> float:
-    found = list(values)
-    return statistics.median(found) if found else 0.0
+    numbers = list(values)
+    return statistics.median(numbers) if numbers else 0.0

@@ -42,10 +42,10 @@ def differences(summary: dict[str, Any]) -> list[dict[str, Any]]:
     for mask in results.masks():
         for rate in results.rates:
             for first, second in COMPARED:
-                found = results.difference(mask, (first, rate), (second, rate))
-                if found is not None:
+                difference = results.difference(mask, (first, rate), (second, rate))
+                if difference is not None:
                     place = at_rate(mask, rate) | {"first": first, "second": second}
-                    rows.append(place | described(found))
+                    rows.append(place | described(difference))
     return rows
 
 
@@ -117,22 +117,22 @@ def _conditions(results: Results, mask: dict[str, Any]) -> Iterator[str]:
 
 
 def _similar(results: Results, mask: dict[str, Any], rate: float, dense_rate: float | None) -> str:
-    found = results.difference(mask, ("ticket", rate), ("dense", dense_rate))
-    if found is None:
+    difference = results.difference(mask, ("ticket", rate), ("dense", dense_rate))
+    if difference is None:
         return MISSING
-    return found.at_least(-results.thresholds.similar_for(mask["data"]))
+    return difference.at_least(-results.thresholds.similar_for(mask["data"]))
 
 
-def _above(found: Difference | None, threshold: float) -> str:
-    return MISSING if found is None else found.above(threshold)
+def _above(difference: Difference | None, threshold: float) -> str:
+    return MISSING if difference is None else difference.above(threshold)
 
 
-def described(found: Difference) -> dict[str, Any]:
+def described(difference: Difference) -> dict[str, Any]:
     """Return a difference as a row of a table has it."""
-    known = found.has_interval
+    bounded = difference.has_interval
     return {
-        "mean": found.mean,
-        "low": found.low if known else None,
-        "high": found.high if known else None,
-        "seeds": found.seeds,
+        "mean": difference.mean,
+        "low": difference.low if bounded else None,
+        "high": difference.high if bounded else None,
+        "seeds": difference.seeds,
     }

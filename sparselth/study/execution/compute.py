@@ -138,7 +138,7 @@ class Work:
         if control:
             source = Cell(**{**cell.place(), "generator": base}, protocol=MASKS)
             theta_T = self.trained(cell.dense())
-            found = controlled(control, self.found(source), theta_T, cell.seed)
+            result = controlled(control, self.found(source), theta_T, cell.seed)
         else:
             (start,) = needs(config, cell)
             model = self._model(cell, self.trained(start))
@@ -153,11 +153,11 @@ class Work:
                 checkpoint=self.folder.checkpoints(cell.sibling("search").folder).path,
                 on_epoch_end=on_epoch_end,
             )
-            found = GENERATORS[base](job)
-            check_alive(found.masks)
+            result = GENERATORS[base](job)
+            check_alive(result.masks)
         checkpoints.save(
             0,
-            {"masks": found.masks, "history": found.history.to_rows(), "report": found.report},
+            {"masks": result.masks, "history": result.history.to_rows(), "report": result.report},
         )
 
     # What other cells, or nobody, computed before.

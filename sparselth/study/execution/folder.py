@@ -81,21 +81,21 @@ def _check(folder: Path, config: StudyConfig) -> None:
     advice = "name another folder (--out), or give the settings this one was made with"
     if not folder.is_dir():
         raise SparselthError(f"{folder} is a file; name a folder (--out)")
-    found = _read_json(folder / _CONFIG)
-    if found is None:
+    content = _read_json(folder / _CONFIG)
+    if content is None:
         others = [e.name for e in folder.iterdir() if e.name != _LOCK and e.suffix != ".tmp"]
         if others:
             raise SparselthError(
                 f"{folder} holds '{sorted(others)[0]}' but no study; name another folder (--out)"
             )
         return
-    if not isinstance(found, dict) or "protocols" not in found:
+    if not isinstance(content, dict) or "protocols" not in content:
         raise SparselthError(
             f"{folder / _CONFIG} is not the configuration of a study; name another folder (--out)"
         )
     # "fixed" is what there was before one could ask.
-    found = {"choice": "fixed", **found}
-    differences = config.differences(found)
+    content = {"choice": "fixed", **content}
+    differences = config.differences(content)
     if differences:
         raise SparselthError(
             f"{folder} holds another study: {'; '.join(differences[:3])}"

@@ -127,11 +127,11 @@ GENERATORS: dict[str, Callable[[MaskJob], FoundMasks]] = {
 }
 
 
-def controlled(control: str, found: FoundMasks, theta_T: Weights, seed: int) -> FoundMasks:
+def controlled(control: str, result: FoundMasks, theta_T: Weights, seed: int) -> FoundMasks:
     """Turn masks into those of a control; counts per layer stay."""
     if control == "shuffled":
-        masks = shuffled_masks(found.masks, derive(seed, "shuffled mask"))
+        masks = shuffled_masks(result.masks, derive(seed, "shuffled mask"))
     else:
-        masks = inverted_masks(found.masks, theta_T)
+        masks = inverted_masks(result.masks, theta_T)
     check_alive(masks)
     return FoundMasks(masks)

@@ -21,7 +21,7 @@ class Progress:
     def __init__(self) -> None:
         self.planned: dict[Cell, int] = {}
         self.done: dict[Cell, int] = {}
-        self.found = 0
+        self.resumed = 0
         self.begun: float | None = None
 
     def __enter__(self) -> Progress:
@@ -43,8 +43,8 @@ class Progress:
         """Start a cell of which `done` epochs are there already."""
         if self.begun is None:
             self.begun = time.perf_counter()
-            self.found = sum(self.done.values())
-        self.found += done
+            self.resumed = sum(self.done.values())
+        self.resumed += done
         self.done[cell] = done
         self.show(cell, "")
 
@@ -80,9 +80,9 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Estimate the time left from the epochs since the start; None before the first."""
         done, total = self.totals()
-        if self.begun is None or done <= self.found:
+        if self.begun is None or done <= self.resumed:
             return None
-        return (time.perf_counter() - self.begun) / (done - self.found) * (total - done)
+        return (time.perf_counter() - self.begun) / (done - self.resumed) * (total - done)
 
     def totals(self) -> tuple[int, int]:
         """Return (epochs done, epochs in all)."""

@@ -50,7 +50,7 @@ class OverlapTrace(Callback):
         weights = {name: model.get_parameter(name) for name in self.start}
         masks = masks_of(model) or None
         shares = selecting(self.start, masks)
-        found = dict(zip(shares, weight_overlap(self.start, weights, shares, masks), strict=True))
-        overlaps = [found.get(p) for p in PERCENTAGES]
+        by_p = dict(zip(shares, weight_overlap(self.start, weights, shares, masks), strict=True))
+        overlaps = [by_p.get(p) for p in PERCENTAGES]
         self.rows.append({"epoch": len(history), "overlaps": overlaps})
         write_json(self.path, self.rows)

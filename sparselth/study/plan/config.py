@@ -114,11 +114,11 @@ class StudyConfig(StudySettings):
 
         Those of a config were checked: their names raise no SparselthError here.
         """
-        found: dict[str, None] = {}
+        ordered: dict[str, None] = {}
         for generator in self.generators:
-            found.setdefault(parsed(generator)[0])
-            found.setdefault(generator)
-        return tuple(found)
+            ordered.setdefault(parsed(generator)[0])
+            ordered.setdefault(generator)
+        return tuple(ordered)
 
     def recipe(self, learning_rate: float, seed: int, stage: str = "train") -> Recipe:
         """Return how one network of the study is trained.
@@ -197,15 +197,15 @@ class StudyConfig(StudySettings):
         Empty where it is.
         The lists of the grid may have grown since: more seeds, say, are the same study.
         """
-        found = [
+        reasons = [
             f"{name} is {before.get(name, 'missing')} there and {value} here"
             for name, value in self.to_dict().items()
             if name not in _NOT_IDENTITY
             and before.get(name, "missing") != value
             and not (name in _GRID and _within(before.get(name), value))
         ]
-        if found or not self.keeps_theta_k:
-            return found
+        if reasons or not self.keeps_theta_k:
+            return reasons
         if self.changed({name: before[name] for name in _GRID}).keeps_theta_k:
             return []
         return ["the pre-training there did not keep what is rewound to here"]

@@ -51,8 +51,8 @@ def lead(summary: Mapping[str, Any]) -> str:
     at = f"{_counted('learning rate', rates)} {', '.join(f'{rate:g}' for rate in rates)}"
     width = "" if config["width"] == 1.0 else f" at {config['width']:g} of its width"
     searches = sum(cell["protocol"] == MASKS for cell in summary["cells"])
-    found = "one search for masks" if searches == 1 else f"{searches} searches for masks"
-    also = f" and {found}" if searches else ""
+    searched = "one search for masks" if searches == 1 else f"{searches} searches for masks"
+    also = f" and {searched}" if searches else ""
     epochs = "one epoch" if config["epochs"] == 1 else f"{config['epochs']} epochs"
     trainings = len(summary["cells"]) - searches
     return (

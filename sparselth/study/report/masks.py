@@ -34,10 +34,10 @@ def masks(summary: Mapping[str, Any]) -> Section:
     return Section("Masks", [text], [Table(headers, rows)]) if rows else Section("Masks")
 
 
-def _residual(found: float | None) -> str:
-    if found is None:
+def _residual(residual: float | None) -> str:
+    if residual is None:
         return ""
-    return f"{found:.3f}" + (", not converged" if found > _CONVERGED else "")
+    return f"{residual:.3f}" + (", not converged" if residual > _CONVERGED else "")
 
 
 def _unreached(layer: Mapping[str, Any]) -> str:

@@ -34,6 +34,6 @@ def write_report(summary: dict[str, Any], path: Path) -> None:
     for path_of_before in (path / PLOTS).glob("*.svg"):
         if path_of_before.name not in images:
             path_of_before.unlink()
-    found = sections(summary, pictures)
-    write_atomically(path / "report.html", html(summary, found, images))
-    write_atomically(path / "report.md", markdown(summary, found, PLOTS))
+    contents = sections(summary, pictures)
+    write_atomically(path / "report.html", html(summary, contents, images))
+    write_atomically(path / "report.md", markdown(summary, contents, PLOTS))

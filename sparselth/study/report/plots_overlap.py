@@ -104,9 +104,9 @@ def _trace(
         if (row["protocol"], row["learning_rate"]) == (protocol, rate):
             epochs.setdefault(row["epoch"], []).append(row["overlap"])
     if epochs:
-        found = {0: [1.0], **epochs}  # before the first step it is the start itself
-        means = [sum(values) / len(values) for values in found.values()]
-        panel.plot(list(found), means, marker=".", color=colour, label=label)
+        by_epoch = {0: [1.0], **epochs}  # before the first step it is the start itself
+        means = [sum(values) / len(values) for values in by_epoch.values()]
+        panel.plot(list(by_epoch), means, marker=".", color=colour, label=label)
 
 
 def _band(panel: Axes, summary: dict[str, Any], place: Setting) -> None:

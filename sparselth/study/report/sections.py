@@ -21,7 +21,7 @@ _PLACE = ["model", "data", "lr", "masks", "sparsity"]
 
 def sections(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> list[Section]:
     """Return those that have something to say. pictures: file name -> what it shows, in order."""
-    found = [
+    possible = [
         _failures(summary),
         _claims(summary),
         _paper(summary),
@@ -34,7 +34,7 @@ def sections(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> list[Se
         masks(summary),
         _configuration(summary),
     ]
-    return [section for section in found if section.text or section.blocks]
+    return [section for section in possible if section.text or section.blocks]
 
 
 def _failures(summary: Mapping[str, Any]) -> Section:
@@ -123,7 +123,7 @@ def _accuracy_table(
     summary: Mapping[str, Any], setting: Setting, rows: list[dict[str, Any]]
 ) -> Table:
     config = summary["config"]
-    known = {
+    by_place = {
         (r["learning_rate"], r["generator"], r["sparsity"], r["protocol"]): r
         for r in rows
         if _fits(r, setting)
@@ -132,10 +132,10 @@ def _accuracy_table(
     for rate in config["learning_rates"]:
         for generator in config["generators"]:
             for sparsity in config["sparsities"]:
-                cells = [known.get((rate, "", 0.0, "dense"))]
+                cells = [by_place.get((rate, "", 0.0, "dense"))]
                 for protocol in config["protocols"]:
                     masked = generator if PROTOCOLS[protocol].masked else ""
-                    cells.append(known.get((rate, masked, sparsity, protocol)))
+                    cells.append(by_place.get((rate, masked, sparsity, protocol)))
                 texts = [accuracy_text(cell) for cell in cells]
                 body.append([f"{rate:g}", generator, percent(sparsity), *texts])
     labels = [LABELS[protocol] for protocol in config["protocols"]]
