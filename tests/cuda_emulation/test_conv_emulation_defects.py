@@ -1,4 +1,4 @@
-"""Defects of the CUDA convolutions, each of which must be caught on the host."""
+"""Defects put into the CUDA convolutions on purpose are caught, on the host."""
 
 from __future__ import annotations
 

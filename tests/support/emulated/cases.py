@@ -16,6 +16,7 @@ OPS = ("topk_mask", "admm_project_", "weight_overlap", "masked_sgd_", "masked_ad
 STEPS = OPS[3:]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 THREADS = 256
+SEEDS = range(64)
 
 WEIGHTS = (
     *((0,), (7,), (), (5, 0, 3, 3), (3, 5), (4, 3, 3, 3), (17, 40, 3, 3), (64, 33, 1, 1)),
