@@ -65,8 +65,9 @@ def keyword_only(*names: str) -> Callable[[F], F]:
                 if len(args) - places > len(names) or by_name.keys() & kwargs.keys():
                     return function(*args, **kwargs)  # which says what is wrong
                 shown = ", ".join(f"{name}=..." for name in by_name)
+                first = places - function.__qualname__.endswith(".__init__")  # less self
                 warnings.warn(
-                    f"{called} takes keywords after the first {places}: {called}(..., {shown}); "
+                    f"{called} takes keywords after the first {first}: {called}(..., {shown}); "
                     "places go with the next version",
                     DeprecationWarning,
                     stacklevel=2,

@@ -38,3 +38,17 @@ def test_an_old_argument_is_taken_by_its_new_name():
     for _ in range(2):
         with pytest.raises(sl.SparselthError, match="and its old name 'regulariser'"):
             sl.train(model, data, recipe, regulariser=schedule, regularizer=schedule)
+
+
+def test_arguments_by_place_are_taken_by_their_names():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1))
+    with pytest.warns(DeprecationWarning, match="find_masks takes keywords after the first 1") as w:
+        masks = sl.find_masks(model, "magnitude", 0.5, exclude=())
+    assert w[0].filename == __file__
+    assert sl.sparsity(masks) == 0.5
+    with pytest.warns(DeprecationWarning, match="ADMM takes keywords after the first 1:"):
+        assert sl.ADMM(model, 0.5, 0.25).rho == 0.25
+    with pytest.raises(TypeError, match="positional"):
+        sl.find_masks(model, *range(9))
+    with pytest.raises(TypeError):
+        sl.find_masks(model, "magnitude", score="random")

@@ -44,8 +44,8 @@ def contention(found: dict[str, Any], threads: int) -> str:
     if free >= threads - 0.75:
         return ""
     return (
-        f"other programs keep {found['load']:g} of {found['cores']} cores busy, and this computes on "
-        f"{threads}: these times say little"
+        f"other programs keep {found['load']:g} of {found['cores']} cores busy, and this computes "
+        f"on {threads}: these times say little"
     )
 
 

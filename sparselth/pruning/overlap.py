@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import overload
 
@@ -46,7 +47,8 @@ def weight_overlap(theta_a, theta_b, p=0.2, masks=None):
     share their passes over the weights.
     masks: for two networks sharing a mask; N_l then counts the remaining weights only, and what
     the pruned ones hold does not matter. Without masks N_l counts all weights, as for a sparse
-    against a dense network (appendix F).
+    against a dense network (appendix F); a warning says where p selects more than either network
+    has left, so that zeros are counted, of which ties keep the first.
 
     Raises SparselthError on different names or shapes, p outside (0, 1], or NaN or Inf.
 
@@ -114,7 +116,25 @@ def _counted(
         [f"theta_a[{name!r}]" for name in theta_a],
         [f"theta_b[{name!r}]" for name in theta_a],
     )
+    if masks is None:
+        _warn_of_zeros(list(theta_a), a, b, [max(of_layer) for of_layer in zip(*k, strict=True)])
     return selection.weight_overlap(a, b, k, masks=mask_list, names=names), k
+
+
+def _warn_of_zeros(names: list[str], a: list[Tensor], b: list[Tensor], k: list[int]) -> None:
+    """Warn where both networks have fewer weights left than are selected: R_p counts zeros then."""
+    few = [
+        name
+        for name, x, y, most in zip(names, a, b, k, strict=True)
+        if int(x.count_nonzero()) < most and int(y.count_nonzero()) < most
+    ]
+    if few:
+        warnings.warn(
+            f"both networks have fewer weights that are not zero than p selects in {few[0]}"
+            f"{f' and {len(few) - 1} more' * (len(few) > 1)}: R_p compares where their zeros are, "
+            "too. Use a smaller p, or masks= where they share a mask",
+            stacklevel=4,
+        )
 
 
 def _sizes(theta: Weights, masks: Weights | None) -> list[int]:

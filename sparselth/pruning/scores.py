@@ -63,34 +63,42 @@ def find_score(score: str | Score) -> Score:
     Raises SparselthError for an unknown name, listing the known ones, and for what cannot be called
     with (weights, context).
     """
-    if not callable(score):
+    if isinstance(score, str):
         check_name("score", score, SCORES)
         return SCORES[score]
+    if not _takes_two(score):
+        hint = "; a sparsity is given as sparsity=..." if isinstance(score, float) else ""
+        raise SparselthError(
+            f"score must be one of {', '.join(sorted(SCORES))} or a function of (weights, "
+            f"context), got {score!r}{hint}; see sparselth.pruning.ScoreContext"
+        )
+    return score
+
+
+def _takes_two(score: object) -> bool:
+    if not callable(score) or isinstance(score, type):
+        return False
     try:
         signature(score).bind({}, None)
     except TypeError:
-        fits = False
+        return False
     except ValueError:  # of what is written in C nobody knows
-        fits = True
-    else:
-        fits = not isinstance(score, type)
-    if not fits:
-        raise SparselthError(
-            f"score must be a name or a function of (weights, context), got {score!r}; see "
-            "sparselth.pruning.ScoreContext"
-        )
-    return score
+        return True
+    return True
 
 
 def ranked(score: Score, weights: Mapping[str, Tensor], context: ScoreContext) -> list[Tensor]:
     """Return the scores of weights in their order, one of each shape, detached.
 
-    Gradients are on within a score: one that needs them differentiates the model.
+    Gradients are on within a score: one that needs them differentiates the model. One of the user's
+    gets copies, which it may write to.
 
-    Raises SparselthError for what is not a score of each weight.
+    Raises SparselthError for what is not a score of each weight, and for NaN and Inf in one.
     """
-    with torch.enable_grad():
-        scores = score(weights, context)
+    if score in SCORES.values():
+        return list(score(weights, context).values())
+    with torch.inference_mode(False), torch.enable_grad():
+        scores = score({name: weight.clone() for name, weight in weights.items()}, context)
     what = f"the score {getattr(score, '__name__', kind(score))!r}"
     if not isinstance(scores, Mapping):
         raise SparselthError(
@@ -101,14 +109,22 @@ def ranked(score: Score, weights: Mapping[str, Tensor], context: ScoreContext) -
         raise SparselthError(f"{what} and the weights it was given differ in these names: {names}")
     for name, weight in weights.items():
         _check(what, name, scores[name], weight)
-    return [scores[name].detach() for name in weights]
+    # Whole numbers are ranked as they are; double precision holds those up to 2^53.
+    return [
+        score.detach() if score.is_floating_point() else score.double()
+        for score in (scores[name] for name in weights)
+    ]
 
 
 def _check(what: str, name: str, score: object, weight: Tensor) -> None:
     wanted = f"{what} must return a tensor of real numbers, {tuple(weight.shape)} for {name!r}"
     if not isinstance(score, Tensor):
         raise SparselthError(f"{wanted}; got {kind(score)}")
-    if not score.is_floating_point() or score.shape != weight.shape:
-        raise SparselthError(f"{wanted}; got {score.dtype} of shape {tuple(score.shape)}")
+    if score.is_complex() or score.layout is not torch.strided or score.shape != weight.shape:
+        raise SparselthError(
+            f"{wanted}; got {score.dtype} of shape {tuple(score.shape)} and layout {score.layout}"
+        )
     if score.device != weight.device:
         raise SparselthError(f"{wanted}, on {weight.device}; got one on {score.device}")
+    if not bool(torch.isfinite(score).all()):
+        raise SparselthError(f"{what} of {name!r} holds NaN or Inf and cannot be ranked")

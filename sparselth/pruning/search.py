@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +63,9 @@ class Search:
 
         Raises SparselthError; what else "global" may empty shows when weights are ranked.
         """
-        k, layers = self._kept_by_shape(), len(self.sites)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said when the masks are found
+            k, layers = self._kept_by_shape(), len(self.sites)
         if self.allocation == "global" and isinstance(k, int) and k < layers:
             raise SparselthError(
                 f"a sparsity of {self.sparsity} keeps {k} of all weights or groups together, and "
@@ -75,7 +77,9 @@ class Search:
         return self._counts(weights, self._pattern_of(weights))
 
     def warn_of_gaps(self, model: nn.Module) -> None:
-        """Warn where weights are left out that nobody excluded."""
+        """Warn where weights are left out that nobody excluded, by names or not naming them."""
+        if isinstance(self.sparsity, Mapping):
+            return
         covers = coverage(model, self.sites)
         # Of what is pruned by default, only what was excluded is left out: the rest was refused.
         excluded = {name for name, site in sites_of(model).items() if site.kind.by_default}

@@ -12,6 +12,7 @@ from ..checks import check_mapping, check_model, check_names
 from ..deprecated import keyword_only
 from ..errors import SparselthError
 from ..nn.kinds import CONVOLUTIONS, Site, owners_of, site_names, sites_of
+from ..ops.checks import check_sparsity
 from ..ops.parameter_masks import is_sharded
 from .allocation import Sparsity
 
@@ -79,6 +80,7 @@ def sites_and_sparsity(
     if isinstance(sparsity, Mapping):
         check_mapping("sparsity", sparsity, "parameter names, or patterns of them, to shares")
         fitting = _places(model, sites, sparsity, "sparsity")
+        sparsity = {key: _share(key, value) for key, value in sparsity.items()}
         shares = _by_site(sparsity, fitting)
     named = {name for name, (key, _) in shares.items() if not _is_pattern(key)}
     if exclude is None:
@@ -87,10 +89,11 @@ def sites_and_sparsity(
         left_out = _named(model, sites, exclude, "exclude")
     if both := sorted(left_out & named):
         raise SparselthError(f"{', '.join(both)}: named by sparsity and by exclude; take one")
-    included = _named(model, sites, include, "include") | named
-    unknown = sorted(included - set(sites))
-    if unknown:
-        raise SparselthError(f"include names {unknown}, which cannot have masks")
+    included = _named(model, sites, include, "include")
+    for what, places in (("sparsity", named), ("include", included)):
+        if unknown := sorted(places - set(sites)):
+            raise SparselthError(f"{what} names {unknown}, which cannot have masks")
+    included |= named
     chosen = {
         name: site
         for name, site in sites.items()
@@ -123,6 +126,13 @@ def sites_and_sparsity(
     return chosen, {name: shares[name][1] for name in chosen}
 
 
+def _share(key: str, value: Any) -> float:
+    try:
+        return check_sparsity(value)
+    except SparselthError as error:
+        raise SparselthError(f"{key}: {error}") from None
+
+
 def _is_pattern(key: str) -> bool:
     return any(sign in key for sign in "*?[")
 
@@ -147,8 +157,10 @@ def _by_site(
 
 
 def _precision(key: str) -> tuple[bool, int]:
-    """Order keys: names before patterns, and among these those that say more."""
-    return not _is_pattern(key), len(key) - sum(map(key.count, "*?"))
+    """Order keys: names before patterns, and among patterns those that say more."""
+    if not _is_pattern(key):
+        return True, 0
+    return False, len(key) - sum(map(key.count, "*?"))
 
 
 def _check_used(fitting: Mapping[str, Collection[str]], chosen: Mapping[str, Site]) -> None:
@@ -177,9 +189,13 @@ def _places(
     }
     unknown = [one for one, places in fitting.items() if not places]
     if unknown:
+        inside = next(
+            (f"{one}.*" for one in unknown if any(n.startswith(f"{one}.") for n in first)), ""
+        )
+        hint = f"; did you mean {inside!r}?" if inside else ""
         raise SparselthError(
             f"{what} names {sorted(unknown)}, but the model's Conv2d and Linear weights are "
-            f"{sorted(name for name, site in sites.items() if site.kind.by_default)}"
+            f"{sorted(name for name, site in sites.items() if site.kind.by_default)}{hint}"
         )
     return fitting
 

@@ -125,7 +125,7 @@ def find_ticket(
             check_search(model, sparsity=share, **search)
         except SparselthError as error:
             raise SparselthError(
-                f"of rounds={rounds}, round {done + 1} prunes {share:.6g} on the way to "
+                f"of rounds={rounds}, round {done + 1} prunes {_shown(share)} on the way to "
                 f"{sparsity}, which cannot be ({error}); take rounds=1"
             ) from error
     start = _Start(model, rewind_to, _below(checkpoint, "start"))
@@ -244,6 +244,12 @@ def _up_to(sparsity: Sparsity, part: float) -> Sparsity:
     if isinstance(sparsity, Mapping):
         return {name: 1 - (1 - check_sparsity(share)) ** part for name, share in sparsity.items()}
     return 1 - (1 - check_sparsity(sparsity)) ** part
+
+
+def _shown(sparsity: Sparsity) -> str:
+    if not isinstance(sparsity, Mapping):
+        return f"{sparsity:.6g}"
+    return "{" + ", ".join(f"{name!r}: {share:.6g}" for name, share in sparsity.items()) + "}"
 
 
 def _copied(model: nn.Module) -> Weights:

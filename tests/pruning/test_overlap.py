@@ -1,6 +1,7 @@
 """R_p against the oracles of the paper's definition."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -137,3 +138,19 @@ def test_models_are_compared_by_their_prunable_parameters():
     assert sl.pruning.overlap_chance(a) == sl.pruning.overlap_chance(weights[0])
     masks = sl.find_masks(a, sparsity=0.5)
     assert sl.weight_overlap(a, b, 0.3, masks) == sl.weight_overlap(*weights, 0.3, masks)
+
+
+def test_zeros_of_both_networks_are_told():
+    sparse = [{"a": torch.randn(1000) * (torch.rand(1000) < 0.1)} for _ in range(2)]
+    dense = {"a": torch.randn(1000)}
+    with pytest.warns(
+        UserWarning, match="fewer weights that are not zero than p selects in a:"
+    ) as w:
+        sl.weight_overlap(*sparse, 0.2)
+    assert w[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sl.weight_overlap(*sparse, 0.05)
+        sl.weight_overlap(sparse[0], dense, 0.2)
+        mask = {"a": sparse[0]["a"] != 0}
+        sl.weight_overlap(*sparse, 0.2, mask)

@@ -86,11 +86,14 @@ def test_patterns_and_allocations_take_scores_as_well():
     [
         (lambda weights: weights, r"a function of \(weights, context\), got <function"),
         (nn.Linear, r"a function of \(weights, context\), got <class"),
+        (dict, r"a function of \(weights, context\), got <class"),
+        (0.9, "magnitude, random or a function .* got 0.9; a sparsity is given as sparsity=..."),
+        (lambda weights, context: {n: w.to_sparse() for n, w in weights.items()}, "sparse_coo"),
         (lambda weights, context: None, "'<lambda>' must return a mapping .* got NoneType"),
         (lambda weights, context: {}, r"differ in these names: \['1.weight', '2.weight'\]"),
         (
-            lambda weights, context: {n: w > 0 for n, w in weights.items()},
-            r"a tensor of real numbers, \(8, 8, 3, 3\) .* got torch.bool",
+            lambda weights, context: {n: w + 0j for n, w in weights.items()},
+            r"a tensor of real numbers, \(8, 8, 3, 3\) .* got torch.complex64",
         ),
         (
             lambda weights, context: {n: w.sum() for n, w in weights.items()},
@@ -103,13 +106,51 @@ def test_patterns_and_allocations_take_scores_as_well():
         ),
         (
             lambda weights, context: {n: w * torch.nan for n, w in weights.items()},
-            "1.weight holds NaN or Inf",
+            "score .<lambda>.* of .1.weight. holds NaN or Inf",
         ),
     ],
 )
 def test_what_is_no_score_is_said_in_one_sentence(score, message):
     with pytest.raises(ValueError, match=message):
         sl.find_masks(net(), score=score)
+
+
+def test_a_score_may_write_to_what_it_gets():
+    model = net()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+
+    def score(weights, context):
+        for name in list(weights):
+            weights[name] = weights[name].abs_().flatten()
+        return weights
+
+    with pytest.raises(ValueError, match=r"\(8, 8, 3, 3\) for '1.weight'; got .* \(576,\)"):
+        sl.find_masks(model, score=score)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float64])
+def test_scores_of_other_types_are_ranked_too(dtype):
+    ranks = {"1.weight": torch.randint(0, 200, (8, 8, 3, 3)).to(dtype)}
+
+    def score(weights, context):
+        return {name: ranks.get(name, w) for name, w in weights.items()}
+
+    mask = sl.find_masks(net(), score=score, sparsity=0.5)["1.weight"]
+    assert ranks["1.weight"][mask].double().min() >= ranks["1.weight"][~mask].double().max()
+
+
+def test_gradients_are_on_within_a_score_whatever_is_around_it():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+
+    def score(weights, context):
+        loss = context.model(torch.randn(2, 4)).sum()
+        (grad,) = torch.autograd.grad(loss, [context.model[0].weight])
+        return dict.fromkeys(weights, grad)
+
+    for around in (torch.no_grad, torch.inference_mode):
+        with around():
+            assert set(sl.find_masks(model, score=score)) == {"0.weight"}
 
 
 def test_an_error_of_the_score_is_its_own():

@@ -54,8 +54,11 @@ def test_a_shared_weight_goes_by_any_of_its_names():
     model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8), "c": nn.Linear(8, 2)})
     model["b"].weight = model["a"].weight
     assert set(sl.find_masks(model, sparsity={"b.weight": 0.5})) == {"a.weight"}
-    with pytest.raises(ValueError, match=r"two different sparsities, by 'a.weight' and by 'b.wei"):
-        sl.find_masks(model, sparsity={"a.weight": 0.5, "b.weight": 0.25})
+    model["longer"] = nn.Linear(8, 8)
+    model["longer"].weight = model["a"].weight
+    for other in ("b.weight", "longer.weight"):
+        with pytest.raises(ValueError, match="two different sparsities, by"):
+            sl.find_masks(model, sparsity={"a.weight": 0.5, other: 0.25})
 
 
 def test_admm_tickets_and_fine_tuning_take_them_too():
@@ -97,6 +100,11 @@ def test_a_layer_that_cannot_have_a_mask_is_no_matter_where_it_is_not_named():
         ({"sparsity": {"1.weight": 0.5}, "exclude": ["1.*"]}, "named by sparsity and by exclude"),
         ({"sparsity": {"1.weight": "x"}}, "^1.weight: sparsity is the share .*got 'x'"),
         ({"sparsity": {"1.weight": 1.0}}, "^1.weight: sparsity is the share .*got 1.0"),
+        ({"sparsity": {"1.weight": 0.5, "*": "x"}}, r"^\*: sparsity is the share .*got 'x'"),
+        ({"sparsity": {"1.*": torch.ones(2), "?.w*t": 0.5}}, r"^1\.\*: sparsity is the share"),
+        ({"sparsity": {"1.bias": 0.5}}, r"^sparsity names \['1.bias'\], which cannot have masks"),
+        ({"sparsity": {"1": 0.5}}, r"sparsity names \['1'\].*; did you mean '1.\*'\?"),
+        ({"exclude": ["2"]}, r"exclude names \['2'\].*; did you mean '2.\*'\?"),
         ({"sparsity": {5: 0.5}}, "mapping of parameter names, .* got 5 for a name"),
     ],
 )
