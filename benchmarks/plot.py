@@ -19,8 +19,8 @@ from sparselth.bench.ratios import Points, break_even, position
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "cpu-speedup.png"
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; dashed in the second round.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colors, which color-blind readers can tell apart; dashed in the second round.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":")
 PANELS = {"masked_conv2d": "one convolution", "training step": "whole training step"}
 
@@ -68,8 +68,8 @@ def draw_panel(panel: Axes, lines: dict[str, Points]) -> None:
     """Draw one line per problem; a ring where it crosses the break-even line."""
     for i, (problem, points) in enumerate(lines.items()):
         style = {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
+            "color": COLORS[i % len(COLORS)],
+            "linestyle": DASHES[i // len(COLORS) % len(DASHES)],
         }
         xs, ys = [position(s) for s, _ in points], [y for _, y in points]
         panel.plot(xs, ys, marker="o", markersize=3.5, linewidth=1.6, label=problem, **style)

@@ -164,7 +164,7 @@ class Architectures:
 def architectures(env: Mapping[str, str], accepted: frozenset[int]) -> Architectures:
     """Return what to compile for.
 
-    TORCH_CUDA_ARCH_LIST is honoured: "8.0 9.0a+PTX", with spaces or semicolons, and names such as
+    TORCH_CUDA_ARCH_LIST is honored: "8.0 9.0a+PTX", with spaces or semicolons, and names such as
     "Hopper". "All", or nothing, is the default list, clipped to what nvcc accepts, with PTX for the
     newest entry. Base images set lists for all their packages: what these kernels or this nvcc
     cannot serve is left out.

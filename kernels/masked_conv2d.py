@@ -207,7 +207,7 @@ def run_walks(
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Return images whose channels are neighbours in memory."""
+    """Return images whose channels are neighbors in memory."""
     images = images.contiguous(memory_format=torch.channels_last)
     if images.stride(1) == 1 or images.shape[1] == 1:
         return images

@@ -5,7 +5,7 @@ A weight is seen as contiguous (out, in, taps). `sparselth/ops/contract/` define
     []               entries: `select.py` alone
     [0, r, c, t]     boxes of r outs x c ins x t taps, 0 for the whole axis; score_boxes, selection
                      on the scores, expand
-    [1, n, m]        the n largest of every m neighbours along the ins; keep_n_of_m alone
+    [1, n, m]        the n largest of every m neighbors along the ins; keep_n_of_m alone
     [2, taps, s...]  in each kernel the taps of its best shape; score_shapes, selection, expand
 
 Scores are float64 sums of squares, added in the contract's order so that every backend finds the

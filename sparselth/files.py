@@ -15,7 +15,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Replace `path` with `content` in one step that survives a kill and a power cut.
 
     The bytes go to a temporary file in the same folder (a rename is atomic only inside one file
-    system), reach the disk, and only then take the name. The folder is synchronised too: without
+    system), reach the disk, and only then take the name. The folder is synchronized too: without
     it the rename itself can be lost.
     """
     path = Path(os.path.realpath(path))  # of a link, what it points to is replaced

@@ -47,6 +47,6 @@ def one_thread():
 
 
 @pytest.fixture
-def travelling(monkeypatch):
+def traveling(monkeypatch):
     """Let activations travel in lanes, through the oracles where nothing is compiled."""
     monkeypatch.setattr(libraries, "has_kernel", lambda op, backend: backend == "cpu")

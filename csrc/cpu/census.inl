@@ -33,7 +33,7 @@ inline std::vector<Chunk> make_chunks(const std::vector<int64_t>& sizes, bool gl
 }
 
 // Calls f(i) for every part, size(i) being the number of values in it: each thread takes a run of
-// neighbours of about the same size in all.
+// neighbors of about the same size in all.
 template <class Size, class F>
 void for_each_part(size_t parts, const Size& size, const Threads& threads, const F& f) {
   std::vector<int64_t> before(parts + 1, 0);  // values in the parts before this one

@@ -163,7 +163,7 @@ class RowOfNOfM {
   int64_t row_, n_, margin_;
   Key<T> m_;
   std::vector<int64_t> shifts_;
-  std::vector<Key<T>> keys_;   // of the row, with room for neighbours on both sides
+  std::vector<Key<T>> keys_;   // of the row, with room for neighbors on both sides
   std::vector<Key<T>> place_;  // of a column in its group
 };
 

@@ -39,7 +39,7 @@ SPARSELTH_INLINE T* clear(T* to, int64_t count) {
   return to;
 }
 
-// Calls f(plane), or f(channel), each thread for a run of neighbours.
+// Calls f(plane), or f(channel), each thread for a run of neighbors.
 template <class F>
 void for_planes(int64_t planes, const Threads& threads, const F& f) {
   const int64_t runs = std::min(planes, threads.count);
@@ -57,7 +57,7 @@ SPARSELTH_INLINE void write_plane(const LaneView<T>& out, int64_t plane, Row row
   for (int64_t y = 0; y < out.height; ++y) {
     row(y, to);
     to += out.width * kLanes<T>;
-    // The right halo of a row and the left one of the next are neighbours.
+    // The right halo of a row and the left one of the next are neighbors.
     to = clear(to, y + 1 < out.height ? 2 * out.halo : border);
   }
 }

@@ -144,7 +144,7 @@ class PerChannel {
   std::optional<Tensor> tensor_;
 };
 
-// Uninitialised memory for bundles of any shape.
+// Uninitialized memory for bundles of any shape.
 inline Tensor empty_lanes(const Tensor& like, int64_t bundles, int64_t channels, int64_t height,
                           int64_t width, int64_t halo, int64_t lanes,
                           std::optional<ScalarType> dtype = std::nullopt) {
@@ -154,7 +154,7 @@ inline Tensor empty_lanes(const Tensor& like, int64_t bundles, int64_t channels,
   return buffer;
 }
 
-// Uninitialised memory for a result with planes of height x width.
+// Uninitialized memory for a result with planes of height x width.
 inline Tensor empty_planes(const Tensor& like, int64_t height, int64_t width, int64_t halo,
                            std::optional<ScalarType> dtype = std::nullopt) {
   return empty_lanes(like, like.size(0), like.size(1), height, width, halo, like.size(4), dtype);

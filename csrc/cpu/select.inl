@@ -17,7 +17,7 @@
 #include "cpu/census.inl"
 
 // The keys drawn from every part of the selections, chunk after chunk: runs at regular steps, as
-// neighbours are often alike.
+// neighbors are often alike.
 template <class T>
 class Samples {
  public:
@@ -27,7 +27,7 @@ class Samples {
           const std::vector<int64_t>& values)
       : first_(chunks.size() + 1, 0), step_(chunks.size(), 0) {
     for (size_t c = 0; c < chunks.size(); ++c) {
-      // The chunks of a selection are neighbours.
+      // The chunks of a selection are neighbors.
       const bool as_before = c > 0 && chunks[c].selection == chunks[c - 1].selection;
       step_[c] = as_before ? step_[c - 1] : needed[c] ? step_for(values[c]) : 0;
       const int64_t size = chunks[c].end - chunks[c].begin;

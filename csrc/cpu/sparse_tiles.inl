@@ -12,7 +12,7 @@ struct TileSteps {
 };
 
 // out[o] = bias[o] + sum_j value[j] * x[offset[j]] for every channel o of [first, last), or
-// out[o] += the sum if `accumulate`. kStep: vectors between neighbouring columns of x.
+// out[o] += the sum if `accumulate`. kStep: vectors between neighboring columns of x.
 template <class T, int kR, int kC, int kStep>
 void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int64_t first,
                     int64_t last, const T* bias, bool accumulate, T* out, int64_t out_channel,
@@ -128,7 +128,7 @@ struct RowLoad {
 // The tile that covers the plane with the least work, overlapping tiles counted whole. Among equals
 // the first. Small tiles read the fewest vectors around them, so that more channels fit the
 // first-level cache at once: at 95 % 2 x 4 measured 10 to 15 % faster than 1 x 16. In wide planes
-// 1 x 8 does better, its runs of neighbours are longer: a quarter less time at 16 channels of
+// 1 x 8 does better, its runs of neighbors are longer: a quarter less time at 16 channels of
 // 32 x 32. Large tiles start and store less often. They pay where few channels are read, which fit
 // anyway (a depthwise layer: up to twice as fast); where a row has few weights, so that a tile is
 // mostly stored (64 channels of 32 x 32 at 99 %: a third less time); and where it has most of its

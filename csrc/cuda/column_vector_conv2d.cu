@@ -3,7 +3,7 @@
 //
 //   y[n, r, p] = sum over the vectors (i, tap) of r's group of  w[r, i, tap] * x[n, i, p + tap]
 //
-// 16 or 8 neighbouring rows (the outputs of a forward, the inputs of an input gradient) make a
+// 16 or 8 neighboring rows (the outputs of a forward, the inputs of an input gradient) make a
 // group; a vector is one column (channel and tap) in which some row of the group keeps its weight.
 // A mask of 16 x 1 or 8 x 1 vectors is multiplied at no loss in the forward; any other one is
 // covered by vectors, zero where it prunes: at 98 % of scattered weights 28 % of the columns are

@@ -109,7 +109,7 @@ struct Divisor {
 
 // --- memory -------------------------------------------------------------------------------
 
-// kVec neighbours of one tensor: 16 bytes, what one thread loads at once.
+// kVec neighbors of one tensor: 16 bytes, what one thread loads at once.
 template <class T>
 constexpr int kVec = 16 / static_cast<int>(sizeof(T));
 

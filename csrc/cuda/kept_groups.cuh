@@ -3,13 +3,13 @@
 //   boxes, shapes  score_groups (group_scores.cuh) -> the selection of select.cuh among the scores
 //                  -> a flag per group -> masks.
 //   N:M            decided from the values alone: a value stays when fewer than n of its m
-//                  neighbours along the inputs are larger, or equal and before it.
+//                  neighbors along the inputs are larger, or equal and before it.
 //
 // An op that overwrites its values reads the mask after all of it is written: N:M looks at
-// neighbours that other threads may own. That costs 2 bytes per value, 1 written and 1 read.
+// neighbors that other threads may own. That costs 2 bytes per value, 1 written and 1 read.
 //
 // Launches: ceil(tensors / 20) for the table; N:M one more; else one for scores, those of a
-// float64 selection, one for flags and one for masks. No host synchronisation.
+// float64 selection, one for flags and one for masks. No host synchronization.
 #pragma once
 
 #include "group_scores.cuh"

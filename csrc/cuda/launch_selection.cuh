@@ -16,7 +16,7 @@ inline Segment segment_of(const Tensor& values, const std::vector<int64_t>& k, s
 }
 
 // Scratch memory of a selection on the device of `like`, from torch's caching allocator: no
-// synchronisation, and reused only by later work of the same stream, so it may be dropped as soon
+// synchronization, and reused only by later work of the same stream, so it may be dropped as soon
 // as the kernels are queued.
 template <class AnySelection>
 Tensor scratch_for(AnySelection& selection, const Tensor& like, const char* op) {

@@ -4,7 +4,7 @@
 // has been added. Pruned weights and states become exactly zero, whatever stood there (a NaN
 // included). Arithmetic in float32 (float64 for float64), rounded once.
 //
-// One launch per table, pointers by value in the kernel arguments: no host synchronisation.
+// One launch per table, pointers by value in the kernel arguments: no host synchronization.
 // Elementwise, so any memory order will do as long as the tensors of one entry share it.
 #pragma once
 

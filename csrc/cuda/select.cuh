@@ -10,7 +10,7 @@
 // The pivot is found by radix selection on the magnitude bits, most significant digit first:
 // one histogram pass per 11-bit digit (float32: 3, float64: 6, 16-bit: 2); the last block of a
 // pool to finish picks the digit. Ties need ranks only where not all of them are kept; then
-// they are counted per chunk and scanned. No host synchronisation, the same launches whatever
+// they are counted per chunk and scanned. No host synchronization, the same launches whatever
 // the values, so a CUDA graph can hold it. Integers only: the result is the same on every run.
 //
 // Launches: ceil(tensors / 64) for the table, one per digit, one for ties, one by the op.

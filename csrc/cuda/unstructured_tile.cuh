@@ -3,7 +3,7 @@
 //
 // A block computes kRows rows (the outputs of a forward, the inputs of an input gradient) for one
 // tile of 32 x kPixels places: each lane has one column of one image, kPixels rows of pixels high.
-// Lanes are tile_w neighbours in each of 32 / tile_w images, so that a small plane fills a warp and
+// Lanes are tile_w neighbors in each of 32 / tile_w images, so that a small plane fills a warp and
 // every read of the tile is a conflict-free row of 32 words. The columns (the channels summed over)
 // come kColumns at a time, widened to float.
 //

@@ -77,7 +77,7 @@ def study(
     ] = None,
     jobs: Annotated[_Whole, typer.Option(help="Cluster jobs in the queue at once.")] = None,
 ) -> None:
-    """Compare winning ticket, random re-initialisation and pruning & fine-tuning on a grid.
+    """Compare winning ticket, random re-initialization and pruning & fine-tuning on a grid.
 
     Killed at any moment and started again with the same command, it goes on where it was. A part
     that fails does not stop the rest; the exit code is then 1.

@@ -1,4 +1,4 @@
-"""Serve an image set as normalised batches from device memory, augmented by tensor operations.
+"""Serve an image set as normalized batches from device memory, augmented by tensor operations.
 
 Every draw follows from (seed, epoch) alone, so that a resumed run needs no random state, and
 happens on the CPU, so that every device sees the same crops in the same order.
@@ -25,7 +25,7 @@ class Batches(Dealt):
     data: the set, which is copied to `device` whole.
     batch_size: images, on all processes together.  seed, augment: as in `Recipe`.
     shard: (rank, size) of a process among several.
-    Yields `(x, labels)`: x float32 (N, C, H, W), normalised to mean 0 and std 1 of the training
+    Yields `(x, labels)`: x float32 (N, C, H, W), normalized to mean 0 and std 1 of the training
     pixels; labels int64 (N,).
     """
 
@@ -69,7 +69,7 @@ class Batches(Dealt):
             if self.augment:
                 flips = mirrored[part] if self.flip else None
                 images = crop(images, shifts[0, part], shifts[1, part], flips)
-            yield normalise(images, self.mean, self.std), self.train_labels[order[part]]
+            yield normalize(images, self.mean, self.std), self.train_labels[order[part]]
 
     def check_labels(self, classes: int) -> None:
         """Refuse labels that a model of `classes` logits does not have.
@@ -88,10 +88,10 @@ class Batches(Dealt):
             part = self.part(step, batch_size)
             labels = self.test_labels[part]
             if len(labels):  # the last batch may have none for this process
-                yield normalise(self.test_images[part], self.mean, self.std), labels
+                yield normalize(self.test_images[part], self.mean, self.std), labels
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Convert uint8 images (N, C, H, W) to float32, less `mean` and over `std`, both (C, 1, 1).
 
     Equal to torchvision's `to_dtype(scale=True)` and `normalize`, bit for bit: it takes the same

@@ -35,7 +35,7 @@ def usable_cores() -> int:
 
 
 def read_rgb(path: str | Path) -> Any:
-    """Read an image file into a Pillow image of mode RGB; grey ones get three equal channels.
+    """Read an image file into a Pillow image of mode RGB; gray ones get three equal channels.
 
     Raises `SparselthError` that names the file when it is missing, truncated or no image.
     """
@@ -56,7 +56,7 @@ def read_rgb(path: str | Path) -> Any:
 def collate(samples: list[Any]) -> Any:
     """Stack (image, label) samples into tensors (N, C, H, W) and (N,), or hand on an error.
 
-    A worker's exception would reach the user as a traceback of many lines; travelling as a value,
+    A worker's exception would reach the user as a traceback of many lines; traveling as a value,
     it keeps its one sentence. `checked` raises it.
     """
     for sample in samples:

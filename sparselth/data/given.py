@@ -1,6 +1,6 @@
 """Data that the user brings: a pair of tensors, a DataLoader, or any iterable of batches.
 
-It is served as it is, neither normalised nor augmented.
+It is served as it is, neither normalized nor augmented.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class ImageFolder:
     `root` holds `train/<class>/...` and `val/<class>/...`, as ImageNet is usually unpacked; classes
     are numbered in the order of their sorted folder names. Served images are RGB, `image_size` wide
     and high: random parts of any aspect when augmented (and mirrored where `flip` allows it), else
-    the centre of the image scaled to `resize` along its shorter side. `mean` and `std` are per
+    the center of the image scaled to `resize` along its shorter side. `mean` and `std` are per
     channel, on the scale where white is 1; ImageNet's by default. `workers` is the number of
     processes that decode, 0 for none beside the training, by default one per core and at most 8; it
     decides no number.
@@ -48,7 +48,7 @@ class ImageFolder:
         resize = check_whole("resize of an image folder", resize, 1)
         if image_size > resize:
             raise SparselthError(
-                f"an image folder got image_size={image_size} and resize={resize}; the centre that "
+                f"an image folder got image_size={image_size} and resize={resize}; the center that "
                 "is cut out must fit, so 1 <= image_size <= resize"
             )
         workers = min(usable_cores(), 8) if workers is None else workers

@@ -58,7 +58,7 @@ def load_mnist5k(_: Path | None) -> ImageSet:
 
 
 def load_mnist5k_textured(_: Path | None) -> ImageSet:
-    """Load MNIST-5k with each digit warped, in colour, over a random texture; see `compose`.
+    """Load MNIST-5k with each digit warped, in color, over a random texture; see `compose`.
 
     Made anew in each call, in two seconds on one core, to the same bytes.
     """

@@ -23,7 +23,7 @@ Data = ImageSet | ImageFolder | Pair | Iterable[Any]
 class BatchSource(Protocol):
     """Batches on one device: `(x, labels)`, x of floats (N, ...), labels int64 (N,).
 
-    Those of image sets are float32 (N, C, H, W), normalised. An epoch of training has `steps`
+    Those of image sets are float32 (N, C, H, W), normalized. An epoch of training has `steps`
     batches of `train_count` images in all, which follow from the seed and the epoch alone; 0 where
     nobody knows before. Among several processes each gets its share of every batch; `images_in`
     counts those of all, for the batch yielded last. `resumes_within` says whether an epoch can be

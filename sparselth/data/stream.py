@@ -1,4 +1,4 @@
-"""Serve a folder of image files as normalised batches, decoded by worker processes.
+"""Serve a folder of image files as normalized batches, decoded by worker processes.
 
 Every draw follows from (seed, epoch, image) alone, so that neither the number of workers nor a
 resume changes an order or a crop.
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import SparselthError
 from ..seeds import derive, generator
-from .batches import normalise
+from .batches import normalize
 from .dealt import Dealt
 from .decode import checked, collate, read_rgb
 from .given import check_labels
@@ -27,7 +27,7 @@ Key = tuple[int, int]  # (epoch, place in the list of samples)
 class StreamedBatches(Dealt):
     """The batches of one image folder on one device.
 
-    Yields `(x, labels)`: x float32 (N, 3, image_size, image_size), normalised with the folder's
+    Yields `(x, labels)`: x float32 (N, 3, image_size, image_size), normalized with the folder's
     mean and std; labels int64 (N,). Raises `SparselthError` that names the file when an image
     cannot be decoded.
     """
@@ -48,7 +48,7 @@ class StreamedBatches(Dealt):
         self._classes = data.num_classes
         self.mean = torch.tensor(data.mean, device=device).view(-1, 1, 1)
         self.std = torch.tensor(data.std, device=device).view(-1, 1, 1)
-        plain = _centre(data)
+        plain = _center(data)
         # Not `self`: in a circle of references, the queues to the workers may be closed before the
         # loader has told them to stop, and it then waits 5 s for each.
         dealt = Dealt(*dealing)
@@ -75,7 +75,7 @@ class StreamedBatches(Dealt):
         check_labels(torch.arange(self._classes), classes, "the image folder")
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the centre of every test image once, in order; each process its share."""
+        """Yield the center of every test image once, in order; each process its share."""
         return self._served(self._test)
 
     def _loader(self, views: _Views, order: Sampler[list[Key]], workers: int) -> DataLoader:
@@ -92,14 +92,14 @@ class StreamedBatches(Dealt):
         )
 
     def _served(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-        """Move batches to the device as bytes, a quarter of what floats take, and normalise there.
+        """Move batches to the device as bytes, a quarter of what floats take, and normalize there.
 
         From pinned memory both copies run beside the computation, without waiting.
         """
         for images, labels in checked(loader):
             images = images.to(self.device, non_blocking=True)
             yield (
-                normalise(images, self.mean, self.std),
+                normalize(images, self.mean, self.std),
                 labels.to(self.device, non_blocking=True),
             )
 
@@ -167,7 +167,7 @@ def _augmented(data: ImageFolder) -> Any:
     return v2.Compose([v2.RandomResizedCrop(data.image_size), *flip, v2.PILToTensor()])
 
 
-def _centre(data: ImageFolder) -> Any:
+def _center(data: ImageFolder) -> Any:
     from torchvision.transforms import v2
 
     return v2.Compose([v2.Resize(data.resize), v2.CenterCrop(data.image_size), v2.PILToTensor()])

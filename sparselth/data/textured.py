@@ -1,4 +1,4 @@
-"""Warp digits and compose them, in colour, over random textures: a harder variant of MNIST-5k.
+"""Warp digits and compose them, in color, over random textures: a harder variant of MNIST-5k.
 
 Every step is exact in integers and every draw comes from RandomState, whose stream numpy promises
 never to change: the bytes are the same on every machine.
@@ -27,8 +27,8 @@ def compose(digits: np.ndarray, seed: int) -> np.ndarray:
         part = digits[start : start + _CHUNK, 0]
         alpha = warp(part, _affine_maps(len(part), rng))[:, None]
         ground = _backgrounds(len(part), rng)
-        colour = _foregrounds(ground, rng)
-        mixed = ground + ((colour - ground) * alpha + 128 >> 8)
+        color = _foregrounds(ground, rng)
+        mixed = ground + ((color - ground) * alpha + 128 >> 8)
         mixed += _draw(rng, -_PIXEL_NOISE, _PIXEL_NOISE, mixed.shape)
         images[start : start + _CHUNK] = mixed.clip(0, 255)
     return images
@@ -38,10 +38,10 @@ def warp(digits: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Sample each image at its own affine map of the pixels, bilinearly, black outside.
 
     digits: uint8 (N, 32, 32) in a black frame of 2.  maps: int64 (N, 2, 3), for x and for y of the
-    place to read, each over 4096: times x, times y, both from the centre, plus. Returns int64
+    place to read, each over 4096: times x, times y, both from the center, plus. Returns int64
     (N, 32, 32), 0 to 255.
     """
-    across: np.ndarray = 2 * np.arange(SIZE) - (SIZE - 1)  # twice the distance from the centre
+    across: np.ndarray = 2 * np.arange(SIZE) - (SIZE - 1)  # twice the distance from the center
     by_x, by_y, plus = (maps[:, :, n, None, None] for n in range(3))
     places = (by_x * across + by_y * across[:, None] >> 5) + (plus >> 4) + 128 * (SIZE - 1)
     corner, weight = places >> 8, places & 255
@@ -73,12 +73,12 @@ def _affine_maps(count: int, rng: np.random.RandomState) -> np.ndarray:
 
 
 def _backgrounds(count: int, rng: np.random.RandomState) -> np.ndarray:
-    """Draw textures, int64 (N, 3, 32, 32): a colour, plus one times noise, plus one times waves."""
+    """Draw textures, int64 (N, 3, 32, 32): a color, plus one times noise, plus one times waves."""
     base = _draw(rng, 20, 160, (count, 3, 1, 1))
     strength = _draw(rng, 32, 256, (count, 1, 1, 1))
     for texture in (_noise(count, rng), _waves(count, rng)):
-        colour = _draw(rng, -_STRONGEST, _STRONGEST, (count, 3, 1, 1)) * strength >> 8
-        base = base + (colour * texture[:, None] >> 7)
+        color = _draw(rng, -_STRONGEST, _STRONGEST, (count, 3, 1, 1)) * strength >> 8
+        base = base + (color * texture[:, None] >> 7)
     return base.clip(0, 255)
 
 
@@ -111,18 +111,18 @@ def _waves(count: int, rng: np.random.RandomState) -> np.ndarray:
 
 
 def _foregrounds(ground: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """Choose a colour (N, 3, 1, 1) for each background: the least different of the clear ones.
+    """Choose a color (N, 3, 1, 1) for each background: the least different of the clear ones.
 
-    Of some random colours, the darkest that is still brighter than the mean of the background by a
+    Of some random colors, the darkest that is still brighter than the mean of the background by a
     random difference; the brightest where none is. Digits that are brighter or darker by chance
     leave a small network at a guess for a number of epochs that its seed decides.
     """
-    colours = _draw(rng, 0, 255, (len(ground), _CANDIDATES, 3))
+    colors = _draw(rng, 0, 255, (len(ground), _CANDIDATES, 3))
     mean = ground.sum((2, 3)) // SIZE**2
-    contrast = (colours - mean[:, None]) @ _LUMA >> 8
+    contrast = (colors - mean[:, None]) @ _LUMA >> 8
     clear = contrast >= _draw(rng, *_LEAST_CONTRAST, (len(ground), 1))
     chosen = np.where(clear, contrast, 1000 - contrast).argmin(1)
-    return colours[np.arange(len(ground)), chosen][:, :, None, None]
+    return colors[np.arange(len(ground)), chosen][:, :, None, None]
 
 
 def _draw(rng: np.random.RandomState, low: int, high: int, shape: int | tuple) -> np.ndarray:

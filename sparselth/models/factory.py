@@ -27,7 +27,7 @@ def find(name: str) -> Callable[..., Any]:
     """Import the module of a `module:function` and return the function, or the class.
 
     The current folder is searched first, as `python -m` does, and stays on `sys.path`, so that the
-    module can import its neighbours later.
+    module can import its neighbors later.
 
     Raises SparselthError when the module cannot be imported, or has no such function.
     """

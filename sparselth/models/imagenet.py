@@ -56,7 +56,7 @@ def _torchvision(name: str, in_channels: int) -> ModuleType:
     if in_channels != 3:
         raise SparselthError(
             f"model '{name}' got in_channels={in_channels}, expected 3, as torchvision builds it "
-            "for colour images; choose a data set in colour or a model without '-imagenet'"
+            "for color images; choose a data set in color or a model without '-imagenet'"
         )
     try:
         from torchvision import models

@@ -1,4 +1,4 @@
-"""What the networks share: the convolution block and the initialisation."""
+"""What the networks share: the convolution block and the initialization."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def conv(
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
 
 
-def initialise(module: nn.Module) -> None:
-    """Initialise convolutions and batch norms as the paper's group does.
+def initialize(module: nn.Module) -> None:
+    """Initialize convolutions and batch norms as the paper's group does.
 
     Linear layers keep torch's default unless a network sets its own.
     """

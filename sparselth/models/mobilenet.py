@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import conv, initialise, scaled, sized
+from .layers import conv, initialize, scaled, sized
 
 # Of each stage: expansion, channels, blocks, stride of the first block.
 _STAGES = (
@@ -69,7 +69,7 @@ class MobileNetV2(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(last, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, classes) of images x (N, C, H, W), of the weights' dtype."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import conv, initialise, scaled, sized
+from .layers import conv, initialize, scaled, sized
 
 # Channels of each convolution; 0 halves the image.
 _VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512)
@@ -42,7 +42,7 @@ class VGG(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)  # images may be larger
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(previous, num_classes)
-        initialise(self)
+        initialize(self)
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
         nn.init.zeros_(self.classifier.bias)
 

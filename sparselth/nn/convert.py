@@ -79,7 +79,7 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
             assert isinstance(module, MaskedModule)
             module.set_mask(mask, local)
     _prepare(model)
-    _convert_neighbours(model)
+    _convert_neighbors(model)
     _log.info("%s", coverage(model))
     return model
 
@@ -156,7 +156,7 @@ def _prepare(model: nn.Module) -> None:
             assert sharded or module.service is not None
 
 
-def _convert_neighbours(model: nn.Module) -> None:
+def _convert_neighbors(model: nn.Module) -> None:
     """Let what is around sparse convolutions compute in their layout, or make it plain again."""
     masked = [module for module in model.modules() if isinstance(module, MaskedConv2d)]
     sparse = any(
@@ -195,7 +195,7 @@ def densify(model: nn.Module) -> nn.Module:
             )
     for _, module in masked:
         module.make_plain()
-    _convert_neighbours(model)
+    _convert_neighbors(model)
     return model
 
 

@@ -1,6 +1,6 @@
 """The masked convolution for everyone: arguments checked in words, then the op.
 
-`use_backend` is honoured here. With "reference" the function runs the plain PyTorch oracle,
+`use_backend` is honored here. With "reference" the function runs the plain PyTorch oracle,
 differentiated by PyTorch itself.
 """
 

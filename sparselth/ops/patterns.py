@@ -75,9 +75,9 @@ def _boxes(shape: tuple[int, ...], *extents: int) -> int:
 
 @dataclass(frozen=True)
 class NOfM:
-    """The n largest magnitudes of every m neighbours along the input axis, for each tap.
+    """The n largest magnitudes of every m neighbors along the input axis, for each tap.
 
-    Fixes the sparsity. Fewer than m neighbours at the end keep n as well.
+    Fixes the sparsity. Fewer than m neighbors at the end keep n as well.
 
     Raises SparselthError unless 0 < n < m <= 32.
 

@@ -1,6 +1,6 @@
 """The public steps of optimizers: arguments checked once, in words, then the op.
 
-`use_backend` is honoured here, as in `conv.py`.
+`use_backend` is honored here, as in `conv.py`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def kernel_shapes(
     Raises SparselthError when no weight has such kernels.
 
     Reference: Niu et al. 2020, "PatDNN", arXiv:2001.00138, section 4.1; Ma et al. 2020, "PCONV",
-    arXiv:1909.05073 (four entries; there with the centre always among them).
+    arXiv:1909.05073 (four entries; there with the center always among them).
     """
     taps, entries = check_whole("taps", taps, 2), check_whole("entries", entries, 1)
     count = check_whole("count", count, 1)

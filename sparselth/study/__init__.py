@@ -1,4 +1,4 @@
-"""The paper's study: tickets, re-initialisation and fine-tuning compared, on a grid of settings."""
+"""The paper's study: tickets, re-initialization and fine-tuning compared, on a grid of settings."""
 
 from .execution.cluster import Submitit
 from .execution.draws import initial_weights

@@ -108,7 +108,7 @@ class _Study:
         return summary
 
     def _draw(self) -> None:
-        """Draw every initialisation here: cells side by side would draw the same."""
+        """Draw every initialization here: cells side by side would draw the same."""
         starts = {PROTOCOLS[protocol].start for protocol in self.config.protocols}
         for cell in cells(self.config):
             if cell.protocol == DENSE:

@@ -91,7 +91,7 @@ def _check_weights(model: nn.Module) -> None:
     if away:
         raise SparselthError(
             f"{away[0]} of the model lies on the meta device, without values; make the model on a "
-            'real one, or use model.to_empty(device="cpu") and initialise it'
+            'real one, or use model.to_empty(device="cpu") and initialize it'
         )
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise SparselthError(

@@ -57,7 +57,7 @@ class EpochMetrics:
                 )
 
     def record(self, epoch: int, learning_rate: float, world: World) -> EpochRecord:
-        """Summarise the epoch, counted from 0, over all processes; its test is left open."""
+        """Summarize the epoch, counted from 0, over all processes; its test is left open."""
         sums = self.pooled(world)
         images = sums["images"].sum()
         return EpochRecord(

@@ -205,7 +205,7 @@ def prune_and_finetune(
 
 class _Start(Callback):
     """The weights a ticket starts from: kept in the epoch they are of, in a folder if there is one,
-    so that a search goes on from the initialisation it began with.
+    so that a search goes on from the initialization it began with.
     """
 
     everywhere = True

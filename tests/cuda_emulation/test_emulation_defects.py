@@ -88,7 +88,7 @@ MUTANTS = [
         torch.float64,
     ),
     host_build.Mutant(
-        "inputs are added in pairs of neighbours",
+        "inputs are added in pairs of neighbors",
         "group_scores.cuh",
         "for (uint32_t half = lanes / 2; half > 0; half /= 2) {",
         "for (uint32_t half = 1; half < lanes; half *= 2) {",
@@ -206,7 +206,7 @@ MUTANTS = [
 
 
 def mutant_program(mutant: host_build.Mutant) -> Path:
-    # Unoptimised, and nothing but what it is run with: it is compiling that takes the time.
+    # Unoptimized, and nothing but what it is run with: it is compiling that takes the time.
     op, dtype = cases.OPS.index(mutant.op), cases.DTYPES.index(mutant.dtype)
     only = (f"-DEMULATE_OPS={1 << op}", f"-DEMULATE_DTYPES={1 << dtype}", "-O0")
     return host_build.build(mutant=mutant, flags=only)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparselth.data import Batches, ImageSet
-from sparselth.data.batches import crop, normalise
+from sparselth.data.batches import crop, normalize
 from sparselth.seeds import generator
 
 CPU = torch.device("cpu")
@@ -60,13 +60,13 @@ def test_an_epoch_follows_from_seed_and_number_alone(images):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_normalisation_is_that_of_torchvision_bit_for_bit(channels):
+def test_normalization_is_that_of_torchvision_bit_for_bit(channels):
     transforms = pytest.importorskip("torchvision.transforms.v2.functional")
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(3, channels, 1, 1)
     levels[1] = levels[1].flip(-1)
     before = levels.clone()
     mean, std = [0.4914, 0.4822, 0.4465][:channels], [0.247, 0.2435, 0.2616][:channels]
-    ours = normalise(levels, *(torch.tensor(t).view(-1, 1, 1) for t in (mean, std)))
+    ours = normalize(levels, *(torch.tensor(t).view(-1, 1, 1) for t in (mean, std)))
     scaled = transforms.to_dtype(levels, torch.float32, scale=True)
     assert torch.equal(ours, transforms.normalize(scaled, mean, std))
     assert ours.dtype == torch.float32
@@ -114,7 +114,7 @@ def test_crop_and_flip_are_those_of_torchvision_bit_for_bit(shape, padding, fill
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_served_epoch_is_torchvision_applied_to_what_was_drawn(images, channels):
-    """The whole way, from the draws that `train` documents to the normalised batch."""
+    """The whole way, from the draws that `train` documents to the normalized batch."""
     transforms = pytest.importorskip("torchvision.transforms.v2.functional")
     part = dataclasses.replace(
         images,

@@ -54,7 +54,7 @@ def test_the_set_knows_its_classes(root):
     assert (stream.train_count, stream.test_count, stream.steps) == (11, 4, 3)
 
 
-def test_test_images_are_the_centres_that_torchvision_cuts(root):
+def test_test_images_are_the_centers_that_torchvision_cuts(root):
     expected = v2.Compose(
         [
             v2.Resize(32),

@@ -36,7 +36,7 @@ def _map(by_x=(4096, 0), by_y=(0, 4096), plus=(0, 0)):
     return np.array([[[by_x[0], by_y[0], plus[0]], [by_x[1], by_y[1], plus[1]]]])
 
 
-def test_it_has_the_form_of_a_colour_set(made):
+def test_it_has_the_form_of_a_color_set(made):
     assert made.train_images.shape == (4000, 3, 32, 32)
     assert made.test_images.shape == (1000, 3, 32, 32)
     assert made.train_images.dtype == made.test_images.dtype == torch.uint8
@@ -83,10 +83,10 @@ def test_without_a_digit_the_texture_is_all_there_is(made):
     assert changed.max() < 0.6
 
 
-def test_colours_stand_out_from_the_texture(rng):
+def test_colors_stand_out_from_the_texture(rng):
     ground = textured._backgrounds(500, rng)
-    colour = textured._foregrounds(ground, rng)
-    brightness = [np.tensordot(x.mean((2, 3)), textured._LUMA, 1) / 256 for x in (ground, colour)]
+    color = textured._foregrounds(ground, rng)
+    brightness = [np.tensordot(x.mean((2, 3)), textured._LUMA, 1) / 256 for x in (ground, color)]
     contrast = np.abs(brightness[0] - brightness[1])
     least, most = textured._LEAST_CONTRAST
     assert (contrast > least - 2).mean() > 0.99

@@ -20,7 +20,7 @@ def root(tmp_path, write_image):
     folder = tmp_path / "tiny-imagenet-200"
     for i, wnid in enumerate(WNIDS):
         for k in range(2):
-            mode = "L" if i == 3 else "RGB"  # some published images are grey
+            mode = "L" if i == 3 else "RGB"  # some published images are gray
             write_image(folder / f"train/{wnid}/images/{wnid}_{k}.JPEG", mode=mode)
     lines = []
     for i in range(12):
@@ -42,9 +42,9 @@ def test_it_is_what_torchvision_reads(root):
     assert loaded.limited(train=200).train_labels.tolist() == list(range(200))
     assert loaded.train_images.shape == (400, 3, 64, 64)
     assert loaded.train_images.dtype == torch.uint8
-    grey = loaded.train_images[3]
-    assert torch.equal(grey[0], grey[1])
-    assert torch.equal(grey[0], grey[2])
+    gray = loaded.train_images[3]
+    assert torch.equal(gray[0], gray[1])
+    assert torch.equal(gray[0], gray[2])
     assert loaded.num_classes == 200
     assert loaded.flip
 

@@ -65,7 +65,7 @@ def test_width_scales_mobilenet_alone():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_grey_images_are_refused(name):
+def test_gray_images_are_refused(name):
     with pytest.raises(SparselthError, match=r"in_channels=1, expected 3"):
         models.build(name, in_channels=1)
 

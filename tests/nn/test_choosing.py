@@ -14,7 +14,7 @@ from sparselth.ops.kernel_choice import decide
 from sparselth.ops.lanes.convert import enter_lanes
 from sparselth.ops.lanes.tensor import LaneTensor
 
-pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
+pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
 
 
 def test_the_choice_follows_the_measurement(clock):

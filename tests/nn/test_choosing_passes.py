@@ -14,7 +14,7 @@ from sparselth.ops import reference
 from sparselth.ops.kernel_choice.measure_cpu import PASSES
 from sparselth.ops.lanes import convert as lanes_module
 
-pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
+pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
 
 
 def gradients(module, x):

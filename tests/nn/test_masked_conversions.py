@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.travelling_nets import NETS, Residual, conv, head, images, masks_for, sparse
+from support.traveling_nets import NETS, Residual, conv, head, images, masks_for, sparse
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -11,7 +11,7 @@ from sparselth.models import build
 from sparselth.ops.lanes.convert import LaneTensor
 from sparselth.ops.lanes.handlers import norm
 
-pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
+pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
 
 
 def record(function):

@@ -22,7 +22,7 @@ def masks_for(model, density):
     return {"4.weight": torch.rand_like(model[4].weight) < density}
 
 
-@pytest.mark.usefixtures("travelling")
+@pytest.mark.usefixtures("traveling")
 def test_norms_follow_the_sparsity_of_the_convolutions():
     model = net()
     keys = list(model.state_dict())
@@ -37,7 +37,7 @@ def test_norms_follow_the_sparsity_of_the_convolutions():
     assert list(model.state_dict()) == keys
 
 
-@pytest.mark.usefixtures("travelling")
+@pytest.mark.usefixtures("traveling")
 def test_a_dense_stem_enters_the_blocks():
     model = net()
     x = torch.randn(5, 3, 8, 8)
@@ -57,7 +57,7 @@ def test_a_dense_stem_enters_the_blocks():
     torch.testing.assert_close(model[1].running_var, plain[1].running_var)
 
 
-@pytest.mark.usefixtures("travelling")
+@pytest.mark.usefixtures("traveling")
 def test_the_reference_stays_plain():
     model = net()
     sl.sparsify(model, masks_for(model, 0.1))

@@ -11,7 +11,7 @@ from sparselth.ops import libraries
 from sparselth.ops.kernel_choice import decide, measure_cpu
 from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 
-pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
+pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ def test_a_parametrized_bias_outlives_the_mask(make, when):
 
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
-def test_a_first_convolution_may_be_normalised_after_sparsify(norm):
+def test_a_first_convolution_may_be_normalized_after_sparsify(norm):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3),

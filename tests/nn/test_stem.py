@@ -13,7 +13,7 @@ from sparselth.ops.kernel_choice import decide, measure_cpu
 from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 from sparselth.ops.lanes.tensor import LaneTensor
 
-pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
+pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
 
 
 def net(**options):

@@ -113,7 +113,7 @@ def test_frozen_parameters_are_left_alone():
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_with_admm_it_adds_the_penaltys_gradient(masked, momentum):
     model = net()
-    if masked:  # a quantising projection on a sparse network
+    if masked:  # a quantizing projection on a sparse network
         sl.sparsify(model, sl.find_masks(model, sparsity=0.5))
     twin = copy.deepcopy(model)
     runs = []

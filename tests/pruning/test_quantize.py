@@ -1,4 +1,4 @@
-"""The quantising projection: nearest levels, the best interval, and ADMM towards them."""
+"""The quantizing projection: nearest levels, the best interval, and ADMM towards them."""
 
 import itertools
 

@@ -101,7 +101,7 @@ def test_overlaps_are_those_of_the_paper(done):
         assert row["chance_sd"] == pytest.approx(0.8 / kept**0.5)
 
 
-def test_reinitialisation_draws_every_layer_anew(done):
+def test_reinitialization_draws_every_layer_anew(done):
     folder, _ = done
     theta_0 = load_weights(CheckpointFolder(folder / DRAWS / "theta_0"))
     theta_0_prime = load_weights(CheckpointFolder(folder / DRAWS / "theta_0_prime"))

@@ -23,8 +23,8 @@ def deep(num_classes, in_channels):
     layers = nn.Linear(1024 * in_channels, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU()
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(12, num_classes))
 
-def colour(num_classes, in_channels):
-    assert in_channels == 3, "for colour\\nonly"
+def color(num_classes, in_channels):
+    assert in_channels == 3, "for color\\nonly"
     return deep(num_classes, in_channels)
 """
 
@@ -45,7 +45,7 @@ def test_a_model_with_nothing_to_prune_leaves_no_folder(tiny, tmp_path, monkeypa
         # Whatever the order of the data sets.
         (
             {"data": ["mnist5k", "mnist5k-textured"]},
-            r"1-channel images at width 1: AssertionError: for colour only \(.*, line",
+            r"1-channel images at width 1: AssertionError: for color only \(.*, line",
         ),
         (
             {"data": ["mnist5k-textured"], "protocols": ["small-dense"]},
@@ -57,7 +57,7 @@ def test_a_network_that_cannot_be_built_leaves_no_folder(tiny, tmp_path, monkeyp
     (tmp_path / "bare_nets.py").write_text(BARE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    config = tiny.changed({"models": ["bare_nets:colour"], "width": 1.0, **change})
+    config = tiny.changed({"models": ["bare_nets:color"], "width": 1.0, **change})
     with pytest.raises(SparselthError, match=says):
         study.run(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

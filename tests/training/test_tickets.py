@@ -86,7 +86,7 @@ def test_a_search_goes_on_where_it_was(tmp_path, make_model, digits, short, stop
     with pytest.raises(InterruptedError):
         sl.find_ticket(make_model(), digits, short, 0.8, **options, checkpoint=tmp_path,
                        callbacks=[Stops(stop)])  # fmt: skip
-    # Another initialisation, as a program without a seed would draw it.
+    # Another initialization, as a program without a seed would draw it.
     again = sl.find_ticket(make_model(seed=9), digits, short, 0.8, **options, checkpoint=tmp_path)
     assert _same(whole.masks, again.masks)
     assert _same(whole.start, again.start)

@@ -20,7 +20,7 @@ Conventions shared by all ops
              []               single entries, ranked by magnitude.
              [0, r, c, t]     boxes of r outs x c ins x t taps, 0 for the whole axis, numbered row
                               by row and ranked by the sum of their squares.
-             [1, n, m]        in every m neighbours along the ins (fewer at the end), for each tap,
+             [1, n, m]        in every m neighbors along the ins (fewer at the end), for each tap,
                               the n largest magnitudes; `k` is empty.
              [2, taps, s...]  kernels, numbered row by row: in each those taps whose bits are set in
                               the shape of the largest sum of squares, the first of equals; kernels

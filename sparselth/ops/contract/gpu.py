@@ -89,7 +89,7 @@ def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
 def _(input, weight, mask, bias, plan, vector, *conv):
     """Convolve by vectors of weights on tensor cores: `masked_conv2d` for masks of such vectors.
 
-    A vector is one column of the weight (input channel and tap) in `vector` neighbouring outputs,
+    A vector is one column of the weight (input channel and tap) in `vector` neighboring outputs,
     listed where any of them keeps its weight; what the mask prunes inside it counts as zero. Any
     mask is served exactly.
 
@@ -112,7 +112,7 @@ def _(input, weight, mask, bias, plan, vector, *conv):
 def _(grad_output, weight, mask, plan, vector, input_hw, *conv):
     """Compute the gradient of `column_vector_conv2d` with respect to its input.
 
-    As `masked_conv2d_grad_input`. A vector here is one output and tap in `vector` neighbouring
+    As `masked_conv2d_grad_input`. A vector here is one output and tap in `vector` neighboring
     inputs.
 
     grad_output: dy (N, C_out, H_out, W_out), float16 or bfloat16, channels_last.

@@ -1,7 +1,7 @@
 """Masks covered by vectors of rows: what `column_vector_conv2d` walks on a GPU's tensor cores.
 
 Rows are what a pass computes (outputs; inputs for the input gradient), in groups of 16 or 8
-neighbours.
+neighbors.
 A vector is one column (a channel that is summed over, and a tap) in which some row of the group
 keeps its weight. Groups are dealt to slots, those with the most vectors first, and a plan lists the
 vectors by (slot, 32 channels), filled up to whole k-steps of 16.
@@ -112,7 +112,7 @@ def _bank(column: Tensor, tap_row: Tensor, tap_column: Tensor, height: int, widt
 
 
 def _dealt(run: Tensor, base: Tensor, code: Tensor, bank: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort vectors by run, those of one run so that neighbours are of different banks."""
+    """Sort vectors by run, those of one run so that neighbors are of different banks."""
     by_bank = (run * 8 + bank).argsort(stable=True)
     key = (run * 8 + bank)[by_bank]
     rank = torch.arange(len(key), device=key.device) - torch.searchsorted(key, key)

@@ -59,7 +59,7 @@ def register(op: str) -> None:
         return  # to the dispatcher, the reference serves CUDA tensors like any others
 
     def run(*arguments):
-        # Asked at the first call: a query at import would initialise CUDA in every process.
+        # Asked at the first call: a query at import would initialize CUDA in every process.
         return launcher(op)(*arguments)
 
     torch.library.register_kernel(f"{NAMESPACE}::{op}", "cuda", checked(op, run))

@@ -110,7 +110,7 @@ def _ticket_wins(results: Results, masks: list[dict[str, Any]]) -> Claim:
     difference = results.pooled(masks, ("ticket", rate), ("reinit", rate))
     return Claim(
         "c",
-        f"at {rate:g} the ticket is above the re-initialisation by more than {gap:g} points",
+        f"at {rate:g} the ticket is above the re-initialization by more than {gap:g} points",
         _above(difference, gap),
         _points(difference, _tally(results, masks, ("ticket", "reinit"), rate, gap)),
     )
@@ -121,7 +121,7 @@ def _ticket_draws(results: Results, masks: list[dict[str, Any]]) -> Claim:
     difference = results.pooled(masks, ("ticket", rate), ("reinit", rate))
     return Claim(
         "c",
-        f"at {rate:g} ticket and re-initialisation differ by no more than {gap:g} points",
+        f"at {rate:g} ticket and re-initialization differ by no more than {gap:g} points",
         MISSING if difference is None else difference.within(gap),
         _points(difference, _tally(results, masks, ("ticket", "reinit"), rate, gap)),
     )

@@ -53,7 +53,7 @@ def winning(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Judge the winning property of each mask at each learning rate.
 
     similar: the ticket is no worse than dense by more than the threshold.  gap: it is above the
-    re-initialisation by more than the threshold.  nontrivial: the sparsity is not trivial.
+    re-initialization by more than the threshold.  nontrivial: the sparsity is not trivial.
     """
     results = Results(summary)
     rows = []
@@ -75,7 +75,7 @@ def conditions(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
     1: a sparsity that is not trivial, and pre-training that has settled.  2: the ticket, at its
     best rate, is clearly above the small dense network of as many parameters at its best.  3: at
-    some rate it is clearly above the re-initialisation at any.  4: at some rate it is similar to
+    some rate it is clearly above the re-initialization at any.  4: at some rate it is similar to
     dense at that rate.  5: at some rate it is similar to dense at dense's best.
     All five are a Jackpot winning ticket, the first four a secondary prize.
     """

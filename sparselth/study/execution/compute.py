@@ -163,14 +163,14 @@ class Work:
     # What other cells, or nobody, computed before.
 
     def draw(self, cell: Cell, name: str) -> None:
-        """Draw an initialisation and keep it, so that another torch cannot draw it anew."""
+        """Draw an initialization and keep it, so that another torch cannot draw it anew."""
         checkpoints = self._draws(cell, name)
         if checkpoints.load() is None:
             model = new_model(self.config, cell.setting, self.data(cell.data), cell.seed, name)
             checkpoints.save(0, {"model": dict(model.state_dict())})
 
     def drawn(self, cell: Cell, name: str) -> Weights:
-        """Load an initialisation."""
+        """Load an initialization."""
         return load_weights(self._draws(cell, name))
 
     def trained(self, cell: Cell) -> Weights:

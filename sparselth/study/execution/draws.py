@@ -44,7 +44,7 @@ def new_model(
     draw: str,
     width: float | None = None,
 ) -> nn.Module:
-    """Build a network of the study, freshly initialised for `seed` and `draw`.
+    """Build a network of the study, freshly initialized for `seed` and `draw`.
 
     width: another than the study's. The caller's random state is left as it was.
 

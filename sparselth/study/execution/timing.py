@@ -50,12 +50,12 @@ class _Dense:
         for state in self.optimizer.state.values():
             for value in filter(torch.is_tensor, state.values()):
                 value.zero_()
-        _synchronise(batches[0][0].device)
+        _synchronize(batches[0][0].device)
         begin = time.perf_counter()
         for x, labels in batches:
             self.step(x, labels, len(x))
             self.after_step()
-        _synchronise(batches[0][0].device)
+        _synchronize(batches[0][0].device)
         return (time.perf_counter() - begin) / len(batches)
 
     def after_step(self) -> None:
@@ -133,6 +133,6 @@ def time_training(work: Work, cell: Cell) -> dict[str, Any]:
     return {"model": cell.model, "data": cell.data, **row}
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

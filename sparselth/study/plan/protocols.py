@@ -44,7 +44,7 @@ class Protocol:
 
 
 STARTS = {
-    "theta_0": "the initialisation that was pre-trained",
+    "theta_0": "the initialization that was pre-trained",
     "theta_0_prime": "another draw of every layer, pruned or not",
     "theta_0_shuffled": "theta_0, its remaining weights permuted within each layer",
     "theta_k": "the pre-trained network after epoch k",

@@ -1,4 +1,4 @@
-"""What the plots of a study share: colours, panels, and small drawing steps."""
+"""What the plots of a study share: colors, panels, and small drawing steps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ except ImportError as error:
         "pip install 'sparselth[study]'"
     ) from error
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY, BROWN = (
+# Okabe and Ito's colors, which color-blind readers can tell apart.
+BLACK, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GRAY, BROWN = (
     "#000000",
     "#0072B2",
     "#E69F00",
@@ -40,11 +40,11 @@ PROTOCOL_STYLES = {
     "shuffle": (PURPLE, "D"),
     "lr-rewind": (SKY, "<"),
     "small-lr": (YELLOW, ">"),
-    "small-dense": (GREY, "P"),
+    "small-dense": (GRAY, "P"),
     "scratch-e": (BROWN, "X"),
     "scratch-b": (BROWN, "*"),
 }
-_SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
+_SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GRAY)
 # File name, what it shows, and the figure.
 Named = tuple[str, str, Figure]
 
@@ -60,8 +60,8 @@ def panel_of(title: str, xlabel: str, ylabel: str, width: float = 4.6) -> tuple[
     return figure, panel
 
 
-def series_colour(i: int) -> str:
-    """Return the colour of the i-th of any number of lines."""
+def series_color(i: int) -> str:
+    """Return the color of the i-th of any number of lines."""
     return _SERIES[i % len(_SERIES)]
 
 

@@ -18,7 +18,7 @@ from .panels import (
     fits,
     legend,
     panel_of,
-    series_colour,
+    series_color,
     sparsity_axis,
 )
 
@@ -67,13 +67,13 @@ def _line(panel: Axes, rows: list[dict[str, Any]], sparsities: list[float], prot
     """Draw the means of a protocol with the standard deviation of seeds."""
     if not rows:
         return
-    colour, marker = PROTOCOL_STYLES[protocol]
+    color, marker = PROTOCOL_STYLES[protocol]
     line = sorted(rows, key=lambda row: row["sparsity"])
     panel.errorbar(
         [sorted(sparsities).index(row["sparsity"]) for row in line],
         [row["test_accuracy"] for row in line],
         yerr=[row["sd"] or 0.0 for row in line],
-        color=colour,
+        color=color,
         marker=marker,
         markersize=4,
         linestyle=":" if PROTOCOLS[protocol].differs else "-",
@@ -119,7 +119,7 @@ def _intervals(
         places,
         [r["mean"] for r in rows],
         yerr=[below, above],
-        color=series_colour(offset),
+        color=series_color(offset),
         marker="o",
         markersize=4,
         linestyle="none",
@@ -140,10 +140,10 @@ def times(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
         "seconds per training epoch",
         width=max(4.6, 1.1 * len(rows) + 1.5),
     )
-    for offset, (name, (label, colour)) in enumerate(_CONTESTANTS.items()):
+    for offset, (name, (label, color)) in enumerate(_CONTESTANTS.items()):
         places = [x + 0.27 * (offset - 1) for x in range(len(rows))]
         heights = [row[f"{name}_seconds"] for row in rows]
-        bars = panel.bar(places, heights, width=0.25, color=colour, label=label)
+        bars = panel.bar(places, heights, width=0.25, color=color, label=label)
         panel.bar_label(bars, fmt="%.3g", fontsize=7)
     panel.set_xticks(
         range(len(rows)),

@@ -29,7 +29,7 @@ from .panels import (
     legend,
     or_nan,
     panel_of,
-    series_colour,
+    series_color,
     sparsity_axis,
 )
 
@@ -56,7 +56,7 @@ def _over_p(summary: dict[str, Any], setting: Setting) -> Named:
             for p in PERCENTAGES
         ]
         panel.plot(
-            PERCENTAGES, values, marker="o", color=series_colour(i), label=f"learning rate {rate:g}"
+            PERCENTAGES, values, marker="o", color=series_color(i), label=f"learning rate {rate:g}"
         )
     rows = [r for r in summary["overlaps"] if fits(r, setting) and r["pair"] == DENSE_PAIR]
     spread = {r["p"]: r["chance_sd"] for r in rows}
@@ -77,15 +77,15 @@ def _over_epochs(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
     label = f"$R_{{{MAIN_P:g}}}$ against the start"
     figure, panel = panel_of("dense pre-training", "epoch", label)
     for i, rate in enumerate(summary["config"]["learning_rates"]):
-        _trace(panel, rows, "dense", rate, series_colour(i), f"learning rate {rate:g}")
+        _trace(panel, rows, "dense", rate, series_color(i), f"learning rate {rate:g}")
     _band(panel, summary, {**setting, "share_of": "all"})
     yield "overlap-training", "Overlap with the initial weights during pre-training", figure
     for rate in summary["config"]["learning_rates"]:
         figure, panel = panel_of(f"on the masks, learning rate {rate:g}", "epoch", label)
         for protocol in summary["config"]["protocols"]:
             if PROTOCOLS[protocol].masked:
-                colour = PROTOCOL_STYLES[protocol][0]
-                _trace(panel, rows, protocol, rate, colour, LABELS[protocol])
+                color = PROTOCOL_STYLES[protocol][0]
+                _trace(panel, rows, protocol, rate, color, LABELS[protocol])
         _band(panel, summary, {**setting, "share_of": "remaining", "learning_rate": rate})
         yield (
             f"overlap-training-lr{rate:g}",
@@ -96,7 +96,7 @@ def _over_epochs(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
 
 
 def _trace(
-    panel: Axes, rows: list[dict[str, Any]], protocol: str, rate: float, colour: str, label: str
+    panel: Axes, rows: list[dict[str, Any]], protocol: str, rate: float, color: str, label: str
 ) -> None:
     """Draw the mean over all masks of a protocol."""
     epochs: dict[int, list[float]] = {}
@@ -106,7 +106,7 @@ def _trace(
     if epochs:
         by_epoch = {0: [1.0], **epochs}  # before the first step it is the start itself
         means = [sum(values) / len(values) for values in by_epoch.values()]
-        panel.plot(list(by_epoch), means, marker=".", color=colour, label=label)
+        panel.plot(list(by_epoch), means, marker=".", color=color, label=label)
 
 
 def _band(panel: Axes, summary: dict[str, Any], place: Setting) -> None:
@@ -131,13 +131,13 @@ def _of_starts(summary: dict[str, Any], setting: Setting) -> Iterator[Named]:
                 continue
             title = f"fine-tuned against its starts\n{generator} masks, learning rate {rate:g}"
             figure, panel = panel_of(title, "sparsity, %", f"$R_{{{MAIN_P:g}}}$")
-            for pair, (label, colour) in _PAIRS.items():
+            for pair, (label, color) in _PAIRS.items():
                 values = [
                     mean_overlap(summary, pair, MAIN_P, "remaining", **place, sparsity=sparsity)
                     for sparsity in sparsities
                 ]
                 heights = [or_nan(value) for value in values]
-                panel.plot(range(len(values)), heights, marker="o", color=colour, label=label)
+                panel.plot(range(len(values)), heights, marker="o", color=color, label=label)
             spread = [
                 or_nan(max((r["chance_sd"] for r in mine if r["sparsity"] == s), default=None))
                 for s in sparsities
@@ -163,7 +163,7 @@ def _by_layer(summary: dict[str, Any], setting: Setting) -> Named:
         mine = [r for r in rows if r["learning_rate"] == rate]
         values, places = [r["overlap"] for r in mine], range(1, len(mine) + 1)
         label = f"learning rate {rate:g}"
-        panel.plot(places, values, marker=".", color=series_colour(i), label=label)
+        panel.plot(places, values, marker=".", color=series_color(i), label=label)
         if i == 0:  # the layers are the same at every rate
             spread = [r["chance_sd"] for r in mine]
             chance_band(panel, places, [MAIN_P] * len(spread), spread)

@@ -152,7 +152,7 @@ def _winning(summary: Mapping[str, Any]) -> Section:
         "A winning ticket trains to an accuracy similar to dense (no more than "
         f"{thresholds['similar']:g} points below; "
         + ", ".join(f"{value:g} on {name}" for name, value in thresholds["similar_on"].items())
-        + f"), is above the re-initialisation by more than {thresholds['gap']:g} points, at a "
+        + f"), is above the re-initialization by more than {thresholds['gap']:g} points, at a "
         f"sparsity of {percent(thresholds['sparsity'])} or more."
     )
     headers = [*_PLACE, "not trivial", "similar", "gap", "wins"]
@@ -169,7 +169,7 @@ def _conditions(summary: Mapping[str, Any]) -> Section:
     text = (
         "1: the sparsity is not trivial and dense training has settled. 2: the ticket is clearly "
         "above a small dense network of as many parameters. 3: at some learning rate it is clearly "
-        "above the re-initialisation at any. 4: at some rate it is similar to dense at that rate. "
+        "above the re-initialization at any. 4: at some rate it is similar to dense at that rate. "
         "5: at some rate it is similar to dense at dense's best. All five make a Jackpot winning "
         "ticket, the first four a secondary prize (Ma et al. 2021, arXiv:2107.00166)."
     )
@@ -200,7 +200,7 @@ def _overlaps(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Sectio
     text = [
         f"R_p is the share of the p largest weights of each layer that two networks have in "
         f"common: p by chance. Below for p = {MAIN_P:g} of the remaining weights, mean of seeds. "
-        "theta_0 and theta_0' are the two initialisations, theta_T the pre-trained network, m the "
+        "theta_0 and theta_0' are the two initializations, theta_T the pre-trained network, m the "
         "mask, (...)_T the network after training."
     ]
     pairs = [p for p in MASKED_PAIRS if any(row["pair"] == p for row in summary["overlaps"])]

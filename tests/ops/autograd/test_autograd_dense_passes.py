@@ -21,7 +21,7 @@ def both_orders(call, inputs):
     return [y, *first, *second]
 
 
-@pytest.mark.usefixtures("travelling")
+@pytest.mark.usefixtures("traveling")
 @pytest.mark.parametrize("arrives", ["plain", "in lanes"])
 @pytest.mark.parametrize("dense", SUBSETS, ids=lambda s: "+".join(sorted(s)) or "none")
 def test_a_convolution_with_dense_passes_computes_the_same(dense, arrives):

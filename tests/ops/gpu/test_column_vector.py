@@ -65,7 +65,7 @@ def test_groups_with_the_most_vectors_come_first():
     assert densities(mask, 8) == (pytest.approx(3 / 15), pytest.approx(2 / 40))
 
 
-def test_neighbours_in_a_k_step_are_of_different_banks():
+def test_neighbors_in_a_k_step_are_of_different_banks():
     plan = find_column_vectors(torch.ones(16, 32, 3, 3, dtype=torch.bool), 16).by_output
     codes = plan[9:].view(2, -1)[0].view(-1, 8)
     rows = (codes & 31) * 61 + (codes >> 5 & 255) * 10 + (codes >> 13 & 255)  # of a 6 x 10 plane

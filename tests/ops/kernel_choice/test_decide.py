@@ -115,7 +115,7 @@ class Odd(torch.Tensor):
     pass
 
 
-@pytest.mark.usefixtures("travelling")
+@pytest.mark.usefixtures("traveling")
 def test_what_is_never_measured():
     x = torch.randn(2, 3, 5, 5)
     assert not decide.measures("masked_conv2d", x)

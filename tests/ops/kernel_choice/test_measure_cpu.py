@@ -32,7 +32,7 @@ def test_a_close_race_takes_longer_than_a_clear_one(monkeypatch):
         assert log == list(seconds) * (rounds + 1)  # one to warm up
 
 
-@pytest.mark.usefixtures("travelling")
+@pytest.mark.usefixtures("traveling")
 def test_measuring_leaves_no_trace():
     weight = torch.randn(6, 4, 3, 3, requires_grad=True)
     mask = torch.rand(6, 4, 3, 3) < 0.5

@@ -7,7 +7,7 @@ from support.lane_values import X, plain
 import sparselth as sl
 from sparselth.ops.lanes.convert import LaneTensor, can_use_lanes, enter_lanes
 
-pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
+pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 11])

@@ -12,7 +12,7 @@ from support.lane_values import OTHER, SCALE, X, batch_norm, plain
 
 from sparselth.ops.lanes.convert import enter_lanes
 
-pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
+pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
 
 # What makes tensors in each of the states: a buffer, sums of one and two terms.
 STATES = {

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from sparselth.ops.lanes.convert import enter_lanes
 
-pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
+pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch._dynamo.backends.common import aot_autograd
 import sparselth as sl
 from sparselth.ops.lanes.convert import can_use_lanes, enter_lanes
 
-pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
+pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
 
 
 def batch_norm(x, training=True):

@@ -8,7 +8,7 @@ from support.lane_values import OTHER, X, batch_norm
 from sparselth.ops.lanes.convert import enter_lanes
 from sparselth.ops.lanes.value import AffineSum, LaneBuffer, MaskedGrad
 
-pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
+pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
 
 
 def test_lazy_values_are_of_their_time():

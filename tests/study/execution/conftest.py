@@ -32,7 +32,7 @@ def digits(config):
 
 @pytest.fixture(scope="module")
 def work(config, tmp_path_factory):
-    """Initialisations, the dense network, and masks by magnitude."""
+    """Initializations, the dense network, and masks by magnitude."""
     work = Work(config, tmp_path_factory.mktemp("work"), CPU)
     for draw in ("theta_0", "theta_0_prime", "theta_scratch"):
         work.draw(DENSE, draw)

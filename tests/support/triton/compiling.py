@@ -2,7 +2,7 @@
 
 Triton's driver is replaced by one that names a target, and launches end when the kernel is
 compiled. What is compiled is thus what a GPU would run: the launch tables' blocks and warps, the
-types and the specialisation of the arguments.
+types and the specialization of the arguments.
 """
 
 from __future__ import annotations

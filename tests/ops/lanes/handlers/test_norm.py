@@ -6,7 +6,7 @@ from support.lane_values import plain
 
 from sparselth.ops.lanes.convert import enter_lanes
 
-pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
+pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
 
 
 def test_running_statistics():

@@ -7,7 +7,7 @@ from support.lane_values import OTHER, X
 
 from sparselth.ops.lanes.convert import enter_lanes
 
-pytestmark = [pytest.mark.usefixtures("travelling", "one_thread")]
+pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
 
 
 def test_a_numpy_array_shares_memory():

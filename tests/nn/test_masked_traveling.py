@@ -6,13 +6,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from support.travelling_nets import NETS, assert_same_step, conv, head, images, sparse
+from support.traveling_nets import NETS, assert_same_step, conv, head, images, sparse
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import sparselth as sl
 
-pytestmark = pytest.mark.usefixtures("travelling", "one_thread")
+pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
 
 
 @pytest.mark.parametrize("training", [True, False])
