@@ -115,7 +115,7 @@ def compare(backend: str, pattern: str, layer: Layer, sparsities: tuple[float, .
         exact = dense_passes(x, reference.apply_mask(weight, mask), grad)
         with forced(backend):
             ours = masked_passes(x, weight, grad, mask)
-            kernel = candidates_for(None, mask, 1).choose(DTYPE).name
+            kernel = candidates_for(mask, 1).choose(DTYPE).name
             for name, call in ours.items():
                 error = difference(call(), reference_of(exact, name, mask))
                 us = microseconds(call)
