@@ -27,7 +27,6 @@ import sparselth as sl
 from sparselth.bench.layers import LAYERS, Layer
 from sparselth.bench.ratios import Ratio, evaluate
 from sparselth.ops.patterns import find_pattern
-from sparselth.ops.plan import conv_plan
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 
@@ -115,8 +114,7 @@ def masks_of(weight: Tensor, pattern: str) -> Iterator[tuple[float, Tensor]]:
 
 def sparse(case: Case, mask: Tensor) -> Callable[[], object]:
     """Return a step of our kernels, whatever the choice would be."""
-    plan = conv_plan(mask, case.layer.groups)
-    return step(case, lambda x, w: sl.ops.masked_conv2d(x, w, mask, plan=plan, **case.conv))
+    return step(case, lambda x, w: sl.ops.masked_conv2d(x, w, mask, **case.conv))
 
 
 def auto(case: Case, mask: Tensor) -> Callable[[], object]:

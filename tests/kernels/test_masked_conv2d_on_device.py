@@ -19,7 +19,6 @@ from support.triton import agreement  # noqa: E402
 
 import sparselth as sl  # noqa: E402
 from sparselth.ops.gpu.candidates import candidates_for  # noqa: E402
-from sparselth.ops.plan import conv_plan  # noqa: E402
 
 CONVOLVED = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -48,10 +47,10 @@ def blocks_of_32(dtype, batch=32, channels=128, size=16):
     return x.contiguous(memory_format=torch.channels_last), weight * mask, mask
 
 
-def three_passes(x, weight, mask, plan=None):
+def three_passes(x, weight, mask):
     """Return y and both gradients, through autograd."""
     x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
-    y = sl.ops.masked_conv2d(x, weight, mask, padding=1, plan=plan)
+    y = sl.ops.masked_conv2d(x, weight, mask, padding=1)
     return [y.detach(), *torch.autograd.grad(y, (x, weight), torch.ones_like(y))]
 
 
@@ -89,16 +88,15 @@ def test_two_runs_of_a_convolution_give_the_same_bits():
 
 def test_a_convolution_in_a_cuda_graph():
     x, weight, mask = blocks_of_32(torch.bfloat16)
-    plan = conv_plan(mask)
     with sl.use_backend("triton"):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            want = three_passes(x, weight, mask, plan)  # compiles
+            want = three_passes(x, weight, mask)  # compiles
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            got = three_passes(x, weight, mask, plan)
+            got = three_passes(x, weight, mask)
     for _ in range(2):
         graph.replay()
         for a, b in zip(got, want, strict=True):
@@ -163,7 +161,6 @@ def test_a_full_mask_and_an_empty_one():
             assert not y.any()
             assert not dx.any()
             assert not dw.any()
-        assert conv_plan(mask).shape == (9 * 4 if mask.any() else 0, 4)
 
 
 @pytest.mark.parametrize("dtype", CONVOLVED, ids=str)
@@ -171,7 +168,7 @@ def test_empty_filters_and_channels_are_removed(precise, dtype):
     x, weight, _ = blocks_of_32(dtype)
     mask = torch.zeros(weight.shape, dtype=torch.bool, device="cuda")
     mask[::3, ::2] = True
-    assert candidates_for(None, mask, 1).choose().name == "compaction"
+    assert candidates_for(mask, 1).choose().name == "compaction"
     with sl.use_backend("triton"):
         got = three_passes(x, weight, mask)
     with sl.use_backend("reference"):
