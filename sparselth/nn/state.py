@@ -139,8 +139,9 @@ class MaskState:
 
     def mask_in_slots(self) -> Tensor:
         """Return the mask as its owners have it: one put into a slot past the module, or `mask`."""
-        for module, name in self.owners():
-            mask = module._buffers.get(mask_name(name))
+        for owner, name in self._owned:  # not owners(): asked for in every step and backward
+            module = owner()
+            mask = None if module is None else module._buffers.get(mask_name(name))
             # On the meta device, where offloading leaves buffers, it has no values.
             if mask is not None and mask is not self.mask and not mask.is_meta:
                 return mask
