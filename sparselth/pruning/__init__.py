@@ -9,7 +9,7 @@ from .masks import check_alive, check_search, find_masks, sparsity
 from .overlap import layer_overlaps, overlap_chance, weight_overlap
 from .patterns import PATTERNS, kernel_shapes
 from .quantize import Levels
-from .scores import SCORES, ScoreContext
+from .scores import SCORES, ScoreContext, needs
 from .tensors import first_and_last, prunable_parameters
 from .torch_prune import from_torch_prune
 
@@ -30,6 +30,7 @@ __all__ = [
     "inverted_masks",
     "kernel_shapes",
     "layer_overlaps",
+    "needs",
     "overlap_chance",
     "prunable_parameters",
     "rho",

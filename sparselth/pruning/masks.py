@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from ..ops.patterns import Pattern
 from ..ops.transforms import has_values
 from .allocation import Sparsity
 from .scores import Score
+from .scores.context import Batch, Loss
 from .search import Search
 
 # That could be given by place.
@@ -31,6 +32,9 @@ def find_masks(
     pattern: str | Pattern = "element",
     exclude: Collection[str] | None = None,
     include: Collection[str] = (),
+    data: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
+    within: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Choose which weights to keep: parameter name -> bool mask.
 
@@ -54,13 +58,21 @@ def find_masks(
     first convolution and the classifier.  include: what is pruned on request only, embeddings. Both
     as in `prunable_parameters`.
 
+    data: batches for a score that sees data, an iterable of (x, y) as the model and the loss take
+    them, on the model's device.  loss: called as loss(model(x), y), the mean over the batch. The
+    model's modes, buffers and gradients, and torch's random numbers, are afterwards as they were.
+    within: masks, parameter name -> bool, of what is left to choose among: nothing pruned there
+    comes back. The sparsity stays a share of all weights.
+
     Warns of weights that cannot have masks, with the share of the model that the masks cover.
 
     Raises SparselthError for an unknown name (listing the known ones), a sparsity outside
     [0, 1) or beyond the pattern, NaN or Inf in a weight (naming it), a score that is not one of
     each weight, or layers that "global" would leave without any weight, see `check_alive`.
     """
-    search = Search.prepared(model, score, sparsity, allocation, pattern, exclude, include)
+    search = Search.prepared(
+        model, score, sparsity, allocation, pattern, exclude, include, data, loss, within
+    )
     search.warn_of_gaps(model)
     masks = search.run()
     check_alive(masks)
@@ -77,16 +89,21 @@ def check_search(
     pattern: str | Pattern = "element",
     exclude: Collection[str] | None = None,
     include: Collection[str] = (),
+    data: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
+    within: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Check what `find_masks` will be asked for, before a training that ends with it.
 
-    model, score, sparsity, allocation, pattern, exclude, include: as in `find_masks`. A score of
-    your own is not called.
+    model, score, sparsity, allocation, pattern, exclude, include, data, loss, within: as in
+    `find_masks`. A score of your own is not called.
 
     Raises SparselthError as `find_masks` would for these arguments and the model's layers; what
     depends on the trained weights (NaN, a layer that "global" empties) shows only then.
     """
-    search = Search.prepared(model, score, sparsity, allocation, pattern, exclude, include)
+    search = Search.prepared(
+        model, score, sparsity, allocation, pattern, exclude, include, data, loss, within
+    )
     search.check_enough()
 
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_model
+from ..checks import check_mapping, check_model
 from ..errors import SparselthError
 from ..nn.coverage import coverage
-from ..nn.kinds import Site, sites_of
+from ..nn.kinds import Site, site_names, sites_of
 from ..ops import selection
+from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import ELEMENT, Pattern
 from .allocation import Sparsity, allocation_of, counts_for, op_allocation
 from .patterns import pattern_for
-from .scores import Score, ScoreContext, find_score, ranked
+from .scores import SCORES, magnitude
+from .scores.context import (
+    Batch,
+    Loss,
+    Score,
+    ScoreContext,
+    check_needs,
+    find_score,
+    name_of,
+    ranked,
+)
 from .tensors import sites_and_sparsity
 
 
@@ -31,6 +42,7 @@ class Search:
     sparsity: Sparsity | None
     allocation: str
     pattern: str | Pattern
+    context: ScoreContext
 
     @classmethod
     def prepared(
@@ -42,6 +54,9 @@ class Search:
         pattern: str | Pattern = "element",
         exclude: Collection[str] | None = None,
         include: Collection[str] = (),
+        data: Iterable[Batch] | None = None,
+        loss: Loss | None = None,
+        within: Mapping[str, Tensor] | None = None,
     ) -> Search:
         """Look names up and check the rest, as far as that goes without ranking weights.
 
@@ -49,14 +64,34 @@ class Search:
         counts that do not fit the pattern and the layers.
         """
         check_model(model)
-        scorer = find_score(score)
+        scorer = find_score(score, SCORES)
         sites, sparsity = sites_and_sparsity(model, sparsity, exclude, include)
         allocation = allocation_of(sparsity, allocation)
-        search = cls(model, sites, scorer, sparsity, allocation, pattern)
+        left = {} if within is None else _checked_within(model, sites, within)
+        context = ScoreContext(model, data, loss, left)
+        check_needs(name_of(scorer), scorer, context)
+        search = cls(model, sites, scorer, sparsity, allocation, pattern, context)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
-            search._kept_by_shape()
+            search._check_left(search._kept_by_shape())
         return search
+
+    def _check_left(self, k: int | list[int] | None) -> None:
+        """Refuse a sparsity that keeps more weights than `within` leaves."""
+        if not self.context.masks or self.pattern not in ("element", ELEMENT):
+            return
+        masks, sizes = self.context.masks, {n: s.slot.numel() for n, s in self.sites.items()}
+        left = [int(masks[n].sum()) if n in masks else size for n, size in sizes.items()]
+        if isinstance(k, list):
+            short = [(n, most, c) for n, most, c in zip(sizes, left, k, strict=True) if c > most]
+        else:
+            short = [("all layers", sum(left), k)] if k is not None and k > sum(left) else []
+        if short:
+            name, most, count = short[0]
+            raise SparselthError(
+                f"within leaves {most} weights of {name}, and the sparsity keeps {count}: it is a "
+                "share of all weights, so raise it above that of within"
+            )
 
     def check_enough(self) -> None:
         """Refuse a sparsity that leaves fewer weights or groups than there are layers.
@@ -98,7 +133,12 @@ class Search:
         Raises SparselthError on NaN or Inf, naming the weight.
         """
         weights = {name: site.parameter.detach() for name, site in self.sites.items()}
-        scores = self._oriented(ranked(self.score, weights, ScoreContext(self.model)))
+        scores = self._oriented(
+            [
+                _last_where_pruned(score, self.context.masks.get(name))
+                for name, score in zip(weights, self._scores(weights), strict=True)
+            ]
+        )
         groups = self._pattern_of(scores)
         k = self._counts(scores, groups)
         if self.allocation == "global":
@@ -114,7 +154,17 @@ class Search:
             )
             for i, mask in zip(places, selected, strict=True):
                 masks[i] = mask
-        return dict(zip(self.sites, self._oriented(masks), strict=True))
+        found = dict(zip(self.sites, self._oriented(masks), strict=True))
+        return {name: self._within(name, mask) for name, mask in found.items()}
+
+    def _scores(self, weights: dict[str, Tensor]) -> list[Tensor]:
+        if self.score is magnitude:  # nothing to copy and to look through
+            return list(weights.values())
+        return ranked(self.score, weights, self.context)
+
+    def _within(self, name: str, mask: Tensor) -> Tensor:
+        left = self.context.masks.get(name)
+        return mask if left is None else mask & left
 
     def _oriented(self, tensors: list) -> list:
         """Return tensors of the weights as (out, in, ...) for patterns of more than one weight.
@@ -138,6 +188,32 @@ class Search:
             for name, w in zip(self.sites, weights, strict=True)
         }
         return counts_for(shapes, self.sparsity, self.allocation, groups, stacklevel=7)
+
+
+def _checked_within(
+    model: nn.Module, sites: Mapping[str, Site], within: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the masks of what is left to choose among, by the names of the places."""
+    check_mapping("within", within, MASKS)
+    places = site_names(model, sites)
+    unknown = sorted(name for name in within if name not in places)
+    if unknown:
+        raise SparselthError(f"within names {unknown}, which are not ranked here: {sorted(sites)}")
+    for name, mask in within.items():
+        check_mask(mask, sites[places[name]].slot, f"the mask of {name!r} in within")
+    return {places[name]: mask for name, mask in within.items()}
+
+
+# Below any score worth its name, and its square is a normal number in float32.
+_LEAST = 1e-18
+
+
+def _last_where_pruned(score: Tensor, left: Tensor | None) -> Tensor:
+    """Return scores that rank what is pruned already behind all that is left."""
+    if left is None:
+        return score
+    wide = score if score.dtype == torch.float64 else score.float()
+    return torch.where(left, wide.abs().clamp(min=_LEAST), 0.0)
 
 
 def _alike(tensors: list[Tensor]) -> list[list[int]]:

@@ -22,7 +22,7 @@ from ..ops.checks import check_sparsity
 from ..ops.patterns import Pattern
 from ..pruning import check_search, find_masks
 from ..pruning.allocation import Sparsity
-from ..pruning.scores import Score
+from ..pruning.scores import SCORES, Score
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
 from .checks import check_training
@@ -106,12 +106,7 @@ def find_ticket(
             f"a ticket takes rounds >= 1 and rewind_to in [0, {recipe.epochs}), the recipe's "
             f"epochs; got rounds={rounds} and rewind_to={rewind_to}"
         )
-    if rounds > 1 and score != "magnitude":
-        shown = score if isinstance(score, str) else getattr(score, "__name__", repr(score))
-        raise SparselthError(
-            f"the score {shown!r} ranks anew in every round and would revive what was pruned; "
-            'take rounds=1, or score="magnitude"'
-        )
+    _check_score(score)
     shares = [*(_up_to(sparsity, (done + 1) / rounds) for done in range(rounds - 1)), sparsity]
     search: dict[str, Any] = {
         "score": score,
@@ -145,7 +140,7 @@ def find_ticket(
         )
         histories.append(history)
         trained = _copied(model) if trained is None else trained
-        masks = find_masks(model, sparsity=shares[done], **search)
+        masks = find_masks(model, sparsity=shares[done], within=masks, **search)
     assert masks is not None
     assert trained is not None
     model.load_state_dict(start.weights)
@@ -191,6 +186,7 @@ def prune_and_finetune(
         "pattern": pattern,
         "exclude": exclude,
     }
+    _check_score(score)
     check_search(model, **search)  # before hours of training
     options: dict[str, Any] = {"device": device, "callbacks": callbacks, "test": test}
     pretraining = None
@@ -201,6 +197,16 @@ def prune_and_finetune(
     folder = _below(checkpoint, "finetune")
     history = train(model, data, recipe, masks=masks, checkpoint=folder, **options)
     return FineTuned(masks, pretraining, history)
+
+
+def _check_score(score: str | Score) -> None:
+    found = SCORES.get(score) if isinstance(score, str) else score
+    if needed := getattr(found, "needs", ()):
+        raise SparselthError(
+            f"the score {score!r} needs {' and '.join(needed)} "
+            "of its own: pass find_masks(model, score=..., data=..., loss=...) to "
+            "train(masks=...)"
+        )
 
 
 class _Start(Callback):

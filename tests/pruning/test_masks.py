@@ -55,7 +55,7 @@ def test_the_largest_magnitudes_survive():
         ({"exclude": 5}, "exclude takes a list of names, got 5"),
         ({"include": None}, "include takes a list of names, got None"),
         ({"exclude": [5]}, r"exclude takes names, got \[5\]"),
-        ({"score": ["magnitude"]}, "score must be one of magnitude, random or a function"),
+        ({"score": ["magnitude"]}, "score must be one of magnitude, random, snip or a function"),
         ({"sparsity": np.array([0.9])}, r"got array\(\[0\.9\]\); pass a number"),
         ({"sparsity": float("nan")}, r"in \[0, 1\); got nan"),
         ({"exclude": ["stem.weight"]}, r"exclude names \['stem.weight'\]"),

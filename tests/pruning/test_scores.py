@@ -20,7 +20,7 @@ def test_a_function_ranks_what_a_name_would():
     mine = sl.find_masks(model, score=lambda weights, context: weights, sparsity=0.7)
     named = sl.find_masks(model, score="magnitude", sparsity=0.7)
     assert all(torch.equal(mine[name], named[name]) for name in named)
-    assert set(SCORES) == {"magnitude", "random"}
+    assert set(SCORES) == {"magnitude", "random", "snip"}
 
 
 def test_the_largest_magnitudes_of_the_scores_stay():
@@ -87,7 +87,10 @@ def test_patterns_and_allocations_take_scores_as_well():
         (lambda weights: weights, r"a function of \(weights, context\), got <function"),
         (nn.Linear, r"a function of \(weights, context\), got <class"),
         (dict, r"a function of \(weights, context\), got <class"),
-        (0.9, "magnitude, random or a function .* got 0.9; a sparsity is given as sparsity=..."),
+        (
+            0.9,
+            "magnitude, random, snip or a function .* got 0.9; a sparsity is given as sparsity=...",
+        ),
         (lambda weights, context: {n: w.to_sparse() for n, w in weights.items()}, "sparse_coo"),
         (lambda weights, context: None, "'<lambda>' must return a mapping .* got NoneType"),
         (lambda weights, context: {}, r"differ in these names: \['1.weight', '2.weight'\]"),
@@ -159,17 +162,3 @@ def test_an_error_of_the_score_is_its_own():
 
     with pytest.raises(KeyError, match="mine"):
         sl.find_masks(net(), score=score)
-
-
-def test_a_ticket_of_several_rounds_takes_magnitudes():
-    digits = sl.data.load("mnist5k").limited(train=32, test=32)
-    model = sl.models.build("conv4", num_classes=10, in_channels=1, width=0.125)
-    recipe = sl.Recipe(epochs=1, learning_rate=0.1, batch_size=32)
-
-    def mine(weights, context):
-        return weights
-
-    with pytest.raises(ValueError, match="the score 'mine' ranks anew in every round"):
-        sl.find_ticket(model, digits, recipe, 0.5, rounds=2, score=mine)
-    ticket = sl.find_ticket(model, digits, recipe, 0.5, score=mine)
-    assert sl.sparsity(ticket.masks) == pytest.approx(0.5, abs=0.01)

@@ -1,0 +1,169 @@
+"""SNIP: the derivative by factors on the weights, over all batches, and a model left as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy, mse_loss
+
+import sparselth as sl
+from sparselth.pruning import ScoreContext
+from sparselth.pruning.scores import snip
+
+
+def net(dropout=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(dropout)),
+        *(nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(32, 12), nn.Linear(12, 4)),
+    )
+
+
+def batches(*sizes):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(n, 2, 6, 6, generator=generator),
+            torch.randint(4, (n,), generator=generator),
+        )
+        for n in sizes
+    ]
+
+
+def weights_of(model):
+    return {n: p.detach() for n, p in model.named_parameters() if p.dim() > 1}
+
+
+def by_factors(model, data, loss):
+    """|dL/dc| at c = 1, L the mean over all images, each batch normalized by itself."""
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+    factors = {n: torch.ones_like(w, requires_grad=True) for n, w in weights_of(model).items()}
+    total = 0.0
+    for x, y in data:
+        scaled = {n: w * factors.get(n, torch.ones(())) for n, w in weights.items()}
+        twin = copy.deepcopy(model).train()
+        total = total + loss(functional_call(twin, scaled, (x,)), y) * len(x)
+    return dict(
+        zip(
+            factors,
+            torch.autograd.grad(total / sum(len(x) for x, _ in data), factors.values()),
+            strict=True,
+        )
+    )
+
+
+@pytest.mark.parametrize("sizes", [(8,), (5, 3, 8)])
+def test_scores_are_the_derivatives_by_factors(sizes):
+    model, data = net().double(), [(x.double(), y) for x, y in batches(*sizes)]
+    found = snip(weights_of(model), ScoreContext(model, data, cross_entropy))
+    for name, wanted in by_factors(model, data, cross_entropy).items():
+        torch.testing.assert_close(found[name], wanted)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
+def test_the_largest_stay(allocation):
+    model, data = net(), batches(16)
+    options = {"sparsity": 0.8, "allocation": allocation, "exclude": ()}
+    masks = sl.find_masks(model, score="snip", data=data, loss=cross_entropy, **options)
+    scores = by_factors(model, data, cross_entropy)
+    assert masks.keys() == scores.keys()
+    if allocation == "global":
+        masks = {"all": torch.cat([m.flatten() for m in masks.values()])}
+        scores = {"all": torch.cat([s.flatten() for s in scores.values()])}
+        assert int(masks["all"].sum()) == round(0.2 * masks["all"].numel())
+    for name, mask in masks.items():
+        kept, pruned = scores[name].abs()[mask], scores[name].abs()[~mask]
+        assert kept.min() >= pruned.max() * (1 - 1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_and_random_numbers_are_left_as_they_were(training):
+    model = net(dropout=0.5).train(training)
+    model[0].eval()
+    modes = [m.training for m in model.modules()]
+    model[4].weight.grad = torch.ones_like(model[4].weight)
+    before = copy.deepcopy(model.state_dict())
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    sl.find_masks(model, score="snip", data=batches(4, 4), loss=cross_entropy)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    assert torch.equal(model[4].weight.grad, torch.ones_like(model[4].weight))
+    assert [n for n, p in model.named_parameters() if p.grad is not None] == ["4.weight"]
+
+
+def test_any_iterable_and_any_loss():
+    model, data = net(), batches(4, 4)
+    options = {"score": "snip", "sparsity": 0.5}
+    wanted = sl.find_masks(model, data=data, loss=cross_entropy, **options)
+    images, labels = (torch.cat(parts) for parts in zip(*data, strict=True))
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, labels), batch_size=4
+    )
+    for form in (iter(data), tuple(data), ([*batch] for batch in data), loader):
+        masks = sl.find_masks(model, data=form, loss=nn.CrossEntropyLoss(), **options)
+        assert all(torch.equal(masks[name], wanted[name]) for name in wanted)
+    targets = [(x, torch.nn.functional.one_hot(y, 4).float()) for x, y in data]
+    assert sl.find_masks(model, data=targets, loss=mse_loss, **options).keys() == wanted.keys()
+
+
+def test_a_sparse_model_is_ranked_among_what_is_left():
+    model = net()
+    first = sl.find_masks(model, sparsity=0.5)
+    sl.sparsify(model, first)
+    options = {"score": "snip", "data": batches(8), "loss": cross_entropy, "within": first}
+    masks = sl.find_masks(model, sparsity=0.75, **options)
+    for name, mask in masks.items():
+        assert int(mask.sum()) == round(0.25 * mask.numel())
+        assert not (mask & ~first[name]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": None}, r"the score 'snip' needs data; pass data=\[\(x, y\), ...\]"),
+        ({"loss": None}, "the score 'snip' needs loss; pass"),
+        ({"data": None, "loss": None}, "needs data and loss"),
+        ({"loss": 5}, "loss must be a function of"),
+        (
+            {"data": torch.ones(2)},
+            r"data must be batches, an iterable of \(x, y\), got torch.Tensor",
+        ),
+        ({"data": 5}, "got int; of one batch"),
+        ({"data": []}, "data holds no batch"),
+        ({"data": [5]}, r"batch 0 of data must be a pair \(x, y\), got int"),
+        ({"data": batches(2)[0]}, r"batch 0 of data must be a pair \(x, y\), got torch.Tensor"),
+        ({"data": [(torch.ones(2, 3), torch.ones(2))]}, "cannot be called with the x of batch 0"),
+        ({"loss": lambda out, y: out}, r"must be a finite scalar, got a tensor of shape \(4, 4\)"),
+        ({"loss": lambda out, y: out.sum() * torch.nan}, "must be a finite scalar, got nan"),
+        ({"loss": lambda out, y: 1.0}, "must be a finite scalar, got float"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(options, message):
+    model = net()
+    modes = [m.training for m in model.modules()]
+    for _ in range(2):
+        with pytest.raises(sl.SparselthError, match=message):
+            sl.find_masks(
+                model, score="snip", **{"data": batches(4), "loss": cross_entropy, **options}
+            )
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_a_frozen_weight_has_no_score():
+    model = net()
+    model[4].weight.requires_grad_(False)
+    with pytest.raises(sl.SparselthError, match=r"4\.weight takes no gradient"):
+        sl.find_masks(model, score="snip", data=batches(4), loss=cross_entropy)
+
+
+def test_training_in_one_call_says_where_such_masks_come_from():
+    digits = sl.data.load("mnist5k").limited(train=32, test=32)
+    model = sl.models.build("conv4", num_classes=10, in_channels=1, width=0.125)
+    recipe = sl.Recipe(epochs=1, learning_rate=0.1, batch_size=32)
+    for run in (sl.find_ticket, sl.prune_and_finetune):
+        with pytest.raises(sl.SparselthError, match=r"'snip' needs data and loss .*train\(masks"):
+            run(model, digits, recipe, 0.5, score="snip")

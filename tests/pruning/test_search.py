@@ -1,0 +1,94 @@
+"""Masks within masks: nothing that was pruned comes back."""
+
+import pytest
+import torch
+from torch import nn
+
+import sparselth as sl
+
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 16, 1), nn.Flatten(), nn.Linear(16, 5)
+    )
+
+
+def opposite(weights, context):
+    """Rank what magnitude prunes highest."""
+    return {name: 1 / (1e-3 + weight.abs()) for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("score", ["magnitude", "random", opposite])
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_was_pruned_stays_so_and_counts_are_exact(score, allocation, dtype):
+    model = net().to(dtype)
+    for layer in (0, 1, 2, 4):  # of one size each, else "global" empties layers
+        nn.init.normal_(model[layer].weight)
+    options = {"allocation": allocation, "exclude": ()}
+    first = sl.find_masks(model, sparsity=0.5, **options)
+    second = sl.find_masks(model, score=score, sparsity=0.8, within=first, **options)
+    alone = sl.find_masks(model, score=score, sparsity=0.8, **options)
+    assert sum(m.sum() for m in second.values()) == sum(m.sum() for m in alone.values())
+    for name, mask in second.items():
+        assert not (mask & ~first[name]).any()
+        if allocation != "global":
+            assert mask.sum() == alone[name].sum()
+
+
+def test_among_what_is_left_the_score_decides():
+    model, within = net(), {"1.weight": torch.rand(8, 8, 3, 3) < 0.5}
+    mask = sl.find_masks(model, score=opposite, sparsity=0.75, within=within)["1.weight"]
+    size = model[1].weight.abs()
+    assert size[mask].max() <= size[within["1.weight"] & ~mask].min()
+
+
+def test_weights_of_zero_that_are_left_go_before_pruned_ones():
+    model = net()
+    within = {"1.weight": torch.zeros(8, 8, 3, 3, dtype=torch.bool)}
+    within["1.weight"][4:] = True
+    with torch.no_grad():
+        model[1].weight[4:] = 0
+    assert sl.find_masks(model, sparsity=0.5, within=within)["1.weight"].equal(within["1.weight"])
+
+
+@pytest.mark.parametrize("pattern", ["filter", "16x1", "2:4", "kernel"])
+def test_patterns_keep_groups_of_what_is_left(pattern):
+    model = net()
+    within = {"1.weight": torch.ones(8, 8, 3, 3, dtype=torch.bool)}
+    within["1.weight"][:, ::2] = False
+    options = {} if pattern == "2:4" else {"sparsity": 0.5}
+    mask = sl.find_masks(model, pattern=pattern, within=within, **options)["1.weight"]
+    assert mask.any()
+    assert not (mask & ~within["1.weight"]).any()
+
+
+def test_a_ticket_of_several_rounds_takes_any_score():
+    digits = sl.data.load("mnist5k").limited(train=32, test=32)
+    recipe = sl.Recipe(epochs=1, learning_rate=0.1, batch_size=32)
+    for score in ("magnitude", "random", opposite):
+        model = sl.models.build("conv4", num_classes=10, in_channels=1, width=0.125)
+        ticket = sl.find_ticket(model, digits, recipe, 0.75, rounds=3, score=score)
+        assert sl.sparsity(ticket.masks) == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("within", "message"),
+    [
+        (5, "within must be a mapping of .*; got int"),
+        (
+            {"9.weight": torch.ones(2) > 0},
+            r"within names \['9.weight'\], which are not ranked",
+        ),
+        ({"0.weight": torch.ones(8, 3, 3, 3) > 0}, r"within names \['0.weight'\]"),
+        ({"1.weight": torch.ones(2) > 0}, r"the mask of '1.weight' in within has shape \(2,\)"),
+        ({"1.weight": torch.ones(8, 8, 3, 3)}, "must be bool"),
+        (
+            {"1.weight": torch.rand(8, 8, 3, 3) < 0.05},
+            "within leaves .* weights of 1.weight, and the sparsity keeps 58: it is a share of all",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(within, message):
+    with pytest.raises(sl.SparselthError, match=message):
+        sl.find_masks(net(), sparsity=0.9, within=within)
