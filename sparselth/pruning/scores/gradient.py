@@ -33,7 +33,8 @@ def snip(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str, T
 def gradients(weights: Mapping[str, Tensor], context: ScoreContext) -> dict[str, Tensor]:
     """Return dL/dw of the mean loss over all batches, parameter name -> tensor; in training mode.
 
-    weights: whose gradients. Zero where the loss does not depend on one.
+    weights: whose gradients. Zero where the loss does not depend on one. Those of 16-bit weights
+    are summed, and returned, in float32.
     """
     assert context.data is not None
     assert context.loss is not None
@@ -44,7 +45,8 @@ def gradients(weights: Mapping[str, Tensor], context: ScoreContext) -> dict[str,
         raise SparselthError(
             f"{frozen[0]} takes no gradient; set requires_grad before it is scored"
         )
-    sums = [torch.zeros_like(weight) for weight in weights.values()]
+    wide = [torch.promote_types(weight.dtype, torch.float32) for weight in weights.values()]
+    sums = [torch.zeros_like(w, dtype=d) for w, d in zip(weights.values(), wide, strict=True)]
     count = 0
     for number, batch in enumerate(context.data):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:

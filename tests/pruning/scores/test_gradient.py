@@ -62,6 +62,13 @@ def test_scores_are_the_derivatives_by_factors(sizes):
         torch.testing.assert_close(found[name], wanted)
 
 
+def test_scores_of_16_bit_weights_are_of_single_precision():
+    model, data = net().bfloat16(), [(x.bfloat16(), y) for x, y in batches(4, 4)]
+    scores = snip(weights_of(model), ScoreContext(model, data, cross_entropy))
+    assert {score.dtype for score in scores.values()} == {torch.float32}
+    assert sl.find_masks(model, score="snip", data=data, loss=cross_entropy)
+
+
 @pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
 def test_the_largest_stay(allocation):
     model, data = net(), batches(16)
