@@ -67,12 +67,6 @@ def is_sharded(tensor: Tensor | None) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def mask_of(parameter: Tensor) -> Tensor | None:
-    """Return the mask bound to `parameter` (bool, its shape), or None."""
-    bound = bound_to(parameter)
-    return None if bound is None else bound.mask
-
-
 def bound_of(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
     """Yield what holds the masks of an optimizer's parameters."""
     if _bound:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sparselth as sl
-from sparselth.ops.parameter_masks import mask_of
+from sparselth.ops.parameter_masks import bound_to
 
 
 def small_net():
@@ -74,7 +74,7 @@ def test_densify_leaves_a_plain_model_with_zeros():
     assert type(model[2]) is nn.Conv2d
     assert type(model[6]) is nn.Linear
     assert not model[2].weight[~masks["2.weight"]].any()
-    assert mask_of(model[2].weight) is None
+    assert bound_to(model[2].weight) is None
     torch.testing.assert_close(model(X), want)
 
 
@@ -85,7 +85,7 @@ def test_state_dict_round_trip_and_key_names():
     other, _ = sparse_net(sparsity=0.5)
     other.load_state_dict(state)
     assert torch.equal(other[2].weight_mask, masks["2.weight"])
-    assert torch.equal(mask_of(other[2].weight), masks["2.weight"])
+    assert torch.equal(bound_to(other[2].weight).mask, masks["2.weight"])
     torch.testing.assert_close(other(X), model(X))
 
 
@@ -100,7 +100,7 @@ def test_deepcopy_is_independent_and_bound():
     model, _ = sparse_net()
     twin = copy.deepcopy(model)
     assert torch.equal(twin(X), model(X))
-    assert mask_of(twin[2].weight) is twin[2].weight_mask
+    assert bound_to(twin[2].weight).mask is twin[2].weight_mask
     assert twin[2].weight_mask is not model[2].weight_mask
     twin[2].set_mask(torch.zeros_like(twin[2].weight_mask))
     assert model[2].weight_mask.any()
@@ -113,7 +113,7 @@ def test_torch_save_round_trip():
     buffer.seek(0)
     loaded = torch.load(buffer, weights_only=False)
     assert torch.equal(loaded(X), model(X))
-    assert mask_of(loaded[2].weight) is loaded[2].weight_mask
+    assert bound_to(loaded[2].weight).mask is loaded[2].weight_mask
 
 
 def test_a_mask_edited_in_place_is_noticed():
