@@ -33,6 +33,10 @@ def search(**more):
     return {"model": net(), "sparsity": 0.5, "exclude": (), **names, **more}
 
 
+def sees():
+    return {"data": [(X, Y)], "loss": torch.nn.functional.cross_entropy, "within": None}
+
+
 def training(**more):
     options = {"device": None, "callbacks": (), "test": (X, Y), "checkpoint": None}
     return {"data": (X, Y), "recipe": RECIPE, **options, **more}
@@ -88,8 +92,8 @@ PUBLIC = {
     "sparsity": (sl.sparsity, lambda: {"of": MASKS}),
     "adopt_choices": (sl.nn.adopt_choices, lambda: {"model": sparse(), "choices": {}}),
     "measured_choices": (sl.nn.measured_choices, lambda: {"model": sparse()}),
-    "find_masks": (sl.find_masks, lambda: search(include=())),
-    "check_search": (p.check_search, lambda: search(include=())),
+    "find_masks": (sl.find_masks, lambda: search(include=(), steps=1, **sees())),
+    "check_search": (p.check_search, lambda: search(include=(), **sees())),
     "first_and_last": (p.first_and_last, lambda: {"model": net()}),
     "prunable": (p.prunable_parameters, lambda: {"model": net(), "exclude": (), "include": ()}),
     "from_torch_prune": (sl.from_torch_prune, lambda: {"model": None}),

@@ -73,6 +73,18 @@ def allocation_of(sparsity: Sparsity | None, allocation: str) -> str:
     return "given" if isinstance(sparsity, Mapping) and allocation == "uniform" else allocation
 
 
+def up_to(sparsity: Sparsity, part: float) -> Sparsity:
+    """Return the sparsity after a part of the steps, each of which keeps the same share.
+
+    part: of the steps that are done, in (0, 1]; the sparsity itself at 1.
+    """
+    if part == 1:
+        return sparsity
+    if isinstance(sparsity, Mapping):
+        return {name: 1 - (1 - check_sparsity(share)) ** part for name, share in sparsity.items()}
+    return 1 - (1 - check_sparsity(sparsity)) ** part
+
+
 def op_allocation(allocation: str) -> str:
     """Return what the ops call an allocation: to them ERK's counts are given ones."""
     return "given" if allocation == "erk" else allocation

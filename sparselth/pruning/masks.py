@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..checks import check_mapping, check_model
+from ..checks import check_mapping, check_model, check_whole
 from ..deprecated import keyword_only
 from ..errors import SparselthError
 from ..nn import masks_of
 from ..ops.checks import MASKS, check_mask
-from ..ops.patterns import Pattern
+from ..ops.patterns import Blocks, Pattern
 from ..ops.transforms import has_values
-from .allocation import Sparsity
+from .allocation import DEFAULT_SPARSITY, Sparsity, up_to
 from .scores import Score
-from .scores.context import Batch, Loss
+from .scores.context import Batch, Loss, steps_of
 from .search import Search
 
 # That could be given by place.
@@ -35,6 +37,7 @@ def find_masks(
     data: Iterable[Batch] | None = None,
     loss: Loss | None = None,
     within: Mapping[str, Tensor] | None = None,
+    steps: int | None = None,
 ) -> dict[str, Tensor]:
     """Choose which weights to keep: parameter name -> bool mask.
 
@@ -57,12 +60,14 @@ def find_masks(
     exclude: parameter names to leave dense, or patterns such as "*.qkv.weight"; None leaves out the
     first convolution and the classifier.  include: what is pruned on request only, embeddings. Both
     as in `prunable_parameters`.
-
     data: batches for a score that sees data, an iterable of (x, y) as the model and the loss take
     them, on the model's device.  loss: called as loss(model(x), y), the mean over the batch. The
     model's modes, buffers and gradients, and torch's random numbers, are afterwards as they were.
+    steps: in how many steps it is pruned, each by the same share of what is left, ranked anew. None
+    is 1, and 100 for "synflow".
     within: masks, parameter name -> bool, of what is left to choose among: nothing pruned there
-    comes back. The sparsity stays a share of all weights.
+    comes back, and scores that see data see the network without it. The sparsity stays a share of
+    all weights.
 
     Warns of weights that cannot have masks, with the share of the model that the masks cover.
 
@@ -70,13 +75,41 @@ def find_masks(
     [0, 1) or beyond the pattern, NaN or Inf in a weight (naming it), a score that is not one of
     each weight, or layers that "global" would leave without any weight, see `check_alive`.
     """
-    search = Search.prepared(
-        model, score, sparsity, allocation, pattern, exclude, include, data, loss, within
-    )
+    options: dict[str, Any] = {
+        "allocation": allocation,
+        "pattern": pattern,
+        "exclude": exclude,
+        "include": include,
+        "loss": loss,
+    }
+    search = Search.prepared(model, score, sparsity, data=data, within=within, **options)
+    shares = _shares(search, steps)
     search.warn_of_gaps(model)
-    masks = search.run()
+    if len(shares) > 1 and data is not None:
+        data = list(data)  # seen once for each
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of rounding: said of what comes out
+        for share in shares[:-1]:
+            within = Search.prepared(model, score, share, data=data, within=within, **options).run()
+    masks = Search.prepared(model, score, shares[-1], data=data, within=within, **options).run()
     check_alive(masks)
     return masks
+
+
+def _shares(search: Search, steps: int | None) -> list[Sparsity | None]:
+    """Return the sparsity of each step."""
+    count = steps_of(search.score) if steps is None else check_whole("steps", steps, 1)
+    sparsity = search.sparsity
+    if count == 1:
+        return [sparsity]
+    if sparsity is None:
+        if not isinstance(search.pattern_of_shapes(), Blocks):
+            raise SparselthError(
+                f"pattern={search.pattern!r} fixes the sparsity, and steps={count} come to it in "
+                "parts; take steps=1, or another pattern"
+            )
+        sparsity = DEFAULT_SPARSITY
+    return [up_to(sparsity, (done + 1) / count) for done in range(count)]
 
 
 @keyword_only(*_ARGUMENTS)

@@ -26,6 +26,7 @@ from .scores.context import (
     ScoreContext,
     check_needs,
     find_score,
+    is_signed,
     name_of,
     ranked,
 )
@@ -70,6 +71,11 @@ class Search:
         left = {} if within is None else _checked_within(model, sites, within)
         context = ScoreContext(model, data, loss, left)
         check_needs(name_of(scorer), scorer, context)
+        if is_signed(scorer) and pattern not in ("element", ELEMENT):
+            raise SparselthError(
+                f"the score {name_of(scorer)!r} ranks single weights, by their values; got "
+                f'pattern={pattern!r}, take "element" or another score'
+            )
         search = cls(model, sites, scorer, sparsity, allocation, pattern, context)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
@@ -106,6 +112,10 @@ class Search:
                 f"a sparsity of {self.sparsity} keeps {k} of all weights or groups together, and "
                 f"there are {layers} layers that need one each; lower the sparsity"
             )
+
+    def pattern_of_shapes(self) -> Pattern:
+        """Return the pattern itself; kernel shapes are found from the weights as they are."""
+        return self._pattern_of(self._oriented([site.slot for site in self.sites.values()]))
 
     def _kept_by_shape(self) -> int | list[int] | None:
         weights = self._oriented([site.slot for site in self.sites.values()])

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from ..data import Data
 from ..errors import SparselthError
 from ..nn import sparsify
-from ..ops.checks import check_sparsity
 from ..ops.patterns import Pattern
 from ..pruning import check_search, find_masks
-from ..pruning.allocation import Sparsity
+from ..pruning.allocation import Sparsity, up_to
 from ..pruning.scores import SCORES, Score
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
@@ -107,7 +106,7 @@ def find_ticket(
             f"epochs; got rounds={rounds} and rewind_to={rewind_to}"
         )
     _check_score(score)
-    shares = [*(_up_to(sparsity, (done + 1) / rounds) for done in range(rounds - 1)), sparsity]
+    shares = [up_to(sparsity, (done + 1) / rounds) for done in range(rounds)]
     search: dict[str, Any] = {
         "score": score,
         "allocation": allocation,
@@ -243,13 +242,6 @@ class _Start(Callback):
     def _save(self, epoch: int) -> None:
         if self.folder and self.world.writes:
             self.folder.save(epoch, {"model": self.weights})
-
-
-def _up_to(sparsity: Sparsity, part: float) -> Sparsity:
-    """Return the sparsity after a part of the rounds, each of which keeps the same share."""
-    if isinstance(sparsity, Mapping):
-        return {name: 1 - (1 - check_sparsity(share)) ** part for name, share in sparsity.items()}
-    return 1 - (1 - check_sparsity(sparsity)) ** part
 
 
 def _shown(sparsity: Sparsity) -> str:

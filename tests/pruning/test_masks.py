@@ -43,7 +43,7 @@ def test_the_largest_magnitudes_survive():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score": "taylor"}, "unknown score 'taylor'; known: magnitude, random"),
+        ({"score": "taylor"}, "unknown score 'taylor'; known: grasp, grasp-abs, magnitude"),
         ({"pattern": "row"}, "unknown pattern 'row'; known: N:M, RxC, channel, element, filter"),
         ({"pattern": "2:4", "sparsity": 0.9}, "2:4 fixes the sparsity at 0.5"),
         ({"pattern": "kernel_shape", "sparsity": 0.1}, "prune 55.6% of the weights by themselves"),
@@ -55,7 +55,7 @@ def test_the_largest_magnitudes_survive():
         ({"exclude": 5}, "exclude takes a list of names, got 5"),
         ({"include": None}, "include takes a list of names, got None"),
         ({"exclude": [5]}, r"exclude takes names, got \[5\]"),
-        ({"score": ["magnitude"]}, "score must be one of magnitude, random, snip or a function"),
+        ({"score": ["magnitude"]}, "score must be one of grasp, .* or a function"),
         ({"sparsity": np.array([0.9])}, r"got array\(\[0\.9\]\); pass a number"),
         ({"sparsity": float("nan")}, r"in \[0, 1\); got nan"),
         ({"exclude": ["stem.weight"]}, r"exclude names \['stem.weight'\]"),

@@ -92,3 +92,41 @@ def test_a_ticket_of_several_rounds_takes_any_score():
 def test_bad_input_is_one_clear_sentence(within, message):
     with pytest.raises(sl.SparselthError, match=message):
         sl.find_masks(net(), sparsity=0.9, within=within)
+
+
+def test_steps_prune_the_same_share_of_what_is_left_each_time():
+    seen = []
+
+    def score(weights, context):
+        seen.append({name: int(mask.sum()) for name, mask in context.masks.items()})
+        return opposite(weights, context)
+
+    model = net()
+    masks = sl.find_masks(model, score=score, sparsity=0.875, steps=3)
+    assert seen == [{}, {"1.weight": 288, "2.weight": 64}, {"1.weight": 144, "2.weight": 32}]
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {
+        "1.weight": 72,
+        "2.weight": 16,
+    }
+    alone = sl.find_masks(model, score=opposite, sparsity=0.875)
+    assert all(torch.equal(masks[name], alone[name]) for name in masks)  # it ranks as it did
+    shares = sl.find_masks(model, sparsity={"1.weight": 0.75, "*": 0.5}, steps=2)
+    assert {name: int(m.sum()) for name, m in shares.items()} == {"1.weight": 144, "2.weight": 64}
+    filters = sl.find_masks(model, pattern="filter", sparsity=0.75, steps=2)
+    assert int(filters["2.weight"].flatten(1).any(1).sum()) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number >= 1, got 2.5"),
+        (
+            {"steps": 2, "pattern": "2:4"},
+            "pattern='2:4' fixes the sparsity, and steps=2",
+        ),
+    ],
+)
+def test_steps_that_cannot_be(options, message):
+    with pytest.raises(sl.SparselthError, match=message):
+        sl.find_masks(net(), **options)

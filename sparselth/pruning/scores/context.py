@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ...checks import check_callable, kind
 from ...errors import SparselthError, unknown_name
@@ -43,14 +44,16 @@ Score = Callable[[Mapping[str, Tensor], ScoreContext], Mapping[str, Tensor]]
 S = TypeVar("S", bound=Score)
 
 
-def needs(*names: str) -> Callable[[S], S]:
-    """Declare what of the context a score cannot do without: of "data", "loss".
+def needs(*names: str, signed: bool = False, steps: int = 1) -> Callable[[S], S]:
+    """Declare what a score cannot do without, and how it is used.
 
-    `find_masks` refuses to begin without it.
+    names: of the context, "data" and "loss"; `find_masks` refuses to begin without them.
+    signed: the largest values stay, not the largest magnitudes. Single weights only.
+    steps: in how many steps it prunes where `find_masks` is not told.
     """
 
     def declare(score: S) -> S:
-        score.needs = names  # type: ignore[attr-defined]
+        score.needs, score.signed, score.steps = names, signed, steps  # type: ignore[attr-defined]
         return score
 
     return declare
@@ -59,6 +62,16 @@ def needs(*names: str) -> Callable[[S], S]:
 def needs_of(score: Score) -> tuple[str, ...]:
     """Return what a score declared to need of the context."""
     return getattr(score, "needs", ())
+
+
+def is_signed(score: Score) -> bool:
+    """Say whether the largest values of a score stay, and not the largest magnitudes."""
+    return getattr(score, "signed", False)
+
+
+def steps_of(score: Score) -> int:
+    """Return in how many steps a score prunes where nobody says so."""
+    return getattr(score, "steps", 1)
 
 
 def check_needs(name: str, score: Score, context: ScoreContext) -> None:
@@ -144,11 +157,34 @@ def ranked(score: Score, weights: Mapping[str, Tensor], context: ScoreContext) -
         raise SparselthError(f"{what} and the weights it was given differ in these names: {names}")
     for name, weight in weights.items():
         _check(what, name, scores[name], weight)
+    in_order = [scores[name].detach() for name in weights]
+    if is_signed(score):
+        return _ranks(in_order)
     # Whole numbers are ranked as they are; double precision holds those up to 2^53.
-    return [
-        score.detach() if score.is_floating_point() else score.double()
-        for score in (scores[name] for name in weights)
-    ]
+    return [score if score.is_floating_point() else score.double() for score in in_order]
+
+
+def _ranks(scores: list[Tensor]) -> list[Tensor]:
+    """Return 1, 2, ... in the place of the lowest value of all, the next, ...; equal ones alike."""
+    flat = torch.cat([score.flatten().double() for score in scores])
+    ranks = flat.unique(return_inverse=True)[1].double() + 1
+    parts = ranks.split([score.numel() for score in scores])
+    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
+
+
+class WithValues(nn.Module):
+    """A model that computes with other values for some of its parameters and buffers.
+
+    values: returns name -> tensor, differentiated through where they require it; called in every
+    forward, so that each has a graph of its own.
+    """
+
+    def __init__(self, model: nn.Module, values: Callable[[], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self._run = lambda *args: functional_call(model, values(), args)
+
+    def forward(self, *args: Any) -> Any:
+        return self._run(*args)
 
 
 @contextmanager

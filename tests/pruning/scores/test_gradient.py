@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import sparselth as sl
 from sparselth.pruning import ScoreContext
-from sparselth.pruning.scores import snip
+from sparselth.pruning.scores import grasp, grasp_abs, snip
 
 
 def net(dropout=0.0):
@@ -83,6 +83,86 @@ def test_the_largest_stay(allocation):
     for name, mask in masks.items():
         kept, pruned = scores[name].abs()[mask], scores[name].abs()[~mask]
         assert kept.min() >= pruned.max() * (1 - 1e-4)
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)
+    ).double()
+
+
+def vectors(*sizes):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(n, 5, generator=generator, dtype=torch.float64),
+            torch.randint(3, (n,), generator=generator),
+        )
+        for n in sizes
+    ]
+
+
+def gradient_at(model, data, moved):
+    """The gradient of the mean loss of logits / 200 with the weights moved."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, step in moved.items():
+            twin.get_parameter(name).add_(step)
+    parameters = [twin.get_parameter(name) for name in moved]
+    loss = sum(cross_entropy(twin(x) / 200, y) * len(x) for x, y in data) / sum(
+        len(x) for x, _ in data
+    )
+    return dict(zip(moved, torch.autograd.grad(loss, parameters), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(8,), (5, 3)])
+def test_the_gradient_flow_is_that_of_finite_differences(sizes):
+    model, data = small(), vectors(*sizes)
+    weights = weights_of(model)
+    flow = gradient_at(model, data, {n: torch.zeros_like(w) for n, w in weights.items()})
+    step = 1e-3 / max(g.abs().max() for g in flow.values())
+    ahead, behind = (
+        gradient_at(model, data, {n: s * step * g for n, g in flow.items()}) for s in (1, -1)
+    )
+    found = grasp(weights, ScoreContext(model, data, cross_entropy))
+    for name, weight in weights.items():
+        wanted = weight * (ahead[name] - behind[name]) / (2 * step)
+        torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-5 * wanted.abs().max())
+    absolute = grasp_abs(weights, ScoreContext(model, data, cross_entropy))
+    assert all(torch.equal(absolute[name], found[name]) for name in found)
+
+
+def test_grasp_keeps_the_largest_values_and_its_variant_the_largest_magnitudes():
+    model, data = small(), vectors(8)
+    scores = grasp(weights_of(model), ScoreContext(model, data, cross_entropy))
+    options = {"data": data, "loss": cross_entropy, "sparsity": 0.5, "exclude": ()}
+    for name, rank in (("grasp", lambda s: s), ("grasp-abs", torch.abs)):
+        for allocation in ("uniform", "global"):
+            masks = sl.find_masks(model, score=name, allocation=allocation, **options)
+            flat = torch.cat([rank(scores[n]).flatten() for n in masks])
+            kept = torch.cat([mask.flatten() for mask in masks.values()])
+            if allocation == "global":
+                assert flat[kept].min() >= flat[~kept].max()
+            for n, mask in masks.items():
+                assert rank(scores[n])[mask].min() >= rank(scores[n])[~mask].max()
+    with pytest.raises(sl.SparselthError, match="'grasp' ranks single weights, by their values"):
+        sl.find_masks(model, score="grasp", pattern="filter", **options)
+
+
+def test_what_is_pruned_is_out_of_the_network_that_is_scored():
+    model, data = net(), batches(4, 4)
+    within = {n: torch.rand(w.shape) < 0.6 for n, w in weights_of(model).items()}
+    context = ScoreContext(model, data, cross_entropy, within)
+    pruned = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, mask in within.items():
+            pruned.get_parameter(name).mul_(mask)
+    for score in (snip, grasp):
+        found = score(weights_of(model), context)
+        wanted = score(weights_of(pruned), ScoreContext(pruned, data, cross_entropy))
+        for name, mask in within.items():
+            torch.testing.assert_close(found[name] * mask, wanted[name] * mask)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,0 +1,54 @@
+"""SynFlow: a score of the network alone, without data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...checks import called
+from ...errors import SparselthError
+from .context import ScoreContext, WithValues, needs
+
+
+@needs("data", steps=100)
+def synflow(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str, Tensor]:
+    """Score a weight by the synaptic flow through it: |w| dR/d|w|, R the sum of the outputs.
+
+    R is that of the network with the magnitudes of all its parameters and buffers, for an input of
+    ones, in float64 and evaluation mode. The scores of each layer add up to the same, so that
+    pruning in steps (100 by default) empties none before all others are as sparse.
+    Of `data` the first x is read, for its shape alone.
+
+    Raises SparselthError for no batch, and where the flow is not finite, or is zero everywhere.
+
+    Reference: Tanaka et al. 2020, arXiv:2006.05467, equation 2 and algorithm 1.
+    """
+    assert context.data is not None
+    batch = next(iter(context.data), None)
+    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(x, Tensor):
+        raise SparselthError("data must begin with a batch (x, y), x a tensor, for the shape of x")
+    model = context.model.eval()
+    state = {
+        name: tensor.detach().abs().double() if tensor.is_floating_point() else tensor.detach()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    ranked = {name: state[name].requires_grad_() for name in weights}
+    left = {name: mask for name, mask in context.masks.items() if name in ranked}
+    used = {name: torch.where(left[name], w, 0.0) for name, w in ranked.items() if name in left}
+    ones = torch.ones((1, *x.shape[1:]), dtype=torch.float64, device=x.device)
+    run = WithValues(model, lambda: state | used)
+    out = called(run, [ones], "an input of ones in float64")
+    flow = out.sum()
+    if not bool(torch.isfinite(flow)) or not bool(flow):
+        raise SparselthError(
+            f"the synaptic flow through the model is {flow.item()}, which ranks nothing: it is too "
+            "deep or too wide for float64, or nothing reaches its output"
+        )
+    grads = torch.autograd.grad(flow, list(ranked.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(w) if grad is None else (w * grad).detach()
+        for (name, w), grad in zip(ranked.items(), grads, strict=True)
+    }
