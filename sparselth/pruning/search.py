@@ -214,16 +214,15 @@ def _checked_within(
     return {places[name]: mask for name, mask in within.items()}
 
 
-# Below any score worth its name, and its square is a normal number in float32.
-_LEAST = 1e-18
+# Below any number of single precision, and its square, which groups are ranked by, is not zero.
+_LEAST = 1e-150
 
 
 def _last_where_pruned(score: Tensor, left: Tensor | None) -> Tensor:
     """Return scores that rank what is pruned already behind all that is left."""
     if left is None:
         return score
-    wide = score if score.dtype == torch.float64 else score.float()
-    return torch.where(left, wide.abs().clamp(min=_LEAST), 0.0)
+    return torch.where(left, score.double().abs().clamp(min=_LEAST), 0.0)
 
 
 def _alike(tensors: list[Tensor]) -> list[list[int]]:

@@ -43,6 +43,18 @@ def test_among_what_is_left_the_score_decides():
     assert size[mask].max() <= size[within["1.weight"] & ~mask].min()
 
 
+@pytest.mark.parametrize("pattern", ["element", "filter"])
+def test_scores_next_to_nothing_are_ranked_as_any(pattern):
+    model, within = net(), {"1.weight": torch.rand(8, 8, 3, 3) < 0.7}
+
+    def tiny(weights, context):
+        return {name: 1e-38 * weight for name, weight in weights.items()}
+
+    options = {"sparsity": 0.5, "within": within, "pattern": pattern}
+    masks = [sl.find_masks(model, score=score, **options) for score in ("magnitude", tiny)]
+    assert masks[0]["1.weight"].equal(masks[1]["1.weight"])
+
+
 def test_weights_of_zero_that_are_left_go_before_pruned_ones():
     model = net()
     within = {"1.weight": torch.zeros(8, 8, 3, 3, dtype=torch.bool)}
