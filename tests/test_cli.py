@@ -1,6 +1,7 @@
 """The command line: help, version, and errors of one sentence."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -200,3 +201,7 @@ def test_bench_prints_a_table_and_writes_its_rows(run, tmp_path):
     _check_sentence(run("bench", "conv", "--sparsities", "0.9;0.8"), "expected numbers such as")
     _check_sentence(run("bench", "conv", "--seconds", "0"), "--seconds must be a finite number > 0")
     _check_sentence(run("bench", "conv", "--json", str(tmp_path)), "is a folder; name a file in it")
+    os.mkfifo(tmp_path / "pipe")
+    _check_sentence(run("bench", "conv", "--json", str(tmp_path / "pipe")), "is no regular file")
+    for threads in ("-1", "100000"):
+        _check_sentence(run("bench", "conv", "--threads", threads), "it must be in [0, 1024]")

@@ -87,14 +87,13 @@ def _optimizer(sparsity: float, device: str) -> Iterator[Case]:
 
 
 def _step(sparsity: float, device: str) -> Iterator[Case]:
-    for network in ("resnet20",):
+    network, names = "resnet20", ("sparse", "dense", "dense channels_last")
 
-        def candidates(network: str = network) -> Candidates:
-            names = ("sparse", "dense", "dense channels_last")
-            return {name: step.CONTESTANTS[name](network, sparsity) for name in names}
+    def candidates() -> Candidates:
+        return {name: step.CONTESTANTS[name](network, sparsity) for name in names}
 
-        ratio = Ratio("best dense fp32", ("dense", "dense channels_last"))
-        yield Case("training step", network, sparsity, (ratio,), candidates)
+    ratio = Ratio("best dense fp32", ("dense", "dense channels_last"))
+    yield Case("training step", network, sparsity, (ratio,), candidates)
 
 
 _EVERYWHERE = ("cpu", "cuda")

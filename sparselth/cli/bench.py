@@ -38,8 +38,8 @@ def bench(
     if json is not None:
         make_folder(json.parent, "the folder of --json")
         if json.exists() and not json.is_file():
-            what = "a folder; name a file in it" if json.is_dir() else "no regular file"
-            raise SparselthError(f"--json {json} is {what}")
+            fault = "a folder; name a file in it" if json.is_dir() else "no regular file"
+            raise SparselthError(f"--json {json} is {fault}")
     set_threads(threads)
     found = facts(" ".join(["sparselth", *sys.argv[1:]]))
     console, errors = Console(), Console(stderr=True)

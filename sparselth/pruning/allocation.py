@@ -73,16 +73,23 @@ def allocation_of(sparsity: Sparsity | None, allocation: str) -> str:
     return "given" if isinstance(sparsity, Mapping) and allocation == "uniform" else allocation
 
 
-def up_to(sparsity: Sparsity, part: float) -> Sparsity:
+def up_to(sparsity: Sparsity, part: float, left: float | Mapping[str, float] = 1.0) -> Sparsity:
     """Return the sparsity after a part of the steps, each of which keeps the same share.
 
-    part: of the steps that are done, in (0, 1]; the sparsity itself at 1.
+    part: of the steps that are done, in (0, 1]; the sparsity itself at 1.  left: the share of the
+    weights that the first step chooses among, by layer where `sparsity` is.
     """
     if part == 1:
         return sparsity
     if isinstance(sparsity, Mapping):
-        return {name: 1 - (1 - check_sparsity(share)) ** part for name, share in sparsity.items()}
-    return 1 - (1 - check_sparsity(sparsity)) ** part
+        start = left if isinstance(left, Mapping) else dict.fromkeys(sparsity, left)
+        return {name: _up_to(share, part, start.get(name, 1.0)) for name, share in sparsity.items()}
+    assert not isinstance(left, Mapping)
+    return _up_to(sparsity, part, left)
+
+
+def _up_to(sparsity: float, part: float, left: float) -> float:
+    return 1 - left ** (1 - part) * (1 - check_sparsity(sparsity)) ** part
 
 
 def op_allocation(allocation: str) -> str:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
-from ..checks import check_mapping, check_model, check_whole
+from ..checks import check_mapping, check_model
 from ..deprecated import keyword_only
 from ..errors import SparselthError
 from ..nn import masks_of
 from ..ops.checks import MASKS, check_mask
-from ..ops.patterns import Blocks, Pattern
+from ..ops.patterns import Pattern
 from ..ops.transforms import has_values
-from .allocation import DEFAULT_SPARSITY, Sparsity, up_to
+from .allocation import Sparsity
 from .scores import Score
 from .scores.context import Batch, Loss, steps_of
 from .search import Search
@@ -75,41 +74,19 @@ def find_masks(
     [0, 1) or beyond the pattern, NaN or Inf in a weight (naming it), a score that is not one of
     each weight, or layers that "global" would leave without any weight, see `check_alive`.
     """
-    options: dict[str, Any] = {
-        "allocation": allocation,
-        "pattern": pattern,
-        "exclude": exclude,
-        "include": include,
-        "loss": loss,
-    }
-    search = Search.prepared(model, score, sparsity, data=data, within=within, **options)
-    shares = _shares(search, steps)
+    search = Search.prepared(
+        model, score, sparsity, allocation, pattern, exclude, include, data, loss, within
+    )
+    *before, last = search.in_steps(steps_of(search.score) if steps is None else steps)
     search.warn_of_gaps(model)
-    if len(shares) > 1 and data is not None:
-        data = list(data)  # seen once for each
+    left = search.context.masks
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rounding: said of what comes out
-        for share in shares[:-1]:
-            within = Search.prepared(model, score, share, data=data, within=within, **options).run()
-    masks = Search.prepared(model, score, shares[-1], data=data, within=within, **options).run()
+        for step in before:
+            left = step.among(left).run()
+    masks = last.among(left).run()
     check_alive(masks)
     return masks
-
-
-def _shares(search: Search, steps: int | None) -> list[Sparsity | None]:
-    """Return the sparsity of each step."""
-    count = steps_of(search.score) if steps is None else check_whole("steps", steps, 1)
-    sparsity = search.sparsity
-    if count == 1:
-        return [sparsity]
-    if sparsity is None:
-        if not isinstance(search.pattern_of_shapes(), Blocks):
-            raise SparselthError(
-                f"pattern={search.pattern!r} fixes the sparsity, and steps={count} come to it in "
-                "parts; take steps=1, or another pattern"
-            )
-        sparsity = DEFAULT_SPARSITY
-    return [up_to(sparsity, (done + 1) / count) for done in range(count)]
 
 
 @keyword_only(*_ARGUMENTS)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_mapping, check_model
+from ..checks import check_mapping, check_model, check_whole
 from ..errors import SparselthError
 from ..nn.coverage import coverage
 from ..nn.kinds import Site, site_names, sites_of
 from ..ops import selection
 from ..ops.checks import MASKS, check_mask
-from ..ops.patterns import ELEMENT, Pattern
-from .allocation import Sparsity, allocation_of, counts_for, op_allocation
+from ..ops.patterns import ELEMENT, Blocks, Pattern
+from .allocation import (
+    DEFAULT_SPARSITY,
+    Sparsity,
+    allocation_of,
+    counts_for,
+    op_allocation,
+    up_to,
+)
 from .patterns import pattern_for
 from .scores import SCORES, magnitude
 from .scores.context import (
@@ -86,10 +93,10 @@ class Search:
         """Refuse a sparsity that keeps more weights than `within` leaves."""
         if not self.context.masks or self.pattern not in ("element", ELEMENT):
             return
-        masks, sizes = self.context.masks, {n: s.slot.numel() for n, s in self.sites.items()}
-        left = [int(masks[n].sum()) if n in masks else size for n, size in sizes.items()]
+        left = self._left()
         if isinstance(k, list):
-            short = [(n, most, c) for n, most, c in zip(sizes, left, k, strict=True) if c > most]
+            counted = zip(self.sites, left, k, strict=True)
+            short = [(name, most, c) for name, most, c in counted if c > most]
         else:
             short = [("all layers", sum(left), k)] if k is not None and k > sum(left) else []
         if short:
@@ -113,9 +120,46 @@ class Search:
                 f"there are {layers} layers that need one each; lower the sparsity"
             )
 
-    def pattern_of_shapes(self) -> Pattern:
-        """Return the pattern itself; kernel shapes are found from the weights as they are."""
-        return self._pattern_of(self._oriented([site.slot for site in self.sites.values()]))
+    def in_steps(self, count: int) -> list[Search]:
+        """Return a search for each of so many steps, each to prune the same share of what is left.
+
+        Raises SparselthError for less than one step, and for a pattern that fixes the sparsity.
+        """
+        if check_whole("steps", count, 1) == 1:
+            return [self]
+        sparsity = self.sparsity
+        if sparsity is None:
+            if not isinstance(self._pattern_of([s.slot for s in self.sites.values()]), Blocks):
+                raise SparselthError(
+                    f"pattern={self.pattern!r} fixes the sparsity, and steps={count} come to it in "
+                    "parts; take steps=1, or another pattern"
+                )
+            sparsity = DEFAULT_SPARSITY
+        data = None if self.context.data is None else list(self.context.data)  # seen in each
+        context = replace(self.context, data=data)
+        parts = [(done + 1) / count for done in range(count)]
+        shares = [up_to(sparsity, part, self._left_of(sparsity)) for part in parts]
+        return [replace(self, sparsity=share, context=context) for share in shares]
+
+    def _left_of(self, sparsity: Sparsity) -> float | dict[str, float]:
+        """Return the share of the weights that is left to choose among, by layer as `sparsity`."""
+        sizes = {name: site.slot.numel() for name, site in self.sites.items()}
+        left = dict(zip(sizes, self._left(), strict=True))
+        if isinstance(sparsity, Mapping):
+            return {name: left[name] / size for name, size in sizes.items() if size}
+        return sum(left.values()) / max(sum(sizes.values()), 1)
+
+    def _left(self) -> list[int]:
+        """Return how many weights of each layer are left to choose among."""
+        masks = self.context.masks
+        return [
+            int(masks[name].sum()) if name in masks else site.slot.numel()
+            for name, site in self.sites.items()
+        ]
+
+    def among(self, masks: Mapping[str, Tensor]) -> Search:
+        """Return the search for the same among what masks leave."""
+        return replace(self, context=replace(self.context, masks=masks))
 
     def _kept_by_shape(self) -> int | list[int] | None:
         weights = self._oriented([site.slot for site in self.sites.values()])

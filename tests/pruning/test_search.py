@@ -128,6 +128,44 @@ def test_steps_prune_the_same_share_of_what_is_left_each_time():
     assert int(filters["2.weight"].flatten(1).any(1).sum()) == 4
 
 
+def test_steps_begin_where_within_ends():
+    seen = []
+
+    def score(weights, context):
+        seen.append({name: int(mask.sum()) for name, mask in context.masks.items()})
+        return weights
+
+    model = net()
+    within = sl.find_masks(model, sparsity=0.5)
+    masks = sl.find_masks(model, score=score, sparsity=0.875, steps=2, within=within)
+    assert seen == [{"1.weight": 288, "2.weight": 64}, {"1.weight": 144, "2.weight": 32}]
+    assert all(not (mask & ~within[name]).any() for name, mask in masks.items())
+    seen.clear()
+    shares = {"1.weight": 0.875, "2.weight": 0.5}
+    sl.find_masks(model, score=score, sparsity=shares, steps=2, within=within)
+    assert seen[1] == {"1.weight": 144, "2.weight": 64}
+    data = [(torch.randn(1, 3, 5, 5), None)]
+    flow = sl.find_masks(model, score="synflow", sparsity=0.9, data=data, within=within)
+    assert sl.sparsity(flow) == pytest.approx(0.9, abs=0.005)
+
+
+def test_data_that_can_be_read_once_serves_every_step():
+    model, data = net(), [(torch.randn(2, 3, 5, 5), torch.zeros(2).long())]
+    options = {"score": "snip", "loss": torch.nn.functional.cross_entropy, "steps": 3}
+    once = sl.find_masks(model, data=iter(data), **options)
+    listed = sl.find_masks(model, data=data, **options)
+    assert all(torch.equal(once[name], listed[name]) for name in listed)
+
+
+def test_a_shared_weight_is_left_by_any_of_its_names():
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8), "c": nn.Linear(8, 2)})
+    model["b"].weight = model["a"].weight
+    within = {"b.weight": torch.rand(8, 8) < 0.6}
+    for steps in (1, 3):
+        masks = sl.find_masks(model, sparsity=0.8, within=within, steps=steps)
+        assert not (masks["a.weight"] & ~within["b.weight"]).any()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

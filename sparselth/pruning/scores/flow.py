@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ...checks import called
+from ...checks import called, kind
 from ...errors import SparselthError
 from .context import ScoreContext, WithValues, needs
 
@@ -17,8 +17,9 @@ def synflow(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str
     """Score a weight by the synaptic flow through it: |w| dR/d|w|, R the sum of the outputs.
 
     R is that of the network with the magnitudes of all its parameters and buffers, for an input of
-    ones, in float64 and evaluation mode. The scores of each layer add up to the same, so that
-    pruning in steps (100 by default) empties none before all others are as sparse.
+    ones, in float64 and evaluation mode. Without biases and norms the scores of each layer add up
+    to the same, so that pruning in steps (100 by default) empties no layer while others have
+    weights to spare.
     Of `data` the first x is read, for its shape alone.
 
     Raises SparselthError for no batch, and where the flow is not finite, or is zero everywhere.
@@ -41,6 +42,8 @@ def synflow(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str
     ones = torch.ones((1, *x.shape[1:]), dtype=torch.float64, device=x.device)
     run = WithValues(model, lambda: state | used)
     out = called(run, [ones], "an input of ones in float64")
+    if not isinstance(out, Tensor):
+        raise SparselthError(f"synflow adds up what the model returns, a tensor; got {kind(out)}")
     flow = out.sum()
     if not bool(torch.isfinite(flow)) or not bool(flow):
         raise SparselthError(

@@ -58,7 +58,7 @@ def grasp_abs(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[s
     return {name: weights[name] * product for name, product in _flow(weights, context).items()}
 
 
-# What logits are divided by in GraSP: the loss of an initialization is flat, and its curvature not.
+# What logits are divided by in GraSP, in the authors' code.
 _TEMPERATURE = 200.0
 
 
@@ -74,11 +74,13 @@ def _flow(weights: Mapping[str, Tensor], context: ScoreContext) -> dict[str, Ten
         grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
         pairs = [(g, t) for g, t in zip(grads, total.values(), strict=True) if g is not None]
         flow = torch.stack([(g * t).sum() for g, t in pairs]).sum()
+        count += size
+        if not flow.requires_grad:
+            continue  # the gradient depends on no weight: H is zero
         again = torch.autograd.grad(flow, parameters, allow_unused=True)
         for product, grad in zip(products.values(), again, strict=True):
             if grad is not None:
                 product.add_(grad, alpha=size)
-        count += size
     return {name: product / count for name, product in products.items()}
 
 
@@ -146,6 +148,8 @@ def _loss(
         raise SparselthError(
             f"the loss of batch {number} must be a finite scalar, got {_told(loss)}"
         )
+    if not loss.requires_grad:
+        raise SparselthError(f"the loss of batch {number} does not depend on any weight")
     return loss.reshape(()), len(x) if isinstance(x, Tensor) and x.dim() else 1
 
 

@@ -99,6 +99,19 @@ def test_bad_input_is_one_clear_sentence(model, data, message):
         sl.find_masks(model, score="synflow", data=data, steps=2)
 
 
+def test_a_model_that_returns_several_has_no_sum():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = plain()
+
+        def forward(self, x):
+            return self.inner(x), x
+
+    with pytest.raises(sl.SparselthError, match="what the model returns, a tensor; got tuple"):
+        sl.find_masks(Pair(), score="synflow", data=DATA)
+
+
 def test_a_flow_of_nothing_ranks_nothing():
     model = plain()
     nn.init.zeros_(model[2].weight)

@@ -133,6 +133,12 @@ def test_the_gradient_flow_is_that_of_finite_differences(sizes):
     assert all(torch.equal(absolute[name], found[name]) for name in found)
 
 
+def test_a_loss_without_curvature_has_no_flow():
+    model = nn.Sequential(nn.Linear(4, 3)).double()
+    context = ScoreContext(model, [(torch.randn(2, 4).double(), None)], lambda out, y: out.sum())
+    assert not grasp(weights_of(model), context)["0.weight"].any()
+
+
 def test_grasp_keeps_the_largest_values_and_its_variant_the_largest_magnitudes():
     model, data = small(), vectors(8)
     scores = grasp(weights_of(model), ScoreContext(model, data, cross_entropy))
@@ -227,6 +233,7 @@ def test_a_sparse_model_is_ranked_among_what_is_left():
         ({"loss": lambda out, y: out}, r"must be a finite scalar, got a tensor of shape \(4, 4\)"),
         ({"loss": lambda out, y: out.sum() * torch.nan}, "must be a finite scalar, got nan"),
         ({"loss": lambda out, y: 1.0}, "must be a finite scalar, got float"),
+        ({"loss": lambda out, y: out.detach().sum()}, "batch 0 does not depend on any weight"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(options, message):
