@@ -25,7 +25,15 @@ from .nn import (
 )
 from .ops import use_backend, use_choice
 from .ops.backends import backends
-from .pruning import ADMM, find_masks, from_torch_prune, sparsity, weight_overlap
+from .pruning import (
+    ADMM,
+    GradualPruning,
+    compact,
+    find_masks,
+    from_torch_prune,
+    sparsity,
+    weight_overlap,
+)
 from .training import Recipe, find_ticket, prune_and_finetune, train
 from .version import __version__ as __version__
 
@@ -45,12 +53,14 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ADMM",
+    "GradualPruning",
     "MaskedConv2d",
     "MaskedLinear",
     "Profile",
     "Recipe",
     "SparselthError",
     "backends",
+    "compact",
     "coverage",
     "data",
     "densify",

@@ -2,8 +2,9 @@
 
 from ..deprecated import renamed_names
 from .choices import adopt_choices, measured_choices
-from .convert import densify, masks_of, sparsify
+from .convert import densify, masks_of, move_masks, sparsify
 from .coverage import Coverage, coverage
+from .dense_gradients import DenseGradients
 from .kinds import Site, sites_of
 from .loading import load_sparse
 from .masked import MaskedConv1d, MaskedConv2d, MaskedLinear
@@ -19,6 +20,7 @@ __getattr__ = renamed_names(
 
 __all__ = [
     "Coverage",
+    "DenseGradients",
     "LaneBatchNorm2d",
     "LaneExit",
     "MaskedConv1d",
@@ -35,6 +37,7 @@ __all__ = [
     "load_sparse",
     "masks_of",
     "measured_choices",
+    "move_masks",
     "profile",
     "sites_of",
     "sparsify",

@@ -16,6 +16,7 @@ from ..ops.kernel_choice import decide as choosing
 from ..ops.kernel_choice.decide import Choice
 from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.plan import plannable
+from ..ops.transforms import transformed
 from .module import MaskedModule
 from .paths import MOST_PATHS, Path, kind_of
 from .service import Service
@@ -71,6 +72,11 @@ class ChoosingModule(MaskedModule):
 
     def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
         raise NotImplementedError
+
+    def _past_kernels(self) -> bool:
+        """Say whether masks are to be applied as functions, for transforms or dense gradients."""
+        state = self._states.get("weight")
+        return transformed() or (state is not None and state.collector is not None)
 
     def _geometry(self) -> tuple:
         """Return the settings that decide how the layer computes."""

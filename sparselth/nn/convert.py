@@ -67,6 +67,24 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     Raises SparselthError for a name the model does not have, a parameter that cannot have a mask
     (saying why), or a mask of another shape, dtype or device; the model is untouched then.
     """
+    _adopt(model, masks)
+    _log.info("%s", coverage(model))
+    return model
+
+
+def move_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Give a model other masks in the middle of its training.
+
+    As `sparsify`, but what was measured of a layer is not measured again while its density stays
+    near to what it was then: masks that move every hundred steps would spend their time on that.
+    model: made sparse by `sparsify`, or plain.  masks: parameter name -> bool tensor.
+
+    Raises SparselthError as `sparsify` does.
+    """
+    _adopt(model, masks, similar=True)
+
+
+def _adopt(model: nn.Module, masks: Mapping[str, Tensor] | None, similar: bool = False) -> None:
     check_model(model)
     owners = owners_of(model)
     for site, mask in checked_masks(model, masks):
@@ -77,11 +95,9 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
             if not isinstance(module, MaskedModule):
                 become(module, mask_class(module))
             assert isinstance(module, MaskedModule)
-            module.set_mask(mask, local)
+            module._adopt_mask(mask, local, similar)
     _prepare(model)
     _convert_neighbors(model)
-    _log.info("%s", coverage(model))
-    return model
 
 
 def checked_masks(

@@ -28,7 +28,6 @@ from ..ops.kernel_choice.decide import Choice
 from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.lanes.convert import can_use_lanes, enter_lanes
 from ..ops.lanes.tensor import LaneTensor, in_lanes
-from ..ops.transforms import transformed
 from .choosing import ChoosingModule
 from .classes import masked_parameter, shown_mask
 from .geometry import as_images, prepared, settings_of
@@ -73,7 +72,7 @@ class MaskedConvolution(ChoosingModule):
             return self._compiled(input)
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
-        state = None if transformed() or torch.jit.is_tracing() else self._settled()
+        state = None if self._past_kernels() or torch.jit.is_tracing() else self._settled()
         if state is None:
             return self._conv_forward(input, self._masked(), self.bias)  # type: ignore[operator]
         if input.dim() == state.parameter.dim() - 1:
@@ -224,7 +223,7 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
         recorded_or_nested = torch.jit.is_tracing() or input.is_nested
-        state = None if recorded_or_nested or transformed() else self._settled()
+        state = None if recorded_or_nested or self._past_kernels() else self._settled()
         if state is None:
             return F.linear(input, self._masked(), self.bias)
         x, weight, bias = autocast(input, state.parameter, self.bias)

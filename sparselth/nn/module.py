@@ -59,10 +59,17 @@ class MaskedModule(GuardedSlots):
 
         Raises SparselthError when shape, dtype or device do not fit the parameter `name`.
         """
+        self._adopt_mask(mask, name)
+
+    def _adopt_mask(self, mask: Tensor, name: str, similar: bool = False) -> None:
+        """Do what `set_mask` does.  similar: see `MaskState.renew`."""
         parameter = self._parameters[name]
         assert parameter is not None
         check_mask(mask, parameter, mask_name(name))
-        self._bind(name, mask, replace=True)
+        if similar and (state := self._states.get(name)) is not None and self._owns(name, state):
+            state.set_mask(mask, similar=True)
+        else:
+            self._bind(name, mask, replace=True)
 
     def refresh_mask(self) -> None:
         """Set pruned weights to zero and derive anew what follows from the masks."""
@@ -213,6 +220,8 @@ class MaskedModule(GuardedSlots):
         mask = self._mask(name)
         if weight.device != mask.device:
             mask = mask.to(weight.device)  # whoever offloads moves one after the other
+        if (collector := self._states[name].collector) is not None:
+            return collector.apply(weight, mask)
         if not torch.compiler.is_compiling() and can_apply_bits(weight):
             state = self._settled(name)
             if state is not None:

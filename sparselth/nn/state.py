@@ -52,6 +52,7 @@ class MaskState:
         self.kept, self.keeps_all = 0, False
         self._clean: tuple[int, int] | None = None
         self.is_fake = False
+        self.collector: Any = None  # of gradients by all weights, see `dense_gradients`
         self._watch = MaskWatch()
         self.mask = mask
         self.adopt(parameter)
@@ -122,10 +123,10 @@ class MaskState:
 
     # --- the mask -----------------------------------------------------------------------------
 
-    def set_mask(self, mask: Tensor, copy: bool = True) -> None:
+    def set_mask(self, mask: Tensor, copy: bool = True, similar: bool = False) -> None:
         """Take `mask`, which fits the parameter, for all owners; pruned weights become zero.
 
-        copy: take one of it, and not the tensor itself.
+        copy: take one of it, and not the tensor itself.  similar: see `renew`.
         """
         if copy or mask.is_inference() or not mask.is_contiguous():
             with torch.inference_mode(False):
@@ -135,7 +136,7 @@ class MaskState:
         self.mask = mask
         for module, name in self.owners():
             module._buffers[mask_name(name)] = mask
-        self.renew()
+        self.renew(similar)
 
     def mask_in_slots(self) -> Tensor:
         """Return the mask as its owners have it: one put into a slot past the module, or `mask`."""
@@ -174,10 +175,15 @@ class MaskState:
         self.set_mask(mask)
 
     @torch.no_grad()
-    def renew(self) -> None:
-        """Forget what was derived from the mask before, and clean the parameter."""
+    def renew(self, similar: bool = False) -> None:
+        """Forget what was derived from the mask before, and clean the parameter.
+
+        similar: the mask prunes as the one before did, so that its choices hold while densities are
+        near.
+        """
         mask = self.mask
         forget_plan(mask)
+        self._before = self.derived if similar else {}
         self.derived: dict[Any, Service] = {}
         self._bits: Tensor | None = None
         # On the meta device it has no values yet: loading follows, and is noticed. A fake one never
@@ -200,7 +206,8 @@ class MaskState:
         """Return how modules of one geometry compute; made when it is first asked for."""
         service = self.derived.get(geometry)
         if service is None:
-            service = self.derived[geometry] = Service(self.mask, groups)
+            before = self._before.pop(geometry, None)
+            service = self.derived[geometry] = Service(self.mask, groups, before)
         return service
 
     def bits(self) -> Tensor:
@@ -236,7 +243,7 @@ class MaskState:
         return (
             parameter is self.parameter
             and mask is self.mask
-            and not (self.is_shared or self._watch.exposed)
+            and not (self.is_shared or self._watch.exposed or self.collector)
             and not (parameter.is_inference() or mask.is_inference())  # which have no counter
             and (parameter.data_ptr(), parameter._version) == self._clean
             and (mask.data_ptr(), mask._version) == self._watch.seen

@@ -174,6 +174,7 @@ NAMED: dict[str, Pattern] = {
     "filter": Blocks(1, 0, 0),
     "channel": Blocks(0, 1, 0),
     "kernel": Blocks(1, 1, 0),
+    "column": Blocks(0, 1, 1),
 }
 
 
@@ -181,8 +182,8 @@ def find_pattern(pattern: str | Pattern, also: Sequence[str] = ()) -> Pattern:
     """Return a pattern by its name; one that is a pattern already as it is.
 
     Names: "element", "filter" (all weights of an output), "channel" (all of an input), "kernel"
-    (all taps of one output and input), "16x1" or "32x32" (blocks of outputs x inputs, for each
-    tap), "2:4" (N:M along the inputs).
+    (all taps of one output and input), "column" (one tap of an input, for all outputs),
+    "16x1" or "32x32" (blocks of outputs x inputs, for each tap), "2:4" (N:M along the inputs).
 
     Raises SparselthError for an unknown name, listing the known ones and those in `also`.
     """

@@ -14,7 +14,10 @@ from ..ops.checks import check_sparsity, kept, kept_counts
 from ..ops.patterns import ELEMENT, Blocks, KernelShapes, NOfM, Pattern
 from .erk import erk_sparsities
 
-ALLOCATIONS = ("uniform", "global", "erk", "given")
+ALLOCATIONS = ("uniform", "global", "erk", "lamp", "given")
+
+TOGETHER = ("global", "lamp")
+"""Those that rank the weights of all layers together."""
 
 Sparsity = float | Mapping[str, float]
 
@@ -30,11 +33,11 @@ def counts_for(
 ) -> int | list[int] | None:
     """Return how many weights or groups stay, as `selection.topk_mask` takes it.
 
-    One count for all layers together with allocation "global", else one per layer, None for N:M.
-    A layer keeps at least one weight or group, except with "global"; one warning names the layers
-    where rounding would have left none.
-    sparsity: one share for all, with allocation "uniform", "global" or "erk"; or by parameter name,
-    with allocation "given". None: what the pattern prunes by itself, `DEFAULT_SPARSITY` for most.
+    One count for all layers together with allocation "global" or "lamp", else one per layer, None
+    for N:M. A layer keeps at least one weight or group, except with these; one warning names the
+    layers where rounding would have left none.
+    sparsity: one share for all layers; or by parameter name, with allocation "given". None: what
+    the pattern prunes by itself, `DEFAULT_SPARSITY` for most.
     stacklevel: of the warning, so that it names who called `ADMM` or `find_masks`.
 
     Raises SparselthError on a share outside [0, 1), names that do not fit, an unknown allocation,
@@ -56,10 +59,13 @@ def counts_for(
         )
     if sparsity is None and allocation == "erk":
         raise SparselthError('allocation="erk" with kernel shapes takes a sparsity, got none')
-    if isinstance(pattern, NOfM) or sparsity is None or allocation == "global":
+    if isinstance(pattern, NOfM) or sparsity is None or allocation in TOGETHER:
         assert not isinstance(sparsity, Mapping)
         counts, global_ = kept_counts(
-            list(parameters.values()), sparsity=sparsity, allocation=allocation, pattern=pattern
+            list(parameters.values()),
+            sparsity=sparsity,
+            allocation=op_allocation(allocation),
+            pattern=pattern,
         )
         if isinstance(pattern, NOfM):
             return None
@@ -73,28 +79,9 @@ def allocation_of(sparsity: Sparsity | None, allocation: str) -> str:
     return "given" if isinstance(sparsity, Mapping) and allocation == "uniform" else allocation
 
 
-def up_to(sparsity: Sparsity, part: float, left: float | Mapping[str, float] = 1.0) -> Sparsity:
-    """Return the sparsity after a part of the steps, each of which keeps the same share.
-
-    part: of the steps that are done, in (0, 1]; the sparsity itself at 1.  left: the share of the
-    weights that the first step chooses among, by layer where `sparsity` is.
-    """
-    if part == 1:
-        return sparsity
-    if isinstance(sparsity, Mapping):
-        start = left if isinstance(left, Mapping) else dict.fromkeys(sparsity, left)
-        return {name: _up_to(share, part, start.get(name, 1.0)) for name, share in sparsity.items()}
-    assert not isinstance(left, Mapping)
-    return _up_to(sparsity, part, left)
-
-
-def _up_to(sparsity: float, part: float, left: float) -> float:
-    return 1 - left ** (1 - part) * (1 - check_sparsity(sparsity)) ** part
-
-
 def op_allocation(allocation: str) -> str:
     """Return what the ops call an allocation: to them ERK's counts are given ones."""
-    return "given" if allocation == "erk" else allocation
+    return {"erk": "given", "lamp": "global"}.get(allocation, allocation)
 
 
 def _by_layer(

@@ -15,33 +15,62 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..checks import check_mapping
+from ..checks import check_mapping, check_name
 from ..errors import SparselthError
 from ..ops.checks import MASKS, check_finite, check_mask, check_tensors
 from ..ops.parameter_masks import clean_among_
 from ..seeds import generator
+from .scores import SCORES, Score, ScoreContext, needs
+from .scores.context import UNITS, declared
+from .scores.ranking import find_score
 
 
-def shuffled_masks(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+def shuffled_masks(
+    masks: Mapping[str, Tensor], seed: int, *, unit: str = "weight"
+) -> dict[str, Tensor]:
     """Permute each layer's mask at random within the layer; each keeps as many weights.
 
-    masks: parameter name -> bool mask.  seed: decides, with the layer's name; the same on every
-    device.
+    masks: parameter name -> bool mask, (C_out, C_in, ...).  seed: decides, with the layer's name;
+    the same on every device.  unit: what is moved as a whole, "weight", "filter" or "channel", as
+    a score says it.
     Returns new masks, each on its mask's device.
 
-    Raises SparselthError on a mask that is not bool.
+    Raises SparselthError on a mask that is not bool, and an unknown unit.
 
     Reference: Frankle et al. 2021, arXiv:2009.08576 (shuffling); Su et al. 2020, arXiv:2009.11094
     (layerwise rearrange).
     """
     check_mapping("masks", masks, MASKS)
+    check_name("unit", unit, UNITS)
     shuffled = {}
     for name, mask in masks.items():
         check_mask(mask, mask, f"the mask of {name}")
         rng = generator(seed, "shuffled masks", name)
-        order = torch.randperm(mask.numel(), generator=rng, device="cpu")
-        shuffled[name] = mask.flatten()[order.to(mask.device)].reshape(mask.shape)
+        axis = 1 if unit == "channel" else 0
+        moved = mask.flatten() if unit == "weight" else mask
+        order = torch.randperm(moved.shape[axis], generator=rng, device="cpu")
+        shuffled[name] = moved.index_select(axis, order.to(mask.device)).reshape(mask.shape)
     return shuffled
+
+
+def inverted_score(score: str | Score) -> Score:
+    """Return the score that ranks the other way round: what `score` would prune first, stays.
+
+    score: as in `find_masks`, which takes what this returns. In one step, unless it is told.
+
+    Raises SparselthError as `find_masks` does for a score.
+
+    Reference: Frankle et al. 2021, arXiv:2009.08576 (inversion).
+    """
+    known = find_score(score, SCORES)
+    says = declared(known)
+
+    @needs(*says.names, signed=True, unit=says.unit)
+    def inverted(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str, Tensor]:
+        scores = known(weights, context)
+        return {name: -s if says.signed else -s.abs() for name, s in scores.items()}
+
+    return inverted
 
 
 @torch.no_grad()

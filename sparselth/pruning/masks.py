@@ -15,8 +15,10 @@ from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import Pattern
 from ..ops.transforms import has_values
 from .allocation import Sparsity
+from .schedules import Schedule, find_schedule
 from .scores import Score
-from .scores.context import Batch, Loss, steps_of
+from .scores.context import declared
+from .scores.derivatives import Batch, Loss
 from .search import Search
 
 # That could be given by place.
@@ -30,13 +32,16 @@ def find_masks(
     score: str | Score = "magnitude",
     sparsity: Sparsity | None = None,
     allocation: str = "uniform",
-    pattern: str | Pattern = "element",
+    pattern: str | Pattern | None = None,
     exclude: Collection[str] | None = None,
     include: Collection[str] = (),
     data: Iterable[Batch] | None = None,
     loss: Loss | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     within: Mapping[str, Tensor] | None = None,
     steps: int | None = None,
+    schedule: str | Schedule = "exponential",
+    budget: str = "weights",
 ) -> dict[str, Tensor]:
     """Choose which weights to keep: parameter name -> bool mask.
 
@@ -49,21 +54,27 @@ def find_masks(
     pattern, a longer pattern before a shorter one, and a layer that no key fits stays dense. A name
     asks for its layer also where that is left out by default.
     allocation: of one share: "uniform" prunes it in every layer, "global" ranks all layers
-    together, "erk" prunes large layers more than small ones, see `erk_sparsities`. Shares by name
-    are allocated already, which "given" says too. All but "global" keep at least one weight or
-    group in every layer, and warn where rounding would have left none.
+    together, "lamp" too, by a weight's share among those of its layer that are no smaller, "erk"
+    prunes large layers more than small ones, see `erk_sparsities`. Shares by name
+    are allocated already, which "given" says too. All but "global" and "lamp" keep at least one
+    weight or group in every layer, and warn where rounding would have left none.
     pattern: what is pruned as one unit: "element", "filter", "channel", "kernel", blocks of
     outputs x inputs such as "16x1" or "32x32", "2:4" along the inputs, or "kernel_shape", a
     dictionary of 3x3 shapes found from the weights; or a pattern of `sparselth.ops.patterns`.
-    A sparsity is a share of groups, or of weights with "kernel_shape".
+    A sparsity is a share of groups, or of weights with "kernel_shape". None is what the score
+    ranks: single weights, or whole filters or channels.
+    budget: what one sparsity is a share of: "weights", or "flops", the multiplications of the
+    layers that are pruned, counted by the first x of `data`.
     exclude: parameter names to leave dense, or patterns such as "*.qkv.weight"; None leaves out the
     first convolution and the classifier.  include: what is pruned on request only, embeddings. Both
     as in `prunable_parameters`.
     data: batches for a score that sees data, an iterable of (x, y) as the model and the loss take
     them, on the model's device.  loss: called as loss(model(x), y), the mean over the batch. The
     model's modes, buffers and gradients, and torch's random numbers, are afterwards as they were.
-    steps: in how many steps it is pruned, each by the same share of what is left, ranked anew. None
-    is 1, and 100 for "synflow".
+    initial: the weights before training, a state dict, for a score that looks at them.
+    steps: in how many steps it is pruned, each ranked anew. None is 1, and 100 for "synflow".
+    schedule: what share is pruned after which step, one of `SCHEDULES`, or a function (part, first,
+    last) -> sparsity; "exponential" prunes the same share of what is left in each.
     within: masks, parameter name -> bool, of what is left to choose among: nothing pruned there
     comes back, and scores that see data see the network without it. The sparsity stays a share of
     all weights.
@@ -75,9 +86,22 @@ def find_masks(
     each weight, or layers that "global" would leave without any weight, see `check_alive`.
     """
     search = Search.prepared(
-        model, score, sparsity, allocation, pattern, exclude, include, data, loss, within
+        model,
+        score,
+        sparsity,
+        allocation,
+        pattern,
+        exclude,
+        include,
+        data,
+        loss,
+        within,
+        initial,
+        budget,
     )
-    *before, last = search.in_steps(steps_of(search.score) if steps is None else steps)
+    *before, last = search.in_steps(
+        declared(search.score).steps if steps is None else steps, find_schedule(schedule)
+    )
     search.warn_of_gaps(model)
     left = search.context.masks
     with warnings.catch_warnings():
@@ -96,23 +120,36 @@ def check_search(
     score: str | Score = "magnitude",
     sparsity: Sparsity | None = None,
     allocation: str = "uniform",
-    pattern: str | Pattern = "element",
+    pattern: str | Pattern | None = None,
     exclude: Collection[str] | None = None,
     include: Collection[str] = (),
     data: Iterable[Batch] | None = None,
     loss: Loss | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     within: Mapping[str, Tensor] | None = None,
+    budget: str = "weights",
 ) -> None:
     """Check what `find_masks` will be asked for, before a training that ends with it.
 
-    model, score, sparsity, allocation, pattern, exclude, include, data, loss, within: as in
-    `find_masks`. A score of your own is not called.
+    model, score, sparsity, allocation, pattern, exclude, include, data, loss, initial, within,
+    budget: as in `find_masks`. A score of your own is not called.
 
     Raises SparselthError as `find_masks` would for these arguments and the model's layers; what
     depends on the trained weights (NaN, a layer that "global" empties) shows only then.
     """
     search = Search.prepared(
-        model, score, sparsity, allocation, pattern, exclude, include, data, loss, within
+        model,
+        score,
+        sparsity,
+        allocation,
+        pattern,
+        exclude,
+        include,
+        data,
+        loss,
+        within,
+        initial,
+        budget,
     )
     search.check_enough()
 

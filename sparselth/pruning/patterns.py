@@ -54,7 +54,10 @@ def kernel_shapes(
 # Name -> what finds the pattern from the weights that will be pruned.
 FOUND: dict[str, Callable[[Sequence[Tensor]], Pattern]] = {"kernel_shape": kernel_shapes}
 
-PATTERNS = (*NAMED, *FOUND)
+COMPOSED = ("filter+column", "coupled")
+"""What `find_masks` makes of others itself, see `structured`, and no kernel knows."""
+
+PATTERNS = (*NAMED, *FOUND, *COMPOSED)
 
 
 def pattern_for(pattern: str | Pattern, weights: Sequence[Tensor]) -> Pattern:

@@ -44,6 +44,11 @@ class SparseSet:
         allocation: str,
         pattern: str | Pattern,
     ) -> None:
+        if allocation == "lamp":
+            raise SparselthError(
+                'allocation="lamp" ranks by other than magnitudes, to which nothing is projected; '
+                'take "global", "uniform" or "erk"'
+            )
         self.pattern = pattern_for(pattern, list(weights.values()))
         self.k = counts_for(weights, sparsity, allocation, self.pattern)
         self.options: dict[str, Any] = {

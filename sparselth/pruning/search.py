@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_mapping, check_model, check_whole
+from ..checks import check_model, check_whole
 from ..errors import SparselthError
 from ..nn.coverage import coverage
-from ..nn.kinds import Site, site_names, sites_of
-from ..ops import selection
-from ..ops.checks import MASKS, check_mask
-from ..ops.patterns import ELEMENT, Blocks, Pattern
-from .allocation import (
-    DEFAULT_SPARSITY,
-    Sparsity,
-    allocation_of,
-    counts_for,
-    op_allocation,
-    up_to,
-)
-from .patterns import pattern_for
-from .scores import SCORES, magnitude
-from .scores.context import (
-    Batch,
-    Loss,
-    Score,
-    ScoreContext,
-    check_needs,
-    find_score,
-    is_signed,
-    name_of,
-    ranked,
-)
+from ..nn.kinds import Site, sites_of
+from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
+from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, counts_for
+from .arguments import checked_initial, checked_within, pattern_of_score
+from .coupling import Coupled
+from .flops import check_budget, costs_of, least_saving
+from .patterns import COMPOSED, pattern_for
+from .schedules import Schedule, scheduled
+from .scores import SCORES, Score, ScoreContext, name_of
+from .scores.context import Declared, declared
+from .scores.derivatives import Batch, Loss
+from .scores.ranking import check_needs, find_score, ranked
+from .scores.values import magnitude, random
+from .selecting import Counts, check_ranking, lamp, last_where_pruned, select, spread
+from .structured import coupled_masks, filters_and_columns, prunable_groups
 from .tensors import sites_and_sparsity
 
 
@@ -51,6 +41,10 @@ class Search:
     allocation: str
     pattern: str | Pattern
     context: ScoreContext
+    costs: Mapping[str, float] | None = None
+    """Multiplications that each weight of a layer takes, where the sparsity is a share of those."""
+    coupled: tuple[Coupled, ...] = ()
+    """The channels that go together, where they are what is pruned."""
 
     @classmethod
     def prepared(
@@ -59,12 +53,14 @@ class Search:
         score: str | Score,
         sparsity: Sparsity | None = None,
         allocation: str = "uniform",
-        pattern: str | Pattern = "element",
+        pattern: str | Pattern | None = None,
         exclude: Collection[str] | None = None,
         include: Collection[str] = (),
         data: Iterable[Batch] | None = None,
         loss: Loss | None = None,
         within: Mapping[str, Tensor] | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+        budget: str = "weights",
     ) -> Search:
         """Look names up and check the rest, as far as that goes without ranking weights.
 
@@ -72,24 +68,49 @@ class Search:
         counts that do not fit the pattern and the layers.
         """
         check_model(model)
+        check_budget(budget)
         scorer = find_score(score, SCORES)
         sites, sparsity = sites_and_sparsity(model, sparsity, exclude, include)
         allocation = allocation_of(sparsity, allocation)
-        left = {} if within is None else _checked_within(model, sites, within)
-        context = ScoreContext(model, data, loss, left)
+        left = {} if within is None else checked_within(model, sites, within)
+        context = ScoreContext(
+            model,
+            data,
+            loss,
+            left,
+            None if initial is None else checked_initial(model, sites, initial),
+            transposed=frozenset(name for name, site in sites.items() if site.kind.transposed),
+        )
         check_needs(name_of(scorer), scorer, context)
-        if is_signed(scorer) and pattern not in ("element", ELEMENT):
+        if "kept" in declared(scorer).names and allocation in TOGETHER:
             raise SparselthError(
-                f"the score {name_of(scorer)!r} ranks single weights, by their values; got "
-                f'pattern={pattern!r}, take "element" or another score'
+                f"the score {name_of(scorer)!r} asks how many filters of each layer stay, which "
+                f'allocation="{allocation}" leaves open; take "uniform", "erk" or shares by name'
             )
-        search = cls(model, sites, scorer, sparsity, allocation, pattern, context)
+        pattern = pattern_of_score(scorer, pattern)
+        if allocation == "lamp" and pattern not in ("element", ELEMENT):
+            raise SparselthError(
+                f'allocation="lamp" compares single weights within their layer; got pattern='
+                f'{pattern!r}, take "global" or "element"'
+            )
+        if budget == "flops" and sparsity is None:
+            sparsity = DEFAULT_SPARSITY
+        costs = None if budget == "weights" else costs_of(model, sites, sparsity, data)
+        coupled: tuple[Coupled, ...] = ()
+        if pattern == "coupled":
+            coupled = prunable_groups(model, sites, sparsity, allocation, data, exclude)
+        elif pattern == "filter+column" and allocation in TOGETHER:
+            raise SparselthError(
+                f'pattern="filter+column" prunes each layer by itself; got allocation='
+                f'{allocation!r}, take "uniform", "erk" or shares by name'
+            )
+        search = cls(model, sites, scorer, sparsity, allocation, pattern, context, costs, coupled)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
             search._check_left(search._kept_by_shape())
         return search
 
-    def _check_left(self, k: int | list[int] | None) -> None:
+    def _check_left(self, k: Counts) -> None:
         """Refuse a sparsity that keeps more weights than `within` leaves."""
         if not self.context.masks or self.pattern not in ("element", ELEMENT):
             return
@@ -114,14 +135,14 @@ class Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
             k, layers = self._kept_by_shape(), len(self.sites)
-        if self.allocation == "global" and isinstance(k, int) and k < layers:
+        if self.allocation in TOGETHER and isinstance(k, int) and k < layers:
             raise SparselthError(
                 f"a sparsity of {self.sparsity} keeps {k} of all weights or groups together, and "
                 f"there are {layers} layers that need one each; lower the sparsity"
             )
 
-    def in_steps(self, count: int) -> list[Search]:
-        """Return a search for each of so many steps, each to prune the same share of what is left.
+    def in_steps(self, count: int, schedule: Schedule) -> list[Search]:
+        """Return a search for each of so many steps.
 
         Raises SparselthError for less than one step, and for a pattern that fixes the sparsity.
         """
@@ -137,17 +158,18 @@ class Search:
             sparsity = DEFAULT_SPARSITY
         data = None if self.context.data is None else list(self.context.data)  # seen in each
         context = replace(self.context, data=data)
+        first = self._pruned_of(sparsity)
         parts = [(done + 1) / count for done in range(count)]
-        shares = [up_to(sparsity, part, self._left_of(sparsity)) for part in parts]
+        shares = [scheduled(schedule, part, first, sparsity) for part in parts]
         return [replace(self, sparsity=share, context=context) for share in shares]
 
-    def _left_of(self, sparsity: Sparsity) -> float | dict[str, float]:
-        """Return the share of the weights that is left to choose among, by layer as `sparsity`."""
+    def _pruned_of(self, sparsity: Sparsity) -> float | dict[str, float]:
+        """Return the share of the weights that is pruned already, by layer as `sparsity`."""
         sizes = {name: site.slot.numel() for name, site in self.sites.items()}
         left = dict(zip(sizes, self._left(), strict=True))
         if isinstance(sparsity, Mapping):
-            return {name: left[name] / size for name, size in sizes.items() if size}
-        return sum(left.values()) / max(sum(sizes.values()), 1)
+            return {name: 1 - left[name] / size for name, size in sizes.items() if size}
+        return 1 - sum(left.values()) / max(sum(sizes.values()), 1)
 
     def _left(self) -> list[int]:
         """Return how many weights of each layer are left to choose among."""
@@ -161,7 +183,7 @@ class Search:
         """Return the search for the same among what masks leave."""
         return replace(self, context=replace(self.context, masks=masks))
 
-    def _kept_by_shape(self) -> int | list[int] | None:
+    def _kept_by_shape(self) -> Counts:
         weights = self._oriented([site.slot for site in self.sites.values()])
         return self._counts(weights, self._pattern_of(weights))
 
@@ -187,34 +209,86 @@ class Search:
         Raises SparselthError on NaN or Inf, naming the weight.
         """
         weights = {name: site.parameter.detach() for name, site in self.sites.items()}
-        scores = self._oriented(
-            [
-                _last_where_pruned(score, self.context.masks.get(name))
-                for name, score in zip(weights, self._scores(weights), strict=True)
-            ]
-        )
+        left = [self.context.masks.get(name) for name in weights]
+        ranked = self._ranked(weights)
+        if self.coupled:
+            return self._coupled(dict(zip(weights, ranked, strict=True)))
+        scores = self._by_weight(ranked, left)
+        if self.allocation == "lamp":
+            scores = [lamp(score) for score in scores]
         groups = self._pattern_of(scores)
         k = self._counts(scores, groups)
-        if self.allocation == "global":
-            scores = _of_one_kind(list(self.sites), scores)
-        masks: list[Tensor | None] = [None] * len(scores)
-        for places in _alike(scores):
-            selected = selection.topk_mask(
-                [scores[i] for i in places],
-                [k[i] for i in places] if isinstance(k, list) else k,
-                allocation=op_allocation(self.allocation),
-                pattern=groups,
-                names=[list(self.sites)[i] for i in places],
-            )
-            for i, mask in zip(places, selected, strict=True):
-                masks[i] = mask
+        self._check_ranking(ranked, left, k, groups)
+        if self.costs is None:
+            return self._selected(scores, groups, k)
+        return self._within_flops(scores, groups)
+
+    def _coupled(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        model, left = self.context.model, self.context.masks
+        share = DEFAULT_SPARSITY if self.sparsity is None else self.sparsity
+        assert not isinstance(share, Mapping)
+        whole = {n: torch.ones_like(s.slot, dtype=torch.bool) for n, s in self.sites.items()}
+        found = coupled_masks(model, self.coupled, scores, left, share, self.allocation in TOGETHER)
+        return {name: self._within(name, mask) for name, mask in (whole | found).items()}
+
+    def _selected(self, scores: list[Tensor], groups: Pattern, k: Counts) -> dict[str, Tensor]:
+        if self.pattern == "filter+column":
+            assert isinstance(k, list)
+            masks = filters_and_columns(scores, k)
+        else:
+            masks = select(list(self.sites), scores, k, self.allocation, groups)
         found = dict(zip(self.sites, self._oriented(masks), strict=True))
         return {name: self._within(name, mask) for name, mask in found.items()}
 
-    def _scores(self, weights: dict[str, Tensor]) -> list[Tensor]:
+    def _within_flops(self, scores: list[Tensor], groups: Pattern) -> dict[str, Tensor]:
+        """Return the masks of the least sparsity that saves the share of multiplications asked."""
+        assert self.costs is not None
+        assert isinstance(self.sparsity, float)
+        costs = self.costs
+
+        def masks_at(share: float) -> dict[str, Tensor]:
+            search = replace(self, sparsity=share)
+            return search._selected(scores, groups, search._counts(scores, groups))
+
+        return least_saving(masks_at, costs, self.sparsity)
+
+    def _ranked(self, weights: dict[str, Tensor]) -> list[Tensor]:
+        """Return what the score says of each layer: of its weights, or of its units."""
         if self.score is magnitude:  # nothing to copy and to look through
             return list(weights.values())
-        return ranked(self.score, weights, self.context)
+        context = self.context
+        if "kept" in declared(self.score).names:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # said when the masks are found
+                k = self._kept_by_shape()
+            assert isinstance(k, list)
+            context = replace(context, kept=dict(zip(self.sites, k, strict=True)))
+        return ranked(name_of(self.score), self.score, weights, context)
+
+    def _by_weight(self, ranked: list[Tensor], masks: list[Tensor | None]) -> list[Tensor]:
+        """Return scores of single weights, as (out, in, ...) where the pattern wants it."""
+        unit = declared(self.score).unit
+        if unit == "weight":
+            pairs = zip(ranked, masks, strict=True)
+            return self._oriented([last_where_pruned(score, left) for score, left in pairs])
+        like = self._oriented([site.slot for site in self.sites.values()])
+        three = zip(ranked, like, self._oriented(masks), strict=True)
+        return [spread(ranks, slot.shape, unit, left) for ranks, slot, left in three]
+
+    def _check_ranking(
+        self, ranked: list[Tensor], masks: list[Tensor | None], k: Counts, groups: Pattern
+    ) -> None:
+        if self.score in (magnitude, random):  # of equal ones the first stay, and any
+            return
+        whole = declared(self.score).unit != "weight"
+        left = [
+            score if mask is None or whole else score[mask]
+            for score, mask in zip(ranked, masks, strict=True)
+        ]
+        shapes = [t.shape for t in self._oriented([s.slot for s in self.sites.values()])]
+        sizes = [s.numel() if isinstance(groups, NOfM) else groups.groups(s) for s in shapes]
+        each = declared(self.score) != Declared()  # one's own may rank layers alone
+        check_ranking(name_of(self.score), list(self.sites), left, k, sizes, each)
 
     def _within(self, name: str, mask: Tensor) -> Tensor:
         left = self.context.masks.get(name)
@@ -225,68 +299,22 @@ class Search:
 
         Its own inverse.
         """
-        if self.pattern in ("element", ELEMENT):
+        if self.pattern in ("element", "coupled", ELEMENT):
             return tensors
         return [
-            t.transpose(0, 1).contiguous() if site.kind.transposed else t
+            t.transpose(0, 1).contiguous() if t is not None and site.kind.transposed else t
             for t, site in zip(tensors, self.sites.values(), strict=True)
         ]
 
     def _pattern_of(self, weights: list[Tensor]) -> Pattern:
+        if self.pattern in COMPOSED:
+            return ELEMENT  # its share is one of weights, or of channels
         return pattern_for(self.pattern, [w.detach() for w in weights])
 
-    def _counts(self, weights: list[Tensor], groups: Pattern) -> int | list[int] | None:
+    def _counts(self, weights: list[Tensor], groups: Pattern) -> Counts:
         # Shapes alone: counts are the same for weights of any dtype, and of several.
         shapes = {
             name: torch.empty(w.shape, device="meta")
             for name, w in zip(self.sites, weights, strict=True)
         }
         return counts_for(shapes, self.sparsity, self.allocation, groups, stacklevel=7)
-
-
-def _checked_within(
-    model: nn.Module, sites: Mapping[str, Site], within: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the masks of what is left to choose among, by the names of the places."""
-    check_mapping("within", within, MASKS)
-    places = site_names(model, sites)
-    unknown = sorted(name for name in within if name not in places)
-    if unknown:
-        raise SparselthError(f"within names {unknown}, which are not ranked here: {sorted(sites)}")
-    for name, mask in within.items():
-        check_mask(mask, sites[places[name]].slot, f"the mask of {name!r} in within")
-    return {places[name]: mask for name, mask in within.items()}
-
-
-# Below any number of single precision, and its square, which groups are ranked by, is not zero.
-_LEAST = 1e-150
-
-
-def _last_where_pruned(score: Tensor, left: Tensor | None) -> Tensor:
-    """Return scores that rank what is pruned already behind all that is left."""
-    if left is None:
-        return score
-    return torch.where(left, score.double().abs().clamp(min=_LEAST), 0.0)
-
-
-def _alike(tensors: list[Tensor]) -> list[list[int]]:
-    """Group the places of tensors of one dtype and device, as the ops take them."""
-    places: dict[Hashable, list[int]] = {}
-    for i, tensor in enumerate(tensors):
-        places.setdefault((tensor.dtype, tensor.device), []).append(i)
-    return list(places.values())
-
-
-def _of_one_kind(names: list[str], scores: list[Tensor]) -> list[Tensor]:
-    """Return scores of layers that are ranked together, in the widest of their dtypes."""
-    devices = {score.device for score in scores}
-    if len(devices) > 1:
-        where = ", ".join(f"{n} on {s.device}" for n, s in zip(names, scores, strict=True))
-        raise SparselthError(
-            f'allocation="global" ranks all layers together, on one device; got {where}'
-        )
-    dtypes = {score.dtype for score in scores}
-    if len(dtypes) == 1:
-        return scores
-    wide = torch.float64 if torch.float64 in dtypes else torch.float32
-    return [score.to(wide) for score in scores]

@@ -200,6 +200,11 @@ def _places(
     return fitting
 
 
+def kept_dense(model: nn.Module, exclude: Collection[str]) -> set[str]:
+    """Return the weights that names and patterns to exclude stand for."""
+    return _named(model, sites_of(model), exclude, "exclude")
+
+
 def _named(model: nn.Module, sites: Mapping[str, Site], names: Any, what: str) -> set[str]:
     return {
         place

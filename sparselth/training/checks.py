@@ -74,6 +74,24 @@ def check_extras(regularizer: Any, on_epoch_end: Any, every: Any, checkpoint: An
         )
 
 
+def check_pruning(pruning: Any, recipe: Any) -> None:
+    """Check what changes masks between steps, and that the recipe's step lets it."""
+    if pruning is None:
+        return
+    wanted = ("step", "state_dict", "load_state_dict")
+    if isinstance(pruning, type) or not all(callable(getattr(pruning, n, None)) for n in wanted):
+        raise SparselthError(
+            "pruning must be a sparselth.pruning.GradualPruning or DynamicSparsity of the model; "
+            f"got {kind(pruning)}"
+        )
+    step = getattr(recipe, "step", "eager")
+    if step == "graph" or (step != "eager" and getattr(pruning, "eager_only", False)):
+        raise SparselthError(
+            f'the masks that {type(pruning).__name__} changes do not go with step="{step}", which '
+            'is recorded once; take step="eager"'
+        )
+
+
 def _check_weights(model: nn.Module) -> None:
     """Require weights that can be trained."""
     check_model(model)

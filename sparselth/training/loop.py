@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,10 @@ from ..optim import SGD, AdamW, MaskedOptimizer
 from ..seeds import derive
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
-from .checks import check_extras, check_training
+from .checks import check_extras, check_pruning, check_training
 from .distributed import World
 from .evaluate import evaluate, rehearse
+from .extras import Regularizer, StepPruning
 from .history import EpochRecord, History
 from .interrupt import Interrupt, interruptible
 from .recipe import Recipe
@@ -35,22 +36,6 @@ from .tally import EpochMetrics
 TERMINATED = 143
 
 
-class Regularizer(Protocol):
-    """What pulls the weights besides the loss, with a state of its own: see `ADMMSchedule`."""
-
-    def attach(self, optimizer: MaskedOptimizer) -> None:
-        """Begin: `optimizer` is the one that will train."""
-
-    def end_epoch(self, epoch: int) -> None:
-        """Follow `epoch`, counted from 1, before it is evaluated."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint is to hold: dicts, lists, tensors, numbers, texts and None."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state`, what `state_dict` returned."""
-
-
 @renamed_arguments(regulariser="regularizer")
 def train(
     model: nn.Module,
@@ -60,6 +45,7 @@ def train(
     test: Any = None,
     masks: dict[str, Tensor] | None = None,
     regularizer: Regularizer | None = None,
+    pruning: StepPruning | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
     device: str | torch.device | None = None,
@@ -76,7 +62,9 @@ def train(
     classes).
 
     With `masks` the model is first made sparse, and pruned weights stay exactly zero. `regularizer`
-    acts in the optimizer's step, so that the losses reported are the data's alone.
+    acts in the optimizer's step, so that the losses reported are the data's alone. `pruning`, a
+    `GradualPruning` or `DynamicSparsity` of this model, counts every step of the optimizer and
+    changes the masks when it is time to.
 
     With `checkpoint`, a folder, the run is saved there after every epoch, and within epochs every
     `checkpoint_every` steps; a run that was stopped goes on from there and ends exactly as if it
@@ -104,6 +92,7 @@ def train(
     another run or is damaged beyond use.
     """
     check_extras(regularizer, on_epoch_end, checkpoint_every, checkpoint)
+    check_pruning(pruning, recipe)
     device = check_training(
         model, recipe, device=device, callbacks=callbacks, checkpoint=checkpoint
     )
@@ -121,7 +110,7 @@ def train(
     if masks is not None:
         world.check_same("the mask", masks)
         sparsify(model, masks)
-    run = _Trainer(model, batches, recipe, regularizer, device, world)
+    run = _Trainer(model, batches, recipe, regularizer, pruning, device, world)
     run.tests = test is not None
     run.folder = CheckpointFolder(checkpoint) if checkpoint is not None else None
     run.checkpoint_every = checkpoint_every
@@ -154,6 +143,7 @@ class _Trainer:
         batches: BatchSource,
         recipe: Recipe,
         regularizer: Regularizer | None,
+        pruning: StepPruning | None,
         device: torch.device,
         world: World,
     ) -> None:
@@ -165,7 +155,9 @@ class _Trainer:
         wrapped = world.wrapped(model, device)
         step = TrainingStep(wrapped, optimizer, recipe, device, world.size, batches.check_labels)
         data = {"samples": batches.train_count, "batches": batches.steps}
-        self.parts = TrainState(model, optimizer, step, regularizer, recipe, History(), data)
+        self.parts = TrainState(
+            model, optimizer, step, regularizer, pruning, recipe, History(), data
+        )
 
     def train(self, callbacks: Sequence[Callback]) -> History:
         parts = self.parts
@@ -236,6 +228,8 @@ class _Trainer:
                 raise SparselthError(
                     f"{error} (epoch {epoch + 1}, step {tally.step + 1})"
                 ) from error
+            if self.parts.pruning is not None:
+                self.parts.pruning.step()
             tally.add(loss, correct, len(labels))
             if tally.step == first + 1:
                 self._share_choices()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks import check_whole
 from ..errors import SparselthError, unknown_name
 from ..ops.kernel_choice.decide import checked_mode
 from ..settings import changed, read_yaml
@@ -168,6 +169,21 @@ class Recipe:
         """Compute the learning rate of `epoch`, counted from 0; it is constant within one."""
         passed = sum(epoch >= round(milestone * self.epochs) for milestone in self.milestones)
         return self.learning_rate * self.gamma**passed
+
+    def after(self, epoch: int) -> Recipe:
+        """Return the recipe of what is left after so many epochs: the schedule from there on.
+
+        Raises SparselthError where nothing is left.
+        """
+        epoch = check_whole("epoch", epoch, 0, self.epochs - 1)
+        left = self.epochs - epoch
+        ends = [round(milestone * self.epochs) for milestone in self.milestones]
+        return dataclasses.replace(
+            self,
+            epochs=left,
+            learning_rate=self.learning_rate_at(epoch),
+            milestones=tuple((end - epoch) / left for end in ends if end > epoch),
+        )
 
 
 _NAMES = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "step": STEPS}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import masks_of
+from ..nn import masks_of, move_masks
 from ..nn.kinds import masked_modules
 from ..nn.state import mask_name
 from .checkpoint import CheckpointError, CheckpointFolder, same_tensors
@@ -31,6 +31,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: TrainingStep
     regularizer: Any
+    pruning: Any
     recipe: Recipe
     history: History
     data: dict[str, int]
@@ -51,6 +52,7 @@ def snapshot(parts: TrainState, world: World) -> dict[str, Any]:
         "optimizer": parts.optimizer.state_dict(),
         "scaling": parts.step.state_dict(),
         "regularizer": None if regularizer is None else regularizer.state_dict(),
+        "pruning": None if parts.pruning is None else parts.pruning.state_dict(),
         "recipe": parts.recipe.to_dict(),
         "data": parts.data,
         "history": parts.history.to_rows(),
@@ -67,7 +69,10 @@ def restore(folder: CheckpointFolder, parts: TrainState) -> dict[str, Any] | Non
     if newest is None:
         return None
     _, state = newest
-    _check_same_run(folder, state, parts.model, parts.recipe)
+    _check_same_run(folder, state, parts)
+    if parts.pruning is not None:
+        move_masks(parts.model, _on_device_of(parts.model, state["masks"]))
+        parts.pruning.load_state_dict(state["pruning"])
     recorded = state.get("data", parts.data)  # older ones do not say
     if recorded != parts.data:
         raise CheckpointError(
@@ -96,12 +101,12 @@ def load_weights(folder: CheckpointFolder) -> dict[str, Tensor]:
     return weights
 
 
-def _check_same_run(
-    folder: CheckpointFolder,
-    state: dict[str, Any],
-    model: nn.Module,
-    recipe: Recipe,
-) -> None:
+def _on_device_of(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: mask.to(model.get_parameter(name).device) for name, mask in masks.items()}
+
+
+def _check_same_run(folder: CheckpointFolder, state: dict[str, Any], parts: TrainState) -> None:
+    model, recipe = parts.model, parts.recipe
     advice = "name another folder, or delete this one to start anew"
     # An older one lacks what could not be asked for then, and was the default.
     recorded = {**Recipe().to_dict(), **state["recipe"]}
@@ -114,7 +119,14 @@ def _check_same_run(
     shapes = {name: tensor.shape for name, tensor in plain_weights(model).items()}
     if shapes != {name: tensor.shape for name, tensor in state["model"].items()}:
         raise CheckpointError(f"the checkpoint in {folder.path} is of another model; {advice}")
-    if not same_tensors(masks_of(model), state["masks"]):
+    moved = (state.get("pruning") is not None, parts.pruning is not None)
+    if moved[0] != moved[1]:
+        raise CheckpointError(
+            f"the checkpoint in {folder.path} was trained {'with' if moved[0] else 'without'} "
+            f"pruning, this run is {'with' if moved[1] else 'without'}; {advice}"
+        )
+    # Those that move are where they have got to.
+    if parts.pruning is None and not same_tensors(masks_of(model), state["masks"]):
         raise CheckpointError(f"the checkpoint in {folder.path} has other masks; {advice}")
 
 

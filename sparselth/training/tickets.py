@@ -7,21 +7,20 @@ arXiv:2102.11068, which compares them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..data import Data
-from ..errors import SparselthError
 from ..nn import sparsify
 from ..ops.patterns import Pattern
-from ..pruning import check_search, find_masks
-from ..pruning.allocation import Sparsity, up_to
-from ..pruning.scores import SCORES, Score
+from ..pruning.allocation import Sparsity
+from ..pruning.schedules import Schedule
+from ..pruning.scores import Score
 from .callbacks import Callback
 from .checkpoint import CheckpointFolder
 from .checks import check_training
@@ -30,8 +29,7 @@ from .history import History
 from .loop import train
 from .recipe import Recipe
 from .resume import plain_weights
-
-Weights = dict[str, Tensor]
+from .rounds import Rounds, Weights, search_of
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,14 @@ class FineTuned:
     """A mask, and how the networks before and after it were trained.
 
     masks: parameter name -> bool tensor, True keeps.  pretraining: of the dense network; None where
-    it came trained.  history: of the training on the masks.
+    it came trained.  history: of the training on the masks.  histories: of each round's training,
+    of which that is the last.
     """
 
     masks: Weights
     pretraining: History | None
     history: History
+    histories: list[History]
 
 
 def find_ticket(
@@ -70,9 +70,11 @@ def find_ticket(
     *,
     rounds: int = 1,
     rewind_to: int = 0,
+    replay: str = "full",
+    schedule: str | Schedule = "exponential",
     score: str | Score = "magnitude",
     allocation: str = "uniform",
-    pattern: str | Pattern = "element",
+    pattern: str | Pattern | None = None,
     exclude: Collection[str] | None = None,
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -82,55 +84,41 @@ def find_ticket(
     """Train, prune, and put the weights back: what is left is a lottery ticket, or is not.
 
     The model ends sparse, at the weights the ticket starts from; `train(model, data, recipe)` then
-    trains it.
+    trains it, or `train(model, data, recipe.after(rewind_to))`.
 
     model: dense; its weights are the initialization.  data: as in `train`.
     sparsity: share of the prunable weights to prune, a fraction in [0, 1).
-    rounds: how often it is trained and pruned, each time by the same share of what is left; 1 is
-    one-shot. `recipe` is that of every round.  rewind_to: the epoch of the first training whose
-    weights the ticket starts from; 0 is the initialization.
-    score, allocation, pattern, exclude: as in `find_masks`.
+    rounds: how often it is trained and pruned; 1 is one-shot.  schedule: what share is pruned after
+    which round, as in `find_masks`; "exponential" prunes the same share of what is left in each.
+    rewind_to: the epoch of the first training whose weights the ticket starts from; 0 is the
+    initialization.  replay: what each later round trains by: "full", `recipe` again, or "rest",
+    what of it follows `rewind_to`.
+    score, allocation, pattern, exclude: as in `find_masks`. A score that looks at the weights
+    before training sees the initialization.
     checkpoint, device, callbacks, test: as in `train`; with a checkpoint folder a search that was
     stopped goes on, from the initialization it began with.
 
     Raises SparselthError as `train` and `find_masks` do, and for a `rewind_to` outside the recipe.
 
     Reference: Frankle & Carbin 2019, arXiv:1803.03635 (iterative pruning); Frankle et al. 2020,
-    arXiv:1912.05671 (rewinding).
+    arXiv:1912.05671 (rewinding, which replays the rest); Liu et al. 2021, arXiv:2102.11068,
+    appendix G (the whole schedule in each round).
     """
+    rounds_of = Rounds(sparsity, rounds, schedule, rewind_to, replay, recipe)
+    search = search_of(score, allocation, pattern, exclude)
     check_training(model, recipe, device=device, callbacks=callbacks, checkpoint=checkpoint)
-    whole = isinstance(rounds, int) and isinstance(rewind_to, int)
-    if not whole or rounds < 1 or not 0 <= rewind_to < recipe.epochs:
-        raise SparselthError(
-            f"a ticket takes rounds >= 1 and rewind_to in [0, {recipe.epochs}), the recipe's "
-            f"epochs; got rounds={rounds} and rewind_to={rewind_to}"
-        )
-    _check_score(score)
-    shares = [up_to(sparsity, (done + 1) / rounds) for done in range(rounds)]
-    search: dict[str, Any] = {
-        "score": score,
-        "allocation": allocation,
-        "pattern": pattern,
-        "exclude": exclude,
-    }
-    check_search(model, sparsity=sparsity, **search)  # before hours of training
-    for done, share in enumerate(shares):
-        try:
-            check_search(model, sparsity=share, **search)
-        except SparselthError as error:
-            raise SparselthError(
-                f"of rounds={rounds}, round {done + 1} prunes {_shown(share)} on the way to "
-                f"{sparsity}, which cannot be ({error}); take rounds=1"
-            ) from error
+    rounds_of.check(model, search)
     start = _Start(model, rewind_to, _below(checkpoint, "start"))
-    histories, masks, trained = [], None, None
-    for done in range(rounds):
+    masks: Weights | None = None
+    trained: Weights | None = None
+    histories = []
+    for done in range(rounds_of.count):
         if masks is not None:
             model.load_state_dict(start.weights)
         history = train(
             model,
             data,
-            recipe,
+            rounds_of.recipe(done),
             masks=masks,
             checkpoint=_below(checkpoint, f"round-{done + 1}"),
             device=device,
@@ -139,7 +127,7 @@ def find_ticket(
         )
         histories.append(history)
         trained = _copied(model) if trained is None else trained
-        masks = find_masks(model, sparsity=shares[done], within=masks, **search)
+        masks = rounds_of.prune(model, done, masks, search, start.initial)
     assert masks is not None
     assert trained is not None
     model.load_state_dict(start.weights)
@@ -154,63 +142,59 @@ def prune_and_finetune(
     sparsity: Sparsity,
     *,
     pretrain: Recipe | None = None,
+    rounds: int = 1,
+    schedule: str | Schedule = "exponential",
     score: str | Score = "magnitude",
     allocation: str = "uniform",
-    pattern: str | Pattern = "element",
+    pattern: str | Pattern | None = None,
     exclude: Collection[str] | None = None,
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
     callbacks: Sequence[Callback] = (),
     test: Any = None,
 ) -> FineTuned:
-    """Train dense, prune once, and train what is left, from the weights it has.
+    """Train dense, prune, and train what is left, from the weights it has.
 
-    recipe: of the training on the mask.  pretrain: of the dense training before; None where the
-    model comes trained.
+    recipe: of the training on each mask; of what remains of a longer one after an epoch,
+    `recipe.after(epoch)`, it is learning-rate rewinding to that.  pretrain: of the dense training
+    before; None where the model comes trained.
+    rounds: how often it is pruned and trained; 1 is one-shot.  schedule: what share is pruned
+    before which round, as in `find_masks`.
     model, data, sparsity, score, allocation, pattern, exclude, checkpoint, device, callbacks, test:
-    as in `find_ticket`.
-    Returns the masks and both histories; the model ends sparse and trained.
+    as in `find_ticket`. A score that looks at the weights before training sees those the model
+    came with.
+    Returns the last masks and all histories; the model ends sparse and trained.
 
     Raises SparselthError as `train` and `find_masks` do.
 
-    Reference: Han et al. 2015, arXiv:1506.02626. With the whole schedule again, as Liu et al. 2021
-    do, it is Renda et al. 2020's learning-rate rewinding to epoch 0, arXiv:2003.02389.
+    Reference: Han et al. 2015, arXiv:1506.02626 (in rounds, weights never put back). With the whole
+    schedule again, as Liu et al. 2021 do, it is Renda et al. 2020's learning-rate rewinding to
+    epoch 0, arXiv:2003.02389.
     """
+    rounds_of = Rounds(sparsity, rounds, schedule, 0, "full", recipe)
+    search = search_of(score, allocation, pattern, exclude)
     recipes = [recipe] if pretrain is None else [pretrain, recipe]
     check_training(model, *recipes, device=device, callbacks=callbacks, checkpoint=checkpoint)
-    search: dict[str, Any] = {
-        "score": score,
-        "sparsity": sparsity,
-        "allocation": allocation,
-        "pattern": pattern,
-        "exclude": exclude,
-    }
-    _check_score(score)
-    check_search(model, **search)  # before hours of training
+    rounds_of.check(model, search)
     options: dict[str, Any] = {"device": device, "callbacks": callbacks, "test": test}
-    pretraining = None
+    initial, pretraining = _copied(model), None
     if pretrain is not None:
         folder = _below(checkpoint, "pretrain")
         pretraining = train(model, data, pretrain, checkpoint=folder, **options)
-    masks = find_masks(model, **search)
-    folder = _below(checkpoint, "finetune")
-    history = train(model, data, recipe, masks=masks, checkpoint=folder, **options)
-    return FineTuned(masks, pretraining, history)
-
-
-def _check_score(score: str | Score) -> None:
-    found = SCORES.get(score) if isinstance(score, str) else score
-    if needed := getattr(found, "needs", ()):
-        raise SparselthError(
-            f"the score {score!r} needs {' and '.join(needed)} "
-            "of its own: pass find_masks(model, score=..., data=..., loss=...) to "
-            "train(masks=...)"
-        )
+    masks: Weights | None = None
+    histories = []
+    for done in range(rounds_of.count):
+        masks = rounds_of.prune(model, done, masks, search, initial)
+        name = "finetune" if rounds_of.count == 1 else f"finetune-{done + 1}"
+        folder = _below(checkpoint, name)
+        histories.append(train(model, data, recipe, masks=masks, checkpoint=folder, **options))
+    assert masks is not None
+    return FineTuned(masks, pretraining, histories[-1], histories)
 
 
 class _Start(Callback):
-    """The weights a ticket starts from: kept in the epoch they are of, in a folder if there is one,
-    so that a search goes on from the initialization it began with.
+    """The weights a ticket starts from, and the initial ones: kept in the epoch they are of, in a
+    folder if there is one, so that a search goes on from the initialization it began with.
     """
 
     everywhere = True
@@ -224,9 +208,10 @@ class _Start(Callback):
             at, state = saved
             model.load_state_dict(state["model"])
             self.weights: Weights = _copied(model)
+            self.initial = state.get("initial", self.weights)
             self.reached = at == epoch
         else:
-            self.weights = _copied(model)
+            self.initial = self.weights = _copied(model)
             self.reached = epoch == 0
             self._save(0)
 
@@ -241,13 +226,7 @@ class _Start(Callback):
 
     def _save(self, epoch: int) -> None:
         if self.folder and self.world.writes:
-            self.folder.save(epoch, {"model": self.weights})
-
-
-def _shown(sparsity: Sparsity) -> str:
-    if not isinstance(sparsity, Mapping):
-        return f"{sparsity:.6g}"
-    return "{" + ", ".join(f"{name!r}: {share:.6g}" for name, share in sparsity.items()) + "}"
+            self.folder.save(epoch, {"model": self.weights, "initial": self.initial})
 
 
 def _copied(model: nn.Module) -> Weights:

@@ -159,7 +159,7 @@ def test_state_round_trip():
         ({"projection": Levels}, "projection must be a set such as"),
         ({"rho_schedule": 5}, "rho_schedule must be a function of an ADMMUpdate .*got 5"),
         ({"rho_schedule": "falling"}, "unknown rho schedule 'falling'; known: balanced, constant"),
-        ({"allocation": "lamp"}, "unknown allocation 'lamp'"),
+        ({"allocation": "lamp"}, "lamp. ranks by other than magnitudes"),
         ({"allocation": "erk", "pattern": "2:4"}, "2:4 fixes the sparsity of every layer"),
     ],
 )

@@ -1,26 +1,16 @@
-"""What a score is given, what it may need, and what is made of what it returns.
-
-A score is a function (weights, context) -> scores, both parameter name -> tensor. Of each score the
-magnitude counts, and the largest stay; of a group, the sum of squares.
-"""
+"""What a score is given, and what it declares to need."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from inspect import signature
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ...checks import check_callable, kind
-from ...errors import SparselthError, unknown_name
-
-Loss = Callable[[Any, Any], Tensor]
-Batch = tuple[Any, Any]
+from ...checks import check_name
+from .derivatives import Batch, BatchLosses, Loss
+from .maps import feature_maps, following_norms
 
 
 @dataclass(frozen=True)
@@ -32,188 +22,123 @@ class ScoreContext:
     data: batches (x, y) as the model and the loss take them, on the model's device.  loss: called
     as loss(model(x), y), a scalar, the mean over the batch.  Both None where `find_masks` got none.
     masks: what is left to choose among, parameter name -> bool mask; empty where all is.
+    initial: the weights before training, parameter name -> tensor; None where none were given.
+    kept: how many weights or groups of each layer will stay, parameter name -> count; None with
+    "global", which decides by the scores, and for patterns that fix it.
+    transposed: the weights that are (in, out, ...), as those of transposed convolutions.
     """
 
     model: nn.Module
     data: Iterable[Batch] | None = None
     loss: Loss | None = None
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    initial: Mapping[str, Tensor] | None = None
+    kept: Mapping[str, int] | None = None
+    transposed: frozenset[str] = frozenset()
+
+    def gradients(self, weights: Iterable[str], *, temperature: float = 1.0) -> dict[str, Tensor]:
+        """Return dL/dw of the mean loss over all batches, in training mode, without what is pruned.
+
+        weights: whose, by name; zero where the loss does not depend on one.  temperature: what the
+        logits are divided by.
+        Returns float32 for 16-bit weights. In a process group, over the batches of all processes.
+
+        Raises SparselthError for no batch, a batch that is no pair, and a loss that is not a finite
+        scalar.
+        """
+        return self._losses(weights, temperature).gradients()
+
+    def gradients_by_batch(self, weights: Iterable[str]) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """Yield the gradients of each batch's own loss, and how many examples it has.
+
+        weights, and what is raised: as for `gradients`.
+        """
+        return self._losses(weights, 1.0).gradients_by_batch()
+
+    def hessian_product(
+        self, weights: Iterable[str], vector: Mapping[str, Tensor], *, temperature: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Return H v: the Hessian of the mean loss by the weights, times a vector of their names.
+
+        weights, temperature, and what is raised: as for `gradients`.
+        """
+        return self._losses(weights, temperature).hessian_product(vector)
+
+    def activations(self, weights: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, map): what the layer of a weight gives on a batch, after its activation.
+
+        That is the map after the first activation function that follows the layer, with what norms,
+        poolings and additions do to it on the way; where channels are mixed before any, the last
+        map before that. In evaluation mode, for every call of the layer; x of `data` alone is read.
+        weights: whose layers, by name.
+        Yields (N, C, ...), one channel per filter, float32 or float64.
+
+        Raises SparselthError for no batch, for a layer that is not called, and NaN or Inf in a map.
+        """
+        assert self.data is not None
+        return feature_maps(self.model, list(weights), self.data)
+
+    def norms(self, weights: Iterable[str]) -> dict[str, nn.Module]:
+        """Return the batch norm that each weight's layer goes into first, by the weight's name.
+
+        weights: whose layers, by name. The first x of `data` shows which one follows.
+
+        Raises SparselthError naming the layers that none follows, and those without a scale.
+        """
+        assert self.data is not None
+        return following_norms(self.model, list(weights), self.data)
+
+    def filters(self, weight: str, values: Tensor) -> Tensor:
+        """Return values of a weight's shape by filter: (C_out, all that makes one output)."""
+        turned = values.transpose(0, 1) if weight in self.transposed else values
+        return turned.flatten(1)
+
+    def _losses(self, weights: Iterable[str], temperature: float) -> BatchLosses:
+        assert self.data is not None
+        assert self.loss is not None
+        return BatchLosses(self.model, self.loss, self.data, weights, self.masks, temperature)
 
 
 Score = Callable[[Mapping[str, Tensor], ScoreContext], Mapping[str, Tensor]]
 S = TypeVar("S", bound=Score)
 
+UNITS = ("weight", "filter", "channel")
 
-def needs(*names: str, signed: bool = False, steps: int = 1) -> Callable[[S], S]:
+
+def needs(
+    *names: str, signed: bool = False, steps: int = 1, unit: str = "weight"
+) -> Callable[[S], S]:
     """Declare what a score cannot do without, and how it is used.
 
-    names: of the context, "data" and "loss"; `find_masks` refuses to begin without them.
-    signed: the largest values stay, not the largest magnitudes. Single weights only.
+    names: of the context, "data", "loss", "initial" and "kept", and "norms" for batch norms in the
+    model; `find_masks` refuses to begin without them.
+    signed: the largest values stay, not the largest magnitudes. Single weights or units only.
     steps: in how many steps it prunes where `find_masks` is not told.
+    unit: what a score ranks. "weight": it returns a tensor of each weight's shape. "filter" or
+    "channel": one value for each output or input of a weight, (C_out,) or (C_in,), and the pattern
+    is that one.
+
+    Raises SparselthError for an unknown unit.
     """
+    check_name("unit", unit, UNITS)
 
     def declare(score: S) -> S:
-        score.needs, score.signed, score.steps = names, signed, steps  # type: ignore[attr-defined]
+        score.declared = Declared(names, signed, steps, unit)  # type: ignore[attr-defined]
         return score
 
     return declare
 
 
-def needs_of(score: Score) -> tuple[str, ...]:
-    """Return what a score declared to need of the context."""
-    return getattr(score, "needs", ())
+@dataclass(frozen=True)
+class Declared:
+    """What a score declared: see `needs`."""
+
+    names: tuple[str, ...] = ()
+    signed: bool = False
+    steps: int = 1
+    unit: str = "weight"
 
 
-def is_signed(score: Score) -> bool:
-    """Say whether the largest values of a score stay, and not the largest magnitudes."""
-    return getattr(score, "signed", False)
-
-
-def steps_of(score: Score) -> int:
-    """Return in how many steps a score prunes where nobody says so."""
-    return getattr(score, "steps", 1)
-
-
-def check_needs(name: str, score: Score, context: ScoreContext) -> None:
-    """Require what a score declared. name: how errors call it.
-
-    Raises SparselthError for what is missing, and for data and a loss that are none.
-    """
-    missing = [need for need in needs_of(score) if getattr(context, need) is None]
-    if missing:
-        raise SparselthError(
-            f"the score {name!r} needs {' and '.join(missing)}; pass data=[(x, y), ...], batches "
-            "as the model takes them, and loss=torch.nn.functional.cross_entropy, say"
-        )
-    if context.loss is not None:
-        check_callable("loss", context.loss, "a function of (model(x), y)")
-    if context.data is not None and (
-        isinstance(context.data, (str, bytes, Tensor, Mapping))
-        or not isinstance(context.data, Iterable)
-    ):
-        raise SparselthError(
-            f"data must be batches, an iterable of (x, y), got {kind(context.data)}; of one batch, "
-            "[(x, y)]"
-        )
-
-
-def find_score(score: str | Score, scores: Mapping[str, Score]) -> Score:
-    """Return a score by its name; one that is a function already as it is.
-
-    scores: those that have names.
-
-    Raises SparselthError for an unknown name, listing the known ones, and for what cannot be called
-    with (weights, context).
-    """
-    if isinstance(score, str):
-        if score not in scores:
-            raise unknown_name("score", score, scores)
-        return scores[score]
-    if not _takes_two(score):
-        hint = "; a sparsity is given as sparsity=..." if isinstance(score, float) else ""
-        raise SparselthError(
-            f"score must be one of {', '.join(sorted(scores))} or a function of (weights, "
-            f"context), got {score!r}{hint}; see sparselth.pruning.ScoreContext"
-        )
-    return score
-
-
-def _takes_two(score: object) -> bool:
-    if not callable(score) or isinstance(score, type):
-        return False
-    try:
-        signature(score).bind({}, None)
-    except TypeError:
-        return False
-    except ValueError:  # of what is written in C nobody knows
-        return True
-    return True
-
-
-def name_of(score: Score) -> str:
-    """Return what errors call a score."""
-    return getattr(score, "__name__", kind(score))
-
-
-def ranked(score: Score, weights: Mapping[str, Tensor], context: ScoreContext) -> list[Tensor]:
-    """Return the scores of weights in their order, one of each shape, detached.
-
-    Gradients are on within a score: one that needs them differentiates the model. It gets copies of
-    the weights, which it may write to.
-
-    Raises SparselthError for what is not a score of each weight, and for NaN and Inf in one.
-    """
-    # What draws random numbers of its own moves the generators on, as everywhere in torch.
-    kept = left_as_it_was(context.model) if needs_of(score) else nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), kept:
-        scores = score({name: weight.clone() for name, weight in weights.items()}, context)
-    what = f"the score {name_of(score)!r}"
-    if not isinstance(scores, Mapping):
-        raise SparselthError(
-            f"{what} must return a mapping of parameter names to tensors, got {kind(scores)}"
-        )
-    if scores.keys() != weights.keys():
-        names = sorted(map(str, scores.keys() ^ weights.keys()))
-        raise SparselthError(f"{what} and the weights it was given differ in these names: {names}")
-    for name, weight in weights.items():
-        _check(what, name, scores[name], weight)
-    in_order = [scores[name].detach() for name in weights]
-    if is_signed(score):
-        return _ranks(in_order)
-    # Whole numbers are ranked as they are; double precision holds those up to 2^53.
-    return [score if score.is_floating_point() else score.double() for score in in_order]
-
-
-def _ranks(scores: list[Tensor]) -> list[Tensor]:
-    """Return 1, 2, ... in the place of the lowest value of all, the next, ...; equal ones alike."""
-    flat = torch.cat([score.flatten().double() for score in scores])
-    ranks = flat.unique(return_inverse=True)[1].double() + 1
-    parts = ranks.split([score.numel() for score in scores])
-    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
-
-
-class WithValues(nn.Module):
-    """A model that computes with other values for some of its parameters and buffers.
-
-    values: returns name -> tensor, differentiated through where they require it; called in every
-    forward, so that each has a graph of its own.
-    """
-
-    def __init__(self, model: nn.Module, values: Callable[[], dict[str, Tensor]]) -> None:
-        super().__init__()
-        self._run = lambda *args: functional_call(model, values(), args)
-
-    def forward(self, *args: Any) -> Any:
-        return self._run(*args)
-
-
-@contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put a model's modes and buffers, and torch's random numbers, back at the end, bit for bit."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
-    gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(gpus)):
-        try:
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-            with torch.no_grad():
-                for buffer, before in buffers.items():
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
-
-
-def _check(what: str, name: str, score: object, weight: Tensor) -> None:
-    wanted = f"{what} must return a tensor of real numbers, {tuple(weight.shape)} for {name!r}"
-    if not isinstance(score, Tensor):
-        raise SparselthError(f"{wanted}; got {kind(score)}")
-    if score.is_complex() or score.layout is not torch.strided or score.shape != weight.shape:
-        raise SparselthError(
-            f"{wanted}; got {score.dtype} of shape {tuple(score.shape)} and layout {score.layout}"
-        )
-    if score.device != weight.device:
-        raise SparselthError(f"{wanted}, on {weight.device}; got one on {score.device}")
-    if not bool(torch.isfinite(score).all()):
-        raise SparselthError(f"{what} of {name!r} holds NaN or Inf and cannot be ranked")
+def declared(score: Score) -> Declared:
+    """Return what a score declared; nothing at all where it did not."""
+    return getattr(score, "declared", Declared())

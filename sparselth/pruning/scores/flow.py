@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ...checks import called, kind
 from ...errors import SparselthError
-from .context import ScoreContext, WithValues, needs
+from .context import ScoreContext, needs
+from .derivatives import WithValues
+from .maps import first_input
 
 
 @needs("data", steps=100)
@@ -27,10 +29,7 @@ def synflow(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str
     Reference: Tanaka et al. 2020, arXiv:2006.05467, equation 2 and algorithm 1.
     """
     assert context.data is not None
-    batch = next(iter(context.data), None)
-    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(x, Tensor):
-        raise SparselthError("data must begin with a batch (x, y), x a tensor, for the shape of x")
+    x = first_input(context.data)
     model = context.model.eval()
     state = {
         name: tensor.detach().abs().double() if tensor.is_floating_point() else tensor.detach()

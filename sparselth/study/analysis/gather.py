@@ -11,6 +11,7 @@ from torch import Tensor
 from ...errors import SparselthError
 from ...pruning import erk_sparsities
 from ...pruning import sparsity as measured_sparsity
+from ...pruning.allocation import TOGETHER
 from ...training import History
 from ..execution.compute import Work
 from ..execution.cost import parameters
@@ -153,7 +154,7 @@ def _small_dense(work: Work, done: list[Cell]) -> list[dict[str, Any]]:
 
 def _unreached(allocation: str, sparsity: float, masks: Weights) -> list[dict[str, Any]]:
     """List the layers of too few weights for what was asked of them: one weight stays in each."""
-    if allocation == "global":
+    if allocation in TOGETHER:
         return []
     sparsities = erk_sparsities(masks, sparsity) if allocation == "erk" else {}
     return [

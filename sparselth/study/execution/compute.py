@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...data import ImageFolder, ImageSet
 from ...pruning import check_alive, find_masks, shuffled_weights
+from ...pruning.flops import multiplications
 from ...seeds import derive
 from ...training import (
     Callback,
@@ -30,7 +31,7 @@ from ...training import (
 from ...training.resume import load_weights
 from ..plan.cells import DENSE, MASKS, ROUND, Cell, needs
 from ..plan.config import StudyConfig
-from ..plan.names import parsed
+from ..plan.names import AT_INIT, parsed
 from ..plan.protocols import PROTOCOLS
 from . import cost
 from .draws import excluded, load_data, new_model, prunable
@@ -84,7 +85,7 @@ class Work:
         else:
             masks = self.masks(cell)
             model = self._model(cell, self.start(cell, masks))
-            counts = cost.multiplications(model, _image(data, self.device))
+            counts = multiplications(model, _image(data, self.device))
             recipe = config.protocol_recipe(
                 cell.protocol, cell.learning_rate, cell.seed, cost.saving(counts, masks)
             )
@@ -135,30 +136,39 @@ class Work:
             return
         config = self.config
         base, control = parsed(cell.generator)
+        initial = self.drawn(cell, "theta_0")
+        model = self._model(cell, self._ranked(cell, base, control, initial))
+        job = MaskJob(
+            config=config,
+            model=model,
+            initial=initial,
+            data=self.data(cell.data),
+            seed=cell.seed,
+            sparsity=cell.sparsity,
+            exclude=excluded(config, model),
+            device=self.device,
+            checkpoint=self.folder.checkpoints(cell.sibling("search").folder).path,
+            on_epoch_end=on_epoch_end,
+        )
         if control:
             source = Cell(**{**cell.place(), "generator": base}, protocol=MASKS)
-            theta_T = self.trained(cell.dense())
-            result = controlled(control, self.found(source), theta_T, cell.seed)
+            result = controlled(base, control, self.found(source).masks, job)
         else:
-            (start,) = needs(config, cell)
-            model = self._model(cell, self.trained(start))
-            job = MaskJob(
-                config=config,
-                model=model,
-                data=self.data(cell.data),
-                seed=cell.seed,
-                sparsity=cell.sparsity,
-                exclude=excluded(config, model),
-                device=self.device,
-                checkpoint=self.folder.checkpoints(cell.sibling("search").folder).path,
-                on_epoch_end=on_epoch_end,
-            )
             result = GENERATORS[base](job)
-            check_alive(result.masks)
+        check_alive(result.masks)
         checkpoints.save(
             0,
             {"masks": result.masks, "history": result.history.to_rows(), "report": result.report},
         )
+
+    def _ranked(self, cell: Cell, base: str, control: str, initial: Weights) -> Weights:
+        """Return the weights that a search for masks looks at."""
+        if base in AT_INIT:
+            return initial
+        if control:
+            return self.trained(cell.dense())
+        (start,) = needs(self.config, cell)
+        return self.trained(start)
 
     # What other cells, or nobody, computed before.
 

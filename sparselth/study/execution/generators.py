@@ -1,25 +1,38 @@
 """The mask generators: each finds a mask from the pre-trained network.
 
-A generator's name may end in a control: "magnitude-shuffled", "imp-inverted". It takes the mask of
-the generator before it and keeps, in every layer, the same number of weights at random places, or
-those that are smallest in the pre-trained network: where every layer has the same sparsity, the
-inverted masks of all generators are one.
+A generator's name may end in a control: "magnitude-shuffled", "snip-inverted". It keeps, in every
+layer, as many weights as the generator before it: at random places, or those that it ranks lowest.
+What ranks by magnitude in the end, "magnitude", "imp" and "admm", is inverted by that of the
+pre-trained network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from ...data import ImageFolder, ImageSet
-from ...pruning import ADMM, check_alive, find_masks, inverted_masks, shuffled_masks
+from ...data import ImageFolder, ImageSet, batches_of
+from ...pruning import (
+    ADMM,
+    SCORES,
+    find_masks,
+    inverted_masks,
+    inverted_score,
+    shuffled_masks,
+)
+from ...pruning.scores.context import declared
 from ...seeds import derive
 from ...training import ADMMSchedule, EpochRecord, History, train
 from ..plan.config import StudyConfig
+from ..plan.names import SCORED
 
 Weights = dict[str, Tensor]
 
@@ -28,11 +41,13 @@ Weights = dict[str, Tensor]
 class MaskJob:
     """What a generator works from. `model` may be changed.
 
-    model: holds theta_T, or for iterative pruning the end of the round before.
+    model: holds theta_T; theta_0 for what ranks the initialization, and for iterative pruning the
+    end of the round before.  initial: theta_0.
     """
 
     config: StudyConfig
     model: nn.Module
+    initial: Weights
     data: ImageSet | ImageFolder
     seed: int
     sparsity: float
@@ -60,6 +75,30 @@ def _cut(job: MaskJob, score: str = "magnitude") -> FoundMasks:
         exclude=job.exclude,
     )
     return FoundMasks(masks)
+
+
+def scored(job: MaskJob, score: str, inverted: Weights | None = None) -> FoundMasks:
+    """Prune by a score of `SCORES`, over a few batches of training images, as they are.
+
+    inverted: masks of the score; as many weights of each layer stay, those that it ranks lowest.
+    """
+    config = job.config
+    source = batches_of(job.data, config.batch_size, derive(job.seed, "score"), False, job.device)
+    search: dict[str, Any] = {
+        "score": score,
+        "sparsity": job.sparsity,
+        "allocation": config.allocation,
+        "exclude": job.exclude,
+        "data": list(islice(source.train(0), config.score_batches)),
+        "loss": cross_entropy,
+        "initial": job.initial,
+    }
+    if inverted is not None:
+        shares = {name: 1 - float(m.double().mean()) for name, m in inverted.items()}
+        search |= {"score": inverted_score(score), "sparsity": shares, "allocation": "uniform"}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(job.seed, "score", score))
+        return FoundMasks(find_masks(job.model, **search))
 
 
 def magnitude(job: MaskJob) -> FoundMasks:
@@ -124,14 +163,15 @@ GENERATORS: dict[str, Callable[[MaskJob], FoundMasks]] = {
     "imp": imp,
     "admm": admm,
     "random": random,
+    **{name: partial(scored, score=name) for name in SCORED},
 }
 
 
-def controlled(control: str, result: FoundMasks, theta_T: Weights, seed: int) -> FoundMasks:
-    """Turn masks into those of a control; counts per layer stay."""
+def controlled(base: str, control: str, masks: Weights, job: MaskJob) -> FoundMasks:
+    """Turn masks of a generator into those of a control; counts per layer stay."""
     if control == "shuffled":
-        masks = shuffled_masks(result.masks, derive(seed, "shuffled mask"))
-    else:
-        masks = inverted_masks(result.masks, theta_T)
-    check_alive(masks)
-    return FoundMasks(masks)
+        unit = declared(SCORES[base]).unit if base in SCORED else "weight"
+        return FoundMasks(shuffled_masks(masks, derive(job.seed, "shuffled mask"), unit=unit))
+    if base in SCORED:
+        return scored(job, base, inverted=masks)
+    return FoundMasks(inverted_masks(masks, job.model.state_dict()))

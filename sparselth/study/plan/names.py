@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 
 from ...errors import SparselthError, unknown_name
+from ...pruning import SCORES
 
-GENERATORS = ("magnitude", "imp", "admm", "random")
+SCORED = tuple(name for name in SCORES if name not in ("magnitude", "random"))
+"""Generators that are a score of `find_masks`, by its name."""
+
+AT_INIT = ("snip", "grasp", "grasp-abs", "synflow", "magnitude-init")
+"""Those of them that rank the initialization, as their papers do; others rank the pre-trained
+network."""
+
+GENERATORS = ("magnitude", "imp", "admm", "random", *SCORED)
 """What finds masks, see `execution/generators.py`."""
 
 CONTROLS = ("shuffled", "inverted")
@@ -25,15 +33,17 @@ def parsed(name: str) -> tuple[str, str]:
 
     Raises `SparselthError` for an unknown one, or a control of random masks.
     """
-    base, dash, control = name.partition("-")
-    if base not in GENERATORS:
-        raise unknown_name("mask generator", name, GENERATORS)
-    if dash and (control not in CONTROLS or base not in METHODS):
+    if name in GENERATORS:
+        return name, ""
+    base, _, control = name.rpartition("-")
+    if base in METHODS and control in CONTROLS:
+        return base, control
+    if base in GENERATORS:
         raise SparselthError(
-            f"the mask generator {name!r} has no control that fits; magnitude, imp and admm take "
-            f"{' or '.join(f'-{c}' for c in CONTROLS)}, random masks are a control already"
+            f"the mask generator {name!r} has no control that fits; they take "
+            f"{' or '.join(f'-{c}' for c in CONTROLS)}, and random masks are a control already"
         )
-    return base, control
+    raise unknown_name("mask generator", name, GENERATORS)
 
 
 def rounds_to(sparsity: float, rate: float) -> int:

@@ -56,14 +56,7 @@ STARTS = {
 
 def _last_epochs(recipe: Recipe, terms: Terms) -> Recipe:
     """Take the schedule from epoch k on."""
-    k, left = terms.rewind_epoch, recipe.epochs - terms.rewind_epoch
-    ends = [round(milestone * recipe.epochs) for milestone in recipe.milestones]
-    return dataclasses.replace(
-        recipe,
-        epochs=left,
-        learning_rate=recipe.learning_rate_at(k),
-        milestones=tuple((end - k) / left for end in ends if end > k),
-    )
+    return recipe.after(terms.rewind_epoch)
 
 
 def _smallest_rate(recipe: Recipe, terms: Terms) -> Recipe:

@@ -18,8 +18,9 @@ class StudySettings:
     models: names of `sparselth.models`, or factories "module:function" of your own.
     data: names of `sparselth.data`, or "imagefolder" for `data_root/train` and `data_root/val`.
     learning_rates: of the first epoch, > 0.
-    generators: of masks: "magnitude", "imp" (iterative magnitude pruning), "admm" or "random"; with
-    "-shuffled" or "-inverted" after it, a control on that one's masks.
+    generators: of masks: "magnitude", "imp" (iterative magnitude pruning), "admm", "random", or
+    another score of `find_masks`: "snip", "grasp", "synflow", "fpgm", ...; with "-shuffled" or
+    "-inverted" after it, a control on that one's masks.
     sparsities: shares of the weights to prune, fractions in (0, 1).
     protocols: names of `protocols.PROTOCOLS`: "ticket", "reinit", "finetune", ...
     seeds: of initialization and training; one repetition each.
@@ -37,6 +38,7 @@ class StudySettings:
     none, 0.15 meets the sparsities in its text.
     imp_reset: where the survivors of a round go back to: "theta_0", "theta_k" or "none".
     rewind_epoch: the k of theta_k, in epochs of pre-training.
+    score_batches: how many batches of training images a score sees that looks at data.
 
     Training, the same for every network; see `Recipe`:
     epochs, batch_size, momentum, weight_decay, milestones, gamma, augment, precision, step, choice:
@@ -86,6 +88,7 @@ class StudySettings:
     rewind_epoch: int = 10
     imp_rate: float = 0.15
     imp_reset: str = "theta_0"
+    score_batches: int = 4
     admm_epochs: int = 60
     admm_update_every: int = 5
     admm_learning_rate: float = 0.01
@@ -115,7 +118,8 @@ class StudySettings:
                 f"imp_rate is {self.imp_rate}; it is the share of the weights left that a round "
                 "prunes, above 0 and below 1"
             )
-        for name in ("admm_epochs", "admm_update_every", "timing_steps", "timing_rounds"):
+        counts = ("admm_epochs", "admm_update_every", "score_batches")
+        for name in (*counts, "timing_steps", "timing_rounds"):
             if getattr(self, name) < 1:
                 raise SparselthError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.admm_update_every > self.admm_epochs:

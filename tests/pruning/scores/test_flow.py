@@ -89,7 +89,7 @@ def test_the_model_is_left_as_it_was():
     ("model", "data", "message"),
     [
         (plain(), None, "the score 'synflow' needs data"),
-        (plain(), [], "data must begin with a batch"),
+        (plain(), [], "data holds no batch"),
         (plain(), [(None, None)], "data must begin with a batch"),
         (plain(), [(torch.ones(2, 5, 4, 4), None)], "cannot be called with an input of ones"),
     ],

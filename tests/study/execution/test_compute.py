@@ -8,6 +8,7 @@ from support.by_hand import CPU, DENSE, RATE, cell, network, same, trained
 
 import sparselth as sl
 from sparselth import models, study
+from sparselth.pruning.flops import multiplications
 from sparselth.study.execution import cost
 from sparselth.study.execution.compute import Work
 from sparselth.study.plan.cells import MASKS
@@ -35,7 +36,7 @@ def starts_and_recipes(work, digits):
     theta_T = work.trained(DENSE)
     scratch = study.initial_weights(config, digits, 0, "theta_scratch")
     image = torch.zeros(1, *digits.train_images.shape[1:])
-    saving = cost.saving(cost.multiplications(network(theta_T), image), masks)
+    saving = cost.saving(multiplications(network(theta_T), image), masks)
     assert 1.5 < saving < 1.8
     tail = dataclasses.replace(shared, epochs=2, learning_rate=rates[1], milestones=(0.5, 0.5))
     small = dataclasses.replace(shared, learning_rate=rates[2], milestones=())

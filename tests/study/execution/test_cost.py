@@ -7,72 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparselth import SparselthError, models
-from sparselth.study.execution.cost import multiplications, parameters, saving, width_for
+from sparselth.pruning.flops import multiplications
+from sparselth.study.execution.cost import parameters, saving, width_for
 
 
 def image(channels, size):
     return torch.zeros(1, channels, size, size)
-
-
-@pytest.mark.parametrize(
-    ("layer", "by_hand"),
-    [
-        (nn.Conv2d(3, 8, 3, padding=1), 8 * 3 * 9 * 8 * 8),
-        (nn.Conv2d(3, 8, 3), 8 * 3 * 9 * 6 * 6),
-        (nn.Conv2d(3, 8, 3, stride=2, padding=1), 8 * 3 * 9 * 4 * 4),
-        (nn.Conv2d(3, 6, 3, padding=1, groups=3), 6 * 1 * 9 * 8 * 8),
-        (nn.Conv2d(3, 8, (1, 3), padding=(0, 1)), 8 * 3 * 3 * 8 * 8),
-        (nn.Conv2d(3, 8, 3, dilation=2), 8 * 3 * 9 * 4 * 4),
-    ],
-    ids=["same", "valid", "stride", "groups", "oblong", "dilation"],
-)
-def test_a_convolution(layer, by_hand):
-    assert multiplications(layer, image(3, 8)) == {"weight": by_hand}
-
-
-def test_a_linear_layer_at_one_place_and_at_several():
-    assert multiplications(nn.Linear(5, 7), torch.zeros(1, 5)) == {"weight": 35}
-    assert multiplications(nn.Linear(5, 7), torch.zeros(1, 4, 5)) == {"weight": 4 * 35}
-
-
-def test_a_network_by_layer():
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(4, 4, 3, padding=1, groups=4),
-        nn.Flatten(),
-        nn.Linear(4 * 4 * 4, 10),
-    )
-    assert multiplications(model, image(1, 8)) == {
-        "0.weight": 4 * 9 * 64,
-        "4.weight": 4 * 9 * 16,
-        "6.weight": 640,
-    }
-
-
-class Twice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(2, 2, 1)
-
-    def forward(self, x):
-        return self.conv(self.conv(x)[..., ::2, ::2])
-
-
-def test_a_layer_used_twice_counts_twice():
-    assert multiplications(Twice(), image(2, 4)) == {"conv.weight": 4 * 16 + 4 * 4}
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_it_was(training):
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).train(training)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    multiplications(model, image(1, 8))
-    assert model.training is model[1].training is training
-    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
-    assert not any(layer._forward_hooks for layer in model.modules())
 
 
 def test_a_model_that_does_not_take_the_image_keeps_no_hook():

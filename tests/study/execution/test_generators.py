@@ -105,3 +105,56 @@ def test_a_mask_that_kills_a_layer_is_an_error(beginning):
     with pytest.raises(SparselthError, match="no weight is left in stages"):
         work.compute(cell(MASKS, sparsity=0.998))
     assert work.history(cell(MASKS, sparsity=0.998)) is None
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp-abs", "synflow", "magnitude-init"])
+def test_scores_of_an_initialization_rank_it(beginning, digits, name):
+    work = beginning(generators=(name,))
+    work.compute(cell(MASKS, name))
+    masks = work.masks(cell(MASKS, name))
+    assert sl.sparsity(masks) == pytest.approx(SPARSITY, abs=0.01)
+    theta_0 = study.initial_weights(work.config, digits, 0)
+    if name == "magnitude-init":
+        assert same(masks, sl.find_masks(network(theta_0), sparsity=SPARSITY))
+    assert not same(masks, work.masks(cell(MASKS)))
+
+
+@pytest.mark.parametrize("name", ["taylor", "movement"])
+def test_scores_of_a_trained_network_rank_that(beginning, digits, name):
+    work = beginning(generators=(name,))
+    work.compute(cell(MASKS, name))
+    masks = work.masks(cell(MASKS, name))
+    assert sl.sparsity(masks) == pytest.approx(SPARSITY, abs=0.01)
+    if name == "movement":
+        theta_0 = study.initial_weights(work.config, digits, 0)
+        by_hand = sl.find_masks(
+            network(work.trained(DENSE)), score=name, sparsity=SPARSITY, initial=theta_0
+        )
+        assert same(masks, by_hand)
+
+
+@pytest.mark.parametrize("name", ["l1", "fpgm", "dropnet", "bn-scale"])
+@pytest.mark.parametrize("control", ["", "-shuffled", "-inverted"])
+def test_filters_stay_whole_under_every_control(beginning, name, control):
+    work = beginning(generators=(name + control,))
+    work.compute(cell(MASKS, name))
+    if control:
+        work.compute(cell(MASKS, name + control))
+    base, found = work.masks(cell(MASKS, name)), work.masks(cell(MASKS, name + control))
+    for weight, mask in found.items():
+        rows = mask.flatten(1)
+        assert torch.equal(rows.any(1), rows.all(1)), weight
+        assert int(mask.sum()) == int(base[weight].sum())
+    if control == "-inverted":  # at a sparsity below one half some stay under both
+        assert all((base[weight] | mask).all() for weight, mask in found.items())
+    assert same(base, found) == (not control)
+
+
+def test_an_inverted_score_keeps_what_it_would_prune_first(beginning):
+    work = beginning(generators=("snip-inverted",))
+    work.compute(cell(MASKS, "snip"))
+    work.compute(cell(MASKS, "snip-inverted"))
+    base, found = work.masks(cell(MASKS, "snip")), work.masks(cell(MASKS, "snip-inverted"))
+    for weight, mask in found.items():
+        assert int(mask.sum()) == int(base[weight].sum())
+        assert (mask | base[weight]).all()

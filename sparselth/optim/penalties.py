@@ -1,0 +1,196 @@
+"""Penalties that act around an optimizer's step: whole groups, or the scales of norms, to zero."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from ..checks import check_model, check_number, kind
+from ..errors import SparselthError
+from ..ops.patterns import Blocks, Pattern, axes, find_pattern
+
+
+class StepPenalty:
+    """What pulls some parameters towards zero beside the loss, around every step of an optimizer.
+
+    `attach` it to one of torch's optimizers or of `sparselth.optim`, or pass it to
+    `train(regularizer=...)`. It has no state.
+
+    parameters: that it acts on.  strength: the factor of the penalty, > 0.  proximal: act by the
+    penalty's proximal step after the optimizer's, which reaches zero; else by its gradient.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], strength: float, proximal: bool) -> None:
+        self.parameters = list(parameters)
+        self.strength = check_number("strength", strength, above=0.0)
+        self.proximal = proximal
+        self._handle: RemovableHandle | None = None
+
+    def value(self) -> Tensor:
+        """Return the penalty as it stands, a scalar, its strength included."""
+        raise NotImplementedError
+
+    def _gradient(self, parameter: Tensor) -> Tensor:
+        """Return a subgradient of the penalty without its strength."""
+        raise NotImplementedError
+
+    def _shrunk(self, parameter: Tensor, threshold: float) -> Tensor:
+        """Return argmin_v |v - parameter|^2 / 2 + threshold * penalty(v)."""
+        raise NotImplementedError
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Act around every step of `optimizer` from here on, once.
+
+        Raises SparselthError for what is no optimizer, or has none of the parameters.
+        """
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise SparselthError(f"optimizer must be one of torch.optim, got {kind(optimizer)}")
+        mine = {id(parameter) for parameter in self.parameters}
+        if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+            raise SparselthError(
+                "the optimizer has none of the parameters that the penalty acts on; make both of "
+                "one model"
+            )
+        self.detach()
+        act: Callable[..., None] = self._shrink if self.proximal else self._pull
+        # The hook must not keep the penalty alive beyond its owner, nor the other way round.
+        mine_only = weakref.WeakMethod(act)
+
+        def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            bound = mine_only()
+            if bound is not None:
+                bound(optimizer)
+
+        register = (
+            optimizer.register_step_post_hook if self.proximal else optimizer.register_step_pre_hook
+        )
+        self._handle = register(hook)
+
+    def detach(self) -> None:
+        """Act no more."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _mine(self, optimizer: torch.optim.Optimizer) -> Iterable[tuple[nn.Parameter, float]]:
+        mine = {id(parameter) for parameter in self.parameters}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in mine and parameter.grad is not None:
+                    yield parameter, float(group["lr"])
+
+    @torch.no_grad()
+    def _pull(self, optimizer: torch.optim.Optimizer) -> None:
+        for parameter, _ in self._mine(optimizer):
+            assert parameter.grad is not None
+            parameter.grad.add_(self._gradient(parameter), alpha=self.strength)
+
+    @torch.no_grad()
+    def _shrink(self, optimizer: torch.optim.Optimizer) -> None:
+        for parameter, rate in self._mine(optimizer):
+            # Beneath the version counter: zeros stay zero, so that masks need not be looked at.
+            parameter.data.copy_(self._shrunk(parameter.data, self.strength * rate))
+
+    # What `train(regularizer=...)` asks for besides.
+
+    def end_epoch(self, epoch: int) -> None:
+        """Follow `epoch`: nothing changes with it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint is to hold: nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state`, what `state_dict` returned."""
+
+
+class GroupLasso(StepPenalty):
+    """Pulls whole groups of weights to zero: strength * sum over groups of |w_g|_2.
+
+    parameters: weights (C_out, C_in, ...), as `prunable_parameters(model).values()`.
+    strength: > 0, of each group alike.
+    pattern: the groups: "filter", "channel", "column" (one tap of one input), "kernel", or blocks
+    of whole axes and single places.
+    proximal: a group becomes zero at once where its norm is at most strength times learning rate;
+    else the gradient strength * w / |w| is added, zero for a group that is zero, as the paper does.
+
+    Raises SparselthError for other patterns, no parameters, and a strength that is not above 0.
+
+    Reference: Wen et al. 2016, "Learning structured sparsity", arXiv:1608.03665, equation 1.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        strength: float,
+        *,
+        pattern: str | Pattern = "filter",
+        proximal: bool = True,
+    ) -> None:
+        super().__init__(parameters, strength, proximal)
+        if not self.parameters or not all(isinstance(p, Tensor) for p in self.parameters):
+            raise SparselthError(
+                "GroupLasso takes weights; pass prunable_parameters(model).values()"
+            )
+        groups = find_pattern(pattern)
+        extents = (groups.out, groups.inputs, groups.taps) if isinstance(groups, Blocks) else ()
+        if not extents or max(extents) > 1 or min(extents) > 0:
+            raise SparselthError(
+                f'GroupLasso takes "filter", "channel", "column" or "kernel"; got {pattern!r}'
+            )
+        self._dims = tuple(axis for axis, extent in enumerate(extents) if extent == 0)
+
+    def _norms(self, weight: Tensor) -> Tensor:
+        """Return each group's norm, of a shape that broadcasts to (out, in, taps)."""
+        boxes = weight.reshape(axes(weight.shape))
+        return torch.linalg.vector_norm(boxes, dim=self._dims, keepdim=True)
+
+    def value(self) -> Tensor:
+        """Return strength * sum of all groups' norms, a scalar."""
+        return self.strength * torch.stack([self._norms(w).sum() for w in self.parameters]).sum()
+
+    def _gradient(self, parameter: Tensor) -> Tensor:
+        norms = self._norms(parameter)
+        boxes = parameter.reshape(axes(parameter.shape))
+        return torch.where(norms > 0, boxes / norms, 0.0).view_as(parameter)
+
+    def _shrunk(self, parameter: Tensor, threshold: float) -> Tensor:
+        norms = self._norms(parameter)
+        share = torch.where(norms > threshold, 1 - threshold / norms, 0.0)
+        return (parameter.reshape(axes(parameter.shape)) * share).view_as(parameter)
+
+
+class ScaleL1(StepPenalty):
+    """Pulls the scales of batch norms to zero: strength * sum of |gamma|, as slimming trains.
+
+    model: whose batch norms with scales are meant.  strength: the paper has 1e-4 and 1e-5.
+    proximal: a scale becomes zero at once where it is at most strength times learning rate; else
+    the gradient strength * sign(gamma) is added, as the authors' code does.
+
+    Raises SparselthError for a model without such norms, and a strength that is not above 0.
+
+    Reference: Liu et al. 2017, "network slimming", arXiv:1708.06519, equation 1.
+    """
+
+    def __init__(self, model: nn.Module, strength: float, *, proximal: bool = True) -> None:
+        check_model(model)
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        super().__init__([m.weight for m in norms if m.weight is not None], strength, proximal)
+        if not self.parameters:
+            raise SparselthError("ScaleL1 pulls the scales of batch norms, and the model has none")
+
+    def value(self) -> Tensor:
+        """Return strength * sum of all scales' magnitudes, a scalar."""
+        return self.strength * torch.stack([p.abs().sum() for p in self.parameters]).sum()
+
+    def _gradient(self, parameter: Tensor) -> Tensor:
+        return parameter.sign()
+
+    def _shrunk(self, parameter: Tensor, threshold: float) -> Tensor:
+        return nn.functional.softshrink(parameter, threshold)

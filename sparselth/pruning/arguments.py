@@ -1,0 +1,73 @@
+"""Arguments of a search for masks, checked before anything is ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..checks import check_mapping, kind
+from ..errors import SparselthError
+from ..nn.kinds import Site, site_names
+from ..ops.checks import MASKS, check_mask
+from ..ops.patterns import ELEMENT, NAMED, Pattern
+from .scores import Score, name_of
+from .scores.context import declared
+
+
+def checked_within(
+    model: nn.Module, sites: Mapping[str, Site], within: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the masks of what is left to choose among, by the names of the places."""
+    check_mapping("within", within, MASKS)
+    places = site_names(model, sites)
+    unknown = sorted(name for name in within if name not in places)
+    if unknown:
+        raise SparselthError(f"within names {unknown}, which are not ranked here: {sorted(sites)}")
+    for name, mask in within.items():
+        check_mask(mask, sites[places[name]].slot, f"the mask of {name!r} in within")
+    return {places[name]: mask for name, mask in within.items()}
+
+
+def checked_initial(
+    model: nn.Module, sites: Mapping[str, Site], initial: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights before training, by the names of the places."""
+    check_mapping("initial", initial, "parameter names to tensors, as a state dict")
+    places = site_names(model, sites)
+    found = {places[name]: value for name, value in initial.items() if name in places}
+    if missing := sorted(sites.keys() - found.keys()):
+        raise SparselthError(f"initial lacks {', '.join(missing)}; pass a state dict from before")
+    for name, value in found.items():
+        slot = sites[name].slot
+        if not isinstance(value, Tensor) or value.shape != slot.shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else kind(value)
+            raise SparselthError(
+                f"initial holds {got} for {name!r}, whose shape is {tuple(slot.shape)}"
+            )
+    return {name: value.detach().to(sites[name].slot.device) for name, value in found.items()}
+
+
+def pattern_of_score(score: Score, pattern: str | Pattern | None) -> str | Pattern:
+    """Return the pattern, that of what the score ranks for None; refuse one that does not fit."""
+    says, name = declared(score), name_of(score)
+    if says.unit == "filter" and pattern == "coupled":
+        if "kept" in says.names:
+            raise SparselthError(
+                f'the score {name!r} looks at one layer at a time, and pattern="coupled" prunes '
+                "several together; take another score"
+            )
+        return "coupled"
+    if says.unit != "weight":
+        if pattern not in (None, says.unit, NAMED[says.unit]):
+            raise SparselthError(
+                f"the score {name!r} ranks whole {says.unit}s; got pattern={pattern!r}, leave it "
+                "out or take another score"
+            )
+        return says.unit
+    if says.signed and pattern not in (None, "element", ELEMENT):
+        raise SparselthError(
+            f"the score {name!r} ranks single weights, by their values; got pattern={pattern!r}, "
+            'take "element" or another score'
+        )
+    return "element" if pattern is None else pattern

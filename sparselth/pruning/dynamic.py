@@ -1,0 +1,170 @@
+"""Masks that change while a sparse network trains: weak weights go, and as many others wake."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_name, check_number, check_whole, kind
+from ..errors import SparselthError
+from ..nn import masks_of, move_masks
+from ..nn.dense_gradients import DenseGradients
+from ..ops.selection import topk_mask
+from .processes import from_first_process, mean_over_processes
+from .selecting import last_where_pruned
+
+DECAYS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda part: (1 + math.cos(math.pi * part)) / 2,
+    "constant": lambda part: 1.0,
+}
+"""What the share that is dropped is multiplied with, by the part of the steps that is done."""
+
+GROWS = ("gradient", "random")
+
+
+class DynamicSparsity:
+    """Moves the masks of a sparse model while it trains: `step()` after each optimizer's step.
+
+    Every so often, in each layer, the kept weights of smallest magnitude are dropped and as many
+    others are woken, at zero: those of the largest gradient, or any. A layer keeps as many weights
+    as it had. `RigL` and `SET` are this with the settings of their papers.
+
+    model: made sparse by `sparsify`; with any masks, ERK ones say.
+    grow: "gradient" or "random".  drop: the share of a layer's weights that is dropped, times the
+    decay, "cosine" towards `end` or "constant".  every: so many steps lie between two times.
+    end: no mask moves from this step on.
+
+    For "gradient" the step before a move computes its gradients densely, for all weights; it must
+    not run within torch.compile. Where gradients are accumulated, `step()` comes after the
+    optimizer's step. A weight that wakes has no momentum, if the optimizer is one of
+    `sparselth.optim` or kept by `keep_on_mask`. Masks move alike in every process of a group.
+
+    Raises SparselthError for a model without masks, and for settings that are none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        end: int,
+        grow: str = "gradient",
+        drop: float = 0.3,
+        every: int = 100,
+        decay: str = "cosine",
+    ) -> None:
+        check_name("grow", grow, GROWS)
+        check_name("decay", decay, DECAYS)
+        self.model, self.grow, self.decay = model, grow, decay
+        self.drop = check_number("drop", drop, above=0.0, most=1.0)
+        self.every = check_whole("every", every, 1)
+        self.end = check_whole("end", end, self.every + 1)
+        self.eager_only = grow == "gradient"
+        self.steps = 0
+        self._gradients = DenseGradients(model)
+        self._collect_before_a_move()
+
+    def step(self) -> bool:
+        """Count a step, and move the masks where it is time to; say whether it did.
+
+        Raises SparselthError where no gradient was seen in the step before.
+        """
+        self.steps += 1
+        due = self.steps % self.every == 0 and self.steps < self.end
+        if due:
+            self._move()
+        self._collect_before_a_move()
+        return due
+
+    def _collect_before_a_move(self) -> None:
+        ahead = self.steps + 1
+        if self.grow == "gradient" and ahead % self.every == 0 and ahead < self.end:
+            self._gradients.start()
+
+    @torch.no_grad()
+    def _move(self) -> None:
+        masks = masks_of(self.model)
+        weights = {name: self.model.get_parameter(name).detach() for name in masks}
+        share = self.drop * DECAYS[self.decay](self.steps / self.end)
+        wake = self._wakes(weights)
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        # No more than are asleep: those dropped may come back, and that alone would move nothing.
+        dropped = {
+            name: min(round(share * kept[name]), mask.numel() - kept[name])
+            for name, mask in masks.items()
+        }
+        stay = topk_mask(
+            [last_where_pruned(weights[name], mask) for name, mask in masks.items()],
+            [kept[name] - dropped[name] for name in masks],
+            allocation="given",
+            names=list(masks),
+        )
+        woken = topk_mask(
+            [last_where_pruned(wake[n], ~left) for n, left in zip(masks, stay, strict=True)],
+            [dropped[name] for name in masks],
+            allocation="given",
+            names=[f"the gradient of {name}" for name in masks],
+        )
+        moved = zip(masks, stay, woken, strict=True)
+        move_masks(self.model, {name: left | new for name, left, new in moved})
+
+    def _wakes(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what sleeping weights are woken by, the largest magnitude first."""
+        if self.grow == "random":
+            # Above zero: what is to stay asleep for good is ranked by zero.
+            drawn = {name: 1 - torch.rand(w.shape, device=w.device) for name, w in weights.items()}
+            from_first_process(drawn.values())
+            return drawn
+        found = self._gradients.stop()
+        if not any(bool(gradient.any()) for gradient in found.values()):
+            raise SparselthError(
+                "no gradient reached the masked weights in the step before: call backward on the "
+                "model between two calls of step(), outside torch.compile"
+            )
+        mean_over_processes(found.values())
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, besides the model's own state: the steps done."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Raises SparselthError for what is none.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"steps"}:
+            raise SparselthError(f"a state of DynamicSparsity holds its steps, got {kind(state)}")
+        if self._gradients.is_on:
+            self._gradients.stop()
+        self.steps = check_whole("steps", state["steps"], 0)
+        self._collect_before_a_move()
+
+
+class RigL(DynamicSparsity):
+    """Drop by magnitude, grow by gradient, ever less; see `DynamicSparsity`.
+
+    model, end, drop, every: as there. The paper ends at three quarters of the training, and takes
+    no step of the optimizer where masks move; here that step is taken, too.
+
+    Reference: Evci et al. 2020, arXiv:1911.11134, algorithm 1.
+    """
+
+    def __init__(self, model: nn.Module, *, end: int, drop: float = 0.3, every: int = 100) -> None:
+        super().__init__(model, end=end, drop=drop, every=every)
+
+
+class SET(DynamicSparsity):
+    """Drop by magnitude, grow at random, always as many; see `DynamicSparsity`.
+
+    model, end, drop: as there.  every: the paper moves masks once per epoch.
+
+    Reference: Mocanu et al. 2018, arXiv:1707.04780, algorithm 1 (woken weights begin at zero, as
+    in arXiv:1911.11134).
+    """
+
+    def __init__(self, model: nn.Module, *, end: int, every: int, drop: float = 0.3) -> None:
+        super().__init__(model, end=end, grow="random", drop=drop, every=every, decay="constant")

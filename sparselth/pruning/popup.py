@@ -1,0 +1,162 @@
+"""Edge-popup: which subnetwork of a random network is good, without training one weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+from torch.utils.hooks import RemovableHandle
+
+from ..checks import check_model, kind
+from ..errors import SparselthError
+from ..nn import MaskedLinear, masks_of, move_masks, sparsify
+from ..nn.geometry import as_images
+from ..nn.masked import MaskedConvolution
+from ..ops.checks import check_sparsity, kept_counts
+from ..ops.selection import topk_mask
+from .tensors import prunable_parameters
+
+SCORE, DRAWN = "weight_score", "weight_drawn"
+
+
+class EdgePopup:
+    """Trains a score for each weight, and keeps those of largest magnitude; weights stay as drawn.
+
+    Every parameter of the model is frozen. Each layer gets scores, parameters of its own named
+    "weight_score", for the optimizer, and a buffer "weight_drawn" of its weights as they were, as
+    those that are out are zero in a masked layer. After each step of the optimizer `step()` moves
+    the masks to the top k of |score|, exactly k in every layer. Forwards and the gradients of
+    inputs run on the masked kernels; the gradient by |score| is that of the masked weight times
+    the weight, kept or not (straight-through), which is computed densely.
+
+    model: plain, as initialized; made sparse here.  sparsity: share of each layer's weights that
+    is out, in (0, 1); the paper's best keep half to three tenths.
+    exclude: as in `prunable_parameters`, but that nothing is left out by default, as what is left
+    out stays random.
+    `finish()` takes the scores off; what remains is a sparse model, to be trained as any.
+
+    Raises SparselthError for a model that is sparse already, and for layers other than Conv1d,
+    Conv2d and Linear.
+
+    Reference: Ramanujan et al. 2020, "What's hidden in a randomly weighted neural network?",
+    arXiv:1911.13299, equations 2 to 5; Malach et al. 2020, arXiv:2002.00585, proves that there is
+    one.
+    """
+
+    eager_only = True
+
+    def __init__(self, model: nn.Module, sparsity: float, *, exclude: Collection[str] = ()) -> None:
+        check_model(model)
+        if masks_of(model):
+            raise SparselthError("EdgePopup makes a plain model sparse itself; densify it first")
+        weights = prunable_parameters(model, exclude=exclude)
+        layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights}
+        for name, layer in layers.items():
+            if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear)) or name.endswith("_weight"):
+                raise SparselthError(
+                    f"EdgePopup scores Conv1d, Conv2d and Linear layers; {name} is that of a "
+                    f"{type(layer).__name__}, exclude it"
+                )
+        counts, _ = kept_counts(list(weights.values()), sparsity=check_sparsity(sparsity))
+        self.model, self.names = model, list(weights)
+        self.counts = [max(count, 1) for count in counts]
+        model.requires_grad_(False)
+        for name, weight in weights.items():
+            score = torch.empty_like(weight)
+            nn.init.kaiming_uniform_(score, a=math.sqrt(5))
+            layers[name].register_parameter(SCORE, nn.Parameter(score))
+            layers[name].register_buffer(DRAWN, weight.detach().clone())
+        sparsify(model, self._masks())
+        self._hooks: list[RemovableHandle] = [
+            layer.register_forward_hook(_through_score) for layer in layers.values()
+        ]
+
+    @property
+    def scores(self) -> dict[str, nn.Parameter]:
+        """The scores, by the names of their weights."""
+        return {name: self._layer(name).get_parameter(SCORE) for name in self.names}
+
+    def _layer(self, name: str) -> nn.Module:
+        return self.model.get_submodule(name.rpartition(".")[0])
+
+    def _masks(self) -> dict[str, Tensor]:
+        scores = [score.detach() for score in self.scores.values()]
+        masks = topk_mask(scores, self.counts, allocation="given", names=self.names)
+        return dict(zip(self.names, masks, strict=True))
+
+    def step(self) -> bool:
+        """Move the masks to where the scores are now; say that it did.
+
+        Raises SparselthError on NaN or Inf in a score.
+        """
+        masks = self._masks()
+        with torch.no_grad():
+            for name in self.names:
+                layer: Any = self._layer(name)
+                layer._parameters["weight"].copy_(layer._buffers[DRAWN])
+        move_masks(self.model, masks)
+        return True
+
+    def finish(self) -> None:
+        """Take the scores off; the model stays sparse, and its parameters frozen no more."""
+        for handle in self._hooks:
+            handle.remove()
+        for name in self.names:
+            del self._layer(name)._parameters[SCORE], self._layer(name)._buffers[DRAWN]
+        self.model.requires_grad_(True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs besides the model's own state: nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned: the masks follow the scores.
+
+        Raises SparselthError for what is none.
+        """
+        if not isinstance(state, Mapping) or state:
+            raise SparselthError(f"a state of EdgePopup is empty, got {kind(state)}")
+        self.step()
+
+
+def _through_score(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    score = layer._parameters.get(SCORE)
+    if score is None or not torch.is_grad_enabled() or not score.requires_grad:
+        return out
+    return _ThroughScore.apply(out, inputs[0].detach(), score, layer)
+
+
+class _ThroughScore(torch.autograd.Function):
+    """Hands a layer's output on; its gradient reaches the scores as that of the whole weight."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, x: Tensor, score: Tensor, layer: nn.Module) -> Tensor:
+        ctx.save_for_backward(x, score)
+        ctx.layer = layer
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, score = ctx.saved_tensors
+        drawn = ctx.layer._buffers[DRAWN]
+        by_magnitude = _weight_gradient(ctx.layer, x, grad, drawn) * drawn
+        return grad, None, by_magnitude * score.sign(), None
+
+
+def _weight_gradient(layer: Any, x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient by all of a layer's weight, as if it were dense."""
+    grad = grad.to(weight.dtype)
+    if isinstance(layer, MaskedLinear):
+        rows = grad.reshape(-1, grad.shape[-1])
+        return rows.T @ x.reshape(-1, x.shape[-1]).to(weight.dtype)
+    assert isinstance(layer, MaskedConvolution)
+    if x.dim() < weight.dim():
+        x, grad = x.unsqueeze(0), grad.unsqueeze(0)
+    x, (stride, padding, dilation, groups) = layer._prepared(x.to(weight.dtype))
+    images, rows = as_images(weight), grad.unsqueeze(2) if weight.dim() == 3 else grad
+    found = conv2d_weight(x, images.shape, rows, stride, padding, dilation, groups)
+    return found.view_as(weight)

@@ -1,0 +1,111 @@
+"""How a model is pruned in rounds of training: the one implementation of iterative pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..checks import check_name, check_whole
+from ..errors import SparselthError
+from ..ops.patterns import Pattern
+from ..pruning import check_search, find_masks
+from ..pruning.allocation import Sparsity
+from ..pruning.schedules import Schedule, find_schedule, scheduled
+from ..pruning.scores import SCORES, Score
+from ..pruning.scores.context import declared
+from .recipe import Recipe
+
+Weights = dict[str, Tensor]
+
+REPLAYS = ("full", "rest")
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How a model is pruned in several rounds of training: how much in each, and by which recipe.
+
+    Raises SparselthError for what is no number of rounds, no epoch of the recipe, or no schedule.
+    """
+
+    sparsity: Sparsity
+    count: int
+    schedule: str | Schedule
+    rewind_to: int
+    replay: str
+    whole: Recipe
+
+    def __post_init__(self) -> None:
+        check_whole("rounds", self.count, 1)
+        check_name("replay", self.replay, REPLAYS)
+        find_schedule(self.schedule)
+        if isinstance(self.whole, Recipe):
+            check_whole("rewind_to", self.rewind_to, 0, self.whole.epochs - 1)
+
+    def recipe(self, done: int) -> Recipe:
+        """Return the recipe of the round after so many."""
+        rest = done and self.replay == "rest"
+        return self.whole.after(self.rewind_to) if rest else self.whole
+
+    def share(self, done: int) -> Sparsity:
+        """Return the sparsity that the round after so many others ends with."""
+        part = (done + 1) / self.count
+        return scheduled(find_schedule(self.schedule), part, 0.0, self.sparsity)
+
+    def check(self, model: nn.Module, search: dict[str, Any]) -> None:
+        """Check what `find_masks` will be asked for, before hours of training.
+
+        Raises SparselthError as it would, naming the round.
+        """
+        search = search | {"initial": model.state_dict()}
+        check_search(model, sparsity=self.sparsity, **search)
+        for done in range(self.count):
+            try:
+                check_search(model, sparsity=self.share(done), **search)
+            except SparselthError as error:
+                raise SparselthError(
+                    f"of rounds={self.count}, round {done + 1} prunes {_shown(self.share(done))} "
+                    f"on the way to {self.sparsity}, which cannot be ({error}); take rounds=1"
+                ) from error
+
+    def prune(
+        self,
+        model: nn.Module,
+        done: int,
+        masks: Weights | None,
+        search: dict[str, Any],
+        initial: Weights,
+    ) -> Weights:
+        """Return the masks of the round after so many, among what those before leave."""
+        return find_masks(model, sparsity=self.share(done), within=masks, initial=initial, **search)
+
+
+def search_of(
+    score: str | Score,
+    allocation: str,
+    pattern: str | Pattern | None,
+    exclude: Collection[str] | None,
+) -> dict[str, Any]:
+    """Return what `find_masks` is asked for, the score checked."""
+    _check_score(score)
+    return {"score": score, "allocation": allocation, "pattern": pattern, "exclude": exclude}
+
+
+def _check_score(score: str | Score) -> None:
+    found = SCORES.get(score) if isinstance(score, str) else score
+    if found is None:
+        return  # who searches says so
+    if needed := [name for name in declared(found).names if name in ("data", "loss")]:
+        raise SparselthError(
+            f"the score {score!r} needs {' and '.join(needed)} "
+            "of its own: pass find_masks(model, score=..., data=..., loss=...) to "
+            "train(masks=...)"
+        )
+
+
+def _shown(sparsity: Sparsity) -> str:
+    if not isinstance(sparsity, Mapping):
+        return f"{sparsity:.6g}"
+    return "{" + ", ".join(f"{name!r}: {share:.6g}" for name, share in sparsity.items()) + "}"

@@ -1,0 +1,78 @@
+"""Gradients by pruned weights too, of every kind of masked layer."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import sparselth as sl
+from sparselth.nn import DenseGradients
+
+CASES = {
+    "conv": (lambda: nn.Conv2d(4, 6, 3, padding=1), (3, 4, 6, 6)),
+    "groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), (3, 4, 6, 6)),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3), (3, 4, 9)),
+    "linear": (lambda: nn.Linear(5, 7), (3, 2, 5)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3), (3, 4, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("passes", [1, 3])
+def test_they_are_those_of_the_dense_layer(case, passes):
+    make, shape = CASES[case]
+    torch.manual_seed(0)
+    model = nn.Sequential(make()).double()
+    sl.sparsify(model, {"0.weight": torch.rand(model[0].weight.shape) < 0.4})
+    plain = sl.densify(copy.deepcopy(model))
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(passes)]
+    model(inputs[0])  # a path that is known must not be taken
+    gradients = DenseGradients(model)
+    gradients.start()
+    for x in inputs:
+        model(x).square().sum().backward()
+    found = gradients.stop()["0.weight"]
+    through = [x.grad.clone() for x in inputs]
+    for x in inputs:
+        x.grad = None
+        plain(x).square().sum().backward()
+    torch.testing.assert_close(found, plain[0].weight.grad)
+    for x, grad in zip(inputs, through, strict=True):
+        torch.testing.assert_close(grad, x.grad)
+    mask = sl.masks_of(model)["0.weight"]
+    masked = model[0]._parameters["weight"].grad
+    torch.testing.assert_close(masked, plain[0].weight.grad * mask)
+    assert not masked[~mask].any()
+
+
+def test_stopped_the_kernels_serve_again():
+    model = nn.Sequential(nn.Linear(8, 8))
+    sl.sparsify(model, {"0.weight": torch.rand(8, 8) < 0.3})
+    gradients = DenseGradients(model)
+    gradients.start()
+    gradients.stop()
+    model(torch.randn(2, 8)).sum().backward()
+    assert gradients.states["0.weight"].collector is None
+
+
+def test_none_are_zero():
+    model = nn.Sequential(nn.Linear(4, 4))
+    sl.sparsify(model, {"0.weight": torch.rand(4, 4) < 0.5})
+    gradients = DenseGradients(model)
+    gradients.start()
+    assert not gradients.stop()["0.weight"].any()
+
+
+def test_bad_use():
+    with pytest.raises(sl.SparselthError, match="no mask; call sparselth"):
+        DenseGradients(nn.Linear(3, 3))
+    model = nn.Sequential(nn.Linear(4, 4))
+    sl.sparsify(model, {"0.weight": torch.rand(4, 4) < 0.5})
+    gradients = DenseGradients(model)
+    for _ in range(2):
+        with pytest.raises(sl.SparselthError, match="start that first"):
+            gradients.stop()
+    gradients.start()
+    with pytest.raises(sl.SparselthError, match="stop that first"):
+        gradients.start()

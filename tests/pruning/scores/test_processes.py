@@ -1,0 +1,86 @@
+"""Two processes with batches of their own find the same masks."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import sparselth as sl
+
+PROGRAM = """
+    import json, os, sys
+    import torch
+    import torch.distributed as dist
+    import sparselth as sl
+    from torch.nn.functional import cross_entropy
+    sys.path.insert(0, sys.argv[1])
+    from test_processes import NAMES, batches, net
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    torch.manual_seed(rank)  # as for augmentations: draws differ
+    found = {}
+    for name in NAMES:
+        data = batches()[rank::2]
+        masks = sl.find_masks(net(), score=name, data=data, loss=cross_entropy, sparsity=0.5)
+        found[name] = {key: mask.flatten().tolist() for key, mask in masks.items()}
+    with open(f"{sys.argv[2]}/{rank}.json", "w") as file:
+        json.dump(found, file)
+    dist.barrier()
+    os._exit(0)  # torch's own threads may still be running
+"""
+
+EXACT = ("snip", "grasp", "synflow", "hrank", "dropnet", "apoz", "bn-scale", "taylor")
+NAMES = (*EXACT, "random", "conditional-entropy")
+
+
+def net():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3)),
+        *(nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)),
+    )
+    nn.init.uniform_(model[4].weight)
+    return model
+
+
+def batches():
+    draw = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(12, 2, 8, 8, generator=draw), torch.randint(4, (12,), generator=draw))
+        for _ in range(4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    program = folder / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *(str(program), str(Path(__file__).parent), str(folder)),
+        ],
+        check=True,
+        timeout=120,
+    )
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_masks_are_the_same(found, name):
+    assert found[0][name] == found[1][name]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_and_those_of_one_process_that_sees_all(found, name):
+    alone = sl.find_masks(net(), score=name, data=batches(), loss=cross_entropy, sparsity=0.5)
+    assert {key: mask.flatten().tolist() for key, mask in alone.items()} == found[0][name]
