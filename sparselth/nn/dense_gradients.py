@@ -36,7 +36,10 @@ class DenseGradients:
         self.is_on = False
 
     def start(self) -> None:
-        """Collect from the next forward on."""
+        """Collect from the next forward on.
+
+        Raises SparselthError where it does already.
+        """
         if self.is_on:
             raise SparselthError("gradients are collected already; stop that first")
         self.is_on = True
@@ -44,7 +47,10 @@ class DenseGradients:
             state.collector = Collector()
 
     def stop(self) -> dict[str, Tensor]:
-        """Return what was collected: parameter name -> tensor of its shape; zero for none."""
+        """Return what was collected: parameter name -> tensor of its shape; zero for none.
+
+        Raises SparselthError where nothing was started.
+        """
         if not self.is_on:
             raise SparselthError("no gradients are being collected; start that first")
         self.is_on = False

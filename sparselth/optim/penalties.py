@@ -24,6 +24,8 @@ class StepPenalty:
 
     parameters: that it acts on.  strength: the factor of the penalty, > 0.  proximal: act by the
     penalty's proximal step after the optimizer's, which reaches zero; else by its gradient.
+
+    Raises SparselthError for a strength that is not above 0.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], strength: float, proximal: bool) -> None:

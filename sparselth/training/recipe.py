@@ -171,7 +171,9 @@ class Recipe:
         return self.learning_rate * self.gamma**passed
 
     def after(self, epoch: int) -> Recipe:
-        """Return the recipe of what is left after so many epochs: the schedule from there on.
+        """Return the recipe of what is left after an epoch: the schedule from there on.
+
+        epoch: how many are done, in [0, epochs).
 
         Raises SparselthError where nothing is left.
         """

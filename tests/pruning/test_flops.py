@@ -74,6 +74,14 @@ def test_the_model_is_left_as_it_was(training):
     assert not any(layer._forward_hooks for layer in model.modules())
 
 
+def test_a_model_that_does_not_take_the_image_keeps_no_hook():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3)).train()
+    with pytest.raises(sl.SparselthError, match="cannot be called with"):
+        multiplications(model, image(3, 8))
+    assert model.training
+    assert not model[0]._forward_hooks
+
+
 def net():
     """Two layers of as many weights each; the first takes 16 times the multiplications."""
     torch.manual_seed(0)

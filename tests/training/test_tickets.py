@@ -118,5 +118,5 @@ def test_a_network_that_comes_trained_is_pruned_as_it_is(make_model, digits, sho
 
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"rewind_to": 3}, {"rewind_to": -1}])
 def test_what_no_ticket_can_be(make_model, digits, short, options):
-    with pytest.raises(SparselthError, match=r"rounds >= 1 and rewind_to in \[0, 3\)"):
+    with pytest.raises(SparselthError, match="must be a whole number"):
         sl.find_ticket(make_model(), digits, short, 0.8, **options)

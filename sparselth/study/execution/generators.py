@@ -42,7 +42,7 @@ class MaskJob:
     """What a generator works from. `model` may be changed.
 
     model: holds theta_T; theta_0 for what ranks the initialization, and for iterative pruning the
-    end of the round before.  initial: theta_0.
+    end of the round before.  initial: theta_0, for a score that may look at it.
     """
 
     config: StudyConfig
