@@ -72,14 +72,15 @@ def restore(folder: CheckpointFolder, parts: TrainState) -> dict[str, Any] | Non
     _check_same_run(folder, state, parts)
     if parts.pruning is not None:
         move_masks(parts.model, _on_device_of(parts.model, state["masks"]))
-        parts.pruning.load_state_dict(state["pruning"])
     recorded = state.get("data", parts.data)  # older ones do not say
     if recorded != parts.data:
         raise CheckpointError(
             f"the checkpoint in {folder.path} was trained on {_told(recorded)}, this run has "
             f"{_told(parts.data)}; name another folder, or delete this one to start anew"
         )
-    parts.model.load_state_dict(state["model"])  # masked modules keep the masks just compared
+    parts.model.load_state_dict(state["model"])  # masked modules keep the masks they have now
+    if parts.pruning is not None:
+        parts.pruning.load_state_dict(state["pruning"])
     parts.optimizer.load_state_dict(state["optimizer"])
     parts.step.load_state_dict(state.get("scaling", {}))  # older ones have none
     if parts.regularizer is not None:

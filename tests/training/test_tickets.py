@@ -120,3 +120,80 @@ def test_a_network_that_comes_trained_is_pruned_as_it_is(make_model, digits, sho
 def test_what_no_ticket_can_be(make_model, digits, short, options):
     with pytest.raises(SparselthError, match="must be a whole number"):
         sl.find_ticket(make_model(), digits, short, 0.8, **options)
+
+
+def test_rounds_may_replay_the_rest_of_the_schedule(make_model, digits, short):
+    model = make_model()
+    options = {"rounds": 2, "rewind_to": 1, "replay": "rest"}
+    ticket = sl.find_ticket(model, digits, short, 0.75, **options)
+    assert [len(history) for history in ticket.histories] == [3, 2]
+    rates = [record.learning_rate for record in ticket.histories[1].records]
+    assert rates == [short.learning_rate_at(1), short.learning_rate_at(2)]
+    by_hand = make_model()
+    train(by_hand, digits, short)
+    masks = sl.find_masks(by_hand, sparsity=0.5)
+    rewound = make_model()
+    rewound.load_state_dict(ticket.start)
+    train(rewound, digits, short.after(1), masks=masks)
+    last = sl.find_masks(rewound, sparsity=0.75, within=masks)
+    assert _same(ticket.masks, last)
+
+
+def test_rounds_may_follow_another_schedule(make_model, digits, short):
+    ticket = sl.find_ticket(make_model(), digits, short, 0.75, rounds=2, schedule="cubic")
+    by_hand = make_model()
+    train(by_hand, digits, short)
+    first = sl.find_masks(by_hand, sparsity=0.75 * (1 - 0.5**3))
+    assert all((first[name] | ~mask).all() for name, mask in ticket.masks.items())
+    assert sl.sparsity(ticket.masks) == pytest.approx(0.75, abs=0.01)
+
+
+def test_scores_that_look_at_the_initialization_see_it(make_model, digits, short, tmp_path):
+    model = make_model()
+    start = _weights(model)
+    ticket = sl.find_ticket(model, digits, short, 0.8, score="movement", rewind_to=1)
+    by_hand = make_model()
+    train(by_hand, digits, short)
+    assert _same(
+        ticket.masks, sl.find_masks(by_hand, score="movement", sparsity=0.8, initial=start)
+    )
+    # A search that was stopped after epoch k goes on from the initialization it began with.
+    options = {"score": "movement", "rewind_to": 1, "checkpoint": tmp_path}
+    with pytest.raises(InterruptedError):
+        sl.find_ticket(make_model(), digits, short, 0.8, callbacks=[Stops(2)], **options)
+    again = sl.find_ticket(make_model(seed=7), digits, short, 0.8, **options)
+    assert _same(again.masks, ticket.masks)
+
+
+def test_fine_tuning_in_rounds_never_puts_weights_back(make_model, digits, short, tmp_path):
+    model = make_model()
+    found = sl.prune_and_finetune(
+        model, digits, short, 0.75, pretrain=short, rounds=2, checkpoint=tmp_path
+    )
+    assert len(found.histories) == 2
+    assert found.history is found.histories[-1]
+    by_hand = make_model()
+    train(by_hand, digits, short)
+    half = sl.find_masks(by_hand, sparsity=0.5)
+    train(by_hand, digits, short, masks=half)
+    masks = sl.find_masks(by_hand, sparsity=0.75, within=half)
+    train(by_hand, digits, short, masks=masks)
+    assert _same(found.masks, masks)
+    assert _same(_weights(model), _weights(by_hand))
+    again = make_model(seed=4)
+    sl.prune_and_finetune(again, digits, short, 0.75, pretrain=short, rounds=2, checkpoint=tmp_path)
+    assert _same(_weights(model), _weights(again))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"replay": "again"}, "unknown replay 'again'"),
+        ({"schedule": "squared"}, "unknown schedule 'squared'"),
+        ({"score": "snip"}, "needs data and loss of its own"),
+    ],
+)
+def test_what_is_no_way_to_prune_in_rounds(make_model, digits, short, options, says):
+    for _ in range(2):
+        with pytest.raises(SparselthError, match=says):
+            sl.find_ticket(make_model(), digits, short, 0.8, **options)

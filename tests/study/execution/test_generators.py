@@ -145,9 +145,11 @@ def test_filters_stay_whole_under_every_control(beginning, name, control):
         rows = mask.flatten(1)
         assert torch.equal(rows.any(1), rows.all(1)), weight
         assert int(mask.sum()) == int(base[weight].sum())
-    if control == "-inverted":  # at a sparsity below one half some stay under both
+    # At a sparsity below one half every filter stays under one of both; of two, fpgm takes any.
+    if control == "-inverted" and name != "fpgm":
         assert all((base[weight] | mask).all() for weight, mask in found.items())
-    assert same(base, found) == (not control)
+    assert control or same(base, found)
+    assert not control or not same(base, found)
 
 
 def test_an_inverted_score_keeps_what_it_would_prune_first(beginning):

@@ -51,7 +51,7 @@ def test_text_becomes_settings():
         ({"models": ["lenet"]}, "resnet20, resnet32"),
         ({"models": ["no_such_module_here:make"]}, "cannot be imported"),
         ({"data": ["svhn"]}, "mnist5k"),
-        ({"generators": ["snip"]}, "known: admm, apoz, bn-scale"),
+        ({"generators": ["snap"]}, "known: admm, apoz, bn-scale"),
         ({"generators": ["random-shuffled"]}, "random masks are a control already"),
         ({"generators": ["imp-upside"]}, "take -shuffled or -inverted"),
         ({"generators": ["magnitude-"]}, "take -shuffled or -inverted"),
