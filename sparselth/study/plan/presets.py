@@ -6,6 +6,7 @@ import dataclasses
 
 from ...errors import unknown_name
 from .config import StudyConfig
+from .names import CONTROLS, SCORED
 
 # 39, 62, 70, 80 and 85 % are quoted in the text; those of iterative pruning are whole rounds of
 # 15 %, and 50 % is that of table 1.
@@ -37,6 +38,9 @@ _DIGITS = StudyConfig(
     admm_learning_rate=0.02,
     admm_rho_growth=5.0,
 )
+
+_CHECKED = ("magnitude", "snip", "grasp", "synflow")
+_CONTROLS = tuple(f"-{control}" for control in CONTROLS)
 
 PRESETS: dict[str, StudyConfig] = {
     # Minutes on two cores: small enough to watch, long enough that the networks learn.
@@ -78,6 +82,29 @@ PRESETS: dict[str, StudyConfig] = {
         sparsities=(0.623, 0.803, 0.946),
         epochs=8,
         admm_epochs=8,
+    ),
+    # The sanity checks of Frankle et al. 2021, arXiv:2009.08576: is it more of a mask than how many
+    # weights it leaves in each layer? Scores at initialization, and magnitudes after training, each
+    # against its masks shuffled within layers, the weights drawn anew, and its score inverted.
+    "sanity": dataclasses.replace(
+        _DIGITS,
+        generators=(
+            *(f"{name}{control}" for name in _CHECKED for control in ("", *_CONTROLS)),
+            "random",
+        ),
+        allocation="global",
+        learning_rates=(0.1,),
+        sparsities=(0.98,),
+        protocols=("ticket", "reinit"),
+    ),
+    # Every score, fine-tuned: what `docs/methods.md` tells of them.
+    "scores": dataclasses.replace(
+        _DIGITS,
+        generators=("magnitude", "random", *SCORED),
+        learning_rates=(0.1,),
+        sparsities=(0.75,),
+        protocols=("finetune",),
+        seeds=(0, 1, 2),
     ),
     # The paper's settings. They need folders with CIFAR, and GPUs; narrow them by --models.
     "paper-cifar10": dataclasses.replace(_PAPER, data=("cifar10",)),
