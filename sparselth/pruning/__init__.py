@@ -8,6 +8,7 @@ from .compaction import compact
 from .controls import inverted_masks, inverted_score, shuffled_masks, shuffled_weights
 from .coupling import Coupled, coupled_channels
 from .dynamic import SET, DynamicSparsity, RigL
+from .early_bird import EarlyBird
 from .erk import erk_sparsities
 from .gradual import GradualPruning
 from .masks import check_alive, check_search, find_masks, sparsity
@@ -31,6 +32,7 @@ __all__ = [
     "ADMMUpdate",
     "Coupled",
     "DynamicSparsity",
+    "EarlyBird",
     "EdgePopup",
     "GradualPruning",
     "Levels",

@@ -31,7 +31,7 @@ from ...training import (
 from ...training.resume import load_weights
 from ..plan.cells import DENSE, MASKS, ROUND, Cell, needs
 from ..plan.config import StudyConfig
-from ..plan.names import AT_INIT, SCORED, parsed
+from ..plan.names import AT_INIT, SCORED, TRAINED, parsed
 from ..plan.protocols import PROTOCOLS
 from . import cost
 from .draws import excluded, load_data, new_model, prunable
@@ -136,13 +136,14 @@ class Work:
             return
         config = self.config
         base, control = parsed(cell.generator)
-        initial = self.drawn(cell, "theta_0") if base in SCORED else {}
+        initial = self.drawn(cell, "theta_0") if base in (*SCORED, *TRAINED) else {}
         model = self._model(cell, self._ranked(cell, base, control, initial))
         job = MaskJob(
             config=config,
             model=model,
             initial=initial,
             data=self.data(cell.data),
+            learning_rate=cell.learning_rate,
             seed=cell.seed,
             sparsity=cell.sparsity,
             exclude=excluded(config, model),

@@ -9,6 +9,7 @@ pre-trained network.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -20,9 +21,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...data import ImageFolder, ImageSet, batches_of
+from ...nn import masks_of
+from ...optim import ScaleL1
 from ...pruning import (
     ADMM,
     SCORES,
+    EarlyBird,
+    EdgePopup,
     find_masks,
     inverted_masks,
     inverted_score,
@@ -30,7 +35,7 @@ from ...pruning import (
 )
 from ...pruning.scores.context import declared
 from ...seeds import derive
-from ...training import ADMMSchedule, EpochRecord, History, train
+from ...training import ADMMSchedule, Callback, EpochRecord, History, train
 from ..plan.config import StudyConfig
 from ..plan.names import SCORED
 
@@ -49,6 +54,7 @@ class MaskJob:
     model: nn.Module
     initial: Weights
     data: ImageSet | ImageFolder
+    learning_rate: float
     seed: int
     sparsity: float
     exclude: tuple[str, ...]
@@ -158,12 +164,95 @@ def admm(job: MaskJob) -> FoundMasks:
     return FoundMasks(method.masks(), history, {"relative_residual": schedule.residuals[-1]})
 
 
+class _Hatched(Exception):
+    """Ends a training whose mask has stopped changing."""
+
+
+class _Watch(Callback):
+    """Draws a mask after each epoch and stops where it is an early bird's."""
+
+    def __init__(self, job: MaskJob) -> None:
+        self.job, self.bird = job, EarlyBird()
+        self.masks: Weights = {}
+        self.history = History()
+
+    def epoch_end(self, model: nn.Module, history: History) -> None:
+        self.history = history
+        self.masks = _slimmed(self.job, model)
+        if self.bird.update(self.masks):
+            raise _Hatched
+
+
+def _slimmed(job: MaskJob, model: nn.Module) -> Weights:
+    source = batches_of(job.data, job.config.batch_size, 0, False, job.device)
+    return find_masks(
+        model,
+        score="bn-scale",
+        sparsity=job.sparsity,
+        allocation=job.config.allocation,
+        exclude=job.exclude,
+        data=list(islice(source.train(0), 1)),
+    )
+
+
+def early_bird(job: MaskJob) -> FoundMasks:
+    """Train with slimming until the filters of largest scales stay the same, and keep those.
+
+    `epochs` is how long that took, at most those of a training. A search that is stopped begins
+    anew.
+
+    Reference: You et al. 2020, arXiv:1909.11957.
+    """
+    config, watch = job.config, _Watch(job)
+    with suppress(_Hatched):  # the rest of the training is what it saves
+        train(
+            job.model,
+            job.data,
+            config.recipe(job.learning_rate, job.seed, "early-bird"),
+            regularizer=ScaleL1(job.model, SLIMMING, proximal=False),
+            device=job.device,
+            callbacks=[watch],
+            on_epoch_end=job.on_epoch_end,
+        )
+    history = History(list(watch.history.records))
+    return FoundMasks(watch.masks, history, {"epochs": float(len(history))})
+
+
+SLIMMING = 1e-4
+"""The strength of the penalty on batch norms' scales, the paper's."""
+
+
+def edge_popup(job: MaskJob) -> FoundMasks:
+    """Train scores of the weights of the initialization, and keep those of largest magnitude.
+
+    `accuracy` is that of the subnetwork as drawn, without a weight trained.
+
+    Reference: Ramanujan et al. 2020, arXiv:1911.13299.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(job.seed, "edge-popup", job.sparsity))
+        popup = EdgePopup(job.model, job.sparsity, exclude=job.exclude)
+    history = train(
+        job.model,
+        job.data,
+        job.config.recipe(job.learning_rate, job.seed, "edge-popup"),
+        pruning=popup,
+        checkpoint=job.checkpoint,
+        device=job.device,
+        on_epoch_end=job.on_epoch_end,
+    )
+    accuracy = history.records[-1].test_accuracy
+    return FoundMasks(masks_of(job.model), history, {"accuracy": accuracy})
+
+
 GENERATORS: dict[str, Callable[[MaskJob], FoundMasks]] = {
     "magnitude": magnitude,
     "imp": imp,
     "admm": admm,
     "random": random,
     **{name: partial(scored, score=name) for name in SCORED},
+    "early-bird": early_bird,
+    "edge-popup": edge_popup,
 }
 
 
@@ -171,6 +260,7 @@ def controlled(base: str, control: str, masks: Weights, job: MaskJob) -> FoundMa
     """Turn masks of a generator into those of a control; counts per layer stay."""
     if control == "shuffled":
         unit = declared(SCORES[base]).unit if base in SCORED else "weight"
+        unit = "filter" if base == "early-bird" else unit
         return FoundMasks(shuffled_masks(masks, derive(job.seed, "shuffled mask"), unit=unit))
     if base in SCORED:
         return scored(job, base, inverted=masks)

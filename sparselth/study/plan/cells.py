@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .config import StudyConfig
-from .names import after_rounds, parsed, rounds_to
+from .names import TRAINED, after_rounds, parsed, rounds_to
 from .protocols import PROTOCOLS
 
 DENSE, MASKS, ROUND = "dense", "masks", "round"
@@ -164,6 +164,8 @@ def epochs(config: StudyConfig, cell: Cell) -> int:
     The one protocol whose length depends on its mask counts as its longest.
     """
     if cell.protocol == MASKS:
+        if cell.generator in TRAINED:
+            return config.epochs
         return config.admm_epochs if cell.generator == "admm" else 0
     if cell.protocol in (DENSE, ROUND):
         return config.epochs

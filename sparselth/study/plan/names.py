@@ -10,11 +10,14 @@ from ...pruning import SCORES
 SCORED = tuple(name for name in SCORES if name not in ("magnitude", "random"))
 """Generators that are a score of `find_masks`, by its name."""
 
-AT_INIT = ("snip", "grasp", "grasp-abs", "synflow", "magnitude-init")
-"""Those of them that rank the initialization, as their papers do; others rank the pre-trained
+TRAINED = ("early-bird", "edge-popup")
+"""Generators with a training of their own, from the initialization; besides "admm"."""
+
+AT_INIT = ("snip", "grasp", "grasp-abs", "synflow", "magnitude-init", *TRAINED)
+"""Those that begin with the initialization, as their papers do; others rank the pre-trained
 network."""
 
-GENERATORS = ("magnitude", "imp", "admm", "random", *SCORED)
+GENERATORS = ("magnitude", "imp", "admm", "random", *SCORED, *TRAINED)
 """What finds masks, see `execution/generators.py`."""
 
 CONTROLS = ("shuffled", "inverted")
@@ -36,6 +39,10 @@ def parsed(name: str) -> tuple[str, str]:
     if name in GENERATORS:
         return name, ""
     base, _, control = name.rpartition("-")
+    if base in TRAINED and control == "inverted":
+        raise SparselthError(
+            f"the mask generator {name!r} has no score to invert; {base} takes -shuffled"
+        )
     if base in METHODS and control in CONTROLS:
         return base, control
     if base in GENERATORS:

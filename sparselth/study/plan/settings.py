@@ -19,8 +19,8 @@ class StudySettings:
     data: names of `sparselth.data`, or "imagefolder" for `data_root/train` and `data_root/val`.
     learning_rates: of the first epoch, > 0.
     generators: of masks: "magnitude", "imp" (iterative magnitude pruning), "admm", "random", or
-    another score of `find_masks`: "snip", "grasp", "synflow", "fpgm", ...; with "-shuffled" or
-    "-inverted" after it, a control on that one's masks.
+    another score of `find_masks`: "snip", "grasp", "synflow", "fpgm", ..., or "early-bird" and
+    "edge-popup"; with "-shuffled" or "-inverted" after it, a control on that one's masks.
     sparsities: shares of the weights to prune, fractions in (0, 1).
     protocols: names of `protocols.PROTOCOLS`: "ticket", "reinit", "finetune", ...
     seeds: of initialization and training; one repetition each.

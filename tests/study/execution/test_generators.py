@@ -160,3 +160,42 @@ def test_an_inverted_score_keeps_what_it_would_prune_first(beginning):
     for weight, mask in found.items():
         assert int(mask.sum()) == int(base[weight].sum())
         assert (mask | base[weight]).all()
+
+
+def test_an_early_bird_stops_when_its_mask_does(beginning, digits):
+    work = beginning(generators=("early-bird",), epochs=7, rewind_epoch=1)
+    search = cell(MASKS, "early-bird")
+    work.compute(search)
+    found = work.found(search)
+    assert 5 <= found.report["epochs"] == len(found.history) <= 7
+    for weight, mask in found.masks.items():
+        rows = mask.flatten(1)
+        assert torch.equal(rows.any(1), rows.all(1)), weight
+    again = beginning_again(work, search)
+    assert same(found.masks, again)
+
+
+def beginning_again(work, search):
+    shutil.rmtree(work.folder.checkpoints(search.folder).path)
+    work.compute(search)
+    return work.masks(search)
+
+
+def test_edge_popup_keeps_the_weights_of_the_initialization(beginning, digits):
+    work = beginning(generators=("edge-popup", "edge-popup-shuffled"))
+    search = cell(MASKS, "edge-popup")
+    work.compute(search)
+    found = work.found(search)
+    assert sl.sparsity(found.masks) == pytest.approx(SPARSITY, abs=0.01)
+    assert 0 <= found.report["accuracy"] <= 100
+    work.compute(cell(MASKS, "edge-popup-shuffled"))
+    shuffled = work.masks(cell(MASKS, "edge-popup-shuffled"))
+    for weight, mask in shuffled.items():
+        assert int(mask.sum()) == int(found.masks[weight].sum())
+
+
+@pytest.mark.parametrize("name", ["early-bird-inverted", "edge-popup-inverted"])
+def test_what_has_no_score_cannot_be_inverted(name):
+    for _ in range(2):
+        with pytest.raises(SparselthError, match="has no score to invert"):
+            study.StudyConfig(generators=(name,))
