@@ -22,6 +22,7 @@ from ..plan.protocols import PROTOCOLS, check_same_terms
 from . import overlaps
 from .claims import claims
 from .overlaps import overlap_rows
+from .sanity import sanity
 from .verdicts import conditions, differences, winning
 
 FORMAT = 3
@@ -68,6 +69,7 @@ def gather(
     }
     summary["differences"] = differences(summary)
     summary["winning"] = winning(summary)
+    summary["sanity"] = sanity(summary)
     summary["conditions"] = conditions(summary)
     summary["claims"] = claims(summary)
     return summary, by_layer

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..analysis.intervals import no_interval
 from ..plan.cells import MASKS
 
 Setting = dict[str, Any]
@@ -78,6 +79,13 @@ def accuracy_text(row: Mapping[str, Any] | None) -> str:
         return ""
     spread = f" ± {row['sd']:.1f}" if row["sd"] is not None else ""
     return f"{row['test_accuracy']:.1f}{spread}"
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Write the interval of a row's mean, or why it has none."""
+    if row["low"] is None:
+        return no_interval(row["seeds"])
+    return f"[{row['low']:+.2f}, {row['high']:+.2f}]"
 
 
 def percent(share: float) -> str:

@@ -22,19 +22,26 @@ def masks(summary: Mapping[str, Any]) -> Section:
             + [f"{100 * mask['measured_sparsity']:.2f} %"]
             + [f"{layer['layer']} {100 * layer['sparsity']:.1f} %" for layer in (densest, sparsest)]
             + [", ".join(_unreached(layer) for layer in mask["unreached"]) or "none"]
-            + [_residual(mask.get("relative_residual"))]
+            + [_search(mask)]
         )
     headers = ["model", "data", "lr", "seed", "masks", "asked", "reached", "densest layer"]
-    headers += ["sparsest layer", "one weight kept", "|W - Z| / |W|"]
+    headers += ["sparsest layer", "one weight kept", "the search"]
     text = (
-        "The last column is how much of the network ADMM's final cut removed. More than "
-        f"{_CONVERGED:g} is marked as not converged: a longer search, or a larger rho, would cut "
-        "less."
+        "The last column is what a search with a training of its own says of itself: after how "
+        "many epochs the early bird's masks stayed the same, what edge-popup's network reaches "
+        "without a weight trained, and |W - Z| / |W|, how much of the network ADMM's final cut "
+        f"removed. More than {_CONVERGED:g} is marked as not converged: a longer search, or a "
+        "larger rho, would cut less."
     )
     return Section("Masks", [text], [Table(headers, rows)]) if rows else Section("Masks")
 
 
-def _residual(residual: float | None) -> str:
+def _search(mask: Mapping[str, Any]) -> str:
+    if "epochs" in mask:
+        return f"{mask['epochs']:g} epochs"
+    if "accuracy" in mask:
+        return f"{mask['accuracy']:.1f} % untrained"
+    residual = mask.get("relative_residual")
     if residual is None:
         return ""
     return f"{residual:.3f}" + (", not converged" if residual > _CONVERGED else "")

@@ -14,7 +14,7 @@ from .sections import sections
 
 PLOTS = "plots"
 
-_TABLES = ("differences", "winning", "conditions", "claims", "overlaps", "timing")
+_TABLES = ("differences", "winning", "conditions", "claims", "sanity", "overlaps", "timing")
 
 
 def write_report(summary: dict[str, Any], path: Path) -> None:
@@ -26,7 +26,7 @@ def write_report(summary: dict[str, Any], path: Path) -> None:
     folder.write_table("accuracy.csv", accuracy_rows(summary))
     folder.write_table("cost.csv", cost_rows(summary))
     for name in _TABLES:
-        folder.write_table(f"{name}.csv", summary[name])
+        folder.write_table(f"{name}.csv", summary.get(name, []))
     images, pictures = {}, {}
     for name, alt, image in draw(summary):
         images[name], pictures[name] = image, alt

@@ -8,13 +8,23 @@ from typing import Any
 import yaml
 
 from ..analysis.expected import beside_the_paper
-from ..analysis.intervals import UNCLEAR, no_interval
+from ..analysis.intervals import UNCLEAR
 from ..analysis.overlaps import MASKED_PAIRS
 from ..analysis.tables import accuracy_rows, cost_rows, kind_label, mean_overlap
 from ..plan.percentages import MAIN_P
 from ..plan.protocols import LABELS, PROTOCOLS, STARTS, compared
-from .document import Picture, Section, Setting, Table, accuracy_text, percent, settings
+from .document import (
+    Picture,
+    Section,
+    Setting,
+    Table,
+    accuracy_text,
+    interval_text,
+    percent,
+    settings,
+)
 from .masks import masks
+from .sanity import sanity
 
 _PLACE = ["model", "data", "lr", "masks", "sparsity"]
 
@@ -28,6 +38,7 @@ def sections(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> list[Se
         _accuracies(summary, pictures),
         _winning(summary),
         _conditions(summary),
+        sanity(summary),
         _differences(summary, pictures),
         _overlaps(summary, pictures),
         _speed(summary, pictures),
@@ -183,7 +194,7 @@ def _differences(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Sec
             *_place(row),
             f"{LABELS[row['first']]} - {LABELS[row['second']]}",
             f"{row['mean']:+.2f}",
-            _interval(row),
+            interval_text(row),
             str(row["seeds"]),
         ]
         for row in summary["differences"]
@@ -284,9 +295,3 @@ def _fits(row: Mapping[str, Any], setting: Setting) -> bool:
 
 def _name(setting: Setting) -> str:
     return f"{setting['model']} on {setting['data']}"
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    if row["low"] is None:
-        return no_interval(row["seeds"])
-    return f"[{row['low']:+.2f}, {row['high']:+.2f}]"
