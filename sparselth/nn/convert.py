@@ -95,7 +95,7 @@ def _adopt(model: nn.Module, masks: Mapping[str, Tensor] | None, similar: bool =
             if not isinstance(module, MaskedModule):
                 become(module, mask_class(module))
             assert isinstance(module, MaskedModule)
-            module._adopt_mask(mask, local, similar)
+            module.set_mask(mask, local, similar=similar)
     _prepare(model)
     _convert_neighbors(model)
 

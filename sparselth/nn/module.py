@@ -7,7 +7,6 @@ its state dict, copies, moves, and whoever reads a parameter from outside.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from ..ops.checks import check_mask
 from ..ops.parameter_masks import is_sharded
 from ..ops.transforms import has_values, is_recording
 from .classes import become, remake
+from .reading import forwards
 from .sharded import Shard
 from .slots import GuardedSlots
 from .state import MaskState, mask_name
@@ -30,14 +30,6 @@ _WITHOUT_VALUES = (
     "the mask lies on the meta device, without values, as offloading leaves buffers; ask before "
     "that, offload the parameters only, or remove the hooks that offload"
 )
-
-
-_of_thread = threading.local()
-
-
-def _forwards() -> dict[int, dict[str, Tensor]]:
-    """Return what the modules whose forward runs in this thread have read: by their id."""
-    return _of_thread.__dict__.setdefault("forwards", {})
 
 
 # What a module has beside those of its plain class, and neither saves nor keeps as a plain one.
@@ -54,15 +46,12 @@ class MaskedModule(GuardedSlots):
 
     # --- masks ----------------------------------------------------------------------------------
 
-    def set_mask(self, mask: Tensor, name: str = "weight") -> None:
+    def set_mask(self, mask: Tensor, name: str = "weight", *, similar: bool = False) -> None:
         """Adopt `mask` (bool, the parameter's shape): pruned weights become exactly zero.
 
+        similar: it prunes as the one before did, see `MaskState.renew`.
         Raises SparselthError when shape, dtype or device do not fit the parameter `name`.
         """
-        self._adopt_mask(mask, name)
-
-    def _adopt_mask(self, mask: Tensor, name: str, similar: bool = False) -> None:
-        """Do what `set_mask` does.  similar: see `MaskState.renew`."""
         parameter = self._parameters[name]
         assert parameter is not None
         check_mask(mask, parameter, mask_name(name))
@@ -178,7 +167,7 @@ class MaskedModule(GuardedSlots):
         states = self._states
         if name not in states:
             return parameter
-        computing = _forwards().get(id(self))
+        computing = forwards().get(id(self))
         if computing is not None:
             if name not in computing:
                 computing[name] = self._masked(name)
@@ -231,16 +220,16 @@ class MaskedModule(GuardedSlots):
     @contextmanager
     def _own_forward(self) -> Iterator[None]:
         """Within it the module reads its parameters with their masks applied, each once."""
-        forwards = _forwards()
-        before = forwards.get(id(self))
-        forwards[id(self)] = {}
+        reading = forwards()
+        before = reading.get(id(self))
+        reading[id(self)] = {}
         try:
             yield
         finally:
             if before is None:
-                del forwards[id(self)]
+                del reading[id(self)]
             else:
-                forwards[id(self)] = before
+                reading[id(self)] = before
 
     # --- copies, moves and saved state ----------------------------------------------------------
 

@@ -126,7 +126,7 @@ class MaskState:
     def set_mask(self, mask: Tensor, copy: bool = True, similar: bool = False) -> None:
         """Take `mask`, which fits the parameter, for all owners; pruned weights become zero.
 
-        copy: take one of it, and not the tensor itself.  similar: see `renew`.
+        copy: take one of it, and not the tensor itself.  similar: as in `renew`.
         """
         if copy or mask.is_inference() or not mask.is_contiguous():
             with torch.inference_mode(False):
@@ -178,8 +178,7 @@ class MaskState:
     def renew(self, similar: bool = False) -> None:
         """Forget what was derived from the mask before, and clean the parameter.
 
-        similar: the mask prunes as the one before did, so that its choices hold while densities are
-        near.
+        similar: choices of kernels are kept while densities are near.
         """
         mask = self.mask
         forget_plan(mask)
@@ -206,8 +205,8 @@ class MaskState:
         """Return how modules of one geometry compute; made when it is first asked for."""
         service = self.derived.get(geometry)
         if service is None:
-            before = self._before.pop(geometry, None)
-            service = self.derived[geometry] = Service(self.mask, groups, before)
+            service = Service(self.mask, groups, self._before.pop(geometry, None))
+            self.derived[geometry] = service
         return service
 
     def bits(self) -> Tensor:

@@ -11,6 +11,7 @@ from ..errors import SparselthError
 from ..nn.kinds import Site, site_names
 from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import ELEMENT, NAMED, Pattern
+from .allocation import TOGETHER
 from .scores import Score, name_of
 from .scores.context import declared
 
@@ -71,3 +72,25 @@ def pattern_of_score(score: Score, pattern: str | Pattern | None) -> str | Patte
             'take "element" or another score'
         )
     return "element" if pattern is None else pattern
+
+
+def check_allocation(score: Score, allocation: str, pattern: str | Pattern) -> None:
+    """Refuse an allocation that a score or a pattern cannot have.
+
+    Raises SparselthError saying which they can.
+    """
+    if allocation in TOGETHER and "kept" in declared(score).names:
+        raise SparselthError(
+            f"the score {name_of(score)!r} asks how many filters of each layer stay, which "
+            f'allocation="{allocation}" leaves open; take "uniform", "erk" or shares by name'
+        )
+    if allocation in TOGETHER and pattern == "filter+column":
+        raise SparselthError(
+            f'pattern="filter+column" prunes each layer by itself; got allocation={allocation!r}, '
+            'take "uniform", "erk" or shares by name'
+        )
+    if allocation == "lamp" and pattern not in ("element", ELEMENT):
+        raise SparselthError(
+            f'allocation="lamp" compares single weights within their layer; got pattern={pattern!r}'
+            ', take "global" or "element"'
+        )

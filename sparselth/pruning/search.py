@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +15,7 @@ from ..nn.coverage import coverage
 from ..nn.kinds import Site, sites_of
 from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
 from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, counts_for
-from .arguments import checked_initial, checked_within, pattern_of_score
+from .arguments import check_allocation, checked_initial, checked_within, pattern_of_score
 from .coupling import Coupled
 from .flops import check_budget, costs_of, least_saving
 from .patterns import COMPOSED, pattern_for
@@ -82,28 +82,17 @@ class Search:
             transposed=frozenset(name for name, site in sites.items() if site.kind.transposed),
         )
         check_needs(name_of(scorer), scorer, context)
-        if "kept" in declared(scorer).names and allocation in TOGETHER:
-            raise SparselthError(
-                f"the score {name_of(scorer)!r} asks how many filters of each layer stay, which "
-                f'allocation="{allocation}" leaves open; take "uniform", "erk" or shares by name'
-            )
         pattern = pattern_of_score(scorer, pattern)
-        if allocation == "lamp" and pattern not in ("element", ELEMENT):
-            raise SparselthError(
-                f'allocation="lamp" compares single weights within their layer; got pattern='
-                f'{pattern!r}, take "global" or "element"'
-            )
+        check_allocation(scorer, allocation, pattern)
+        if isinstance(data, Iterator) and (budget == "flops" or pattern == "coupled"):
+            data = list(data)  # read for its first x, and again by the score
+            context = replace(context, data=data)
         if budget == "flops" and sparsity is None:
             sparsity = DEFAULT_SPARSITY
         costs = None if budget == "weights" else costs_of(model, sites, sparsity, data)
         coupled: tuple[Coupled, ...] = ()
         if pattern == "coupled":
             coupled = prunable_groups(model, sites, sparsity, allocation, data, exclude)
-        elif pattern == "filter+column" and allocation in TOGETHER:
-            raise SparselthError(
-                f'pattern="filter+column" prunes each layer by itself; got allocation='
-                f'{allocation!r}, take "uniform", "erk" or shares by name'
-            )
         search = cls(model, sites, scorer, sparsity, allocation, pattern, context, costs, coupled)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
@@ -130,7 +119,7 @@ class Search:
     def check_enough(self) -> None:
         """Refuse a sparsity that leaves fewer weights or groups than there are layers.
 
-        Raises SparselthError; what else "global" may empty shows when weights are ranked.
+        What else "global" may empty shows when weights are ranked.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
@@ -159,8 +148,8 @@ class Search:
         data = None if self.context.data is None else list(self.context.data)  # seen in each
         context = replace(self.context, data=data)
         first = self._pruned_of(sparsity)
-        parts = [(done + 1) / count for done in range(count)]
-        shares = [scheduled(schedule, part, first, sparsity) for part in parts]
+        parts = ((done + 1) / count for done in range(count))
+        shares = (scheduled(schedule, part, first, sparsity) for part in parts)
         return [replace(self, sparsity=share, context=context) for share in shares]
 
     def _pruned_of(self, sparsity: Sparsity) -> float | dict[str, float]:
@@ -281,10 +270,8 @@ class Search:
         if self.score in (magnitude, random):  # of equal ones the first stay, and any
             return
         whole = declared(self.score).unit != "weight"
-        left = [
-            score if mask is None or whole else score[mask]
-            for score, mask in zip(ranked, masks, strict=True)
-        ]
+        pairs = zip(ranked, masks, strict=True)
+        left = [s if mask is None or whole else s[mask] for s, mask in pairs]
         shapes = [t.shape for t in self._oriented([s.slot for s in self.sites.values()])]
         sizes = [s.numel() if isinstance(groups, NOfM) else groups.groups(s) for s in shapes]
         each = declared(self.score) != Declared()  # one's own may rank layers alone
@@ -313,8 +300,6 @@ class Search:
 
     def _counts(self, weights: list[Tensor], groups: Pattern) -> Counts:
         # Shapes alone: counts are the same for weights of any dtype, and of several.
-        shapes = {
-            name: torch.empty(w.shape, device="meta")
-            for name, w in zip(self.sites, weights, strict=True)
-        }
+        pairs = zip(self.sites, weights, strict=True)
+        shapes = {name: torch.empty(w.shape, device="meta") for name, w in pairs}
         return counts_for(shapes, self.sparsity, self.allocation, groups, stacklevel=7)

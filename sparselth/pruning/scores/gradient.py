@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -60,6 +61,8 @@ _TEMPERATURE = 200.0
 
 def _flow(weights: Mapping[str, Tensor], context: ScoreContext) -> dict[str, Tensor]:
     """Return H g of the mean loss over all batches, parameter name -> tensor."""
+    assert context.data is not None
+    context = replace(context, data=list(context.data))  # read twice
     gradients = context.gradients(weights, temperature=_TEMPERATURE)
     return context.hessian_product(weights, gradients, temperature=_TEMPERATURE)
 

@@ -6,9 +6,7 @@ computed any number of times, by any process that sees the folder.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ from ..plan.names import AT_INIT, SCORED, TRAINED, parsed
 from ..plan.protocols import PROTOCOLS
 from . import cost
 from .draws import excluded, load_data, new_model, prunable
-from .folder import RunFolder
+from .folder import RunFolder, alone
 from .generators import GENERATORS, FoundMasks, MaskJob, controlled
 from .trace import OverlapTrace, read_trace
 
@@ -61,7 +59,7 @@ class Work:
         self, cell: Cell, on_epoch_end: Callable[[EpochRecord], None] | None = None
     ) -> None:
         """Compute a cell whose needs are there; waits while another process is at it."""
-        with _alone(self.folder.checkpoints(cell.folder).path):
+        with alone(self.folder.checkpoints(cell.folder).path):
             if cell.protocol == MASKS:
                 self._find_masks(cell, on_epoch_end)
             elif cell.protocol == ROUND:
@@ -285,17 +283,6 @@ class Work:
 def _traced(cell: Cell) -> bool:
     """Say whether a cell has weights to compare with those it started from, mask by mask."""
     return cell.protocol == DENSE or (cell.trained and PROTOCOLS[cell.protocol].masked)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a cell for this process: one that outlived its study may still be at it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # dropped when the process ends, however it ends
-        for leftover in folder.glob(".*.tmp"):  # of a process killed while it wrote
-            leftover.unlink()
-        yield
 
 
 def _image(data: ImageSet | ImageFolder, device: torch.device) -> Tensor:

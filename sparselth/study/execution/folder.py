@@ -114,3 +114,14 @@ def _read_json(path: Path) -> Any:
             if path.name != _CONFIG
             else f"{path} is damaged, so what this study is cannot be told; name another folder"
         ) from None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a cell for this process: one that outlived its study may still be at it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # dropped when the process ends, however it ends
+        for leftover in folder.glob(".*.tmp"):  # of a process killed while it wrote
+            leftover.unlink()
+        yield
