@@ -67,7 +67,8 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
     Raises SparselthError for a name the model does not have, a parameter that cannot have a mask
     (saying why), or a mask of another shape, dtype or device; the model is untouched then.
     """
-    _adopt(model, masks)
+    check_model(model)
+    _adopt(model, checked_masks(model, masks))
     _log.info("%s", coverage(model))
     return model
 
@@ -81,13 +82,13 @@ def move_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Raises SparselthError as `sparsify` does.
     """
-    _adopt(model, masks, similar=True)
-
-
-def _adopt(model: nn.Module, masks: Mapping[str, Tensor] | None, similar: bool = False) -> None:
     check_model(model)
+    _adopt(model, checked_masks(model, masks), similar=True)
+
+
+def _adopt(model: nn.Module, places: list[tuple[Site, Tensor]], similar: bool = False) -> None:
     owners = owners_of(model)
-    for site, mask in checked_masks(model, masks):
+    for site, mask in places:
         having = dict.fromkeys((module, local) for _, module, local in owners[id(site.slot)])
         for module, local in having:
             if isinstance(module, StemConv2d):
