@@ -20,7 +20,7 @@ import pytest
 import typer
 
 import sparselth as sl
-from sparselth import cli
+from sparselth import cli, pruning
 from sparselth.ops.contract import ALL_SCHEMAS
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +124,13 @@ def test_every_name_of_the_package_that_a_page_says_is_there(page):
         for part in path.split(".")[1:]:
             assert hasattr(thing, part), f"sl{path}"
             thing = getattr(thing, part)
+
+
+def test_every_method_that_goes_by_a_name_is_described():
+    text = (DOCS / "methods.md").read_text(encoding="utf-8")
+    rules = [name for name in pruning.ALLOCATIONS if name != "given"]  # a mapping
+    for name in (*pruning.SCORES, *pruning.PATTERNS, *pruning.SCHEDULES, *rules):
+        assert f"`{name}`" in text or f'`"{name}"`' in text, name
 
 
 def test_the_readme_has_no_figures_of_its_own():

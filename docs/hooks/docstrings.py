@@ -144,6 +144,13 @@ def public_paths(package: griffe.Module) -> dict[str, str]:
                 continue
             canonical = there.target_path if there.is_alias else there.path
             found.setdefault(name, set()).add(canonical)
-            paths.setdefault(name, f"{room.path}.{name}")
-            paths[f"{room.path}.{name}"] = f"{room.path}.{name}"
+            paths.setdefault(name, path_in(room, name))
+            paths[f"{room.path}.{name}"] = path_in(room, name)
     return {name: path for name, path in paths.items() if len(found.get(name, "1")) == 1}
+
+
+def path_in(room: griffe.Module, name: str) -> str:
+    """Return where a public name of a room is found: a function may hide its file."""
+    imported = room.imports.get(name, "")
+    hidden = imported == f"{room.path}.{name}.{name}"
+    return imported if hidden else f"{room.path}.{name}"

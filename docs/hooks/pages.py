@@ -20,7 +20,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
-from docstrings import as_markdown
+from docstrings import as_markdown, path_in
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -98,11 +98,8 @@ def public_names(module: str) -> list[str]:
 
 
 def _path(module: str, name: str) -> str:
-    """Return where a public name is found: a function may hide the file that it comes from."""
-    room = _package()[module.split(".")[1:]]
-    imported = room.imports.get(name, "")
-    hidden = imported == f"{module}.{name}.{name}"
-    return imported if hidden else f"{module}.{name}"
+    """Return where a public name is found."""
+    return path_in(_package()[module.split(".")[1:]], name)
 
 
 def _reference(module: str) -> str:
