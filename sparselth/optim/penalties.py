@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..ops.patterns import Blocks, Pattern, axes, find_pattern
 class StepPenalty:
     """What pulls some parameters towards zero beside the loss, around every step of an optimizer.
 
-    `attach` it to one of torch's optimizers or of `sparselth.optim`, or pass it to
+    `attach` it to one of torch's optimizers or of `sparselth.optim`, which keeps it, or pass it to
     `train(regularizer=...)`. It has no state.
 
     parameters: that it acts on.  strength: the factor of the penalty, > 0.  proximal: act by the
@@ -61,13 +60,9 @@ class StepPenalty:
             )
         self.detach()
         act: Callable[..., None] = self._shrink if self.proximal else self._pull
-        # The hook must not keep the penalty alive beyond its owner, nor the other way round.
-        mine_only = weakref.WeakMethod(act)
 
         def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            bound = mine_only()
-            if bound is not None:
-                bound(optimizer)
+            act(optimizer)
 
         register = (
             optimizer.register_step_post_hook if self.proximal else optimizer.register_step_pre_hook

@@ -12,7 +12,7 @@ from ..checks import check_whole, kind
 from ..errors import SparselthError
 from ..nn import masks_of, move_masks, sparsify
 from ..ops.checks import check_sparsity
-from ..ops.patterns import Pattern
+from ..ops.patterns import NOfM, Pattern
 from .allocation import Sparsity
 from .masks import check_search, find_masks
 from .schedules import Schedule, find_schedule, scheduled
@@ -82,6 +82,11 @@ class GradualPruning:
             raise SparselthError(
                 f"the sparsity {sparsity} is not above the first one, {self.first:g}: nothing "
                 "would be pruned"
+            )
+        if isinstance(pattern, NOfM) or pattern == "kernel_shape" or ":" in str(pattern):
+            raise SparselthError(
+                f"pattern={pattern!r} fixes the sparsity, and gradual pruning comes to it in "
+                "parts; take another pattern"
             )
         for part in [0.0, *self._parts()]:
             check_search(model, sparsity=self._at(part), **self.search)

@@ -58,11 +58,13 @@ def find_masks(
     prunes large layers more than small ones, see `erk_sparsities`. Shares by name
     are allocated already, which "given" says too. All but "global" and "lamp" keep at least one
     weight or group in every layer, and warn where rounding would have left none.
-    pattern: what is pruned as one unit: "element", "filter", "channel", "kernel", blocks of
-    outputs x inputs such as "16x1" or "32x32", "2:4" along the inputs, or "kernel_shape", a
-    dictionary of 3x3 shapes found from the weights; or a pattern of `sparselth.ops.patterns`.
-    A sparsity is a share of groups, or of weights with "kernel_shape". None is what the score
-    ranks: single weights, or whole filters or channels.
+    pattern: what is pruned as one unit: "element", "filter", "channel", "kernel", "column" (one tap
+    of an input), blocks of outputs x inputs such as "16x1" or "32x32", "2:4" along the inputs,
+    "kernel_shape", a dictionary of 3x3 shapes found from the weights, "filter+column", both at
+    once, or "coupled", channels with all that makes and takes them, which wants `data`; or a
+    pattern of `sparselth.ops.patterns`. A sparsity is a share of groups, or of weights with
+    "kernel_shape" and "filter+column". None is what the score ranks: single weights, or whole
+    filters or channels.
     budget: what one sparsity is a share of: "weights", or "flops", the multiplications of the
     layers that are pruned, counted by the first x of `data`.
     exclude: parameter names to leave dense, or patterns such as "*.qkv.weight"; None leaves out the

@@ -60,14 +60,18 @@ COMPOSED = ("filter+column", "coupled")
 PATTERNS = (*NAMED, *FOUND, *COMPOSED)
 
 
-def pattern_for(pattern: str | Pattern, weights: Sequence[Tensor]) -> Pattern:
+def pattern_for(
+    pattern: str | Pattern, weights: Sequence[Tensor], also: Sequence[str] = ()
+) -> Pattern:
     """Return a pattern by its name in `PATTERNS`, blocks such as "16x1", N:M, or the one given.
+
+    also: names that an error lists besides.
 
     Raises SparselthError for an unknown name, listing the known ones.
     """
     if isinstance(pattern, str) and pattern in FOUND:
         return FOUND[pattern](weights)
-    return find_pattern(pattern, also=tuple(FOUND))
+    return find_pattern(pattern, also=(*FOUND, *also))
 
 
 __all__ = ["PATTERNS", "Blocks", "KernelShapes", "NOfM", "Pattern", "kernel_shapes", "pattern_for"]

@@ -72,7 +72,9 @@ class Search:
         scorer = find_score(score, SCORES)
         sites, sparsity = sites_and_sparsity(model, sparsity, exclude, include)
         allocation = allocation_of(sparsity, allocation)
-        left = {} if within is None else checked_within(model, sites, within)
+        # What channels feed is masked with them, be it ranked or not.
+        places = sites_of(model) if pattern == "coupled" else sites
+        left = {} if within is None else checked_within(model, places, within)
         context = ScoreContext(
             model,
             data,
@@ -296,7 +298,7 @@ class Search:
     def _pattern_of(self, weights: list[Tensor]) -> Pattern:
         if self.pattern in COMPOSED:
             return ELEMENT  # its share is one of weights, or of channels
-        return pattern_for(self.pattern, [w.detach() for w in weights])
+        return pattern_for(self.pattern, [w.detach() for w in weights], COMPOSED)
 
     def _counts(self, weights: list[Tensor], groups: Pattern) -> Counts:
         # Shapes alone: counts are the same for weights of any dtype, and of several.

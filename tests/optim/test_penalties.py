@@ -138,6 +138,15 @@ def test_as_a_regularizer_of_the_training_loop():
     assert run(lambda m: None).any(1).all()
 
 
+def test_the_optimizer_keeps_what_is_attached_to_it():
+    weight = nn.Parameter(torch.ones(3, 3))
+    optimizer = sgd([weight])
+    GroupLasso([weight], 100.0).attach(optimizer)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert not weight.detach().any()
+
+
 def test_detached_it_acts_no_more():
     weight = nn.Parameter(torch.ones(3, 3))
     lasso, optimizer = GroupLasso([weight], 1.0), sgd([weight])

@@ -133,7 +133,8 @@ def test_a_run_goes_on_where_it_was_left():
         ({"end": 5, "schedule": "often"}, "unknown schedule 'often'"),
         ({"end": 5, "first": 0.9}, "nothing would be pruned"),
         ({"end": 5, "score": "snip"}, "needs data and loss"),
-        ({"end": 5, "pattern": "2:4"}, "2:4"),
+        ({"end": 5, "pattern": "2:4"}, "'2:4' fixes the sparsity"),
+        ({"end": 5, "pattern": "kernel_shape"}, "fixes the sparsity"),
     ],
 )
 def test_bad_input(options, says):

@@ -46,7 +46,7 @@ def test_the_largest_magnitudes_survive():
         ({"score": "hessian"}, "unknown score 'hessian'; known: apoz, bn-scale"),
         (
             {"pattern": "row"},
-            "unknown pattern 'row'; known: N:M, RxC, channel, column, element, filter",
+            "unknown pattern 'row'; known: N:M, RxC, channel, column, coupled, element, filter",
         ),
         ({"pattern": "2:4", "sparsity": 0.9}, "2:4 fixes the sparsity at 0.5"),
         ({"pattern": "kernel_shape", "sparsity": 0.1}, "prune 55.6% of the weights by themselves"),

@@ -134,6 +134,18 @@ def test_all_groups_together_each_keep_one():
     assert int(masks["0.weight"].flatten(1).any(1).sum()) == 6
 
 
+def test_gradually_with_what_is_taken_but_not_ranked():
+    pytest.importorskip("torch_pruning")
+    model = net()
+    masks = sl.find_masks(model, sparsity=0.5, pattern="coupled", data=DATA)
+    again = sl.find_masks(model, sparsity=0.5, pattern="coupled", data=DATA, within=masks)
+    assert all(torch.equal(again[name], mask) for name, mask in masks.items())
+    pruning = sl.GradualPruning(model, 0.5, end=4, every=2, pattern="coupled", data=DATA)
+    for _ in range(4):
+        pruning.step()
+    assert int(sl.masks_of(model)["6.weight"].flatten(1).any(1).sum()) == 5
+
+
 def test_in_steps_and_within():
     pytest.importorskip("torch_pruning")
     model = net()

@@ -14,7 +14,7 @@ from ...pruning import ALLOCATIONS, rho
 from ...seeds import derive
 from ...settings import changed
 from ...training import Recipe
-from .names import parsed
+from .names import check_generator, parsed
 from .protocols import PROTOCOLS, REWINDING, Terms, check_same_terms
 from .settings import StudySettings
 
@@ -71,7 +71,7 @@ class StudyConfig(StudySettings):
         _check_names("imp_reset", (self.imp_reset,), RESETS)
         _check_names("admm_rho_schedule", (self.admm_rho_schedule,), RHO_SCHEDULES)
         for generator in self.generators:
-            parsed(generator)
+            check_generator(parsed(generator)[0], self.allocation)
         super().__post_init__()
         self._check_rewinding()
         self._check_recipes()

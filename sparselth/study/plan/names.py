@@ -6,6 +6,7 @@ import math
 
 from ...errors import SparselthError, unknown_name
 from ...pruning import SCORES
+from ...pruning.arguments import check_allocation, pattern_of_score
 
 SCORED = tuple(name for name in SCORES if name not in ("magnitude", "random"))
 """Generators that are a score of `find_masks`, by its name."""
@@ -29,6 +30,21 @@ _ON_GRID = 0.01
 
 METHODS = tuple(name for name in GENERATORS if name != "random")
 """Those that look for good masks; random ones are a control."""
+
+
+def check_generator(base: str, allocation: str) -> None:
+    """Refuse an allocation that a generator cannot have.
+
+    Raises SparselthError naming both.
+    """
+    if base in SCORED:
+        score = SCORES[base]
+        check_allocation(score, allocation, pattern_of_score(score, None))
+    elif allocation == "lamp" and base in ("admm", "early-bird"):
+        raise SparselthError(
+            f'the mask generator {base!r} does not go with allocation="lamp", which compares '
+            'single weights by other than magnitudes; take "uniform", "global" or "erk"'
+        )
 
 
 def parsed(name: str) -> tuple[str, str]:

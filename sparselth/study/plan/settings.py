@@ -31,7 +31,7 @@ class StudySettings:
     train_limit, test_limit: images to use, the first ones; 0 for all.
 
     Masks:
-    allocation: how a sparsity is shared among layers: "uniform", "global" or "erk".
+    allocation: how a sparsity is shared among layers: "uniform", "global", "lamp" or "erk".
     prune_first, prune_classifier: whether the first convolution and the last linear layer are
     pruned; the paper leaves the first, and its group's code both.
     imp_rate: share of what is left that each round of iterative pruning removes; the paper states
