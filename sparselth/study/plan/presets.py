@@ -6,7 +6,7 @@ import dataclasses
 
 from ...errors import unknown_name
 from .config import StudyConfig
-from .names import CONTROLS, SCORED
+from .names import CONTROLS, SCORED, TRAINED
 
 # 39, 62, 70, 80 and 85 % are quoted in the text; those of iterative pruning are whole rounds of
 # 15 %, and 50 % is that of table 1.
@@ -97,10 +97,10 @@ PRESETS: dict[str, StudyConfig] = {
         sparsities=(0.98,),
         protocols=("ticket", "reinit"),
     ),
-    # Every score, fine-tuned: what `docs/methods.md` tells of them.
+    # Every score, early birds and edge-popup, fine-tuned: what `docs/methods.md` tells of them.
     "scores": dataclasses.replace(
         _DIGITS,
-        generators=("magnitude", "random", *SCORED),
+        generators=("magnitude", "random", *SCORED, *TRAINED),
         learning_rates=(0.1,),
         sparsities=(0.75,),
         protocols=("finetune",),
