@@ -152,7 +152,7 @@ class ChoosingModule(MaskedModule):
         """
         state = self._states["weight"]
         service = state.derived.get(geometry)
-        work = state.density if service is None else service.work
+        work = state.kept / max(state.mask.numel(), 1) if service is None else service.work
         if not choosing.fixed_choice(self._op, x, work).sparse:
             return False, None
         mask = self._mask("weight")

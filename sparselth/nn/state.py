@@ -196,11 +196,6 @@ class MaskState:
             self.shard.forget()
             self.shard.clean_()
 
-    @property
-    def density(self) -> float:
-        """Share of the weights that are kept, as it was when the mask was last looked at."""
-        return self.kept / max(self.mask.numel(), 1)
-
     def service(self, geometry: Any, groups: int) -> Service:
         """Return how modules of one geometry compute; made when it is first asked for."""
         service = self.derived.get(geometry)

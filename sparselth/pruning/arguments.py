@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from ..checks import check_mapping, kind
 from ..errors import SparselthError
-from ..nn.kinds import Site, site_names
+from ..nn.coverage import coverage
+from ..nn.kinds import Site, site_names, sites_of
 from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import ELEMENT, NAMED, Pattern
-from .allocation import TOGETHER
+from .allocation import TOGETHER, Sparsity
 from .scores import Score, name_of
 from .scores.context import declared
 
@@ -94,3 +96,20 @@ def check_allocation(score: Score, allocation: str, pattern: str | Pattern) -> N
             f'allocation="lamp" compares single weights within their layer; got pattern={pattern!r}'
             ', take "global" or "element"'
         )
+
+
+def warn_of_gaps(model: nn.Module, sites: Mapping[str, Site], sparsity: Sparsity | None) -> None:
+    """Warn where weights are left out that nobody excluded, by names or not naming them."""
+    if isinstance(sparsity, Mapping):
+        return
+    covers = coverage(model, sites)
+    # Of what is pruned by default, only what was excluded is left out: the rest was refused.
+    excluded = {name for name, site in sites_of(model).items() if site.kind.by_default}
+    gaps = {
+        name: why
+        for name, why in covers.left_out.items()
+        if name not in excluded and why != "excluded"
+    }
+    if gaps:
+        text = str(type(covers)(covers.covered, covers.total, gaps))
+        warnings.warn(text, stacklevel=4)  # who called find_masks

@@ -15,6 +15,7 @@ from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import Pattern
 from ..ops.transforms import has_values
 from .allocation import Sparsity
+from .arguments import warn_of_gaps
 from .schedules import Schedule, find_schedule
 from .scores import Score
 from .scores.context import declared
@@ -104,7 +105,7 @@ def find_masks(
     *before, last = search.in_steps(
         declared(search.score).steps if steps is None else steps, find_schedule(schedule)
     )
-    search.warn_of_gaps(model)
+    warn_of_gaps(model, search.sites, search.sparsity)
     left = search.context.masks
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rounding: said of what comes out

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..checks import check_model, check_whole
 from ..errors import SparselthError
-from ..nn.coverage import coverage
 from ..nn.kinds import Site, sites_of
 from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
 from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, counts_for
@@ -177,22 +176,6 @@ class Search:
     def _kept_by_shape(self) -> Counts:
         weights = self._oriented([site.slot for site in self.sites.values()])
         return self._counts(weights, self._pattern_of(weights))
-
-    def warn_of_gaps(self, model: nn.Module) -> None:
-        """Warn where weights are left out that nobody excluded, by names or not naming them."""
-        if isinstance(self.sparsity, Mapping):
-            return
-        covers = coverage(model, self.sites)
-        # Of what is pruned by default, only what was excluded is left out: the rest was refused.
-        excluded = {name for name, site in sites_of(model).items() if site.kind.by_default}
-        gaps = {
-            name: why
-            for name, why in covers.left_out.items()
-            if name not in excluded and why != "excluded"
-        }
-        if gaps:
-            text = str(type(covers)(covers.covered, covers.total, gaps))
-            warnings.warn(text, stacklevel=4)  # who called find_masks
 
     def run(self) -> dict[str, Tensor]:
         """Rank the weights as they are now: parameter name -> bool mask.
