@@ -12,7 +12,8 @@ from ..errors import SparselthError
 from ..nn.kinds import Site
 from ..ops import selection
 from .allocation import TOGETHER, Sparsity
-from .coupling import Coupled, axis_of, coupled_channels
+from .channels import Coupled, axis_of
+from .coupling import coupled_channels
 from .scores.maps import first_input
 from .tensors import kept_dense
 
