@@ -155,16 +155,16 @@ def _told(found: _Found, groups: Sequence[Coupled], constants: Mapping[str, Cons
         if not isinstance(layer, _KINDS) or layer._parameters.get("weight") is None:
             continue
         empty = ~(layer.weight != 0).transpose(0, axis_of(layer, True)).flatten(1).any(1)
-        if name not in known:
-            if bool(empty.any()):
-                told.append(f"{int(empty.sum())} of {name} (it is not followed)")
-            continue
-        group, places = known[name]
-        left = found.left.get(group.name, set(range(group.count)))
-        dead = [c for c in left if all(bool(empty[p]) for p in places[c])]
-        if dead and (group.fixed or len(left) > 1):
+        count, why = int(empty.sum()), "it is not followed"
+        if name in known:
+            group, places = known[name]
+            left = found.left.get(group.name, set())
+            dead = [c for c in left if bool(empty[places[c]].all())]
+            if left:
+                count = len(dead) if len(left) > 1 else 0
             why = group.fixed or _why(found, group, dead, constants)
-            told.append(f"{len(dead)} of {name} ({why})")
+        if count:
+            told.append(f"{count} of {name} ({why})")
     return told
 
 

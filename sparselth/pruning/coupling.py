@@ -1,15 +1,13 @@
 """Which channels of a model go together: found by torch-pruning's graph, and tried.
 
-torch-pruning is an extra (`pip install sparselth[compact]`). What its graph takes for channels that
-can go is taken out of a copy with random weights: where that changes what others give, they stay.
-
-Reference: Fang et al. 2023, "DepGraph", arXiv:2301.12900.
+What the graph takes for channels that can go is taken out of a copy with random weights: where that
+changes what others give, they stay.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,35 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from ..checks import called, check_model, first_line
-from ..errors import SparselthError
+from ..checks import called, check_model
 from ..nn import densify, masks_of
-from .channels import BY_CHANNEL, Coupled, Places, cut, shared, silence
+from .channels import BY_CHANNEL, Coupled, Places, axis_of, cut, shared, silence
+from .dependencies import Visit, Walk, require_torch_pruning, walks
 from .probes import (
     Probe,
     arguments_of,
-    call,
     evaluating,
     own_randomness,
     randomized,
-    tensors_in,
     that_hold,
 )
-
-
-def require_torch_pruning() -> Any:
-    """Import torch-pruning.
-
-    Raises SparselthError where it is not installed, saying how.
-    """
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise SparselthError(
-            "which channels go together is found by torch-pruning, which is not installed; "
-            "pip install 'sparselth[compact]'"
-        ) from error
-    return torch_pruning
 
 
 def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
@@ -64,13 +45,10 @@ def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
     plain = dense_copy(model)
     with own_randomness():
         calls = _calls(plain, example)
-        graph = _graph(copy.deepcopy(plain), example)
-        names = dict(graph._module2name)
-        context = _Context(
-            names, calls, shared(dict(plain.named_parameters(remove_duplicate=False)))
-        )
-        kinds = (nn.modules.conv._ConvNd, nn.Linear)
-        groups = [context.described(g) for g in graph.get_all_groups(root_module_types=kinds)]
+        several = shared(dict(plain.named_parameters(remove_duplicate=False)))
+        follower = copy.deepcopy(plain)
+        context = _Context({m: name for name, m in follower.named_modules()}, calls, several)
+        groups = [context.described(walk) for walk in walks(follower, example)]
         return _tried(plain, groups, example)
 
 
@@ -111,77 +89,50 @@ def _calls(model: nn.Module, example: Any) -> Counter[str]:
     return calls
 
 
-def _graph(plain: nn.Module, example: Any) -> Any:
-    """Return torch-pruning's graph of a model, which may be changed."""
-    for parameter in plain.parameters():
-        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parameters outside layers, which stay as they are
-            return require_torch_pruning().DependencyGraph().build_dependency(
-                plain, example, forward_fn=call, output_transform=_traceable, verbose=False
-            )  # fmt: skip
-    except Exception as error:  # whatever a graph of an arbitrary model raises
-        raise SparselthError(
-            f"torch-pruning cannot follow this model ({type(error).__name__}: "
-            f"{first_line(error)}); leave it as it is, or compact the parts that it can follow"
-        ) from error
-
-
-def _traceable(outputs: Any) -> list[Tensor]:
-    return [tensor for tensor in tensors_in(outputs) if tensor.grad_fn is not None]
-
-
 class _Context:
     """What is to be known of a model for describing groups of its channels."""
 
     def __init__(self, names: Mapping[Any, str], calls: Counter[str], several: set[str]) -> None:
         self.names, self.calls, self.several = names, calls, several
 
-    def described(self, group: Any) -> Coupled:
-        """Return one of torch-pruning's groups in our words."""
-        fixed, count = "", len(group[0].idxs)
-        producers: Places = {}
-        hands_on: Places = {}
-        consumers: Places = {}
-        norms: Places = {}
-        for item in group:
-            module = item.dep.target.module
+    def described(self, walk: Walk) -> Coupled:
+        """Return the channels of a walk, and why they cannot be removed where they cannot."""
+        fixed = "several of them come to one place" if walk.mixed else ""
+        roles: dict[str, Places] = {k: {} for k in ("makes", "hands on", "takes", "norms")}
+        for visit in walk.visits:
+            module = visit.module
             if type(module).__name__ == "_OutputOp":
                 fixed = fixed or "they are outputs of the model"
             if type(module).__module__.startswith("torch_pruning"):  # ops between layers
                 continue
-            places = _places(item, count)
-            fixed = fixed or self._refusal(module, places)
+            places = _places(visit, walk.count)
+            fixed = fixed or self._refusal(visit, places)
             if places is None or module not in self.names:
                 continue
-            name = self.names[module]
-            weight = f"{name}.weight" if name else "weight"
-            makes = group._DG.is_out_channel_pruning_fn(item.dep.handler)
             if isinstance(module, nn.PReLU) and module.num_parameters == 1:
                 continue
-            if isinstance(module, BY_CHANNEL):
-                norms[weight] = places
-            elif getattr(module, "groups", 1) > 1:
-                hands_on[weight] = places
-            else:
-                (producers if makes else consumers)[weight] = places
-        if not producers:
+            roles[_role(visit)][self._weight(module)] = places
+        if not roles["makes"]:
             fixed = fixed or "no layer makes them: they are inputs of the model"
-        if not consumers:
+        if not roles["takes"]:
             fixed = fixed or "no layer takes them: they are outputs of the model"
-        return Coupled(count, producers, hands_on, consumers, fixed, norms)
+        makes, hands_on, takes, norms = roles.values()
+        return Coupled(walk.count, makes, hands_on, takes, fixed, norms)
 
-    def _refusal(self, module: Any, places: list[list[int]] | None) -> str:
+    def _weight(self, module: Any) -> str:
+        name = self.names[module]
+        return f"{name}.weight" if name else "weight"
+
+    def _refusal(self, visit: Visit, places: list[list[int]] | None) -> str:
         """Say why channels that a module has to do with cannot be removed; "" where they can."""
+        module = visit.module
         if module not in self.names:
             return "a parameter outside a layer goes with them"
-        name = self.names[module]
+        name, weight = self.names[module], self._weight(module)
         if self.calls[name] != 1:
             return f"{name} is called {self.calls[name]} times"
         if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd, *BY_CHANNEL)):
             return f"{name} is a {type(module).__name__}, which they are all part of"
-        weight = f"{name}.weight" if name else "weight"
         if weight in self.several:
             return f"{weight} is also that of another layer"
         if not isinstance(module, BY_CHANNEL) and "weight" not in module._parameters:
@@ -189,19 +140,35 @@ class _Context:
         groups = getattr(module, "groups", 1)
         if groups > 1 and not groups == module.in_channels == module.out_channels:
             return f"{name} convolves them in {groups} groups"
-        return "" if places else f"{name} does not have each of them as often as the others"
+        if places is None:
+            return f"{name} does not have each of them as often as the others"
+        return ""
 
 
-def _places(item: Any, count: int) -> list[list[int]] | None:
-    """Return which places of a layer each channel of the root is; None where they do not divide."""
-    roots = item.root_idxs
+def _role(visit: Visit) -> str:
+    if isinstance(visit.module, BY_CHANNEL):
+        return "norms"
+    if getattr(visit.module, "groups", 1) > 1:
+        return "hands on"
+    return "makes" if visit.makes else "takes"
+
+
+def _size(visit: Visit) -> float:
+    """Return how many places a layer has for channels."""
+    weight = getattr(visit.module, "_parameters", {}).get("weight")
+    if weight is None or (isinstance(visit.module, nn.PReLU) and weight.numel() == 1):
+        return math.inf
+    layer = isinstance(visit.module, (nn.Linear, nn.modules.conv._ConvNd))
+    return int(weight.shape[axis_of(visit.module, visit.makes) if layer else -1])
+
+
+def _places(visit: Visit, count: int) -> list[list[int]] | None:
+    """Return which places of a layer each channel is; None where some have more than others."""
     found: list[list[int]] = [[] for _ in range(count)]
-    if roots is None or len(roots) != len(item.idxs) or any(root is None for root in roots):
+    for place, channel in visit.channels.items():
+        found[channel].append(place)
+    if max(visit.channels) >= _size(visit):
         return None
-    for place, root in zip(item.idxs, roots, strict=True):
-        if not 0 <= root < count:
-            return None
-        found[root].append(place)
     return found if len({len(of) for of in found}) == 1 and found[0] else None
 
 

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from support.compacting import calibrated, count, randomized, same_outputs
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -12,18 +13,6 @@ import sparselth as sl
 from sparselth import models
 
 pytest.importorskip("torch_pruning", reason="it finds which channels go together")
-
-
-def randomized(model):
-    """Give norms statistics and scales of their own, as after training."""
-    torch.manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2.0)
-            nn.init.normal_(module.bias, 0, 0.3)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    return model.eval()
 
 
 def vgg():
@@ -71,32 +60,6 @@ X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 DATA = [(X, torch.tensor([0, 1, 2, 3]))]
 
 
-def same_outputs(model, small, x=X, tolerance=1e-9):
-    """Compare in double precision, on x and random inputs; return how much of outputs varies."""
-    whole = sl.densify(copy.deepcopy(model)).double().eval()
-    small = copy.deepcopy(small).double().eval()
-    others = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    with torch.no_grad():
-        expected, found = (torch.cat([m(x.double()), m(others)]) for m in (whole, small))
-    torch.testing.assert_close(
-        found, expected, rtol=0, atol=tolerance * float(expected.abs().max())
-    )
-    return float((expected - expected.mean(0)).abs().max() / expected.abs().max())
-
-
-def calibrated(model, x):
-    """Let norms bring what convolutions give to one scale, lest nothing of x comes to the end."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0
-    model.train()(x)
-    return model.eval()
-
-
-def count(model):
-    return sum(p.numel() for p in model.parameters())
-
-
 @pytest.mark.parametrize("build", [vgg, resnet])
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 @pytest.mark.parametrize("score", ["magnitude", "l2", "snip"])
@@ -110,7 +73,7 @@ def test_coupled_masks_leave_with_all_that_they_prune(build, allocation, score):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         small = sl.compact(model, X)
-    same_outputs(model, small)
+    same_outputs(model, small, X)
     assert count(small) < 0.75 * count(sl.densify(copy.deepcopy(model)))
     assert not any(isinstance(m, sl.nn.MaskedModule) for m in small.modules())
     assert not sl.masks_of(small)
@@ -128,7 +91,7 @@ def test_sizes_are_what_is_left():
     assert (small[7].out_channels, small[10].in_features) == (5, 20)
     assert small[1].num_features == 6
     assert model[0].out_channels == 8
-    same_outputs(model, small)
+    same_outputs(model, small, X)
 
 
 def test_what_only_fed_the_dead_is_dead_as_well():
@@ -140,7 +103,7 @@ def test_what_only_fed_the_dead_is_dead_as_well():
         model[2].weight[[0, 2, 3], 3] = 0  # the fourth of the first feeds that one alone
     small = sl.compact(model, X)
     assert [small[i].out_channels for i in (0, 2, 4)] == [3, 3, 2]
-    same_outputs(model, small)
+    same_outputs(model, small, X)
 
 
 def test_a_constant_goes_into_the_bias_where_nothing_is_padded():
@@ -152,7 +115,7 @@ def test_a_constant_goes_into_the_bias_where_nothing_is_padded():
         model[10].weight[5], model[10].bias[5] = 0, 0
     small = sl.compact(model, X)
     assert (small[3].out_channels, small[10].out_features) == (11, 9)
-    same_outputs(model, small, tolerance=1e-6)  # the bias is rounded
+    same_outputs(model, small, X, tolerance=1e-6)  # the bias is rounded
 
 
 def test_a_filter_that_is_shifted_from_zero_stays_and_is_told():
@@ -164,7 +127,7 @@ def test_a_filter_that_is_shifted_from_zero_stays_and_is_told():
     with pytest.warns(UserWarning, match=r"zero stay in the model: 1 of 0.weight \(what follows"):
         small = sl.compact(model, X)
     assert small[0].out_channels == 7
-    same_outputs(model, small)
+    same_outputs(model, small, X)
 
 
 def test_one_channel_always_stays():
@@ -174,7 +137,7 @@ def test_one_channel_always_stays():
     with pytest.warns(UserWarning, match=r"2 of 2.weight \(no layer takes them: they are outputs"):
         small = sl.compact(model, X)
     assert small[0].out_channels == 1
-    same_outputs(model, small)
+    same_outputs(model, small, X)
 
 
 def test_a_residual_stream_goes_only_together():
@@ -188,7 +151,7 @@ def test_a_residual_stream_goes_only_together():
     small = sl.compact(model, X)
     assert small.stem.out_channels == 7
     assert [block.conv2.out_channels for block in small.blocks] == [7, 7]
-    same_outputs(model, small)
+    same_outputs(model, small, X)
 
 
 def test_layers_normed_over_channels_keep_them():
@@ -213,7 +176,7 @@ def test_a_sparse_model_and_its_modes_are_left_as_they_were():
     assert small.training
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert all(p.requires_grad for p in small.parameters())
-    same_outputs(model.eval(), small.eval())
+    same_outputs(model.eval(), small.eval(), X)
     cross_entropy(small.train()(X), DATA[0][1]).backward()
     assert all(p.grad is not None for p in small.parameters())
 
