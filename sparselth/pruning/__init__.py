@@ -4,9 +4,10 @@ from . import rho
 from .admm import ADMM, ADMMUpdate
 from .allocation import ALLOCATIONS
 from .annealing import annealed_sparsities
+from .channels import Coupled
 from .compaction import compact
 from .controls import inverted_masks, inverted_score, shuffled_masks, shuffled_weights
-from .coupling import Coupled, coupled_channels
+from .coupling import coupled_channels
 from .dynamic import SET, DynamicSparsity, RigL
 from .early_bird import EarlyBird
 from .erk import erk_sparsities

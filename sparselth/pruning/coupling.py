@@ -1,197 +1,201 @@
-"""Channels that go together: what one channel of a layer's output is elsewhere in a model.
+"""Which channels of a model go together: found by torch-pruning's graph, and tried.
 
-The dependencies are those of torch-pruning's graph, an extra (`pip install sparselth[compact]`).
-
-Reference: Fang et al. 2023, "DepGraph", arXiv:2301.12900.
+What the graph takes for channels that can go is taken out of a copy with random weights: where that
+changes what others give, they stay.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
-from ..checks import check_model, first_line
-from ..errors import SparselthError
+from ..checks import called, check_model
 from ..nn import densify, masks_of
-
-Places = dict[str, list[list[int]]]
-"""Parameter name -> for each channel, which places along an axis of the parameter it is."""
-
-
-@dataclass(frozen=True)
-class Coupled:
-    """The channels of one layer's output, or of several that are added, which only go together.
-
-    count: of channels.
-    producers: the weights whose outputs they are.  hands_on: those of depthwise convolutions
-    between.  consumers: the weights whose inputs they are.
-    fixed: why they cannot be removed; empty when they can.
-    """
-
-    count: int
-    producers: Places
-    hands_on: Places
-    consumers: Places
-    fixed: str = ""
-
-    @property
-    def name(self) -> str:
-        """The first weight that makes them."""
-        return next(iter(self.producers))
-
-
-def require_torch_pruning() -> Any:
-    """Import torch-pruning.
-
-    Raises SparselthError where it is not installed, saying how.
-    """
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise SparselthError(
-            "which channels go together is found by torch-pruning, which is not installed; "
-            "pip install 'sparselth[compact]'"
-        ) from error
-    return torch_pruning
+from .channels import BY_CHANNEL, Coupled, Places, axis_of, cut, shared, silence
+from .dependencies import Visit, Walk, require_torch_pruning, walks
+from .probes import (
+    Probe,
+    arguments_of,
+    evaluating,
+    own_randomness,
+    randomized,
+    that_hold,
+)
 
 
 def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
     """Return the groups of channels of a model that can only be removed together.
 
     model: plain or sparse; it is left as it was.  example: an input as the model takes it, a tensor
-    or a tuple of its arguments.
+    or a tuple of its arguments, or a mapping of named ones.
 
-    Raises SparselthError where torch-pruning is not installed, or cannot follow the model.
+    Raises SparselthError where torch-pruning is not installed, or cannot follow the model, and for
+    an example that it does not take.
     """
     check_model(model)
+    require_torch_pruning()
     plain = dense_copy(model)
-    names = {module: name for name, module in plain.named_modules()}
-    return [_described(group, names) for group in groups_of(dependency_graph(plain, example))]
+    with own_randomness():
+        calls = _calls(plain, example)
+        several = shared(dict(plain.named_parameters(remove_duplicate=False)))
+        follower = copy.deepcopy(plain)
+        context = _Context({m: name for name, m in follower.named_modules()}, calls, several)
+        groups = [context.described(walk) for walk in walks(follower, example)]
+        return _tried(plain, groups, example)
 
 
 def dense_copy(model: nn.Module) -> nn.Module:
     """Return a plain copy of a model, in evaluation mode, with zeros where weights are pruned."""
-    model = copy.deepcopy(getattr(model, "_orig_mod", model)).eval()
+    model = getattr(model, "_orig_mod", model)
+    # What hooks of pruning and of norms of weights computed has a history, which copies refuse.
+    computed = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    ]
+    model = copy.deepcopy(model, {id(t): t.detach().clone() for t in computed}).eval()
+    for module in model.modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+    for parameter in model.parameters():
+        parameter.grad = None
     return densify(model) if masks_of(model) else model
 
 
-def dependency_graph(plain: nn.Module, example: Any) -> Any:
-    """Return torch-pruning's graph of a plain model, which it may be pruned by.
-
-    Raises SparselthError where it cannot follow the model.
-    """
-    graph = require_torch_pruning().DependencyGraph()
-    wanted = {p: p.requires_grad for p in plain.parameters()}
+def _calls(model: nn.Module, example: Any) -> Counter[str]:
+    """Return how often a forward calls each module."""
+    calls: Counter[str] = Counter()
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+        for name, module in model.named_modules()
+    ]
+    positional, named = arguments_of(example)
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parameters outside layers, which stay as they are
-            for parameter in wanted:
-                parameter.requires_grad_(parameter.is_floating_point())
-            return graph.build_dependency(plain, arguments_of(example), verbose=False)
-    except Exception as error:  # whatever a graph of an arbitrary model raises
-        raise SparselthError(
-            f"torch-pruning cannot follow this model ({type(error).__name__}: "
-            f"{first_line(error)}); pass an example that its forward takes"
-        ) from error
+        with evaluating(model):
+            called(model, positional, "the example", **named)
     finally:
-        for parameter, was in wanted.items():
-            parameter.requires_grad_(was)
+        for hook in hooks:
+            hook.remove()
+    return calls
 
 
-def arguments_of(example: Any) -> tuple[Any, ...]:
-    """Return the arguments that an example of an input stands for."""
-    return tuple(example) if isinstance(example, (tuple, list)) else (example,)
+class _Context:
+    """What is to be known of a model for describing groups of its channels."""
 
+    def __init__(self, names: Mapping[Any, str], calls: Counter[str], several: set[str]) -> None:
+        self.names, self.calls, self.several = names, calls, several
 
-def groups_of(graph: Any) -> Iterator[Any]:
-    """Yield torch-pruning's groups of all convolutions and linear layers."""
-    tp = require_torch_pruning()
-    kinds = (tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR)
-    yield from graph.get_all_groups(root_module_types=list(kinds))
-
-
-# What has a value per channel and treats each by itself: removing one changes no other.
-_BY_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.PReLU)
-
-
-def _described(group: Any, names: Mapping[Any, str]) -> Coupled:
-    graph, fixed = group._DG, ""
-    count = len(group[0].idxs)
-    producers: Places = {}
-    hands_on: Places = {}
-    consumers: Places = {}
-    for item in group:
-        module = item.dep.target.module
-        if type(module).__module__.startswith("torch_pruning"):  # ops between layers
+    def described(self, walk: Walk) -> Coupled:
+        """Return the channels of a walk, and why they cannot be removed where they cannot."""
+        fixed = "several of them come to one place" if walk.mixed else ""
+        roles: dict[str, Places] = {k: {} for k in ("makes", "hands on", "takes", "norms")}
+        for visit in walk.visits:
+            module = visit.module
             if type(module).__name__ == "_OutputOp":
                 fixed = fixed or "they are outputs of the model"
-            continue
-        if module not in names:
-            fixed = fixed or "a parameter outside a layer goes with them"
-            continue
-        name = names[module]
-        if isinstance(module, _BY_CHANNEL):
-            continue
-        if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-            fixed = fixed or f"{name} is a {type(module).__name__}, which they are all part of"
-            continue
-        places = _places(item, count)
+            if type(module).__module__.startswith("torch_pruning"):  # ops between layers
+                continue
+            places = _places(visit, walk.count)
+            fixed = fixed or self._refusal(visit, places)
+            if places is None or module not in self.names:
+                continue
+            if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+                continue
+            roles[_role(visit)][self._weight(module)] = places
+        if not roles["makes"]:
+            fixed = fixed or "no layer makes them: they are inputs of the model"
+        if not roles["takes"]:
+            fixed = fixed or "no layer takes them: they are outputs of the model"
+        makes, hands_on, takes, norms = roles.values()
+        return Coupled(walk.count, makes, hands_on, takes, fixed, norms)
+
+    def _weight(self, module: Any) -> str:
+        name = self.names[module]
+        return f"{name}.weight" if name else "weight"
+
+    def _refusal(self, visit: Visit, places: list[list[int]] | None) -> str:
+        """Say why channels that a module has to do with cannot be removed; "" where they can."""
+        module = visit.module
+        if module not in self.names:
+            return "a parameter outside a layer goes with them"
+        name, weight = self.names[module], self._weight(module)
+        if self.calls[name] != 1:
+            return f"{name} is called {self.calls[name]} times"
+        if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd, *BY_CHANNEL)):
+            return f"{name} is a {type(module).__name__}, which they are all part of"
+        if weight in self.several:
+            return f"{weight} is also that of another layer"
+        if not isinstance(module, BY_CHANNEL) and "weight" not in module._parameters:
+            return f"{weight} is computed from other parameters"
+        groups = getattr(module, "groups", 1)
+        if groups > 1 and not groups == module.in_channels == module.out_channels:
+            return f"{name} convolves them in {groups} groups"
         if places is None:
-            fixed = fixed or f"{name} does not have each of them as often as the others"
-            continue
-        weight = f"{name}.weight" if name else "weight"
-        grouped = getattr(module, "groups", 1)
-        if grouped > 1 and grouped == module.out_channels == module.in_channels:
-            hands_on[weight] = places
-        elif grouped > 1:
-            fixed = fixed or f"{name} convolves them in {grouped} groups"
-        elif graph.is_out_channel_pruning_fn(item.dep.handler):
-            producers[weight] = places
-        else:
-            consumers[weight] = places
-    if not consumers:
-        fixed = fixed or "no layer takes them: they are outputs of the model"
-    return Coupled(count, producers, hands_on, consumers, fixed)
+            return f"{name} does not have each of them as often as the others"
+        return ""
 
 
-def _places(item: Any, count: int) -> list[list[int]] | None:
-    """Return which places of a layer each channel of the root is; None where they do not divide."""
-    roots = item.root_idxs
+def _role(visit: Visit) -> str:
+    if isinstance(visit.module, BY_CHANNEL):
+        return "norms"
+    if getattr(visit.module, "groups", 1) > 1:
+        return "hands on"
+    return "makes" if visit.makes else "takes"
+
+
+def _size(visit: Visit) -> float:
+    """Return how many places a layer has for channels."""
+    weight = getattr(visit.module, "_parameters", {}).get("weight")
+    if weight is None or (isinstance(visit.module, nn.PReLU) and weight.numel() == 1):
+        return math.inf
+    layer = isinstance(visit.module, (nn.Linear, nn.modules.conv._ConvNd))
+    return int(weight.shape[axis_of(visit.module, visit.makes) if layer else -1])
+
+
+def _places(visit: Visit, count: int) -> list[list[int]] | None:
+    """Return which places of a layer each channel is; None where some have more than others."""
     found: list[list[int]] = [[] for _ in range(count)]
-    if roots is None or len(roots) != len(item.idxs) or any(root is None for root in roots):
+    for place, channel in visit.channels.items():
+        found[channel].append(place)
+    if max(visit.channels) >= _size(visit):
         return None
-    for place, root in zip(item.idxs, roots, strict=True):
-        if not 0 <= root < count:
-            return None
-        found[root].append(place)
-    return found if all(found) else None
+    return found if len({len(of) for of in found}) == 1 and found[0] else None
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, without gradients, and back."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, was in training.items():
-            module.training = was
+def _tried(plain: nn.Module, groups: Sequence[Coupled], example: Any) -> list[Coupled]:
+    """Return the groups, those fixed whose channels change others when they leave."""
+    probe = Probe(plain, example)
+    randomly = randomized(probe.model, {})
+    trials = {
+        id(group): torch.randperm(group.count)[: (group.count + 1) // 2].tolist()
+        for group in groups
+        if not group.fixed and group.count > 1
+    }
 
+    def hold(some: Sequence[Coupled]) -> bool:
+        gone = [(group, trials[id(group)]) for group in some]
+        whole = copy.deepcopy(randomly)
+        silence(whole, gone, made=False)
+        small = copy.deepcopy(whole)
+        try:
+            cut(small, gone)
+        except (RuntimeError, IndexError, AttributeError):  # a layer that is not what it seems
+            return False
+        return probe.of(whole).same(small, gone)
 
-def slices(weight: Tensor, axis: int, places: list[int]) -> Tensor:
-    """Return what of a weight is at some places of an axis: 0 its outputs, 1 its inputs."""
-    return weight.index_select(axis, torch.tensor(places, device=weight.device))
-
-
-def axis_of(module: nn.Module, outputs: bool) -> int:
-    """Return the axis of a layer's weight along which its outputs, or its inputs, are."""
-    return int(outputs == bool(getattr(module, "transposed", False)))
+    able = that_hold([group for group in groups if id(group) in trials], hold)
+    good = {id(group) for group in able}
+    why = "without some of them the others would be changed"
+    return [
+        g if g.fixed or g.count == 1 or id(g) in good else replace(g, fixed=why) for g in groups
+    ]

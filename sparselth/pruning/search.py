@@ -15,7 +15,7 @@ from ..nn.kinds import Site, sites_of
 from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
 from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, counts_for
 from .arguments import check_allocation, checked_initial, checked_within, pattern_of_score
-from .coupling import Coupled
+from .channels import Coupled
 from .flops import check_budget, costs_of, least_saving
 from .patterns import COMPOSED, pattern_for
 from .schedules import Schedule, scheduled

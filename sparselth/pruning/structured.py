@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SparselthError
-from ..nn.kinds import Site
+from ..nn.kinds import Site, sites_of
 from ..ops import selection
 from .allocation import TOGETHER, Sparsity
-from .coupling import Coupled, axis_of, coupled_channels
+from .channels import Coupled, axis_of
+from .coupling import coupled_channels
 from .scores.maps import first_input
 from .tensors import kept_dense
 
@@ -78,8 +79,8 @@ def prunable_groups(
     """Return the groups of channels that pattern="coupled" prunes.
 
     Left whole are those of outputs, those that a norm over channels or a grouped convolution mixes,
-    and those that a weight makes which is not among `sites`. What takes channels is pruned with
-    them, the classifier too, unless `exclude` names it.
+    those that a weight makes which is not among `sites`, and those that one takes which cannot have
+    a mask. What takes channels is pruned with them, the classifier too, unless `exclude` names it.
 
     Raises SparselthError where there is no input to find them by, no one share, or none is left.
     """
@@ -93,13 +94,14 @@ def prunable_groups(
             f'"global"; got sparsity={sparsity!r} and {allocation!r}'
         )
     groups = coupled_channels(model, first_input(data)[:1])
-    named = set() if exclude is None else set(kept_dense(model, exclude))
+    whole = {name for name, site in sites_of(model).items() if site.refusal}
+    whole |= set() if exclude is None else set(kept_dense(model, exclude))
     able = [
         group
         for group in groups
         if not group.fixed
         and group.producers.keys() | group.hands_on.keys() <= sites.keys()
-        and not named & group.consumers.keys()
+        and not whole & group.consumers.keys()
     ]
     if not able:
         reasons = sorted({group.fixed for group in groups if group.fixed})
