@@ -8,6 +8,7 @@ import torch
 from support.compacting import calibrated, count, randomized, same_outputs
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import prune
 
 import sparselth as sl
 from sparselth import models
@@ -179,6 +180,70 @@ def test_a_sparse_model_and_its_modes_are_left_as_they_were():
     same_outputs(model.eval(), small.eval(), X)
     cross_entropy(small.train()(X), DATA[0][1]).backward()
     assert all(p.grad is not None for p in small.parameters())
+
+
+def test_types_modes_frozen_parameters_and_randomness():
+    model = vgg().to(torch.bfloat16).train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    model[3].bias.grad = torch.ones_like(model[3].bias)
+    with torch.no_grad():
+        model[3].weight[:, 2] = 0
+    called = []
+    model[3].register_forward_hook(lambda *_: called.append(1))
+    before = torch.get_rng_state()
+    small = sl.compact(model, X.to(torch.bfloat16))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert small[0].out_channels == 7
+    assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
+    assert [m.training for m in small] == [m.training for m in model]
+    wanted = [p.requires_grad for p in model.parameters()]
+    assert [p.requires_grad for p in small.parameters()] == wanted
+    assert wanted.count(False) == 1
+    assert all(p.grad is None for p in small.parameters())
+    assert model[3].bias.grad is not None
+    assert len(model[3]._forward_hooks) == 1
+
+
+class Two(nn.Module):
+    """Two inputs, one of them whole numbers, and outputs in a mapping."""
+
+    def __init__(self, hidden_too):
+        super().__init__()
+        self.hidden_too = hidden_too
+        self.look_up, self.fc = nn.Embedding(9, 4), nn.Linear(6, 4)
+        self.hidden, self.out = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, words, x, scale=1.0):
+        y = torch.relu(self.hidden(self.look_up(words) + self.fc(x)))
+        others = (y.mean() if self.hidden_too else x, None)
+        return {"y": self.out(y) * scale, "others": others}
+
+
+@pytest.mark.filterwarnings("ignore:filters that are zero stay")
+@pytest.mark.parametrize(("hidden_too", "left"), [(True, 8), (False, 6)])
+@pytest.mark.parametrize("form", [tuple, dict])
+def test_several_inputs_and_outputs(form, hidden_too, left):
+    torch.manual_seed(0)
+    model = Two(hidden_too).eval()
+    with torch.no_grad():
+        model.hidden.weight[5], model.hidden.bias[5] = 0, -1
+        model.out.weight[:, 1] = 0
+    inputs = {"words": torch.tensor([1, 8]), "x": torch.randn(2, 6), "scale": torch.tensor(2.0)}
+    small = sl.compact(model, inputs if form is dict else tuple(inputs.values()))
+    assert small.hidden.out_features == left
+    torch.testing.assert_close(small(**inputs), model(**inputs))
+
+
+def test_what_torch_prunes_itself():
+    model = vgg()
+    prune.ln_structured(model[3], "weight", 0.5, n=2, dim=1)
+    model(X)  # its weight has a history now, which no copy takes
+    small = sl.compact(model, X)
+    assert small[0].out_channels == 4
+    assert "weight_mask" in dict(model[3].named_buffers())
+    assert not any("mask" in name for name in small.state_dict())
+    torch.testing.assert_close(small(X), model(X), rtol=1e-4, atol=1e-5)
 
 
 def compacted(model, x):
