@@ -131,6 +131,22 @@ def test_a_filter_that_is_shifted_from_zero_stays_and_is_told():
     same_outputs(model, small, X)
 
 
+def test_what_a_comparison_hides_is_no_constant():
+    class Positive(nn.Module):
+        def forward(self, x):
+            return torch.where(x > 0, x, 0)  # gives zero for NaN
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), Positive(), nn.Conv2d(4, 5, 1), Positive(), nn.Conv2d(5, 2, 1)
+    ).eval()
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 0, -1
+        model[4].weight[:, 2] = 0
+    small = sl.compact(model, X)
+    assert (small[0].out_channels, small[2].out_channels) == (3, 4)
+    same_outputs(model, small, X)
+
+
 def test_one_channel_always_stays():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     with torch.no_grad():
