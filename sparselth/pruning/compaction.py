@@ -155,14 +155,15 @@ def _told(found: _Found, groups: Sequence[Coupled], constants: Mapping[str, Cons
         if not isinstance(layer, _KINDS) or layer._parameters.get("weight") is None:
             continue
         empty = ~(layer.weight != 0).transpose(0, axis_of(layer, True)).flatten(1).any(1)
-        count, why = int(empty.sum()), "it is not followed"
+        count, dead, why = int(empty.sum()), [], "it is not followed"
         if name in known:
             group, places = known[name]
             left = found.left.get(group.name, set())
-            dead = [c for c in left if bool(empty[places[c]].all())]
             if left:
+                channels = torch.tensor(sorted(left))
+                dead = channels[empty.cpu()[torch.tensor(places)[channels]].all(1)].tolist()
                 count = len(dead) if len(left) > 1 else 0
-            why = group.fixed or _why(found, group, dead, constants)
+            why = group.fixed or (_why(found, group, dead, constants) if count else "")
         if count:
             told.append(f"{count} of {name} ({why})")
     return told
@@ -175,6 +176,6 @@ def _why(
         return "without them the outputs would differ"
     for name, places in group.consumers.items():
         constant = constants.get(name)
-        if constant is None or not all(bool(constant.known[p]) for c in dead for p in places[c]):
+        if constant is None or not constant.known.cpu()[torch.tensor(places)[dead]].all():
             return "what they are added to, or go along with, is not zero"
     return "what follows makes them another constant than zero, which it cannot lose"
