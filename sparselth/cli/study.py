@@ -22,7 +22,8 @@ def study(
     preset: Annotated[
         _Text,
         typer.Option(
-            help="Start from: demo (without --config), smoke, mnist5k, mnist5k-textured, "
+            help="Start from: demo (without --config), smoke, sanity, scores, mnist5k, "
+            "mnist5k-textured, "
             "paper-cifar10, paper-cifar100, paper-table1, paper-rewinding."
         ),
     ] = None,
@@ -44,7 +45,11 @@ def study(
     generators: Annotated[
         _Text,
         typer.Option(
-            help="Of masks: magnitude, imp, admm, random; -shuffled or -inverted after one."
+            help="Of masks: magnitude, imp, admm, random; by a score, at initialization: snip, "
+            "grasp, grasp-abs, synflow, magnitude-init; after training: taylor, movement, and of "
+            "filters l1, l2, fpgm, fpgm-mix, taylor-filter, hrank, dropnet, mean-activation, apoz, "
+            "bn-scale, conditional-entropy, lasso, greedy-forward, lfpc; early-bird, edge-popup. "
+            "-shuffled or -inverted after one."
         ),
     ] = None,
     sparsities: Annotated[_Text, typer.Option(help="Such as 0.9,0.95.")] = None,
@@ -56,7 +61,9 @@ def study(
         ),
     ] = None,
     seeds: Annotated[_Text, typer.Option(help="Such as 0,1,2.")] = None,
-    allocation: Annotated[_Text, typer.Option(help="uniform (per layer), global or erk.")] = None,
+    allocation: Annotated[
+        _Text, typer.Option(help="uniform (per layer), global, lamp or erk.")
+    ] = None,
     epochs: Annotated[_Whole, typer.Option(help="Epochs of every training.")] = None,
     batch_size: Annotated[_Whole, typer.Option(help="Images per step.")] = None,
     weight_decay: Annotated[_Number, typer.Option(help="L2 penalty.")] = None,

@@ -6,20 +6,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+from torch.utils.hooks import RemovableHandle
 
 from ..checks import check_model
 from ..errors import SparselthError
 from ..ops import reference
+from .geometry import as_images
 from .kinds import masked_modules
+from .masked import MaskedConvolution, MaskedLinear
 from .state import MaskState
 
 
 class DenseGradients:
     """The gradients of the loss by all weights of masked layers, kept or pruned.
 
-    model: made sparse by `sparsify`. Between `start` and `stop` its masked layers compute densely,
-    on kept weights alone as ever; parameters get the gradients they always get, and what
-    the backwards add up to by every weight is kept beside them. Not within torch.compile.
+    model: made sparse by `sparsify`. Between `start` and `stop` its masked layers compute as ever,
+    and parameters get the gradients they always get; what the backwards add up to by every weight
+    is computed besides, densely. Not within torch.compile.
 
     Raises SparselthError where there is no mask, or start and stop do not alternate.
     """
@@ -27,13 +31,17 @@ class DenseGradients:
     def __init__(self, model: nn.Module) -> None:
         check_model(model)
         self.states: dict[str, MaskState] = {}
+        self._layers: list[tuple[nn.Module, MaskState]] = []
         for path, module in masked_modules(model):
             for local, state in module._states.items():
+                self._layers.append((module, state))
                 if state not in self.states.values():
                     self.states[f"{path}.{local}" if path else local] = state
         if not self.states:
             raise SparselthError("the model has no mask; call sparselth.sparsify first")
         self.is_on = False
+        self._sums: dict[MaskState, Collector] = {}
+        self._hooks: list[RemovableHandle] = []
 
     def start(self) -> None:
         """Collect from the next forward on.
@@ -43,8 +51,13 @@ class DenseGradients:
         if self.is_on:
             raise SparselthError("gradients are collected already; stop that first")
         self.is_on = True
-        for state in self.states.values():
-            state.collector = Collector()
+        self._sums = {state: Collector() for state in self.states.values()}
+        for layer, state in self._layers:
+            if isinstance(layer, (MaskedConvolution, MaskedLinear)):
+                hook = self._sums[state].hook
+                self._hooks.append(layer.register_forward_hook(hook))
+            else:
+                state.collector = self._sums[state]  # it computes densely anyway
 
     def stop(self) -> dict[str, Tensor]:
         """Return what was collected: parameter name -> tensor of its shape; zero for none.
@@ -54,10 +67,12 @@ class DenseGradients:
         if not self.is_on:
             raise SparselthError("no gradients are being collected; start that first")
         self.is_on = False
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks.clear()
         found = {}
         for name, state in self.states.items():
-            assert state.collector is not None
-            total, state.collector = state.collector.total, None
+            total, state.collector = self._sums[state].total, None
             found[name] = torch.zeros_like(state.parameter) if total is None else total
         return {name: total.detach() for name, total in found.items()}
 
@@ -68,12 +83,23 @@ class Collector:
     def __init__(self) -> None:
         self.total: Tensor | None = None
 
+    def add(self, grad: Tensor) -> None:
+        """Add a gradient."""
+        self.total = grad if self.total is None else self.total + grad
+
     def apply(self, weight: Tensor, mask: Tensor) -> Tensor:
         """Return the masked weight, differentiably, collecting its gradient."""
-        return _Collect.apply(weight, mask, self)
+        return _Masked.apply(weight, mask, self)
+
+    def hook(self, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        """Hand on what a layer gives, collecting the gradient by its weight."""
+        served = isinstance(layer, (MaskedConvolution, MaskedLinear))  # a copy may be densified
+        if not served or not torch.is_grad_enabled() or not out.requires_grad:
+            return out
+        return _Given.apply(out, inputs[0].detach(), layer, self)
 
 
-class _Collect(torch.autograd.Function):
+class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor, collector: Collector) -> Tensor:
         ctx.save_for_backward(mask)
@@ -83,6 +109,39 @@ class _Collect(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (mask,) = ctx.saved_tensors
-        before = ctx.collector.total
-        ctx.collector.total = grad if before is None else before + grad
+        ctx.collector.add(grad)
         return reference.apply_mask(grad, mask), None, None
+
+
+class _Given(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, x: Tensor, layer: nn.Module, collector: Collector) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.layer, ctx.collector = layer, collector
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        weight = ctx.layer._parameters["weight"]
+        ctx.collector.add(weight_gradient(ctx.layer, x, grad, weight))
+        return grad, None, None, None
+
+
+def weight_gradient(layer: Any, x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient by all of a masked layer's weight, as if it were dense.
+
+    layer: a masked convolution or linear layer.  x: its input.  grad: the gradient by its output.
+    weight: for its shape and dtype.
+    """
+    grad = grad.to(weight.dtype)
+    if isinstance(layer, MaskedLinear):
+        rows = grad.reshape(-1, grad.shape[-1])
+        return rows.T @ x.reshape(-1, x.shape[-1]).to(weight.dtype)
+    assert isinstance(layer, MaskedConvolution)
+    if x.dim() < weight.dim():
+        x, grad = x.unsqueeze(0), grad.unsqueeze(0)
+    x, (stride, padding, dilation, groups) = layer._prepared(x.to(weight.dtype))
+    images, rows = as_images(weight), grad.unsqueeze(2) if weight.dim() == 3 else grad
+    found = conv2d_weight(x, images.shape, rows, stride, padding, dilation, groups)
+    return found.view_as(weight)

@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 from torch.utils.hooks import RemovableHandle
 
 from ..checks import check_model, kind
 from ..errors import SparselthError
-from ..nn import MaskedLinear, masks_of, move_masks, sparsify
-from ..nn.geometry import as_images
-from ..nn.masked import MaskedConvolution
+from ..nn import masks_of, move_masks, sparsify
+from ..nn.dense_gradients import weight_gradient
 from ..ops.checks import check_sparsity, kept_counts
 from ..ops.selection import topk_mask
 from .tensors import prunable_parameters
@@ -143,20 +141,5 @@ class _ThroughScore(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, score = ctx.saved_tensors
         drawn = ctx.layer._buffers[DRAWN]
-        by_magnitude = _weight_gradient(ctx.layer, x, grad, drawn) * drawn
+        by_magnitude = weight_gradient(ctx.layer, x, grad, drawn) * drawn
         return grad, None, by_magnitude * score.sign(), None
-
-
-def _weight_gradient(layer: Any, x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient by all of a layer's weight, as if it were dense."""
-    grad = grad.to(weight.dtype)
-    if isinstance(layer, MaskedLinear):
-        rows = grad.reshape(-1, grad.shape[-1])
-        return rows.T @ x.reshape(-1, x.shape[-1]).to(weight.dtype)
-    assert isinstance(layer, MaskedConvolution)
-    if x.dim() < weight.dim():
-        x, grad = x.unsqueeze(0), grad.unsqueeze(0)
-    x, (stride, padding, dilation, groups) = layer._prepared(x.to(weight.dtype))
-    images, rows = as_images(weight), grad.unsqueeze(2) if weight.dim() == 3 else grad
-    found = conv2d_weight(x, images.shape, rows, stride, padding, dilation, groups)
-    return found.view_as(weight)
