@@ -30,18 +30,22 @@ class DenseGradients:
 
     def __init__(self, model: nn.Module) -> None:
         check_model(model)
-        self.states: dict[str, MaskState] = {}
-        self._layers: list[tuple[nn.Module, MaskState]] = []
-        for path, module in masked_modules(model):
-            for local, state in module._states.items():
-                self._layers.append((module, state))
-                if state not in self.states.values():
-                    self.states[f"{path}.{local}" if path else local] = state
-        if not self.states:
-            raise SparselthError("the model has no mask; call sparselth.sparsify first")
+        self.model = model
+        self.states = self._states_now()
         self.is_on = False
         self._sums: dict[MaskState, Collector] = {}
         self._hooks: list[RemovableHandle] = []
+
+    def _states_now(self) -> dict[str, MaskState]:
+        """Return the states of all weights with a mask, by name; a move may have made new ones."""
+        found: dict[str, MaskState] = {}
+        for path, module in masked_modules(self.model):
+            for local, state in module._states.items():
+                if state not in found.values():
+                    found[f"{path}.{local}" if path else local] = state
+        if not found:
+            raise SparselthError("the model has no mask; call sparselth.sparsify first")
+        return found
 
     def start(self) -> None:
         """Collect from the next forward on.
@@ -51,13 +55,14 @@ class DenseGradients:
         if self.is_on:
             raise SparselthError("gradients are collected already; stop that first")
         self.is_on = True
+        self.states = self._states_now()
         self._sums = {state: Collector() for state in self.states.values()}
-        for layer, state in self._layers:
-            if isinstance(layer, (MaskedConvolution, MaskedLinear)):
-                hook = self._sums[state].hook
-                self._hooks.append(layer.register_forward_hook(hook))
+        for state, total in self._sums.items():
+            layers = [layer for layer, _ in state.owners()]
+            if all(isinstance(layer, (MaskedConvolution, MaskedLinear)) for layer in layers):
+                self._hooks += [layer.register_forward_hook(total.hook) for layer in layers]
             else:
-                state.collector = self._sums[state]  # it computes densely anyway
+                state.collector = total  # such a layer computes densely anyway
 
     def stop(self) -> dict[str, Tensor]:
         """Return what was collected: parameter name -> tensor of its shape; zero for none.

@@ -82,6 +82,9 @@ def find_masks(
     comes back, and scores that see data see the network without it. The sparsity stays a share of
     all weights.
 
+    In a process group of torch.distributed every process gets the same masks, each by batches of
+    its own: all of them call this, but for "magnitude".
+
     Warns of weights that cannot have masks, with the share of the model that the masks cover.
 
     Raises SparselthError for an unknown name (listing the known ones), a sparsity outside

@@ -46,6 +46,51 @@ def test_they_are_those_of_the_dense_layer(case, passes):
     assert not masked[~mask].any()
 
 
+class Tied(nn.Module):
+    """A weight that an embedding and a linear layer share."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(6, 5), nn.Linear(5, 6, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens))
+
+
+class Twice(nn.Module):
+    """A weight that two linear layers share, one of which is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "x"),
+    [
+        (Tied(), "embedding.weight", torch.tensor([0, 3, 3, 5])),
+        (Twice(), "first.weight", torch.randn(4, 6).double()),
+    ],
+)
+def test_shared_weights_are_counted_once_for_each_use(model, name, x):
+    model = model.double()
+    sl.sparsify(model, {name: torch.rand(model.get_parameter(name).shape) < 0.5})
+    plain = sl.densify(copy.deepcopy(model))
+    gradients = DenseGradients(model)
+    model.float().double()  # moves the parameters
+    gradients.start()
+    model(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    torch.testing.assert_close(
+        gradients.stop()[name], plain.get_parameter(name).grad, rtol=1e-4, atol=1e-4
+    )
+
+
 def test_stopped_the_kernels_serve_again():
     model = nn.Sequential(nn.Linear(8, 8))
     sl.sparsify(model, {"0.weight": torch.rand(8, 8) < 0.3})
