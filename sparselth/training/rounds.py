@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ..checks import check_name, check_whole
+from ..data import Data, batches_of
 from ..errors import SparselthError
 from ..ops.patterns import Pattern
 from ..pruning import check_search, find_masks
@@ -16,6 +20,7 @@ from ..pruning.allocation import Sparsity
 from ..pruning.schedules import Schedule, find_schedule, scheduled
 from ..pruning.scores import SCORES, Score
 from ..pruning.scores.context import declared
+from .distributed import World
 from .recipe import Recipe
 
 Weights = dict[str, Tensor]
@@ -82,27 +87,35 @@ class Rounds:
         return find_masks(model, sparsity=self.share(done), within=masks, initial=initial, **search)
 
 
+# Batches of training data that a score sees where it looks at data.
+SCORE_BATCHES = 4
+
+
 def search_of(
     score: str | Score,
     allocation: str,
     pattern: str | Pattern | None,
     exclude: Collection[str] | None,
+    data: Data,
+    recipe: Recipe,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """Return what `find_masks` is asked for, the score checked."""
-    _check_score(score)
-    return {"score": score, "allocation": allocation, "pattern": pattern, "exclude": exclude}
-
-
-def _check_score(score: str | Score) -> None:
+    """Return what `find_masks` is asked for; with some batches of the data where that wants any."""
+    search: dict[str, Any] = {
+        "score": score,
+        "allocation": allocation,
+        "pattern": pattern,
+        "exclude": exclude,
+    }
     found = SCORES.get(score) if isinstance(score, str) else score
-    if found is None:
-        return  # who searches says so
-    if needed := [name for name in declared(found).names if name in ("data", "loss")]:
-        raise SparselthError(
-            f"the score {score!r} needs {' and '.join(needed)} "
-            "of its own: pass find_masks(model, score=..., data=..., loss=...) to "
-            "train(masks=...)"
-        )
+    needed = declared(found).names if found is not None else ()
+    if "data" in needed or "loss" in needed or pattern == "coupled":
+        world = World.current()
+        shard = (world.rank, world.size)
+        source = batches_of(data, recipe.batch_size, recipe.seed, False, device, shard)
+        batches = list(islice(source.train(0), SCORE_BATCHES))
+        search |= {"data": batches, "loss": cross_entropy}
+    return search
 
 
 def _shown(sparsity: Sparsity) -> str:

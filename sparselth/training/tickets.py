@@ -94,7 +94,8 @@ def find_ticket(
     initialization.  replay: what each later round trains by: "full", `recipe` again, or "rest",
     what of it follows `rewind_to`.
     score, allocation, pattern, exclude: as in `find_masks`. A score that looks at the weights
-    before training sees the initialization.
+    before training sees the initialization, and one that sees data four batches of the first
+    epoch's, not augmented, with cross entropy.
     checkpoint, device, callbacks, test: as in `train`; with a checkpoint folder a search that was
     stopped goes on, from the initialization it began with.
 
@@ -105,9 +106,9 @@ def find_ticket(
     appendix G (the whole schedule in each round).
     """
     rounds_of = Rounds(sparsity, rounds, schedule, rewind_to, replay, recipe)
-    search = search_of(score, allocation, pattern, exclude)
-    check_training(model, recipe, device=device, callbacks=callbacks, checkpoint=checkpoint)
-    rounds_of.check(model, search)
+    where = check_training(model, recipe, device=device, callbacks=callbacks, checkpoint=checkpoint)
+    search = search_of(score, allocation, pattern, exclude, data, recipe, where)
+    rounds_of.check(model.to(where), search)
     start = _Start(model, rewind_to, _below(checkpoint, "start"))
     masks: Weights | None = None
     trained: Weights | None = None
@@ -172,10 +173,12 @@ def prune_and_finetune(
     epoch 0, arXiv:2003.02389.
     """
     rounds_of = Rounds(sparsity, rounds, schedule, 0, "full", recipe)
-    search = search_of(score, allocation, pattern, exclude)
     recipes = [recipe] if pretrain is None else [pretrain, recipe]
-    check_training(model, *recipes, device=device, callbacks=callbacks, checkpoint=checkpoint)
-    rounds_of.check(model, search)
+    where = check_training(
+        model, *recipes, device=device, callbacks=callbacks, checkpoint=checkpoint
+    )
+    search = search_of(score, allocation, pattern, exclude, data, recipe, where)
+    rounds_of.check(model.to(where), search)
     options: dict[str, Any] = {"device": device, "callbacks": callbacks, "test": test}
     initial, pretraining = _copied(model), None
     if pretrain is not None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import sparselth as sl
 from sparselth import SparselthError
@@ -165,6 +166,24 @@ def test_scores_that_look_at_the_initialization_see_it(make_model, digits, short
     assert _same(again.masks, ticket.masks)
 
 
+@pytest.mark.parametrize("score", ["dropnet", "snip"])
+def test_scores_that_see_data_see_some_of_it(make_model, digits, short, score):
+    """DropNet's loop: train, prune what gives least, put the weights back."""
+    model = make_model()
+    start = _weights(model)
+    ticket = sl.find_ticket(model, digits, short, 0.5, rounds=2, score=score)
+    assert _same(ticket.start, start)
+    by_hand = make_model()
+    train(by_hand, digits, short)
+    source = sl.data.batches_of(digits, 32, short.seed, False, torch.device("cpu"))
+    options = {"score": score, "data": list(source.train(0))[:4], "loss": cross_entropy}
+    half = sl.find_masks(by_hand, sparsity=1 - 0.5**0.5, **options)
+    again = make_model()
+    train(again, digits, short, masks=half)
+    masks = sl.find_masks(again, sparsity=0.5, within=half, **options)
+    assert _same(ticket.masks, masks)
+
+
 def test_fine_tuning_in_rounds_never_puts_weights_back(make_model, digits, short, tmp_path):
     model = make_model()
     found = sl.prune_and_finetune(
@@ -190,7 +209,6 @@ def test_fine_tuning_in_rounds_never_puts_weights_back(make_model, digits, short
     [
         ({"replay": "again"}, "unknown replay 'again'"),
         ({"schedule": "squared"}, "unknown schedule 'squared'"),
-        ({"score": "snip"}, "needs data and loss of its own"),
     ],
 )
 def test_what_is_no_way_to_prune_in_rounds(make_model, digits, short, options, says):

@@ -252,12 +252,3 @@ def test_a_frozen_weight_has_no_score():
     model[4].weight.requires_grad_(False)
     with pytest.raises(sl.SparselthError, match=r"4\.weight takes no gradient"):
         sl.find_masks(model, score="snip", data=batches(4), loss=cross_entropy)
-
-
-def test_training_in_one_call_says_where_such_masks_come_from():
-    digits = sl.data.load("mnist5k").limited(train=32, test=32)
-    model = sl.models.build("conv4", num_classes=10, in_channels=1, width=0.125)
-    recipe = sl.Recipe(epochs=1, learning_rate=0.1, batch_size=32)
-    for run in (sl.find_ticket, sl.prune_and_finetune):
-        with pytest.raises(sl.SparselthError, match=r"'snip' needs data and loss .*train\(masks"):
-            run(model, digits, recipe, 0.5, score="snip")
