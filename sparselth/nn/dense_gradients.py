@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class DenseGradients:
         self.is_on = False
         self._sums: dict[MaskState, Collector] = {}
         self._hooks: list[RemovableHandle] = []
+        # Whoever drops this between start and stop leaves nothing on the model.
+        weakref.finalize(self, _remove, self._hooks)
 
     def _states_now(self) -> dict[str, MaskState]:
         """Return the states of all weights with a mask, by name; a move may have made new ones."""
@@ -72,14 +75,18 @@ class DenseGradients:
         if not self.is_on:
             raise SparselthError("no gradients are being collected; start that first")
         self.is_on = False
-        for handle in self._hooks:
-            handle.remove()
-        self._hooks.clear()
+        _remove(self._hooks)
         found = {}
         for name, state in self.states.items():
             total, state.collector = self._sums[state].total, None
             found[name] = torch.zeros_like(state.parameter) if total is None else total
         return {name: total.detach() for name, total in found.items()}
+
+
+def _remove(hooks: list[RemovableHandle]) -> None:
+    for handle in hooks:
+        handle.remove()
+    hooks.clear()
 
 
 class Collector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..errors import SparselthError
 from ..ops.patterns import Blocks, Pattern, axes, find_pattern
 
 
-class StepPenalty:
+class StepPenalty(ABC):
     """What pulls some parameters towards zero beside the loss, around every step of an optimizer.
 
     `attach` it to one of torch's optimizers or of `sparselth.optim`, which keeps it, or pass it to
@@ -33,17 +34,17 @@ class StepPenalty:
         self.proximal = proximal
         self._handle: RemovableHandle | None = None
 
+    @abstractmethod
     def value(self) -> Tensor:
         """Return the penalty as it stands, a scalar, its strength included."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _gradient(self, parameter: Tensor) -> Tensor:
         """Return a subgradient of the penalty without its strength."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _shrunk(self, parameter: Tensor, threshold: float) -> Tensor:
         """Return argmin_v |v - parameter|^2 / 2 + threshold * penalty(v)."""
-        raise NotImplementedError
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Act around every step of `optimizer` from here on, once.
@@ -96,7 +97,7 @@ class StepPenalty:
 
     # What `train(regularizer=...)` asks for besides.
 
-    def end_epoch(self, epoch: int) -> None:
+    def end_epoch(self, epoch: int) -> None:  # noqa: B027 - not every one has to
         """Follow `epoch`: nothing changes with it."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,7 +105,12 @@ class StepPenalty:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state`, what `state_dict` returned."""
+        """Restore `state`, what `state_dict` returned.
+
+        Raises SparselthError for anything else.
+        """
+        if state:
+            raise SparselthError(f"a state of {type(self).__name__} is empty, got {kind(state)}")
 
 
 class GroupLasso(StepPenalty):

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .tensors import layer_of
+
 Places = dict[str, list[list[int]]]
 """Parameter name -> for each channel, which places along an axis of the parameter it is."""
 
@@ -54,11 +56,6 @@ class Coupled:
 
 Gone = Sequence[tuple[Coupled, Sequence[int]]]
 """Groups, and which channels of each are to go."""
-
-
-def layer_of(model: nn.Module, weight: str) -> Any:
-    """Return the layer that has a weight, by the weight's name."""
-    return model.get_submodule(weight.rpartition(".")[0])
 
 
 def axis_of(layer: nn.Module, outputs: bool) -> int:

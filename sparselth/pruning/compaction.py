@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .channels import Coupled, Gone, axis_of, cut, index_of, layer_of, silence
+from .channels import Coupled, Gone, axis_of, cut, index_of, silence
 from .constants import Constant, constant_inputs, fold, foldable
 from .coupling import coupled_channels, dense_copy
 from .probes import Probe, own_randomness, randomized, that_hold
+from .tensors import layer_of
 
 Dead = dict[str, list[int]]
 """The name of a group -> which of its channels are dead."""

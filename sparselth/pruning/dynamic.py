@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_name, check_number, check_whole, kind
+from ..checks import check_name, check_number, check_whole
 from ..errors import SparselthError
 from ..nn import masks_of, move_masks
 from ..nn.dense_gradients import DenseGradients
 from ..ops.selection import topk_mask
 from .processes import from_first_process, mean_over_processes
 from .selecting import last_where_pruned
+from .step_count import CountsSteps
 
 DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda part: (1 + math.cos(math.pi * part)) / 2,
@@ -26,7 +26,7 @@ DECAYS: dict[str, Callable[[float], float]] = {
 GROWS = ("gradient", "random")
 
 
-class DynamicSparsity:
+class DynamicSparsity(CountsSteps):
     """Moves the masks of a sparse model while it trains: `step()` after each optimizer's step.
 
     Every so often, in each layer, the kept weights of smallest magnitude are dropped and as many
@@ -116,31 +116,18 @@ class DynamicSparsity:
         if self.grow == "random":
             # Above zero: what is to stay asleep for good is ranked by zero.
             drawn = {name: 1 - torch.rand(w.shape, device=w.device) for name, w in weights.items()}
-            from_first_process(drawn.values())
-            return drawn
+            return dict(zip(drawn, from_first_process(drawn.values()), strict=True))
         found = self._gradients.stop()
         if not any(bool(gradient.any()) for gradient in found.values()):
             raise SparselthError(
                 "no gradient reached the masked weights in the step before: call backward on the "
                 "model between two calls of step(), outside torch.compile"
             )
-        mean_over_processes(found.values())
-        return found
+        return dict(zip(found, mean_over_processes(found.values()), strict=True))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, besides the model's own state: the steps done."""
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned.
-
-        Raises SparselthError for what is none.
-        """
-        if not isinstance(state, Mapping) or set(state) != {"steps"}:
-            raise SparselthError(f"a state of DynamicSparsity holds its steps, got {kind(state)}")
+    def _resumed(self) -> None:
         if self._gradients.is_on:
             self._gradients.stop()
-        self.steps = check_whole("steps", state["steps"], 0)
         self._collect_before_a_move()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..checks import check_whole, kind
+from ..checks import check_whole
 from ..errors import SparselthError
 from ..nn import masks_of, move_masks, sparsify
 from ..ops.checks import check_sparsity
@@ -18,9 +18,10 @@ from .masks import check_search, find_masks
 from .schedules import Schedule, find_schedule, scheduled
 from .scores import Score
 from .scores.derivatives import Batch, Loss
+from .step_count import CountsSteps
 
 
-class GradualPruning:
+class GradualPruning(CountsSteps):
     """Prunes a model while it trains: `step()` after each step of the optimizer.
 
     The model is made sparse at once, with the masks of the first sparsity, none pruned by default;
@@ -66,6 +67,8 @@ class GradualPruning:
         self.every = check_whole("every", every, 1)
         self.first = check_sparsity(first)
         self.schedule = find_schedule(schedule)
+        if isinstance(data, Iterator):
+            data = list(data)  # read each time
         self.search: dict[str, Any] = {
             "score": score,
             "allocation": allocation,
@@ -88,17 +91,13 @@ class GradualPruning:
                 f"pattern={pattern!r} fixes the sparsity, and gradual pruning comes to it in "
                 "parts; take another pattern"
             )
-        for part in [0.0, *self._parts()]:
+        # All between lie between these: the least that is pruned, and the most.
+        for part in (0.0, min(every / (self.end - self.begin), 1.0), 1.0):
             check_search(model, sparsity=self._at(part), **self.search)
         within = masks_of(model)
         start = self.search if self.first else self.search | {"score": "magnitude", "pattern": None}
         masks = find_masks(model, sparsity=self._at(0.0), **start)
         sparsify(model, {name: mask & within.get(name, mask) for name, mask in masks.items()})
-
-    def _parts(self) -> list[float]:
-        """Return the parts of the way at which it prunes."""
-        due = [*range(self.begin + self.every, self.end, self.every), self.end]
-        return [(step - self.begin) / (self.end - self.begin) for step in due]
 
     def _at(self, part: float) -> Sparsity:
         if part == 0:
@@ -125,16 +124,5 @@ class GradualPruning:
             move_masks(self.model, masks)
         return due
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, besides the model's own state: the steps done."""
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned.
-
-        Raises SparselthError for what is none.
-        """
-        if not isinstance(state, Mapping) or set(state) != {"steps"}:
-            raise SparselthError(f"a state of GradualPruning holds its steps, got {kind(state)}")
-        self.steps = check_whole("steps", state["steps"], 0)
+    def _resumed(self) -> None:
         move_masks(self.model, masks_of(self.model))  # layers as they are at this sparsity

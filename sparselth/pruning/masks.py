@@ -108,6 +108,7 @@ def find_masks(
     *before, last = search.in_steps(
         declared(search.score).steps if steps is None else steps, find_schedule(schedule)
     )
+    search.check_enough()
     warn_of_gaps(model, search.sites, search.sparsity)
     left = search.context.masks
     with warnings.catch_warnings():

@@ -14,9 +14,10 @@ from ..checks import check_model, kind
 from ..errors import SparselthError
 from ..nn import masks_of, move_masks, sparsify
 from ..nn.dense_gradients import weight_gradient
+from ..nn.kinds import owners_of
 from ..ops.checks import check_sparsity, kept_counts
 from ..ops.selection import topk_mask
-from .tensors import prunable_parameters
+from .tensors import layer_of, prunable_parameters
 
 SCORE, DRAWN = "weight_score", "weight_drawn"
 
@@ -52,16 +53,23 @@ class EdgePopup:
         if masks_of(model):
             raise SparselthError("EdgePopup makes a plain model sparse itself; densify it first")
         weights = prunable_parameters(model, exclude=exclude)
-        layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights}
+        layers = {name: layer_of(model, name) for name in weights}
         for name, layer in layers.items():
             if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear)) or name.endswith("_weight"):
                 raise SparselthError(
                     f"EdgePopup scores Conv1d, Conv2d and Linear layers; {name} is that of a "
                     f"{type(layer).__name__}, exclude it"
                 )
+        owners = owners_of(model)
+        if shared := [name for name, weight in weights.items() if len(owners[id(weight)]) > 1]:
+            raise SparselthError(
+                f"EdgePopup has one score for each use of a weight, and several layers share "
+                f"{', '.join(shared)}: exclude it"
+            )
         counts, _ = kept_counts(list(weights.values()), sparsity=check_sparsity(sparsity))
         self.model, self.names = model, list(weights)
         self.counts = [max(count, 1) for count in counts]
+        self._trained = [p for p in model.parameters() if p.requires_grad]
         model.requires_grad_(False)
         for name, weight in weights.items():
             score = torch.empty_like(weight)
@@ -76,10 +84,7 @@ class EdgePopup:
     @property
     def scores(self) -> dict[str, nn.Parameter]:
         """The scores, by the names of their weights."""
-        return {name: self._layer(name).get_parameter(SCORE) for name in self.names}
-
-    def _layer(self, name: str) -> nn.Module:
-        return self.model.get_submodule(name.rpartition(".")[0])
+        return {name: layer_of(self.model, name).get_parameter(SCORE) for name in self.names}
 
     def _masks(self) -> dict[str, Tensor]:
         scores = [score.detach() for score in self.scores.values()]
@@ -94,18 +99,20 @@ class EdgePopup:
         masks = self._masks()
         with torch.no_grad():
             for name in self.names:
-                layer: Any = self._layer(name)
+                layer = layer_of(self.model, name)
                 layer._parameters["weight"].copy_(layer._buffers[DRAWN])
         move_masks(self.model, masks)
         return True
 
     def finish(self) -> None:
-        """Take the scores off; the model stays sparse, and its parameters frozen no more."""
+        """Take the scores off; the model stays sparse, and frozen only what was so before."""
         for handle in self._hooks:
             handle.remove()
         for name in self.names:
-            del self._layer(name)._parameters[SCORE], self._layer(name)._buffers[DRAWN]
-        self.model.requires_grad_(True)
+            layer = layer_of(self.model, name)
+            del layer._parameters[SCORE], layer._buffers[DRAWN]
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs besides the model's own state: nothing."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .channels import Gone, axis_of, index_of, places_of
+from .tensors import layer_of
 
 T = TypeVar("T")
 
@@ -129,8 +130,7 @@ def randomized(model: nn.Module, spared: Mapping[str, Tensor]) -> nn.Module:
         for axis in (0, 1):
             weight.mul_(_factors(weight, axis))
         if name in spared and bool(spared[name].any()):
-            layer: Any = other.get_submodule(name.rpartition(".")[0])
-            axis = axis_of(layer, outputs=False)
+            axis = axis_of(layer_of(other, name), outputs=False)
             index = spared[name].nonzero().flatten()
             weight.index_copy_(axis, index, model.get_parameter(name).index_select(axis, index))
     return other

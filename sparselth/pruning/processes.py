@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -21,20 +22,26 @@ def sum_over_processes(sums: Iterable[Tensor], count: int) -> int:
         return count
     shared = torch.tensor(count, device=sums[0].device)
     for tensor in (*sums, shared):
-        dist.all_reduce(tensor)
+        tensor.copy_(_exchanged(tensor, dist.all_reduce))
     return int(shared)
 
 
-def mean_over_processes(scores: Iterable[Tensor]) -> None:
-    """Replace scores by their mean over all processes: each looked at its own batches."""
-    if processes() > 1:
-        for tensor in scores:
-            dist.all_reduce(tensor)
-            tensor /= processes()
+def mean_over_processes(scores: Iterable[Tensor]) -> list[Tensor]:
+    """Return the mean of scores over all processes: each looked at its own batches."""
+    if processes() == 1:
+        return list(scores)
+    return [_exchanged(score, dist.all_reduce) / processes() for score in scores]
 
 
-def from_first_process(scores: Iterable[Tensor]) -> None:
-    """Replace scores by those of the first process: each drew its own."""
-    if processes() > 1:
-        for tensor in scores:
-            dist.broadcast(tensor, src=0)
+def from_first_process(scores: Iterable[Tensor]) -> list[Tensor]:
+    """Return the scores of the first process: each drew its own."""
+    if processes() == 1:
+        return list(scores)
+    return [_exchanged(score, partial(dist.broadcast, src=0)) for score in scores]
+
+
+def _exchanged(tensor: Tensor, exchange: Callable[[Tensor], object]) -> Tensor:
+    """Return what an exchange in place makes of a copy, which it wants contiguous."""
+    copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+    exchange(copy)
+    return copy

@@ -15,6 +15,7 @@ from ..ops.checks import MASKS, check_mask
 from .scores.derivatives import Batch
 from .scores.layer_inputs import check_reconstructed, layer_inputs
 from .scores.ranking import left_as_it_was
+from .tensors import layer_of
 
 
 @torch.no_grad()
@@ -47,7 +48,7 @@ def reconstruct(
         raise SparselthError(f"masks name {unknown}, which the model does not have")
     inputs = {name: _inputs(name, parameters[name], mask) for name, mask in masks.items()}
     for name in masks:
-        check_reconstructed(name, model.get_submodule(name.rpartition(".")[0]))
+        check_reconstructed(name, layer_of(model, name))
     before, batches = copy.deepcopy(model), list(data)
     errors = {}
     with left_as_it_was(model):

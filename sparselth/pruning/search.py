@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_model, check_whole
 from ..errors import SparselthError
 from ..nn.kinds import Site, sites_of
+from ..ops.checks import check_sparsity
 from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
 from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, counts_for
 from .arguments import check_allocation, checked_initial, checked_within, pattern_of_score
@@ -93,6 +94,11 @@ class Search:
         costs = None if budget == "weights" else costs_of(model, sites, sparsity, data)
         coupled: tuple[Coupled, ...] = ()
         if pattern == "coupled":
+            if costs is not None:
+                raise SparselthError(
+                    'pattern="coupled" takes a share of the channels, and budget="flops" one of '
+                    'the multiplications; take budget="weights"'
+                )
             coupled = prunable_groups(model, sites, sparsity, allocation, data, exclude)
         search = cls(model, sites, scorer, sparsity, allocation, pattern, context, costs, coupled)
         with warnings.catch_warnings():
@@ -124,7 +130,8 @@ class Search:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the masks are found
-            k, layers = self._kept_by_shape(), len(self.sites)
+            k = self._kept_by_shape()
+        layers = sum(site.slot.numel() > 0 for site in self.sites.values())
         if self.allocation in TOGETHER and isinstance(k, int) and k < layers:
             raise SparselthError(
                 f"a sparsity of {self.sparsity} keeps {k} of all weights or groups together, and "
@@ -201,6 +208,11 @@ class Search:
         model, left = self.context.model, self.context.masks
         share = DEFAULT_SPARSITY if self.sparsity is None else self.sparsity
         assert not isinstance(share, Mapping)
+        if self.score not in (magnitude, random):
+            sizes = [score.numel() for score in scores.values()]
+            check_ranking(
+                name_of(self.score), list(scores), list(scores.values()), None, sizes, each=False
+            )
         whole = {n: torch.ones_like(s.slot, dtype=torch.bool) for n, s in self.sites.items()}
         found = coupled_masks(model, self.coupled, scores, left, share, self.allocation in TOGETHER)
         return {name: self._within(name, mask) for name, mask in (whole | found).items()}
@@ -217,14 +229,14 @@ class Search:
     def _within_flops(self, scores: list[Tensor], groups: Pattern) -> dict[str, Tensor]:
         """Return the masks of the least sparsity that saves the share of multiplications asked."""
         assert self.costs is not None
-        assert isinstance(self.sparsity, float)
-        costs = self.costs
+        assert self.sparsity is not None
+        assert not isinstance(self.sparsity, Mapping)
 
         def masks_at(share: float) -> dict[str, Tensor]:
             search = replace(self, sparsity=share)
             return search._selected(scores, groups, search._counts(scores, groups))
 
-        return least_saving(masks_at, costs, self.sparsity)
+        return least_saving(masks_at, self.costs, check_sparsity(self.sparsity))
 
     def _ranked(self, weights: dict[str, Tensor]) -> list[Tensor]:
         """Return what the score says of each layer: of its weights, or of its units."""

@@ -96,14 +96,13 @@ def check_ranking(
     sizes: how many weights or units each layer has.  each: look at each layer by itself, where each
     has a count of its own; else it is enough that they differ somewhere.
     """
-    together = torch.cat([part.flatten().double().cpu() for part in scores])
     if isinstance(counts, int) or not each:
         total = counts if isinstance(counts, int) else sum(counts or [0])
-        same = ["all layers"] if total < sum(sizes) and _is_constant(together) else []
+        same = ["all layers"] if total < sum(sizes) and _are_constant(scores) else []
     else:
         kept = [0] * len(sizes) if counts is None else counts
         layers = zip(names, scores, kept, sizes, strict=True)
-        same = [name for name, part, n, size in layers if n < size and _is_constant(part)]
+        same = [name for name, part, n, size in layers if n < size and _are_constant([part])]
     if same:
         raise SparselthError(
             f"the score {score!r} is the same for all of {', '.join(same)}, and ranks nothing "
@@ -111,9 +110,12 @@ def check_ranking(
         )
 
 
-def _is_constant(part: Tensor) -> bool:
+def _are_constant(parts: list[Tensor]) -> bool:
     # Of two, as a layer of two filters has, some criteria cannot tell which.
-    return part.numel() > 2 and bool(part.min() == part.max())
+    ranges = [part.aminmax() for part in parts if part.numel()]
+    if sum(part.numel() for part in parts) <= 2:
+        return False
+    return min(float(low) for low, _ in ranges) == max(float(high) for _, high in ranges)
 
 
 def _alike(tensors: list[Tensor]) -> list[list[int]]:

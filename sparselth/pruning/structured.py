@@ -12,10 +12,10 @@ from ..errors import SparselthError
 from ..nn.kinds import Site, sites_of
 from ..ops import selection
 from .allocation import TOGETHER, Sparsity
-from .channels import Coupled, axis_of
+from .channels import Coupled, axis_of, index_of
 from .coupling import coupled_channels
 from .scores.maps import first_input
-from .tensors import kept_dense
+from .tensors import kept_dense, layer_of
 
 # Rounds of choosing filters by the columns that stay and columns by the filters: few are needed.
 _ROUNDS = 20
@@ -141,18 +141,13 @@ def coupled_masks(
     masks: dict[str, Tensor] = {}
     for group, stays in zip(groups, kept, strict=True):
         gone = (~stays).nonzero().flatten().tolist()
-        for places, outputs in (
-            (group.producers, True),
-            (group.hands_on, True),
-            (group.consumers, False),
-        ):
-            for name, of in places.items():
-                weight = model.get_parameter(name)
-                mask = masks.setdefault(name, torch.ones_like(weight, dtype=torch.bool))
-                layer = model.get_submodule(name.rpartition(".")[0])
-                index = [place for c in gone for place in of[c]]
-                axis = axis_of(layer, outputs)
-                mask.index_fill_(axis, torch.tensor(index, device=mask.device).long(), False)
+        for name, of, outputs in group.roles():
+            if name in group.norms:
+                continue
+            weight = model.get_parameter(name)
+            mask = masks.setdefault(name, torch.ones_like(weight, dtype=torch.bool))
+            index = index_of((of[c] for c in gone), mask.device)
+            mask.index_fill_(axis_of(layer_of(model, name), outputs), index, False)
     return masks
 
 
@@ -168,7 +163,7 @@ def _channel_values(
     for name, places in (group.producers | group.hands_on).items():
         if name not in scores:
             continue
-        layer, score = model.get_submodule(name.rpartition(".")[0]), scores[name].double()
+        layer, score = layer_of(model, name), scores[name].double()
         axis = axis_of(layer, True) if score.dim() > 1 else 0
         rows = score.transpose(0, axis).reshape(score.shape[axis], -1).square()
         index = torch.tensor(places, device=score.device)

@@ -200,6 +200,11 @@ def _places(
     return fitting
 
 
+def layer_of(model: nn.Module, weight: str) -> Any:
+    """Return the layer that has a weight, by the weight's name."""
+    return model.get_submodule(weight.rpartition(".")[0])
+
+
 def kept_dense(model: nn.Module, exclude: Collection[str]) -> set[str]:
     """Return the weights that names and patterns to exclude stand for."""
     return _named(model, sites_of(model), exclude, "exclude")

@@ -1,6 +1,7 @@
 """Gradients by pruned weights too, of every kind of masked layer."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -99,6 +100,17 @@ def test_stopped_the_kernels_serve_again():
     gradients.stop()
     model(torch.randn(2, 8)).sum().backward()
     assert gradients.states["0.weight"].collector is None
+
+
+def test_dropped_while_it_collects_it_leaves_nothing():
+    model = nn.Sequential(nn.Linear(4, 4))
+    sl.sparsify(model, {"0.weight": torch.rand(4, 4) < 0.5})
+    gradients = DenseGradients(model)
+    gradients.start()
+    assert model[0]._forward_hooks
+    del gradients
+    gc.collect()
+    assert not model[0]._forward_hooks
 
 
 def test_none_are_zero():

@@ -125,6 +125,15 @@ def test_layers_that_cost_more_may_keep_more_weights_than_by_weights():
     assert sl.sparsity(masks) < 0.35
 
 
+@pytest.mark.parametrize("sparsity", [0, torch.tensor(0.5), 1e-9])
+def test_any_number_is_a_share(sparsity):
+    model = net()
+    masks = sl.find_masks(
+        model, sparsity=sparsity, budget="flops", data=iter(DATA), exclude=["7.weight"]
+    )
+    assert saved(model, masks) >= float(sparsity) - 1e-12
+
+
 @pytest.mark.parametrize("pattern", ["filter", "4x1"])
 def test_with_groups_and_in_steps(pattern):
     model = net()
@@ -142,6 +151,8 @@ def test_with_groups_and_in_steps(pattern):
     [
         ({"budget": "seconds"}, "unknown budget 'seconds'"),
         ({"budget": "flops"}, "counts by an input; pass data"),
+        ({"budget": "flops", "data": DATA, "pattern": "coupled"}, "one of the multiplications"),
+        ({"budget": "flops", "data": DATA, "pattern": "2:4"}, "2:4"),
         ({"budget": "flops", "data": DATA, "sparsity": {"*": 0.5}}, "takes one sparsity"),
         ({"budget": "flops", "data": DATA, "sparsity": 0.9999}, "takes .* of the multiplications"),
         ({"budget": "flops", "data": [(torch.zeros(2, 3), None)]}, "cannot be called with"),

@@ -96,6 +96,24 @@ def test_with_a_score_that_sees_data():
     assert told[-1][1] == pytest.approx(0.8, abs=0.01)
 
 
+def test_data_that_can_be_read_once_is_kept():
+    draw = torch.Generator().manual_seed(0)
+    data = [(torch.randn(8, 3, 8, 8, generator=draw), torch.randint(4, (8,), generator=draw))]
+    options = {"end": 3, "every": 1, "score": "snip", "loss": cross_entropy}
+    one, other = net(), net()
+    trained(one, GradualPruning(one, 0.8, data=data, **options), 3)
+    trained(other, GradualPruning(other, 0.8, data=iter(data), **options), 3)
+    for name, mask in sl.masks_of(one).items():
+        assert torch.equal(mask, sl.masks_of(other)[name])
+
+
+def test_a_long_run_is_checked_at_its_ends_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr("sparselth.pruning.gradual.check_search", lambda *a, **k: calls.append(k))
+    GradualPruning(net(), 0.9, end=10**6, every=1)
+    assert len(calls) == 3
+
+
 def test_masks_of_before_stay_pruned():
     model = net()
     sl.sparsify(model, sl.find_masks(model, sparsity=0.5))
@@ -145,7 +163,13 @@ def test_bad_input(options, says):
     assert not sl.masks_of(model)
 
 
-@pytest.mark.parametrize("state", [{}, {"steps": -1}, [1], {"steps": 1, "more": 2}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        *({}, [1], {"steps": 1}, {"method": "GradualPruning", "steps": -1}),
+        {"method": "RigL", "steps": 1},
+    ],
+)
 def test_a_state_that_is_none(state):
     pruning = GradualPruning(net(), 0.9, end=5)
     with pytest.raises(sl.SparselthError):

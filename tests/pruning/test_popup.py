@@ -90,10 +90,28 @@ def test_it_learns_digits_above_chance():
     recipe = sl.Recipe(epochs=4, learning_rate=0.5, batch_size=50, weight_decay=0.0, augment=False)
     history = sl.train(model, data, recipe, pruning=popup)
     assert history.records[-1].test_accuracy > 50
+    frozen = model[1].bias.requires_grad
     popup.finish()
+    assert not frozen
     assert sl.sparsity(model) == pytest.approx(0.5, abs=0.01)
     assert not any(name.endswith(("score", "drawn")) for name in model.state_dict())
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_what_was_frozen_before_stays_frozen():
+    model = net()
+    model[1].requires_grad_(False)
+    popup = EdgePopup(model, 0.6)
+    assert not any(p.requires_grad for n, p in model.named_parameters() if "score" not in n)
+    popup.finish()
+    assert [p.requires_grad for p in model[1].parameters()] == [False, False]
+    assert all(p.requires_grad for n, p in model.named_parameters() if not n.startswith("1."))
+
+
+def shared():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    return model
 
 
 def test_saved_and_loaded_it_goes_on():
@@ -131,6 +149,7 @@ def test_saved_and_loaded_it_goes_on():
             "scores Conv1d, Conv2d",
         ),
         (lambda: EdgePopup(net(), 1.5), "sparsity"),
+        (lambda: EdgePopup(shared(), 0.5), "several layers share 0.weight: exclude it"),
         (
             lambda: EdgePopup(net(), 0.5).load_state_dict({"steps": 3}),
             "state of EdgePopup is empty",

@@ -31,6 +31,17 @@ PROGRAM = """
         data = batches()[rank::2]
         masks = sl.find_masks(net(), score=name, data=data, loss=cross_entropy, sparsity=0.5)
         found[name] = {key: mask.flatten().tolist() for key, mask in masks.items()}
+    # What is exchanged is a copy, whatever its strides: a context's tensors stay each rank's own.
+    model = net().to(memory_format=torch.channels_last)
+    initial = {key: tensor + rank for key, tensor in model.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in initial.items()}
+    masks = sl.find_masks(model, score="magnitude-init", initial=initial, sparsity=0.5)
+    found["initial"] = {key: mask.flatten().tolist() for key, mask in masks.items()}
+    found["kept"] = all(torch.equal(before[key], initial[key]) for key in before)
+    masks = sl.find_masks(
+        model, score="snip", data=batches()[rank::2], loss=cross_entropy, sparsity=0.5
+    )
+    found["channels_last"] = {key: mask.flatten().tolist() for key, mask in masks.items()}
     with open(f"{sys.argv[2]}/{rank}.json", "w") as file:
         json.dump(found, file)
     dist.barrier()
@@ -84,3 +95,13 @@ def test_the_masks_are_the_same(found, name):
 def test_and_those_of_one_process_that_sees_all(found, name):
     alone = sl.find_masks(net(), score=name, data=batches(), loss=cross_entropy, sparsity=0.5)
     assert {key: mask.flatten().tolist() for key, mask in alone.items()} == found[0][name]
+
+
+def test_what_a_rank_was_given_stays_its_own(found):
+    assert found[0]["kept"]
+    assert found[1]["kept"]
+    assert found[0]["initial"] == found[1]["initial"]
+
+
+def test_weights_of_any_strides(found):
+    assert found[0]["channels_last"] == found[1]["channels_last"] == found[0]["snip"]

@@ -172,3 +172,15 @@ def test_bad_input(options, says):
     for _ in range(2):
         with pytest.raises(sl.SparselthError, match=says):
             sl.find_masks(net(), pattern="coupled", **options)
+
+
+def test_a_score_that_is_the_same_for_all_ranks_no_channels():
+    pytest.importorskip("torch_pruning")
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3)),
+        *(nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)),
+    )
+    options = {"score": "bn-scale", "pattern": "coupled", "data": DATA, "exclude": ["7.weight"]}
+    for _ in range(2):  # as drawn, all scales are one
+        with pytest.raises(sl.SparselthError, match="'bn-scale' is the same for all"):
+            sl.find_masks(model, sparsity=0.5, **options)

@@ -18,20 +18,22 @@ from torch.overrides import TorchFunctionMode
 
 from ...checks import called, kind
 from ...errors import SparselthError
+from ..tensors import layer_of
 
 # By the names of the functions, without underscores: nn.functional's, torch's, and methods.
 _ACTIVATIONS = frozenset(
     (
         *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu"),
         *("mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "tanh", "clamp"),
-        *("clamp_min", "logsigmoid", "softsign", "tanhshrink", "threshold"),
+        *("clamp_min", "clip", "logsigmoid", "softsign", "tanhshrink", "softshrink", "hardshrink"),
+        "threshold",
     )
 )
 # Keep channels apart, whatever they do to one.
 _BY_CHANNEL = frozenset(
     (
         *("add", "iadd", "radd", "sub", "isub", "mul", "imul", "rmul", "div", "itruediv"),
-        *("batch_norm", "instance_norm", "group_norm", "layer_norm"),
+        *("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"),
         *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"),
         *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d"),
@@ -158,7 +160,7 @@ def _trail(values: Iterable[Any]) -> list[_Call]:
 
 def layers_of(model: nn.Module, weights: Iterable[str]) -> dict[str, nn.Module]:
     """Return the layer of each weight."""
-    return {name: model.get_submodule(name.rpartition(".")[0]) for name in weights}
+    return {name: layer_of(model, name) for name in weights}
 
 
 @torch.no_grad()

@@ -121,11 +121,8 @@ def ranked(
     in_order = [scores[name].detach() for name in weights]
     # Whole numbers are ranked as they are; double precision holds those up to 2^53.
     in_order = [score if score.is_floating_point() else score.double() for score in in_order]
-    if "data" in says.names:
-        in_order = [score.clone() for score in in_order]
-        mean_over_processes(in_order)
-    else:
-        from_first_process(in_order)
+    same = mean_over_processes if "data" in says.names else from_first_process
+    in_order = same(in_order)
     if says.unit != "weight" or says.signed:
         return _ranks(in_order if says.signed else [score.abs() for score in in_order])
     return in_order
