@@ -114,11 +114,19 @@ sparseprop: setup
 	    --disable-pip-version-check --no-build-isolation sparseprop && touch $(STAMPS)/sparseprop; \
 	} || echo "SparseProp could not be installed: the benchmarks leave it out and say so" >&2
 
+# About an hour: a process for each file, one after the other. What is stopped goes on after the last
+# whole file, unless a source changed since; what was reported is measured anew.
+MEASURED := $(patsubst benchmarks/%.py,build/bench/%.json,$(wildcard benchmarks/bench_*.py))
 bench: setup sparseprop
-	@mkdir -p build
-	$(BIN)/python -m pytest benchmarks -q --benchmark-json=build/bench.json $(BENCH_ARGS)
-	$(BIN)/python benchmarks/report.py build/bench.json
+	@$(MAKE) --no-print-directory --jobs=1 $(MEASURED)
+	$(BIN)/python benchmarks/report.py build/bench/*.json
 	$(BIN)/python benchmarks/plot.py
+	@rm -r build/bench
+
+# 5 says that BENCH_ARGS left nothing of a file to measure; without a GPU, some write nothing.
+build/bench/%.json: benchmarks/%.py $(NATIVE) $(shell find sparselth kernels benchmarks -name '*.py')
+	@mkdir -p $(@D)
+	$(BIN)/python -m pytest $< -q --benchmark-json=$@ $(BENCH_ARGS) || test $$? = 5
 
 # On a machine with a GPU, offline: in PYTHON's own environment, with the torch that is there. Where
 # there is no make, call the script.

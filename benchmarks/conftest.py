@@ -2,8 +2,8 @@
 
 Without pytest-benchmark all is measured all the same, and kept where SPARSELTH_BENCH_ROWS says.
 
-pytest benchmarks --benchmark-json=build/bench.json
-python benchmarks/report.py build/bench.json        table, and a file under benchmarks/results/
+pytest benchmarks --benchmark-json=bench.json
+python benchmarks/report.py bench.json              table, and a file under benchmarks/results/
 """
 
 from __future__ import annotations

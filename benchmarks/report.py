@@ -1,12 +1,13 @@
 """Turn pytest-benchmark's JSON into tables and a result file that says where it comes from.
 
-python benchmarks/report.py build/bench.json [results-name]
+python benchmarks/report.py build/bench/*.json [results-name]
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -36,9 +37,16 @@ def command(report: dict) -> str:
     return "make bench" if every - gpu <= set(ran) else f"pytest {' '.join(ran)}"
 
 
+def merged(reports: Sequence[dict]) -> dict:
+    """Return the first report with the benchmarks of all: one run, a process for each file."""
+    every = [benchmark for report in reports for benchmark in report["benchmarks"]]
+    return {**reports[0], "benchmarks": every}
+
+
 def main() -> None:
-    source = Path(sys.argv[1])
-    report = json.loads(source.read_text(encoding="utf-8"))
+    sources = [Path(argument) for argument in sys.argv[1:] if argument.endswith(".json")]
+    names = [argument for argument in sys.argv[1:] if not argument.endswith(".json")]
+    report = merged([json.loads(source.read_text(encoding="utf-8")) for source in sources])
     found = rows(report)
     cpu = report["machine_info"]["cpu"]
     host = libraries.host()
@@ -56,7 +64,7 @@ def main() -> None:
     }
     text = table(found)
     print(text)
-    name = sys.argv[2] if len(sys.argv) > 2 else f"cpu-{facts['simd']}-{facts['date']}"
+    name = names[0] if names else f"cpu-{facts['simd']}-{facts['date']}"
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
     target.write_text(json.dumps({**facts, "results": found}, indent=1) + "\n", encoding="utf-8")
