@@ -55,7 +55,8 @@ def draw(record: dict[str, Any]) -> Figure:
         draw_panel(panel, lines_of(record["results"], op))
         panel.set_title(title, fontsize=11)
     panels[0].set_ylabel("times faster than the best dense fp32")
-    threads = ", ".join(str(n) for n in record["threads"])
+    drawn = {row["threads"] for row in record["results"] if row["op"] in PANELS}
+    threads = ", ".join(str(n) for n in sorted(drawn))
     figure.suptitle(
         f"{record['cpu']} ({record['simd']}), {threads} threads, torch {record['torch']}, "
         f"{record['date']}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 from importlib import metadata
@@ -53,7 +54,8 @@ def main() -> None:
     facts = {
         "date": date.today().isoformat(),
         "command": command(report),
-        "cpu": cpu.get("brand_raw", "unknown"),
+        # Brands of virtual machines leave the generation out.
+        "cpu": "{brand_raw}, family {family}, model {model}".format_map(defaultdict(str, cpu)),
         "simd": host.simd_level() if host else "no compiled library",
         "threads": sorted({row["threads"] for row in found}),
         "torch": torch.__version__,
