@@ -17,8 +17,9 @@ FOLDERS = sorted({path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*
 
 def stems_of(folder: Path) -> set[str]:
     """Return what the tests of a folder may be named after: its modules, packages and ops."""
-    source = ROOT / folder if folder.parts[0] == "kernels" else ROOT / "sparselth" / folder
-    modules = {path.stem for path in source.glob("*.py")} - {"__init__"}
+    outside = folder.parts[0] in ("kernels", "csrc")
+    source = ROOT / folder if outside else ROOT / "sparselth" / folder
+    modules = {path.stem for path in source.glob("*.*")} - {"__init__"}
     packages = {path.parent.name for path in source.glob("*/__init__.py")}
     ops = {op.rstrip("_") for op in ALL_SCHEMAS} if folder.name == "ops" else set()
     return modules | packages | ops | {folder.name}
