@@ -59,6 +59,19 @@ inline Reach reach(const std::vector<AxisPhase>& phases, int64_t size) {
   return reach;
 }
 
+// Lowest and one past the highest place that taps read, relative to a position's place in its
+// phase; 0 always among them.
+inline Reach tap_reach(const std::vector<AxisPhase>& phases) {
+  Reach reach{0, 1};
+  for (const AxisPhase& phase : phases)
+    for (size_t tap = 0; tap < phase.tap_used.size(); ++tap)
+      if (phase.tap_used[tap]) {
+        reach.low = std::min(reach.low, phase.tap_index[tap]);
+        reach.high = std::max(reach.high, phase.tap_index[tap] + 1);
+      }
+  return reach;
+}
+
 // The halo of x that forward and grad weight read.
 inline int64_t forward_halo(const ConvGeometry& g) {
   const auto axis = [](int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
@@ -68,6 +81,9 @@ inline int64_t forward_halo(const ConvGeometry& g) {
   return std::max(axis(g.height, g.out_height, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h),
                   axis(g.width, g.out_width, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w));
 }
+
+// Rows of x that one row of the output reads, from the first to the last.
+inline int64_t rows_reached(const ConvGeometry& g) { return g.dilation_h * (g.kernel_h - 1) + 1; }
 
 // The halo of dy that grad input reads.
 inline int64_t grad_input_halo(const ConvGeometry& g) {

@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/storage.h"  // for simd.inl as well
+
 namespace sparselth {
 
 enum class Isa { portable, avx2, avx512 };

@@ -1,19 +1,21 @@
 // Vectors of one register width, included inside a namespace per instruction set.
 //
+// Vec<T> holds what values stored as T are computed in: loads widen, stores round.
+//
 // GCC's and Clang's vector types give arithmetic on every target, ARM included; what is added
 // here is memory access, broadcast and the square transpose that moves a batch into lanes.
 
 #define SPARSELTH_INLINE __attribute__((always_inline)) inline
 
 template <class T>
-inline constexpr int kLanes = SPARSELTH_VECTOR_BYTES / int(sizeof(T));
+inline constexpr int kLanes = SPARSELTH_VECTOR_BYTES / int(sizeof(Compute<T>));
 
 template <class T>
 struct VectorOf {
   typedef T type __attribute__((vector_size(SPARSELTH_VECTOR_BYTES)));
 };
 template <class T>
-using Vec = typename VectorOf<T>::type;
+using Vec = typename VectorOf<Compute<T>>::type;
 
 template <class T>
 SPARSELTH_INLINE Vec<T> load(const T* from) {  // any alignment
@@ -25,6 +27,40 @@ SPARSELTH_INLINE Vec<T> load(const T* from) {  // any alignment
 template <class T>
 SPARSELTH_INLINE void store(T* to, Vec<T> v) {  // any alignment
   __builtin_memcpy(to, &v, sizeof v);
+}
+
+SPARSELTH_INLINE Vec<float> load(const Bf16* from) {
+#if SPARSELTH_VECTOR_BYTES == 64
+  return (Vec<float>)_mm512_slli_epi32(
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
+#elif SPARSELTH_VECTOR_BYTES == 32
+  return (Vec<float>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)),
+                                       16);
+#else
+  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes<float>)));
+  Halves halves;
+  __builtin_memcpy(&halves, from, sizeof halves);
+  return (Vec<float>)(__builtin_convertvector(halves, Vec<uint32_t>) << 16);
+#endif
+}
+
+// Rounds to the nearest, ties to even. By hand: AVX512-BF16's instruction makes zeros of denormals,
+// so that results would depend on the machine.
+SPARSELTH_INLINE void store(Bf16* to, Vec<float> v) {
+  const Vec<uint32_t> bits = (Vec<uint32_t>)v;
+  const Vec<uint32_t> nearest = bits + 0x7fff + (bits >> 16 & 1);
+  // A NaN stays one, whatever its lower bits are.
+  const Vec<uint32_t> halves = (v != v ? bits | 0x400000 : nearest) >> 16;
+#if SPARSELTH_VECTOR_BYTES == 64
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)halves));
+#elif SPARSELTH_VECTOR_BYTES == 32
+  _mm_storeu_si128((__m128i*)to, _mm_packus_epi32(_mm256_castsi256_si128((__m256i)halves),
+                                                  _mm256_extracti128_si256((__m256i)halves, 1)));
+#else
+  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes<float>)));
+  const Halves out = __builtin_convertvector(halves, Halves);
+  __builtin_memcpy(to, &out, sizeof out);
+#endif
 }
 
 template <class T>
@@ -110,7 +146,8 @@ SPARSELTH_INLINE Vec<double> widen(HalfFloats v) {
 }
 
 template <class T>
-using Integers = Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;  // as wide as T
+// As wide as what T is computed in.
+using Integers = Vec<std::conditional_t<sizeof(Compute<T>) == 4, int32_t, int64_t>>;
 
 // As many bytes as T has lanes.
 template <class T>
@@ -119,7 +156,7 @@ SPARSELTH_INLINE Integers<T> load_bytes(const uint8_t* from) {
   Bytes bytes;
   __builtin_memcpy(&bytes, from, sizeof bytes);
 #if SPARSELTH_VECTOR_BYTES == 64
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(Compute<T>) == 4)
     return (Integers<T>)_mm512_cvtepu8_epi32((__m128i)bytes);
   else
     return (Integers<T>)_mm512_cvtepu8_epi64(_mm_cvtsi64_si128((long long)bytes));
@@ -132,7 +169,7 @@ SPARSELTH_INLINE Integers<T> load_bytes(const uint8_t* from) {
 template <class T>
 SPARSELTH_INLINE void store_bytes(uint8_t* to, Integers<T> values) {
 #if SPARSELTH_VECTOR_BYTES == 64
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(Compute<T>) == 4)
     _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)values));
   else
     _mm_storel_epi64((__m128i*)to, _mm512_cvtepi64_epi8((__m512i)values));
@@ -195,8 +232,8 @@ SPARSELTH_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
 
 // The sum of all lanes.
 template <class T>
-SPARSELTH_INLINE T reduce(Vec<T> v) {
-  T lanes[kLanes<T>];
+SPARSELTH_INLINE Compute<T> reduce(Vec<T> v) {
+  Compute<T> lanes[kLanes<T>];
   store(lanes, v);
 #pragma GCC unroll 4
   for (int width = kLanes<T> / 2; width > 0; width /= 2)

@@ -47,7 +47,7 @@ void pack(const T* images, int64_t count, const Walk& w, T* bundle) {
       [&](int64_t s, int64_t f) {
         const T* from = images + s * w.slow_stride + f;
         T* to = bundle + w.slow_at[s] + w.fast_at[f];
-        for (int i = 0; i < kN; ++i) to[i] = i < count ? from[i * w.image_stride] : T(0);
+        for (int i = 0; i < kN; ++i) to[i] = i < count ? from[i * w.image_stride] : T{};
       });
 }
 

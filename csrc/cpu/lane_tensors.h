@@ -33,23 +33,32 @@ struct LaneView {
   }
 };
 
-// kLanes of a float or double in the kernels that SPARSELTH_CALL_ISA calls.
+// kLanes of an activation's type in the kernels that SPARSELTH_CALL_ISA calls.
 inline int64_t running_lanes(ScalarType dtype) {
   const int64_t bytes = isa() == Isa::avx512 ? 64 : isa() == Isa::avx2 ? 32 : 16;
   return bytes / (dtype == ScalarType::Double ? 8 : 4);
 }
 
 template <class T>
-inline constexpr ScalarType kScalarType = sizeof(T) == 1   ? ScalarType::Byte
+inline constexpr ScalarType kScalarType = kIsNarrow<T>     ? ScalarType::BFloat16
+                                          : sizeof(T) == 1 ? ScalarType::Byte
                                           : sizeof(T) == 4 ? ScalarType::Float
                                                            : ScalarType::Double;
 
-// Calls f(T{}) with the tensors' own type.
+inline constexpr const char* kLaneTypes = "takes bfloat16, float32 or float64, got ";
+
+// Calls f(T{}) with the type that activations are stored in.
 template <class F>
 void with_lane_type(ScalarType dtype, const char* op, const F& f) {
   if (dtype == ScalarType::Float) return f(float{});
   if (dtype == ScalarType::Double) return f(double{});
-  fail(op, "takes float32 or float64, got ", toString(dtype));
+  if (dtype == ScalarType::BFloat16) return f(Bf16{});
+  fail(op, kLaneTypes, toString(dtype));
+}
+
+// What activations of this type are computed in, and weights and values per channel stored in.
+inline ScalarType lane_compute_type(ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 ? ScalarType::Float : dtype;
 }
 
 // Images (batch, C, H, W) of a tensor in lanes with this halo and so many lanes.
@@ -67,11 +76,10 @@ inline Ints checked_images(const char* op, const Tensor& input, int64_t batch, i
   return {batch, input.size(1), input.size(2) - 2 * halo, input.size(3) - 2 * halo};
 }
 
-// The same of the kernels' own lanes, for float and double.
+// The same of the kernels' own lanes.
 inline Ints checked_images(const char* op, const Tensor& input, int64_t batch, int64_t halo) {
   const ScalarType dtype = input.scalar_type();
-  expect(dtype == ScalarType::Float || dtype == ScalarType::Double, op,
-         "takes float32 or float64, got ", toString(dtype));
+  with_lane_type(dtype, op, [](auto) {});
   return checked_images(op, input, batch, halo, running_lanes(dtype));
 }
 
@@ -92,7 +100,7 @@ LaneView<T> lane_view(const Tensor& tensor, int64_t halo, int64_t lanes, const c
           tensor.size(3) - 2 * halo, halo,           lanes};
 }
 
-// The same for tensors of the type that is computed in.
+// The same for bundles as the kernels of T take them.
 template <class T>
 LaneView<T> lane_view(const Tensor& tensor, int64_t halo, const char* op) {
   return lane_view<T>(tensor, halo, running_lanes(kScalarType<T>), op);
@@ -127,7 +135,7 @@ class LaneOperand {
   LaneView<const T> view_;
 };
 
-// One value per channel, or none.
+// One value per channel, or none. T: what activations are computed in.
 template <class T>
 class PerChannel {
  public:

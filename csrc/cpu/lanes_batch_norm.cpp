@@ -26,7 +26,7 @@ template <class T>
 T* in_place(const std::optional<Tensor>& running, int64_t channels, const char* op) {
   if (!running) return nullptr;
   expect(running->scalar_type() == kScalarType<T> && running->is_contiguous(), op,
-         "takes contiguous running statistics of the input's dtype");
+         "takes contiguous running statistics of ", toString(kScalarType<T>));
   check_extents(op, "a running statistic", *running, {channels});
   return data<T>(*running);
 }
@@ -39,16 +39,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lanes_batch_norm(
   std::optional<std::tuple<Tensor, Tensor, Tensor, Tensor>> result;
   with_lane_type(input.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
+    using C = Compute<T>;
     const LaneOperand<T> x(input, input_halo, op);
     x.check_batch(batch, op);
     const int64_t channels = x.view().channels;
-    const PerChannel<T> w(weight, channels, op), b(bias, channels, op);
-    const auto fresh = [&] { return torch::stable::new_empty(input, {channels}); };
+    const PerChannel<C> w(weight, channels, op), b(bias, channels, op);
+    const auto fresh = [&] { return torch::stable::new_empty(input, {channels}, kScalarType<C>); };
     const Tensor mean = fresh(), invstd = fresh(), scale = fresh(), shift = fresh();
     SPARSELTH_CALL_ISA(batch_norm_forward<T>, x.view(), batch,
-                       {w.data(), b.data(), in_place<T>(running_mean, channels, op),
-                        in_place<T>(running_var, channels, op), momentum, eps, data<T>(mean),
-                        data<T>(invstd), data<T>(scale), data<T>(shift)},
+                       {w.data(), b.data(), in_place<C>(running_mean, channels, op),
+                        in_place<C>(running_var, channels, op), momentum, eps, data<C>(mean),
+                        data<C>(invstd), data<C>(scale), data<C>(shift)},
                        torch_threads(input.numel()));
     result = {mean, invstd, scale, shift};
   });
@@ -69,17 +70,18 @@ std::tuple<Tensor, Tensor, Tensor> lanes_batch_norm_backward(
     const LaneOperand<T> x(input, input_halo, dy, op);
     x.check_batch(batch, op);
     const LaneView<const T>& in = x.view();
-    const PerChannel<T> m(mean, in.channels, op), s(invstd, in.channels, op);
-    const PerChannel<T> w(weight, in.channels, op);
-    const PerChannel<T> gs(gate_scale, in.channels, op), gh(gate_shift, in.channels, op);
+    using C = Compute<T>;
+    const PerChannel<C> m(mean, in.channels, op), s(invstd, in.channels, op);
+    const PerChannel<C> w(weight, in.channels, op);
+    const PerChannel<C> gs(gate_scale, in.channels, op), gh(gate_shift, in.channels, op);
     expect(bool(gate_scale) == bool(gate_shift) && !(gate && gate_scale), op,
            "takes a gate, or its scale and shift, not both");
     const Tensor dx = empty_planes(grad, in.height, in.width, halo);
-    const Tensor dw = torch::stable::new_empty(grad, {in.channels});
-    const Tensor db = torch::stable::new_empty(grad, {in.channels});
+    const Tensor dw = torch::stable::new_empty(grad, {in.channels}, kScalarType<C>);
+    const Tensor db = torch::stable::new_empty(grad, {in.channels}, kScalarType<C>);
     SPARSELTH_CALL_ISA(batch_norm_backward<T>, dy.view(), g.view(), in, batch,
-                       {m.data(), s.data(), w.data(), gs.data(), gh.data(), T(upper), training},
-                       lane_view<T>(dx, halo, in.lanes, op), data<T>(dw), data<T>(db),
+                       {m.data(), s.data(), w.data(), gs.data(), gh.data(), C(upper), training},
+                       lane_view<T>(dx, halo, in.lanes, op), data<C>(dw), data<C>(db),
                        torch_threads(dx.numel() * (gate ? 4 : 3)));
     result = {dx, dw, db};
   });

@@ -10,6 +10,9 @@
 // Cost: the forward reads x once. The backward reads its operands twice, once for the sums and once
 // for dx; channel by channel, so that the second time they come from the cache.
 //
+// T: what activations are stored as. What is per channel, and all sums, are in what they are
+// computed in.
+//
 // Sums stay accurate over millions of values: a strip of rows is summed in a few vectors, strips
 // and planes are added in double, in an order that no number of threads changes.
 
@@ -75,7 +78,8 @@ template <class T>
 Moments plane_moments(const LaneView<const T>& x, int64_t plane, int64_t images) {
   const double count = double(images) * double(x.height) * double(x.width);
   if (count == 0) return {};
-  const T pivot = reduce<T>(load(x.row(plane, 0))) / T(images);  // the mean of the first pixel
+  using C = Compute<T>;
+  const C pivot = reduce<T>(load(x.row(plane, 0))) / C(images);  // the mean of the first pixel
   const Vec<T> pivots = broadcast(pivot);
   const Integers<T> real = first_lanes<T>(images);
   const Sums sums = plane_sums<T>(
@@ -95,7 +99,8 @@ Moments channel_moments(const LaneView<const T>& x, int64_t batch, int64_t chann
   return total;
 }
 
-// Per channel. What may be absent is nullptr: weight is ones then, bias zeros.
+// Per channel. What may be absent is nullptr: weight is ones then, bias zeros. T: what activations
+// are computed in.
 template <class T>
 struct BatchNormForward {
   const T *weight, *bias;
@@ -105,20 +110,21 @@ struct BatchNormForward {
 };
 
 template <class T>
-void batch_norm_forward(const LaneView<const T>& x, int64_t batch, const BatchNormForward<T>& norm,
-                        const Threads& threads) {
+void batch_norm_forward(const LaneView<const T>& x, int64_t batch,
+                        const BatchNormForward<Compute<T>>& norm, const Threads& threads) {
+  using C = Compute<T>;
   for_planes(x.channels, threads, [&](int64_t c) {
     const Moments m = channel_moments<T>(x, batch, c);
     // Of no values, both are 0 / 0.
     const double mean = m.count == 0 ? std::nan("") : m.mean, variance = m.squares / m.count;
     const double invstd = 1 / std::sqrt(variance + norm.eps);
     const double scale = norm.weight ? norm.weight[c] * invstd : invstd;
-    norm.mean[c] = T(mean);
-    norm.invstd[c] = T(invstd);
-    norm.scale[c] = T(scale);
-    norm.shift[c] = T((norm.bias ? norm.bias[c] : 0) - mean * scale);
-    const auto average = [&](T* running, double value) {
-      if (running) running[c] = T((1 - norm.momentum) * running[c] + norm.momentum * value);
+    norm.mean[c] = C(mean);
+    norm.invstd[c] = C(invstd);
+    norm.scale[c] = C(scale);
+    norm.shift[c] = C((norm.bias ? norm.bias[c] : 0) - mean * scale);
+    const auto average = [&](C* running, double value) {
+      if (running) running[c] = C((1 - norm.momentum) * running[c] + norm.momentum * value);
     };
     average(norm.running_mean, mean);
     average(norm.running_var, variance * m.count / (m.count - 1));
@@ -141,7 +147,7 @@ template <class T, Gate kGate>
 struct AddGradients {
   const T *grad, *x, *gate;
   Vec<T> mean, upper;
-  GateOfX<T> of_x;
+  GateOfX<Compute<T>> of_x;
 
   SPARSELTH_INLINE void operator()(int64_t pixel, Vec<T>& sum, Vec<T>& products) const {
     const int64_t at = pixel * kLanes<T>;
@@ -171,8 +177,8 @@ struct BatchNormBackwardRule {
   }
 };
 
-// Per channel. weight: nullptr is ones; gate_scale and gate_shift: nullptr unless the gate is of x.
-// upper: the gate's limit, or NaN.
+// Per channel, in what activations are computed in. weight: nullptr is ones; gate_scale and
+// gate_shift: nullptr unless the gate is of x. upper: the gate's limit, or NaN.
 template <class T>
 struct BatchNorm {
   const T *mean, *invstd, *weight, *gate_scale, *gate_shift;
@@ -187,9 +193,9 @@ struct BatchNorm {
 
 template <class T, Gate kGate>
 Sums channel_sums(const LaneView<const T>& grad, const LaneView<const T>& gate,
-                  const LaneView<const T>& x, const BatchNorm<T>& norm, int64_t channel) {
+                  const LaneView<const T>& x, const BatchNorm<Compute<T>>& norm, int64_t channel) {
   const Vec<T> mean = broadcast(norm.mean[channel]);
-  const GateOfX<T> of_x = norm.gate_of_x(channel);
+  const GateOfX<Compute<T>> of_x = norm.gate_of_x(channel);
   Sums total;
   for (int64_t plane = channel; plane < x.planes(); plane += x.channels) {
     const Sums sums = plane_sums<T>(x.height, x.width, [&](int64_t y) {
@@ -209,16 +215,17 @@ Sums channel_sums(const LaneView<const T>& grad, const LaneView<const T>& gate,
 // in: grad, then the gate if it is given, then x where it is read.
 template <class T, Gate kGate, bool kTraining, int kInputs>
 void batch_norm_backward_channel(const LaneView<const T> (&in)[kInputs], int64_t batch,
-                                 const BatchNorm<T>& norm, const Sums& sums, int64_t channel,
-                                 const LaneView<T>& dx) {
+                                 const BatchNorm<Compute<T>>& norm, const Sums& sums,
+                                 int64_t channel, const LaneView<T>& dx) {
+  using C = Compute<T>;
   const double count = double(batch) * double(dx.height) * double(dx.width);
   const double invstd = norm.invstd[channel];
   const double scale = norm.weight ? norm.weight[channel] * invstd : invstd;
-  const BatchNormBackwardRule<T, kGate, kTraining> rule{
-      broadcast(T(scale)),
+  const BatchNormBackwardRule<C, kGate, kTraining> rule{
+      broadcast(C(scale)),
       broadcast(norm.mean[channel]),
-      broadcast(T(-scale * invstd * invstd * sums.second / count)),
-      broadcast(T(-scale * sums.first / count)),
+      broadcast(C(-scale * invstd * invstd * sums.second / count)),
+      broadcast(C(-scale * sums.first / count)),
       broadcast(norm.upper),
       norm.gate_of_x(channel)};
   for (int64_t plane = channel; plane < dx.planes(); plane += dx.channels)
@@ -227,14 +234,14 @@ void batch_norm_backward_channel(const LaneView<const T> (&in)[kInputs], int64_t
 
 template <class T>
 void batch_norm_backward(const LaneView<const T>& grad, const LaneView<const T>& gate,
-                         const LaneView<const T>& x, int64_t batch, const BatchNorm<T>& norm,
-                         const LaneView<T>& dx, T* grad_weight, T* grad_bias,
-                         const Threads& threads) {
+                         const LaneView<const T>& x, int64_t batch,
+                         const BatchNorm<Compute<T>>& norm, const LaneView<T>& dx,
+                         Compute<T>* grad_weight, Compute<T>* grad_bias, const Threads& threads) {
   const auto run = [&]<Gate kGate, bool kTraining>() {
     for_planes(x.channels, threads, [&](int64_t c) {
       const Sums sums = channel_sums<T, kGate>(grad, gate, x, norm, c);
-      grad_bias[c] = T(sums.first);
-      grad_weight[c] = T(sums.second * norm.invstd[c]);
+      grad_bias[c] = Compute<T>(sums.first);
+      grad_weight[c] = Compute<T>(sums.second * norm.invstd[c]);
       constexpr bool kReadsX = kTraining || kGate == Gate::of_x;
       const auto write = [&]<int kInputs>(const LaneView<const T>(&in)[kInputs]) {
         batch_norm_backward_channel<T, kGate, kTraining>(in, batch, norm, sums, c, dx);

@@ -15,6 +15,7 @@
 #include "common/conv_taps.h"
 #include "common/isa.h"
 #include "common/plan.h"
+#include "common/workspace.h"
 #include "cpu/parallel.h"
 #include "cpu/tensors.h"
 #include "cpu/threads.h"
@@ -45,45 +46,75 @@ LaneView<T> addressable(const Tensor& t, int64_t halo) {
 
 Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, const Tensor& weight,
                     const std::optional<Tensor>& bias, const Plan& plan) {
+  const char* op = "masked_conv2d";
   Tensor y = empty_lanes(x, x.size(0), g.c_out, g.out_height, g.out_width, 0, x.size(4));
   if (y.numel() == 0) return y;
-  const int64_t halo = std::max(x_halo, forward_halo(g));
-  const Tensor wide = with_halo(x, x_halo, halo);
-  with_compute_type(x.scalar_type(), "masked_conv2d", [&](auto type) {
+  with_lane_type(x.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(conv_forward<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
-                       bias ? data<T>(*bias) : nullptr, lane_view<T>(y, 0, "masked_conv2d"),
-                       threads_for(g, plan));
+    using C = Compute<T>;
+    const C* added = bias ? data<C>(*bias) : nullptr;
+    const Threads threads = threads_for(g, plan);
+    if constexpr (kIsNarrow<T>) {
+      SPARSELTH_CALL_ISA(conv_forward_in_strips<T>, g, plan, lane_view<const T>(x, x_halo, op),
+                         data<C>(weight), added, lane_view<T>(y, 0, op), threads);
+    } else {
+      const int64_t halo = std::max(x_halo, forward_halo(g));
+      const Tensor wide = with_halo(x, x_halo, halo);
+      SPARSELTH_CALL_ISA(conv_forward<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
+                         added, lane_view<T>(y, 0, op), threads);
+    }
   });
   return y;
 }
 
 Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
                        const Tensor& weight, const Plan& plan) {
+  const char* op = "masked_conv2d_grad_input";
   Tensor dx = empty_lanes(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
   if (dx.numel() == 0) return dx;
-  const int64_t halo = std::max(dy_halo, grad_input_halo(g));
-  const Tensor wide = with_halo(dy, dy_halo, halo);
-  with_compute_type(dy.scalar_type(), "masked_conv2d_grad_input", [&](auto type) {
+  with_lane_type(dy.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(conv_grad_input<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
-                       lane_view<T>(dx, 0, "masked_conv2d"), threads_for(g, plan));
+    using C = Compute<T>;
+    const LaneView<T> to = lane_view<T>(dx, 0, op);
+    const Threads threads = threads_for(g, plan);
+    if constexpr (kIsNarrow<T>) {
+      const LaneView<const T> shape{nullptr,  to.bundles, to.channels, to.height,
+                                    to.width, 0,          to.lanes};
+      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, lane_view<const T>(dy, dy_halo, op),
+                         shape, data<C>(weight), to, nullptr, threads);
+    } else {
+      const int64_t halo = std::max(dy_halo, grad_input_halo(g));
+      const Tensor wide = with_halo(dy, dy_halo, halo);
+      SPARSELTH_CALL_ISA(conv_grad_input<T>, g, plan, addressable<T>(wide, halo), data<T>(weight),
+                         to, threads);
+    }
   });
   return dx;
 }
 
 Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo, const Tensor& x,
                         int64_t x_halo, const Plan& plan) {
+  const char* op = "masked_conv2d_grad_weight";
   const Ints shape = {g.c_out, g.c_in / g.groups, g.kernel_h, g.kernel_w};
-  if (dy.numel() == 0) return torch::stable::new_zeros(x, shape);
-  Tensor dw = torch::stable::new_empty(x, shape);
+  const ScalarType computed = lane_compute_type(x.scalar_type());
+  if (dy.numel() == 0) return torch::stable::new_zeros(x, shape, computed);
+  Tensor dw = torch::stable::new_empty(x, shape, computed);
   if (dw.numel() == 0) return dw;
-  const int64_t halo = std::max(x_halo, forward_halo(g));
-  const Tensor wide = with_halo(x, x_halo, halo);
-  with_compute_type(x.scalar_type(), "masked_conv2d_grad_weight", [&](auto type) {
+  with_lane_type(x.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(conv_grad_weight<T>, g, plan, lane_view<T>(dy, dy_halo, "masked_conv2d"),
-                       addressable<T>(wide, halo), data<T>(dw), threads_for(g, plan));
+    using C = Compute<T>;
+    const Threads threads = threads_for(g, plan);
+    if constexpr (kIsNarrow<T>) {
+      const C* no_weight = nullptr;
+      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, lane_view<const T>(dy, dy_halo, op),
+                         lane_view<const T>(x, x_halo, op), no_weight, LaneView<T>{}, data<C>(dw),
+                         threads);
+    } else {
+      const int64_t halo = std::max(x_halo, forward_halo(g));
+      const Tensor wide = with_halo(x, x_halo, halo);
+      SPARSELTH_CALL_ISA(conv_grad_weight<T>, g, plan, lane_view<T>(dy, dy_halo, op),
+                         addressable<T>(wide, halo), data<T>(dw), threads);
+    }
   });
   return dw;
 }
@@ -91,19 +122,28 @@ Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo
 std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
                                          const Tensor& x, int64_t x_halo, const Tensor& weight,
                                          const Plan& plan) {
+  const char* op = "masked_conv2d_backward";
   if (dy.numel() == 0 || x.numel() == 0 || weight.numel() == 0)
     return {conv_grad_input(g, dy, dy_halo, weight, plan),
             conv_grad_weight(g, dy, dy_halo, x, x_halo, plan)};
   Tensor dx = empty_lanes(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
-  Tensor dw = torch::stable::new_empty(x, shape_of(weight));
-  const int64_t dy_wide = std::max(dy_halo, grad_input_halo(g));
-  const int64_t x_wide = std::max(x_halo, forward_halo(g));
-  const Tensor wide_dy = with_halo(dy, dy_halo, dy_wide), wide_x = with_halo(x, x_halo, x_wide);
-  with_compute_type(x.scalar_type(), "masked_conv2d_backward", [&](auto type) {
+  Tensor dw = torch::stable::new_empty(x, shape_of(weight), lane_compute_type(x.scalar_type()));
+  with_lane_type(x.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
-    SPARSELTH_CALL_ISA(conv_backward<T>, g, plan, addressable<T>(wide_dy, dy_wide),
-                       addressable<T>(wide_x, x_wide), data<T>(weight),
-                       lane_view<T>(dx, 0, "masked_conv2d"), data<T>(dw), threads_for(g, plan));
+    using C = Compute<T>;
+    const LaneView<T> to = lane_view<T>(dx, 0, op);
+    const Threads threads = threads_for(g, plan);
+    if constexpr (kIsNarrow<T>) {
+      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, lane_view<const T>(dy, dy_halo, op),
+                         lane_view<const T>(x, x_halo, op), data<C>(weight), to, data<C>(dw),
+                         threads);
+    } else {
+      const int64_t dy_wide = std::max(dy_halo, grad_input_halo(g));
+      const int64_t x_wide = std::max(x_halo, forward_halo(g));
+      const Tensor wide_dy = with_halo(dy, dy_halo, dy_wide), wide_x = with_halo(x, x_halo, x_wide);
+      SPARSELTH_CALL_ISA(conv_backward<T>, g, plan, addressable<T>(wide_dy, dy_wide),
+                         addressable<T>(wide_x, x_wide), data<T>(weight), to, data<T>(dw), threads);
+    }
   });
   return {dx, dw};
 }
@@ -118,6 +158,23 @@ void check_grad(const char* op, const Tensor& grad, int64_t grad_halo, const Con
          Extents(shape));
 }
 
+// A weight, and a bias if there is one, are of what activations are computed in.
+void check_parameters(const char* op, const Tensor& weight, const Tensor& mask,
+                      const std::optional<Tensor>& bias, int64_t c_out, const Tensor& lanes) {
+  const ScalarType computed = lane_compute_type(lanes.scalar_type());
+  const auto check = [&](const char* name, const Tensor& t) {
+    expect(t.scalar_type() == computed, op, name, " must be ", toString(computed),
+           " for activations of ", toString(lanes.scalar_type()), ", got ",
+           toString(t.scalar_type()));
+    check_device(op, name, t, lanes);
+  };
+  check("weight", weight);
+  check_mask(op, mask, weight, lanes);
+  if (!bias) return;
+  check("bias", *bias);
+  check_extents(op, "bias", *bias, {c_out});
+}
+
 Tensor lanes_conv2d(const Tensor& input, int64_t batch, int64_t halo, const Tensor& weight,
                     const Tensor& mask, const std::optional<Tensor>& bias,
                     const std::optional<Tensor>& plan, const Ints& stride, const Ints& padding,
@@ -126,8 +183,7 @@ Tensor lanes_conv2d(const Tensor& input, int64_t batch, int64_t halo, const Tens
   const Ints x_shape = checked_images(op, input, batch, halo);
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
-  check_weight(op, weight, mask, input);
-  check_per_channel(op, "bias", bias, g.c_out, input);
+  check_parameters(op, weight, mask, bias, g.c_out, input);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const std::optional<Tensor> b =
       bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
@@ -144,7 +200,7 @@ Tensor lanes_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64_t
   const Ints x_shape = input_shape(op, batch, weight, groups, input_hw);
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
-  check_weight(op, weight, mask, grad_output);
+  check_parameters(op, weight, mask, std::nullopt, g.c_out, grad_output);
   check_grad(op, grad_output, halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   return conv_grad_input(g, torch::stable::contiguous(grad_output), halo,
@@ -178,7 +234,7 @@ std::tuple<Tensor, Tensor> lanes_conv2d_backward(const Tensor& grad_output, int6
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
   check_like(op, "input", input, grad_output);
-  check_weight(op, weight, mask, grad_output);
+  check_parameters(op, weight, mask, std::nullopt, g.c_out, grad_output);
   check_grad(op, grad_output, grad_halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   return conv_backward(g, torch::stable::contiguous(grad_output), grad_halo,

@@ -9,8 +9,8 @@
 
 namespace sparselth {
 
-// Tensors in lanes, of float or double with any halo; results have none. weight and bias: dense,
-// contiguous, of the same type.
+// Tensors in lanes with any halo; results have none. weight, bias and the weight's gradient: dense,
+// contiguous, of the type that activations are computed in.
 Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, const Tensor& weight,
                     const std::optional<Tensor>& bias, const Plan& plan);
 Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,

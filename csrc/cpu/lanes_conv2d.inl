@@ -9,9 +9,11 @@
 // loop on the transposed rows, one phase per remainder of the output position modulo the stride.
 // Channels of the input are taken in groups whose part of a tile stays in L1, where a row has
 // enough weights in a group to pay for summing the output in steps.
+// Activations stored in 16 bits go through lane_strips.inl, in the same loops.
 // Cost: one multiply-add per kept weight and output. Deterministic for a fixed number of threads;
 // no atomics.
 
+#include "cpu/lane_planes.inl"
 #include "cpu/sparse_rows.inl"
 #include "cpu/sparse_tiles.inl"
 
@@ -106,24 +108,37 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan,
   return c;
 }
 
-// Output channels [first, last) of one row of tiles.
-template <class T>
-void run_tile_row(const Correlation<T>& c, const Phase<T>& phase, const LaneView<T>& x,
-                  const T* bias, const LaneView<T>& y, int64_t bundle, int64_t tile_row,
-                  int64_t first, int64_t last) {
-  const int64_t in_row = c.stride_h * x.row_size(), in_col = c.stride_w * x.lanes;
-  const TileSteps out_step{c.step_h * y.row_size(), c.step_w * y.lanes};
+// Output channels [first, last) of a phase's rows [begin, end), at least one tile of them. x: what
+// the first tap of the first of them reads. sums: room for a tile of every channel where y is
+// stored narrower than sums are; otherwise those of some input channels wait in y for the next.
+template <class T, class O>
+void correlate_rows(const Correlation<T>& c, const Phase<T>& phase, const T* x, int64_t x_row,
+                    const T* bias, const LaneView<O>& y, int64_t bundle, int64_t begin, int64_t end,
+                    int64_t first, int64_t last, T* sums) {
+  const int64_t in_row = c.stride_h * x_row, in_col = c.stride_w * y.lanes;
+  const TileSteps step{c.step_h * y.row_size(), c.step_w * y.lanes};
+  const int64_t groups = phase.weights.groups;
   with_tile(phase.tile, [&]<int kR, int kC>() {
+    const TilePlace<T> waiting{sums, kR * kC * kLanes<T>, {kC * kLanes<T>, kLanes<T>}};
     const auto at = [&](int64_t i, int64_t j) {
-      const T* from = x.at(bundle, c.low_h, c.low_w) + i * in_row + j * in_col;
-      T* to = y.at(bundle, phase.row0 + i * c.step_h, phase.col0 + j * c.step_w);
-      for (int64_t group = 0; group < phase.weights.groups; ++group)
+      const T* from = x + (i - begin) * in_row + j * in_col;
+      const TilePlace<O> to{y.at(bundle, phase.row0 + i * c.step_h, phase.col0 + j * c.step_w),
+                            y.plane_size(), step};
+      for (int64_t group = 0; group < groups; ++group)
         with_step(c.stride_w, [&]<int kStep>() {
-          correlate_tile<T, kR, kC, kStep>(from, in_row, phase.weights.group(group), first, last,
-                                           bias, group > 0, to, y.plane_size(), out_step);
+          const auto add = [&]<class R>(const TilePlace<T>& before, const TilePlace<R>& result) {
+            const TilePlace<T> start{group ? before.data : nullptr, before.channel, before.step};
+            correlate_tile<T, R, kR, kC, kStep>(from, in_row, phase.weights.group(group), first,
+                                                last, bias, start, result);
+          };
+          if constexpr (std::is_same_v<T, O>) {
+            add(to, to);
+          } else {
+            group + 1 == groups ? add(waiting, to) : add(waiting, waiting);
+          }
         });
     };
-    for_each_tile(phase.first_row(tile_row), phase.last_row(tile_row), kR, [&](int64_t i, int) {
+    for_each_tile(begin, end, kR, [&](int64_t i, int) {
       for_each_tile(0, phase.cols, kC, [&](int64_t j, int) { at(i, j); });
     });
   });
@@ -134,7 +149,7 @@ template <class T>
 void clear_absent_lanes(const LaneView<T>& y, int64_t batch) {
   T* at = y.data + (y.bundles - 1) * y.bundle_size();
   for (T* end = y.data + y.size(); at < end; at += y.lanes)
-    std::fill(at + batch % y.lanes, at + y.lanes, T(0));
+    std::fill(at + batch % y.lanes, at + y.lanes, T{});
 }
 
 // The tile rows of a correlation as independent tasks. Few images or a small plane: output channels
@@ -158,13 +173,21 @@ class CorrelationTasks {
     int64_t tile_row = task / parts_ % rows_;
     for (const Phase<T>& phase : correlation_.phases) {
       if (tile_row < phase.tile_rows())
-        return run_tile_row(correlation_, phase, x_, bias_, y_, bundle, tile_row,
-                            part * y_.channels / parts_, (part + 1) * y_.channels / parts_);
+        return run_tile_row(phase, bundle, tile_row, part * y_.channels / parts_,
+                            (part + 1) * y_.channels / parts_);
       tile_row -= phase.tile_rows();
     }
   }
 
  private:
+  void run_tile_row(const Phase<T>& phase, int64_t bundle, int64_t tile_row, int64_t first,
+                    int64_t last) const {
+    const Correlation<T>& c = correlation_;
+    const int64_t begin = phase.first_row(tile_row), end = phase.last_row(tile_row);
+    correlate_rows<T, T>(c, phase, x_.at(bundle, c.low_h + begin * c.stride_h, c.low_w),
+                         x_.row_size(), bias_, y_, bundle, begin, end, first, last, nullptr);
+  }
+
   Correlation<T> correlation_;
   LaneView<T> x_, y_;
   const T* bias_;
@@ -194,23 +217,85 @@ void conv_grad_input(const ConvGeometry& g, const Plan& plan, const LaneView<T>&
   threads.run(tasks.count(), [&](int64_t task) { tasks.run(task); });
 }
 
-// The weight gradient, summed over tile rows. Each run of tile rows has sums of its own, added up
-// in order afterwards; with few rows the output channels are divided as well, and no two tasks
-// touch the same sum.
+// The phase of the weight gradient, which has no values. x: where the taps read.
+template <class T>
+Phase<T> grad_weight_phase(const ConvGeometry& g, const Plan& plan, const LaneView<T>& x,
+                           const Threads& threads) {
+  const TileShape tile = forward_tile(g, plan);
+  const T* no_values = nullptr;
+  return {0,           0,    g.out_height,
+          g.out_width, tile, pack_forward(g, plan, x, tile, no_values, threads)};
+}
+
+// Sums of the weight gradient: each run of rows has its own, added up in order at the end.
+template <class T>
+class WeightSums {
+ public:
+  WeightSums(int64_t runs, int64_t nnz) : runs_(runs), nnz_(nnz), sums_(size_t(runs * nnz)) {}
+
+  T* of_run(int64_t run) { return sums_.data() + run * nnz_; }
+
+  // dw: dense; zero where the mask is False. entries: in the order of the sums.
+  void write(const ConvGeometry& g, const Plan& plan, const PackedRows<T>& entries, T* dw,
+             const Threads& threads) const {
+    const int64_t row = g.c_in / g.groups * g.taps(), tasks = std::min(threads.count, g.c_out);
+    threads.run(tasks, [&](int64_t task) {
+      for (int64_t o = task * g.c_out / tasks; o < (task + 1) * g.c_out / tasks; ++o) {
+        std::fill(dw + o * row, dw + (o + 1) * row, T(0));
+        const int32_t* at = plan.by_output.at + plan.by_output.begin[o];
+        entries.for_each_of(o, [&](int32_t entry) {
+          T sum = 0;
+          for (int64_t run = 0; run < runs_; ++run) sum += sums_[run * nnz_ + entry];
+          dw[*at++] = sum;
+        });
+      }
+    });
+  }
+
+ private:
+  int64_t runs_, nnz_;
+  std::vector<T> sums_;
+};
+
+// Adds what rows [begin, end) of dy, at least one tile of them, give the channels [first, last). x:
+// what the first tap of the first row reads. dy: the first row; dy_plane, dy_row: its steps.
+template <class T>
+void grad_weight_rows(const ConvGeometry& g, const Phase<T>& phase, const T* x, int64_t x_row,
+                      const T* dy, int64_t dy_plane, int64_t dy_row, int64_t begin, int64_t end,
+                      int64_t first, int64_t last, T* sums) {
+  const int64_t in_row = g.stride_h * x_row, in_col = g.stride_w * kLanes<T>;
+  with_tile(phase.tile, [&]<int kR, int kC>() {
+    const auto at = [&](int64_t i, int64_t j, int skip_rows, int skip_cols) {
+      const T* from = x + (i - begin) * in_row + j * in_col;
+      const T* grad = dy + (i - begin) * dy_row + j * kLanes<T>;
+      for (int64_t group = 0; group < phase.weights.groups; ++group)
+        with_step(g.stride_w, [&]<int kStep>() {
+          grad_weight_tile<T, kR, kC, kStep>(from, in_row, phase.weights.group(group), first, last,
+                                             grad, dy_plane, dy_row, skip_rows, skip_cols, sums);
+        });
+    };
+    for_each_tile(begin, end, kR, [&](int64_t i, int skip_rows) {
+      for_each_tile(0, g.out_width, kC,
+                    [&](int64_t j, int skip_cols) { at(i, j, skip_rows, skip_cols); });
+    });
+  });
+}
+
+// The weight gradient, summed over tile rows. With few rows the output channels are divided as
+// well, and no two tasks touch the same sum.
 template <class T>
 class GradWeightTasks {
  public:
   GradWeightTasks(const ConvGeometry& g, const Plan& plan, const LaneView<T>& dy,
                   const LaneView<T>& x, const Threads& threads)
-      : g_(g), plan_(plan), dy_(dy), x_(x) {
-    const TileShape tile = forward_tile(g, plan);
-    phase_ = {
-        0,           0,    g.out_height,
-        g.out_width, tile, pack_forward(g, plan, x, tile, static_cast<const T*>(nullptr), threads)};
-    runs_ = std::min(rows(), threads.count);
-    parts_ = std::clamp<int64_t>(threads.count / std::max<int64_t>(runs_, 1), 1, g.c_out);
-    sums_.assign(runs_ * plan.nnz, T(0));
-  }
+      : g_(g),
+        plan_(plan),
+        dy_(dy),
+        x_(x),
+        phase_(grad_weight_phase(g, plan, x, threads)),
+        runs_(std::min(rows(), threads.count)),
+        parts_(std::clamp<int64_t>(threads.count / std::max<int64_t>(runs_, 1), 1, g.c_out)),
+        sums_(runs_, plan.nnz) {}
 
   int64_t count() const { return runs_ * parts_; }
   int64_t rows() const { return x_.bundles * phase_.tile_rows(); }
@@ -220,48 +305,22 @@ class GradWeightTasks {
   void run(int64_t task, const F& after) {
     const int64_t run = task / parts_, part = task % parts_;
     for (int64_t row = run * rows() / runs_; row < (run + 1) * rows() / runs_; ++row) {
-      run_row(row, part * g_.c_out / parts_, (part + 1) * g_.c_out / parts_,
-              sums_.data() + run * plan_.nnz);
+      run_row(row, part * g_.c_out / parts_, (part + 1) * g_.c_out / parts_, sums_.of_run(run));
       after(row);
     }
   }
 
-  // dw: dense; zero where the mask is False.
   void finish(T* dw, const Threads& threads) const {
-    const int64_t row = g_.c_in / g_.groups * g_.taps(), tasks = std::min(threads.count, g_.c_out);
-    threads.run(tasks, [&](int64_t task) {
-      for (int64_t o = task * g_.c_out / tasks; o < (task + 1) * g_.c_out / tasks; ++o) {
-        std::fill(dw + o * row, dw + (o + 1) * row, T(0));
-        const int32_t* at = plan_.by_output.at + plan_.by_output.begin[o];
-        phase_.weights.for_each_of(o, [&](int32_t entry) {
-          T sum = 0;
-          for (int64_t run = 0; run < runs_; ++run) sum += sums_[run * plan_.nnz + entry];
-          dw[*at++] = sum;
-        });
-      }
-    });
+    sums_.write(g_, plan_, phase_.weights, dw, threads);
   }
 
  private:
   void run_row(int64_t row, int64_t first, int64_t last, T* sums) {
     const int64_t bundle = row / phase_.tile_rows(), tile_row = row % phase_.tile_rows();
-    const int64_t in_row = g_.stride_h * x_.row_size(), in_col = g_.stride_w * x_.lanes;
-    with_tile(phase_.tile, [&]<int kR, int kC>() {
-      const auto at = [&](int64_t i, int64_t j, int skip_rows, int skip_cols) {
-        const T* from = x_.at(bundle, -g_.pad_h, -g_.pad_w) + i * in_row + j * in_col;
-        for (int64_t group = 0; group < phase_.weights.groups; ++group)
-          with_step(g_.stride_w, [&]<int kStep>() {
-            grad_weight_tile<T, kR, kC, kStep>(from, in_row, phase_.weights.group(group), first,
-                                               last, dy_.at(bundle, i, j), dy_.plane_size(),
-                                               dy_.row_size(), skip_rows, skip_cols, sums);
-          });
-      };
-      for_each_tile(
-          phase_.first_row(tile_row), phase_.last_row(tile_row), kR, [&](int64_t i, int skip_rows) {
-            for_each_tile(0, g_.out_width, kC,
-                          [&](int64_t j, int skip_cols) { at(i, j, skip_rows, skip_cols); });
-          });
-    });
+    const int64_t begin = phase_.first_row(tile_row), end = phase_.last_row(tile_row);
+    grad_weight_rows<T>(g_, phase_, x_.at(bundle, begin * g_.stride_h - g_.pad_h, -g_.pad_w),
+                        x_.row_size(), dy_.at(bundle, begin, 0), dy_.plane_size(), dy_.row_size(),
+                        begin, end, first, last, sums);
   }
 
   ConvGeometry g_;
@@ -269,7 +328,7 @@ class GradWeightTasks {
   LaneView<T> dy_, x_;
   Phase<T> phase_;
   int64_t runs_, parts_;
-  std::vector<T> sums_;
+  WeightSums<T> sums_;
 };
 
 template <class T>
@@ -301,3 +360,5 @@ void conv_backward(const ConvGeometry& g, const Plan& plan, const LaneView<T>& d
   }
   tasks.finish(dw, threads);
 }
+
+#include "cpu/lane_strips.inl"

@@ -5,8 +5,8 @@
 //
 // As in torch, the first maximum of a window wins, NaN beats every number, and padding never wins.
 // The backward gathers: each pixel looks at the windows that cover it, so that dx is written once,
-// in memory order. Cost: x and dy are read from memory once, y, dx and a byte per y likewise
-// written; a window costs one load and two comparisons per tap.
+// in memory order. T: what activations are stored as. Cost: x and dy are read from memory once, y,
+// dx and a byte per y likewise written; a window costs one load and two comparisons per tap.
 
 #include "cpu/lane_planes.inl"
 
@@ -24,8 +24,8 @@ struct WindowRow {
 
   // Window q, whose first column is `left`. rows, columns: those of the window inside the image.
   SPARSELTH_INLINE void maximum(int64_t q, int64_t left, Range rows, Range columns) const {
-    using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-    Vec<T> best = broadcast(-std::numeric_limits<T>::infinity());
+    using Index = std::conditional_t<sizeof(Compute<T>) == 4, int32_t, int64_t>;
+    Vec<T> best = broadcast(-std::numeric_limits<Compute<T>>::infinity());
     Integers<T> at = Integers<T>{} + Index(rows.begin * kernel_w + columns.begin);
 #pragma GCC unroll 3
     for (int64_t i = rows.begin; i < rows.end; ++i) {
@@ -110,7 +110,7 @@ inline std::vector<Range> windows_over(int64_t size, int64_t count, int64_t kern
 // dy where the maximum was `tap` of its window, else zero.
 template <class T>
 SPARSELTH_INLINE Vec<T> grad_of_tap(Vec<T> dy, Integers<T> position, int64_t tap) {
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  using Index = std::conditional_t<sizeof(Compute<T>) == 4, int32_t, int64_t>;
   return keep<T>(dy, position == Index(tap));
 }
 

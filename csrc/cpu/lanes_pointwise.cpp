@@ -33,11 +33,12 @@ Tensor lanes_scale_add_relu(const Tensor& a, int64_t batch, int64_t a_halo,
     const LaneOperand<T> left(a, a_halo, op), right(b, b_halo, left, op);
     left.check_batch(batch, op);
     const LaneView<const T>& in = left.view();
-    const PerChannel<T> as(a_scale, in.channels, op), ah(a_shift, in.channels, op);
-    const PerChannel<T> bs(b_scale, in.channels, op), bh(b_shift, in.channels, op);
+    using C = Compute<T>;
+    const PerChannel<C> as(a_scale, in.channels, op), ah(a_shift, in.channels, op);
+    const PerChannel<C> bs(b_scale, in.channels, op), bh(b_shift, in.channels, op);
     result = empty_planes(a, in.height, in.width, halo);
     SPARSELTH_CALL_ISA(scale_add_relu<T>, in, right.view(), batch,
-                       {as.data(), ah.data(), bs.data(), bh.data(), T(upper)}, relu,
+                       {as.data(), ah.data(), bs.data(), bh.data(), C(upper)}, relu,
                        lane_view<T>(*result, halo, in.lanes, op),
                        torch_threads(result->numel() * (b ? 3 : 2)));
   });
@@ -57,7 +58,7 @@ Tensor lanes_relu_backward_add(const Tensor& grad, int64_t grad_halo,
     const LaneOperand<T> g(gate, gate_halo, dy, op), o(other, other_halo, dy, op);
     const LaneView<const T>& in = dy.view();
     result = empty_planes(grad, in.height, in.width, halo);
-    SPARSELTH_CALL_ISA(relu_backward_add<T>, in, g.view(), o.view(), T(upper),
+    SPARSELTH_CALL_ISA(relu_backward_add<T>, in, g.view(), o.view(), Compute<T>(upper),
                        lane_view<T>(*result, halo, in.lanes, op),
                        torch_threads(result->numel() * (2 + gate.has_value() + other.has_value())));
   });

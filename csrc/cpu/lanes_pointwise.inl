@@ -7,6 +7,8 @@
 //
 // A batch norm, the shortcut's batch norm, their sum and its ReLU are one such pass. Cost: each
 // operand is read once and the result written once; nothing else touches memory.
+//
+// T: what activations are stored as; rules are in what they are computed in.
 
 #include "cpu/lane_planes.inl"
 
@@ -53,10 +55,12 @@ struct ReluBackwardRule {
 
 template <class T>
 void scale_add_relu(const LaneView<const T>& a, const LaneView<const T>& b, int64_t batch,
-                    const ScalesAndShifts<T>& scales, bool relu, const LaneView<T>& out,
+                    const ScalesAndShifts<Compute<T>>& scales, bool relu, const LaneView<T>& out,
                     const Threads& threads) {
   with_flags(b.data != nullptr, relu, [&]<bool kAdd, bool kRelu>() {
-    const auto rule_of = [&](int64_t c) { return ScaleAddRule<T, kAdd, kRelu>(scales, c); };
+    const auto rule_of = [&](int64_t c) {
+      return ScaleAddRule<Compute<T>, kAdd, kRelu>(scales, c);
+    };
     if constexpr (kAdd) {
       pointwise<T, 2>({a, b}, batch, out, threads, rule_of);
     } else {
@@ -67,13 +71,13 @@ void scale_add_relu(const LaneView<const T>& a, const LaneView<const T>& b, int6
 
 template <class T>
 void relu_backward_add(const LaneView<const T>& grad, const LaneView<const T>& gate,
-                       const LaneView<const T>& other, T upper, const LaneView<T>& out,
+                       const LaneView<const T>& other, Compute<T> upper, const LaneView<T>& out,
                        const Threads& threads) {
   // Every lane counts as an image: zeros beyond the batch stay zeros.
   const int64_t lanes = grad.bundles * kLanes<T>;
   with_flags(gate.data != nullptr, other.data != nullptr, [&]<bool kGate, bool kOther>() {
     const auto rule_of = [&](int64_t) {
-      return ReluBackwardRule<T, kGate, kOther>{broadcast(upper)};
+      return ReluBackwardRule<Compute<T>, kGate, kOther>{broadcast(upper)};
     };
     if constexpr (kGate && kOther) {
       pointwise<T, 3>({grad, gate, other}, lanes, out, threads, rule_of);

@@ -107,9 +107,12 @@ void linear_map(int64_t batch, int64_t c_in, int64_t c_out, const PlanRows& rows
   in.load(x, threads);
   for_each_channel_part(in.groups(), c_out, threads, [&](int64_t g, int64_t first, int64_t last) {
     with_tile({1, cols}, [&]<int kR, int kC>() {
-      for (int64_t some = 0; some < weights.groups; ++some)
-        correlate_tile<T, kR, kC, 1>(in.group(g), 0, weights.group(some), first, last, bias,
-                                     some > 0, out.group(g), out.channel_step(), {0, kLanes<T>});
+      for (int64_t some = 0; some < weights.groups; ++some) {
+        const TilePlace<T> to{out.group(g), out.channel_step(), {0, kLanes<T>}};
+        const TilePlace<T> sums{some > 0 ? to.data : nullptr, to.channel, to.step};
+        correlate_tile<T, T, kR, kC, 1>(in.group(g), 0, weights.group(some), first, last, bias,
+                                        sums, to);
+      }
     });
   });
   out.save(y, threads);

@@ -11,22 +11,33 @@ struct TileSteps {
   int64_t row, col;
 };
 
-// out[o] = bias[o] + sum_j value[j] * x[offset[j]] for every channel o of [first, last), or
-// out[o] += the sum if `accumulate`. kStep: vectors between neighboring columns of x.
-template <class T, int kR, int kC, int kStep>
+// A tile of every channel, in memory.
+template <class T>
+struct TilePlace {
+  T* data;
+  int64_t channel;
+  TileSteps step;
+};
+
+// out[o] = sums[o] + sum_j value[j] * x[offset[j]] for every channel o of [first, last); bias[o] in
+// place of sums where those are nullptr. O: what results are stored as. kStep: vectors between
+// neighboring columns of x.
+template <class T, class O, int kR, int kC, int kStep>
 void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int64_t first,
-                    int64_t last, const T* bias, bool accumulate, T* out, int64_t out_channel,
-                    TileSteps out_step) {
+                    int64_t last, const T* bias, const TilePlace<T>& sums,
+                    const TilePlace<O>& out) {
   constexpr int kL = kLanes<T> * kStep;
+  const bool in_place = (const void*)sums.data == (const void*)out.data;
   for (int64_t o = first; o < last; ++o) {
     Vec<T> sum[kR][kC];
-    T* to = out + o * out_channel;
-    if (accumulate) {
-      if (rows.begin[o] == rows.begin[o + 1]) continue;
+    O* to = out.data + o * out.channel;
+    if (sums.data) {
+      if (in_place && rows.begin[o] == rows.begin[o + 1]) continue;
+      const T* from = sums.data + o * sums.channel;
 #pragma GCC unroll 4
       for (int r = 0; r < kR; ++r)
 #pragma GCC unroll 16
-        for (int c = 0; c < kC; ++c) sum[r][c] = load(to + r * out_step.row + c * out_step.col);
+        for (int c = 0; c < kC; ++c) sum[r][c] = load(from + r * sums.step.row + c * sums.step.col);
     } else {
       const Vec<T> start = broadcast(bias ? bias[o] : T(0));
 #pragma GCC unroll 4
@@ -45,7 +56,7 @@ void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int
 #pragma GCC unroll 4
     for (int r = 0; r < kR; ++r)
 #pragma GCC unroll 16
-      for (int c = 0; c < kC; ++c) store(to + r * out_step.row + c * out_step.col, sum[r][c]);
+      for (int c = 0; c < kC; ++c) store(to + r * out.step.row + c * out.step.col, sum[r][c]);
   }
 }
 

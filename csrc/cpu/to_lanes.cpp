@@ -24,10 +24,11 @@ namespace {
 // With one pixel both layouts are the same memory; channels are then the longer run.
 bool walks_channels(const Tensor& t) { return !t.is_contiguous() || t.size(2) * t.size(3) == 1; }
 
-// A tensor the kernels can walk: float or double, NCHW or NHWC without gaps.
+// A tensor the kernels can walk: of a type of lanes, NCHW or NHWC without gaps.
 Tensor walkable(const Tensor& t) {
-  const Tensor wide = widened(t);
-  return wide.is_contiguous() || is_channels_last(wide) ? wide : torch::stable::contiguous(wide);
+  const Tensor stored = t.scalar_type() == ScalarType::Half ? widened(t) : t;
+  const bool whole = stored.is_contiguous() || is_channels_last(stored);
+  return whole ? stored : torch::stable::contiguous(stored);
 }
 
 }  // namespace
@@ -37,13 +38,13 @@ Tensor to_lanes(const Tensor& input, int64_t lanes, int64_t halo) {
   check_dims(op, "input", input, 4);
   check_halo(op, halo);
   const Tensor x = walkable(input);
-  with_compute_type(x.scalar_type(), op, [](auto) {});
+  with_lane_type(x.scalar_type(), op, [](auto) {});
   expect(lanes == running_lanes(x.scalar_type()), op, "this CPU's kernels take ",
          running_lanes(x.scalar_type()), " lanes, got ", lanes);
   Tensor out =
       empty_lanes(x, (x.size(0) + lanes - 1) / lanes, x.size(1), x.size(2), x.size(3), halo, lanes);
   if (out.numel() == 0) return out;
-  with_compute_type(x.scalar_type(), "to_lanes", [&](auto type) {
+  with_lane_type(x.scalar_type(), "to_lanes", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(images_to_lanes<T>, data<T>(x), x.size(0), walks_channels(x),
                        lane_view<T>(out, halo, "to_lanes"), torch_threads(out.numel()));
@@ -53,7 +54,7 @@ Tensor to_lanes(const Tensor& input, int64_t lanes, int64_t halo) {
 
 void from_lanes_into(const Tensor& input, int64_t halo, const Tensor& images) {
   if (images.numel() == 0) return;
-  with_compute_type(input.scalar_type(), "from_lanes", [&](auto type) {
+  with_lane_type(input.scalar_type(), "from_lanes", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(lanes_to_images<T>, lane_view<T>(input, halo, "to_lanes"), data<T>(images),
                        images.size(0), walks_channels(images), torch_threads(input.numel()));
@@ -64,7 +65,7 @@ Tensor with_halo(const Tensor& input, int64_t halo, int64_t wanted) {
   if (halo >= wanted) return input;
   Tensor wide = empty_lanes(input, input.size(0), input.size(1), input.size(2) - 2 * halo,
                             input.size(3) - 2 * halo, wanted, input.size(4));
-  with_compute_type(input.scalar_type(), "with_halo", [&](auto type) {
+  with_lane_type(input.scalar_type(), "with_halo", [&](auto type) {
     using T = decltype(type);
     SPARSELTH_CALL_ISA(copy_lanes<T>, lane_view<T>(input, halo, "to_lanes"),
                        lane_view<T>(wide, wanted, "to_lanes"), torch_threads(input.numel()));

@@ -5,7 +5,8 @@
 
 namespace sparselth {
 
-// x (N, C, H, W), any strides, float or double (or 16 bit, widened): bundles with a halo of zeros.
+// x (N, C, H, W), any strides, bfloat16, float or double (or half, widened): bundles with a halo of
+// zeros.
 Tensor to_lanes(const Tensor& x, int64_t lanes, int64_t halo);
 // Images of a tensor in lanes, written to `images`: contiguous or channels_last.
 void from_lanes_into(const Tensor& input, int64_t halo, const Tensor& images);

@@ -58,13 +58,13 @@ template <class T>
 void zero_halo(const LaneView<T>& b, int64_t bundle, int64_t channel) {
   T* plane = b.data + bundle * b.bundle_size() + channel * b.plane_size();
   const int64_t edge = b.halo * b.row_size(), side = b.halo * b.lanes;
-  std::fill(plane, plane + edge, T(0));
+  std::fill(plane, plane + edge, T{});
   for (int64_t h = 0; h < b.height; ++h) {
     T* row = plane + edge + h * b.row_size();
-    std::fill(row, row + side, T(0));
-    std::fill(row + b.row_size() - side, row + b.row_size(), T(0));
+    std::fill(row, row + side, T{});
+    std::fill(row + b.row_size() - side, row + b.row_size(), T{});
   }
-  std::fill(plane + b.plane_size() - edge, plane + b.plane_size(), T(0));
+  std::fill(plane + b.plane_size() - edge, plane + b.plane_size(), T{});
 }
 
 template <class T>

@@ -39,6 +39,7 @@ RATIOS = (
     Ratio("best dense fp32, mask multiplied in the step", both_layouts("reference")),
     Ratio("torch.nn.utils.prune", both_layouts("prune")),
     Ratio("best dense bf16", both_layouts("dense bf16")),
+    Ratio("best dense bf16, ours in bf16", both_layouts("dense bf16"), ours=("sparse bf16",)),
 )
 
 
@@ -57,8 +58,10 @@ def sparse_steps(p: ConvProblem) -> dict[str, Callable[[], object]]:
             x, w, p.mask, stride=p.stride, padding=p.padding, groups=p.groups, plan=plan
         )
 
+    narrow = [enter_lanes(t.to(torch.bfloat16)) for t in (p.x, p.grad)]
     return {
         "sparse": step(call, enter_lanes(p.x), p.weight, enter_lanes(p.grad)),
+        "sparse bf16": step(call, narrow[0], p.weight.to(torch.bfloat16), narrow[1]),
         "sparse, layout converted": step(call, p.x, p.weight, p.grad),
     }
 

@@ -31,11 +31,16 @@ SGD_OPTIONS: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9}
 Step = Callable[[], None]
 
 _OURS = ("sparse", "sparse channels_last")
+_OURS_BF16 = ("sparse bf16", "sparse bf16 channels_last")
+_DENSE = ("dense", "dense channels_last")
+_DENSE_BF16 = ("dense bf16 channels_last",)
 RATIOS = (
-    Ratio("best dense fp32", ("dense", "dense channels_last"), _OURS),
+    Ratio("best dense fp32", _DENSE, _OURS),
     Ratio("dense fp32 with masks kept", ("reference", "reference channels_last"), _OURS),
     Ratio("torch.nn.utils.prune", ("prune", "prune channels_last"), _OURS),
-    Ratio("dense bf16", ("dense bf16 channels_last",), _OURS),
+    Ratio("dense bf16", _DENSE_BF16, _OURS),
+    Ratio("best dense fp32, ours in bf16", _DENSE, _OURS_BF16),
+    Ratio("dense bf16, ours in bf16", _DENSE_BF16, _OURS_BF16),
 )
 
 
@@ -80,11 +85,16 @@ def dense(
     return _step(model, optimizer, layout, around)
 
 
-def sparse(name: str, sparsity: float, layout: torch.memory_format) -> Step:
+def sparse(
+    name: str,
+    sparsity: float,
+    layout: torch.memory_format,
+    around: Callable[[], AbstractContextManager] = nullcontext,
+) -> Step:
     """Train with `sparsify`, every layer free to choose dense."""
     model, masks = _model_and_masks(name, sparsity)
     sparsify(model, masks)
-    return _step(model, optim.SGD(model.parameters(), **SGD_OPTIONS), layout)
+    return _step(model, optim.SGD(model.parameters(), **SGD_OPTIONS), layout, around)
 
 
 def reference(name: str, sparsity: float, layout: torch.memory_format) -> Step:
@@ -107,7 +117,7 @@ def pruned(name: str, sparsity: float, layout: torch.memory_format) -> Step:
     return _step(model, torch.optim.SGD(model.parameters(), **SGD_OPTIONS), layout)
 
 
-_bf16 = partial(dense, around=partial(torch.autocast, "cpu", torch.bfloat16))
+_autocast = partial(torch.autocast, "cpu", torch.bfloat16)
 
 # By the name of a candidate: (network, sparsity) -> step.
 CONTESTANTS: dict[str, Callable[[str, float], Step]] = {
@@ -117,7 +127,9 @@ CONTESTANTS: dict[str, Callable[[str, float], Step]] = {
     "dense channels_last": partial(dense, layout=torch.channels_last),
     "reference": partial(reference, layout=torch.contiguous_format),
     "reference channels_last": partial(reference, layout=torch.channels_last),
-    "dense bf16 channels_last": partial(_bf16, layout=torch.channels_last),
+    "dense bf16 channels_last": partial(dense, layout=torch.channels_last, around=_autocast),
+    "sparse bf16": partial(sparse, layout=torch.contiguous_format, around=_autocast),
+    "sparse bf16 channels_last": partial(sparse, layout=torch.channels_last, around=_autocast),
     "prune": partial(pruned, layout=torch.contiguous_format),
     "prune channels_last": partial(pruned, layout=torch.channels_last),
 }

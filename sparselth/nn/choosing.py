@@ -94,15 +94,21 @@ class ChoosingModule(MaskedModule):
         return path if state.unchanged(weight, self._buffers.get("weight_mask")) else None
 
     def _leave_path(
-        self, kind: tuple | None, state: MaskState, service: Service, conv: Any, choice: Choice
+        self,
+        kind: tuple | None,
+        dtype: torch.dtype,
+        state: MaskState,
+        service: Service,
+        conv: Any,
+        choice: Choice,
     ) -> None:
-        """Keep the way that an input of a kind went, for the next one."""
+        """Keep the way that an input of a kind went, as `dtype`, for the next one."""
         if kind is None or state.is_shared or forced() == "reference":
             return
         paths = self.__dict__.setdefault("_paths", {})
         if len(paths) >= MOST_PATHS:
             paths.clear()
-        paths[kind] = Path(state.derived, self._geometry(), service.plan, conv, choice)
+        paths[kind] = Path(state.derived, self._geometry(), dtype, service.plan, conv, choice)
 
     def forget_paths(self) -> None:
         """Let the next input of every kind be checked and chosen for again."""

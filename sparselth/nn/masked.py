@@ -64,7 +64,9 @@ class MaskedConvolution(ChoosingModule):
         weight, mask, conv = state.parameter, state.mask, path.conv
         if not choice.sparse:
             return self._densely(input, self._kept(state), bias, conv, choice)
-        x = input if mask.is_cuda or type(input) is LaneTensor else enter_lanes(input)
+        x = input if input.dtype is path.dtype else input.to(path.dtype)
+        if not mask.is_cuda and type(x) is not LaneTensor:
+            x = enter_lanes(x)
         return Convolve.apply(x, weight, bias, mask, path.plan, conv, choice.dense_passes)
 
     def _checked(self, input: Tensor) -> Tensor:
@@ -98,21 +100,24 @@ class MaskedConvolution(ChoosingModule):
 
         kind: of `x`, where others like it may go the same way.
         """
-        x, weight, bias = autocast(x, weight, self.bias)
+        (x,), bias = autocast(x), self.bias
         service = self._service(state)
         choice = self._choose(x, conv, state, service)
         if not choice.sparse:
-            self._leave_path(kind, state, service, conv, choice)
+            self._leave_path(kind, x.dtype, state, service, conv, choice)
             dense = as_images(self._dense_weight(state))
             return self._densely(x, dense, bias, conv, choice)
         travels = x.device.type == "cpu" and (choice.timings is not None or can_use_lanes(x))
+        cast = autocast(x, weight, bias)
+        public_conv.check_conv2d(x, cast[1], mask, cast[2], *conv)
+        implementation(self._op, x.device)  # whether a forced backend has it
         if travels:
             x = enter_lanes(x)
-        public_conv.check_conv2d(x, weight, mask, bias, *conv)
-        implementation(self._op, x.device)  # whether a forced backend has it
+        else:
+            x, weight, bias = cast  # in lanes they are not rounded
         out = Convolve.apply(x, weight, bias, mask, service.plan, conv, choice.dense_passes)
         if travels or x.is_cuda:
-            self._leave_path(kind, state, service, conv, choice)
+            self._leave_path(kind, x.dtype, state, service, conv, choice)
         return out
 
     @staticmethod
@@ -212,6 +217,8 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         bias, state, choice = self._parameters["bias"], self._states["weight"], path.choice
         if not choice.sparse:
             return F.linear(input, self._kept(state), bias)
+        if path.dtype is not state.parameter.dtype:
+            return self._checked(input)  # autocast: the kernels take both in one dtype
         shape = input.shape
         rows = input if len(shape) == 2 else public_linear.as_rows(input)
         y = Multiply.apply(rows, state.parameter, bias, state.mask, path.plan, choice.dense_passes)
@@ -232,13 +239,13 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         mask, plan = state.mask, service.plan
         kind = kind_of(input, weight)
         if not choice.sparse:
-            self._leave_path(kind, state, service, None, choice)
+            self._leave_path(kind, x.dtype, state, service, None, choice)
             return reference.masked_linear(x, self._dense_weight(state), None, bias, None)
         public_linear.check_linear(x, weight, mask, bias)
         implementation(self._op, x.device)  # whether a forced backend has it
         rows = public_linear.as_rows(x)
         out = Multiply.apply(rows, weight, bias, mask, plan, choice.dense_passes)
-        self._leave_path(kind, state, service, None, choice)
+        self._leave_path(kind, x.dtype, state, service, None, choice)
         return out.view(*x.shape[:-1], weight.shape[0])
 
     def _compiled(self, input: Tensor) -> Tensor:

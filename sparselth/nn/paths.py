@@ -2,7 +2,8 @@
 
 The first forward of a kind of input goes through every check, makes the choice and leaves a `Path`.
 Later ones of its kind take that, as long as nothing else is going on (a program recorded, a
-transform, autocast), nobody wrote to the weight or its mask, and the layer's settings stay.
+transform, autocast on a GPU), nobody wrote to the weight or its mask, and the layer's settings
+stay.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..ops.autocast import autocast_dtype
 from ..ops.kernel_choice.decide import Choice
 from ..ops.lanes.tensor import LaneTensor, in_lanes
 from ..ops.switches import settings
@@ -31,11 +33,13 @@ class Path(NamedTuple):
     """How a layer computes one kind of input.
 
     derived: what it belongs to, renewed with the mask.  geometry: the layer's settings.
+    dtype: of x as it is computed with, another than its own under autocast.
     plan, conv: as the op takes them.  choice: sparse or dense, and by which passes.
     """
 
     derived: Any
     geometry: tuple
+    dtype: torch.dtype
     plan: Tensor | None
     conv: Any
     choice: Choice
@@ -46,12 +50,16 @@ def kind_of(x: Tensor, weight: Tensor) -> tuple | None:
     if (
         _modes()
         or _tracing()
-        or _autocast()
         or forward_ad._current_level >= 0
         or _transform() is not None
         or type(weight) is not torch.nn.Parameter
     ):
         return None
+    cast = None
+    if _autocast():
+        cast = autocast_dtype("cpu")
+        if x.device.type != "cpu":
+            return None
     kind = type(x)
     if kind is LaneTensor:
         if not in_lanes(x):
@@ -66,6 +74,7 @@ def kind_of(x: Tensor, weight: Tensor) -> tuple | None:
         x.layout,
         x.is_contiguous(),
         x.requires_grad,
+        cast,
         weight.dtype,
         weight.requires_grad,
         torch.is_grad_enabled(),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from ..ops.autocast import autocast
 from ..ops.autograd.conv import MaskedConv2d
 from ..ops.kernel_choice import decide as choosing
 from ..ops.lanes.convert import enter_lanes, is_plain_eager_cpu
@@ -67,10 +68,11 @@ class StemConv2d(NotScriptable, nn.Conv2d):
         if isinstance(input, Proxy):
             return recorded(self, (input,), {})
         conv = (*settings_of(self, 2), self.groups)
-        if not self._in_lanes(input, conv):
+        (x,) = autocast(input)
+        if not self._in_lanes(x, conv):
             return super().forward(input)
         mask, plan = self._mask_and_plan()
-        return MaskedConv2d.apply(enter_lanes(input), self.weight, self.bias, mask, plan, conv)
+        return MaskedConv2d.apply(enter_lanes(x), self.weight, self.bias, mask, plan, conv)
 
     def _in_lanes(self, x: Tensor, conv: Any) -> bool:
         if (
@@ -89,7 +91,8 @@ class StemConv2d(NotScriptable, nn.Conv2d):
         dtypes = (x.dtype, self.weight.dtype)
         key = (conv, size, dtypes, choosing.layout_of(x), wanted, torch.get_num_threads())
         if key not in self._enters and len(self._enters) < _MEASURED_INPUTS:
-            timings = choosing.conv_timings(x, self.weight, *self._mask_and_plan(), conv)
+            _, weight = autocast(x, self.weight.detach())
+            timings = choosing.conv_timings(x, weight, *self._mask_and_plan(), conv)
             self._enters[key] = timings is not None and choosing.decide_stem(timings, wanted)
         return self._enters.get(key, False)
 

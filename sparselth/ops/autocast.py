@@ -13,12 +13,18 @@ _WITH_AUTOCAST = frozenset(
 )
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Return what `torch.autocast` casts to on a type of device; None where it is off."""
+    if device not in _WITH_AUTOCAST or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """Return tensors as `torch.autocast` would hand them to a convolution on the device of `x`."""
-    device = x.device.type
-    if device not in _WITH_AUTOCAST or not torch.is_autocast_enabled(device):
+    dtype = autocast_dtype(x.device.type)
+    if dtype is None:
         return (x, *others)
-    dtype = torch.get_autocast_dtype(device)
 
     def cast(t: Tensor | None) -> Tensor | None:
         if t is None or not t.is_floating_point() or t.dtype == torch.float64:

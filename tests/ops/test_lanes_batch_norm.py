@@ -21,6 +21,11 @@ def tolerance(dtype, count=1):
     return 16 * torch.finfo(dtype).eps * max(1, count) ** 0.5
 
 
+def rounding(dtype):
+    """Where two results of 16 bits lie on either side of a tie, they are a step apart."""
+    return torch.finfo(dtype).eps if dtype.itemsize < 4 else 0.0
+
+
 # Of a ReLU: none, or one that values reach.
 NONE = float("nan")
 UPPER = st.sampled_from([NONE, 0.75])
@@ -48,10 +53,11 @@ def test_batch_norm_matches_the_oracle(case, affine, running):
     want = oracle.lanes_batch_norm(
         x.double(), case.batch, case.halos[0], *weights, *copies, 0.3, 1e-3
     )
-    close = {"rtol": tolerance(case.dtype), "atol": 8 * tolerance(case.dtype), "equal_nan": True}
+    eps = tolerance(case.computed)
+    close = {"rtol": eps, "atol": 8 * eps, "equal_nan": True}
     for a, b in zip((*got, *statistics), (*want, *copies), strict=True):
         if a is not None:
-            assert a.dtype == case.dtype
+            assert a.dtype == case.computed
             torch.testing.assert_close(a.double(), b, **close)
 
 
@@ -73,7 +79,7 @@ def test_scale_add_relu_matches_the_oracle(case, given_, relu, upper, halo):
     arguments = (a, case.batch, case.halos[0], a_scale, a_shift, b, case.halos[1])
     arguments += (b_scale, b_shift, relu, upper, halo)
     got, want = ops.lanes_scale_add_relu(*arguments), oracle.lanes_scale_add_relu(*arguments)
-    eps = tolerance(case.dtype)
+    eps = rounding(case.dtype) + tolerance(case.computed)
     assert_lanes(got, want, case.batch, halo, rtol=eps, atol=eps)
 
 
@@ -129,17 +135,22 @@ def test_batch_norm_backward_matches_the_oracle(case, gate, upper, weight, train
     got = ops.lanes_batch_norm_backward(*arguments(lambda t: t))
     # In float64, since the kernel's sums are exacter than float32's.
     want = oracle.lanes_batch_norm_backward(*arguments(torch.Tensor.double))
-    eps = tolerance(case.dtype, case.batch * case.size[0] * case.size[1])
+    count = case.batch * case.size[0] * case.size[1]
+    eps = rounding(case.dtype) + tolerance(case.computed, count)
     # The oracle takes as many lanes as the tensors have.
     assert_lanes(got[0], want[0].to(case.dtype), case.batch, halo, rtol=eps, atol=4 * eps)
     for a, b in zip(got[1:], want[1:], strict=True):
-        torch.testing.assert_close(a, b.to(case.dtype), rtol=eps, atol=8 * eps)
+        assert a.dtype == case.computed
+        close = tolerance(case.computed, count)
+        torch.testing.assert_close(a, b.to(case.computed), rtol=close, atol=8 * close)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @given(case=lane_cases(), upper=UPPER)
 @settings(max_examples=50)
 def test_the_gate_of_a_relu_after_the_norm_is_the_same_unread(case, training, upper):
+    if case.dtype == torch.bfloat16:
+        upper = NONE  # a result that is read may have been rounded up to the limit
     grad, x = case.operands(2)
     c = case.per_channel()
     y = ops.lanes_scale_add_relu(
@@ -257,7 +268,7 @@ X = to_lanes(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: moments(X.half(), 3, 1), "takes float32 or float64"),
+        (lambda: moments(X.half(), 3, 1), "takes bfloat16, float32 or float64"),
         (lambda: moments(X[..., 1:], 3, 1), "takes bundles of .* images with .* reg"),
         (lambda: moments(X, 300, 1), "300 images do not fill 1 bundles"),
         (lambda: moments(X, 3, 4), "a halo that fits"),

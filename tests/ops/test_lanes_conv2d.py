@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.strategies import conv_cases
 
 from sparselth.ops import reference
@@ -115,3 +116,138 @@ def test_one_block_and_many_threads_share_the_channels():
     want = passes(oracle, batch, size, *arguments)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-9)
+
+
+# --- stored in 16 bits --------------------------------------------------------------------------
+
+
+def assert_rounded(got, exact, sums):
+    """Compare with results in float64, rounded once.
+
+    sums: of absolute values, in place of what is summed: what float32 loses of them.
+    """
+    lost = 2**-20 * sums + 2**-8 * exact.abs() + 1e-30
+    assert ((got.double() - exact).abs() <= lost).all()
+
+
+def in_16_bits(case, halo, grad_halo):
+    """Return lanes of x and dy, and what computes the three passes exactly from them."""
+    x, weight, mask, bias = case.tensors()
+    x = x.to(torch.bfloat16)
+    weight, bias = weight.float(), None if bias is None else bias.float()
+    shape = reference.masked_conv2d(x.float(), weight, mask, bias, None, *case.conv).shape
+    grad = torch.randn(shape).to(torch.bfloat16)
+    count = lanes(torch.bfloat16)
+    buffers = to_lanes(x.contiguous(), count, halo), to_lanes(grad, count, grad_halo)
+    return x, grad, weight, mask, bias, buffers
+
+
+@given(case=conv_cases(), halo=st.integers(0, 2), grad_halo=st.integers(0, 2))
+@settings(max_examples=300)
+def test_16_bits_are_rounded_once(case, halo, grad_halo):
+    x, grad, weight, mask, bias, (x_lanes, grad_lanes) = in_16_bits(case, halo, grad_halo)
+    n, plan, conv, hw = case.batch, conv_plan(mask, case.groups), case.conv, list(case.size)
+    y = ops.lanes_conv2d(x_lanes, n, halo, weight, mask, bias, plan, *conv)
+    dx = ops.lanes_conv2d_grad_input(grad_lanes, n, grad_halo, weight, mask, plan, hw, *conv)
+    dw = ops.lanes_conv2d_grad_weight(grad_lanes, grad_halo, x_lanes, n, halo, mask, plan, *conv)
+    assert (y.dtype, dx.dtype, dw.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+
+    def exactly(x, grad, weight, bias):
+        x, grad, weight = x.double(), grad.double(), weight.double()
+        return (
+            reference.masked_conv2d(x, weight, mask, bias, None, *conv),
+            reference.masked_conv2d_grad_input(grad, weight, mask, None, hw, *conv),
+            reference.masked_conv2d_grad_weight(grad, x, mask, None, *conv),
+        )
+
+    exact = exactly(x, grad, weight, None if bias is None else bias.double())
+    sums = exactly(x.abs(), grad.abs(), weight.abs(), None if bias is None else bias.abs().double())
+    got = from_lanes(y, n, 0), from_lanes(dx, n, 0), dw
+    for result, want, size in zip(got, exact, sums, strict=True):
+        assert_rounded(result, want, size)
+    for t in (y, dx):
+        if n % t.shape[-1]:
+            assert not t[-1:, ..., n % t.shape[-1] :].any(), "a value beyond the batch"
+
+
+@given(conv_cases(batches=(1, 8, 17)))
+@settings(max_examples=100)
+def test_both_gradients_at_once_are_those_of_each_alone_in_16_bits(case):
+    _, _, weight, mask, _, (x, grad) = in_16_bits(case, 1, 1)
+    n, plan, conv, hw = case.batch, conv_plan(mask, case.groups), case.conv, list(case.size)
+    dx, dw = ops.lanes_conv2d_backward(grad, 1, x, n, 1, weight, mask, plan, *conv)
+    assert torch.equal(dx, ops.lanes_conv2d_grad_input(grad, n, 1, weight, mask, plan, hw, *conv))
+    alone = ops.lanes_conv2d_grad_weight(grad, 1, x, n, 1, mask, plan, *conv)
+    # Strips of other heights are summed in another order.
+    torch.testing.assert_close(dw, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (9, 200), (64, 3)], ids=str)
+@pytest.mark.parametrize("conv", [CONV, ([2, 2], [1, 1], [1, 1], 1), ([1, 1], [4, 4], [4, 4], 1)])
+def test_strips_in_16_bits_meet(size, conv):
+    """Planes of several strips, and channels that are summed in groups."""
+    n, channels = 3, 72
+    x = torch.randn(n, channels, *size).to(torch.bfloat16)
+    weight = torch.randn(channels, channels, 3, 3)
+    mask = torch.rand(weight.shape) < 0.3
+    buffer = to_lanes(x, lanes(x.dtype), 0)
+    y = from_lanes(ops.lanes_conv2d(buffer, n, 0, weight, mask, None, None, *conv), n, 0)
+    exact = reference.masked_conv2d(x.double(), weight.double(), mask, None, None, *conv)
+    assert_rounded(y, exact, exact.abs() + 100)
+    grad = torch.randn(y.shape).to(torch.bfloat16)
+    dx, dw = ops.lanes_conv2d_backward(
+        to_lanes(grad, lanes(x.dtype), 0), 0, buffer, n, 0, weight, mask, None, *conv
+    )
+    exact = reference.masked_conv2d_grad_input(
+        grad.double(), weight.double(), mask, None, list(size), *conv
+    )
+    assert_rounded(from_lanes(dx, n, 0), exact, exact.abs() + 100)
+    exact = reference.masked_conv2d_grad_weight(grad.double(), x.double(), mask, None, *conv)
+    torch.testing.assert_close(dw.double(), exact, rtol=1e-4, atol=2e-2)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 16])
+def test_any_number_of_threads_in_16_bits(threads):
+    size, batch = (8, 8), 19
+    x, grad, weight, mask, plan = problem(batch, 24, size, 0.2, torch.float32)
+    x, grad = (
+        x[:, :, 1:-1, 1:-1].bfloat16().contiguous(),
+        grad[:, :, 1:-1, 1:-1].bfloat16().contiguous(),
+    )
+    want = passes(oracle, batch, size, x, grad, weight, mask, plan, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = passes(ops, batch, size, x, grad, weight, mask, plan, 0)
+        again = passes(ops, batch, size, x, grad, weight, mask, plan, 0)
+    finally:
+        torch.set_num_threads(before)
+    for a, b, c in zip(got, again, want, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c, rtol=2**-7, atol=1e-3)
+
+
+def test_what_is_stored_in_16_bits_is_what_torch_rounds_to():
+    """Ties to even, denormals kept, NaN stays NaN. As the biases of channels without weights."""
+    bits = torch.randint(-(2**31), 2**31, (4096,))
+    bits[::2] = (bits[::2] & ~0xFFFF) | 0x8000  # ties
+    special = [0x7F800001, 0x7FFFFFFF, -0x7FFFFF, 0x7F7FFFFF, 1, -0x7FFF8000, 0x7F800000]
+    bits[: len(special)] = torch.tensor(special)
+    values = bits.to(torch.int32).view(torch.float32)
+    x = to_lanes(torch.ones(1, 1, 1, 1, dtype=torch.bfloat16), lanes(torch.bfloat16), 0)
+    weight = torch.zeros(len(values), 1, 1, 1)
+    conv = ([1, 1], [0, 0], [1, 1], 1)
+    y = ops.lanes_conv2d(x, 1, 0, weight, torch.zeros_like(weight).bool(), values, None, *conv)
+    assert_equal_bits(from_lanes(y, 1, 0).flatten(), values.to(torch.bfloat16))
+
+
+def assert_equal_bits(got, want):
+    nan = want.isnan()
+    assert torch.equal(got.isnan(), nan)
+    assert torch.equal(got.view(torch.int16)[~nan], want.view(torch.int16)[~nan])
+
+
+def test_weights_of_16_bits_are_refused():
+    x, _, weight, mask, plan = problem(3, 4, (5, 5), 0.5, torch.float32)
+    with pytest.raises(RuntimeError, match="weight must be Float for activations of BFloat16"):
+        ops.lanes_conv2d(x.bfloat16(), 3, 1, weight.bfloat16(), mask, None, plan, *CONV)

@@ -41,7 +41,8 @@ def compare(x, batch, x_halo, window, halo):
     arguments = (grad, batch, halo, position, size, *window, x_halo)
     dx = ops.lanes_max_pool2d_backward(*arguments)
     # Both add a pixel's windows in row-major order.
-    assert_lanes(dx, oracle.lanes_max_pool2d_backward(*arguments), batch, x_halo)
+    eps = torch.finfo(x.dtype).eps if x.dtype.itemsize < 4 else 0.0
+    assert_lanes(dx, oracle.lanes_max_pool2d_backward(*arguments), batch, x_halo, rtol=eps)
     return y, position, dx
 
 
@@ -52,7 +53,7 @@ def test_matches_the_oracle(case, window, halo):
     compare(x, case.batch, case.halos[0], window, halo)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [(9, 11), (1, 15)])
 def test_large_windows_match_the_oracle(dtype, size):
     x = to_lanes(torch.randn(3, 2, 17, 30, dtype=dtype), lanes(dtype), 1)
@@ -110,7 +111,7 @@ X = to_lanes(torch.randn(3, 2, 4, 4), lanes(torch.float32), 1)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((X.half(), 3, 1, [2, 2], [2, 2], [0, 0], 1), "takes float32 or float64"),
+        ((X.half(), 3, 1, [2, 2], [2, 2], [0, 0], 1), "takes bfloat16, float32 or float64"),
         ((X, 3, 1, [16, 16], [1, 1], [8, 8], 1), "windows of at most 255 pixels"),
         ((X, 3, 1, [2, 2], [1, 1], [2, 0], 1), "padding of at most half the kernel"),
         ((X, 3, 1, [2, 2], [0, 1], [0, 0], 1), "stride must be two ints in "),

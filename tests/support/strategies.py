@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from sparselth.ops.contract import compute_dtype
 from sparselth.ops.lanes.layout import from_lanes, lanes, to_lanes
 from sparselth.ops.patterns import Blocks, KernelShapes, NOfM
 
@@ -186,15 +187,19 @@ class LaneCase:
             result.append(to_lanes(images.to(self.dtype), lanes(self.dtype), halo))
         return result
 
+    @property
+    def computed(self):
+        return compute_dtype(self.dtype)
+
     def per_channel(self):
         generator = torch.Generator().manual_seed(self.seed)
-        return torch.randn(self.channels, generator=generator, dtype=self.dtype)
+        return torch.randn(self.channels, generator=generator, dtype=self.computed)
 
 
 @st.composite
 def lane_cases(draw, min_size=1):
     """Batches that fill their last bundle or do not, and none at all."""
-    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    dtype = draw(st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
     lane_count = lanes(dtype)
     return LaneCase(
         dtype=dtype,

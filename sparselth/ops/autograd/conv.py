@@ -26,9 +26,15 @@ def in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
     return enter_lanes(grad) if in_lanes(input) and type(grad) is Tensor else grad
 
 
+def _of_dtype(weight: Tensor, x: Tensor) -> Tensor:
+    """Return the weight as plain ops take it: in lanes, one of float32 goes with 16 bits."""
+    return weight if weight.dtype == x.dtype else weight.to(x.dtype)
+
+
 def _gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of input, weight and bias, those that `needs` names, in ops again."""
     input, weight, mask, plan, *_ = ctx.saved_tensors
+    weight = _of_dtype(weight, grad)
     need_input, need_weight, need_bias = needs
     grad_input = grad_weight = grad_bias = None
     if need_input and need_weight and not ctx.dense_passes and not transformed(grad):
@@ -114,7 +120,8 @@ class MaskedConv2d(torch.autograd.Function):
     """`masked_conv2d` by the choice made for it, differentiable any number of times.
 
     input: (N, C_in, H, W), plain or in lanes, and so is the result.  weight, mask: (C_out, C_in /
-    groups, kH, kW).  bias: (C_out,), or None.  plan: the mask's, or None.  All of them checked.
+    groups, kH, kW); with bfloat16 in lanes the weight may be float32.  bias: (C_out,), or None.
+    plan: the mask's, or None.  All of them checked.
     conv: stride, padding and dilation in pairs, and groups.
     dense: the passes computed densely, of "forward", "grad_input" and "grad_weight".
 
@@ -130,7 +137,8 @@ class MaskedConv2d(torch.autograd.Function):
         ctx.conv, ctx.dense_passes, ctx.forced = conv, dense, forced()
         ctx.save_for_backward(input, weight, mask, plan)
         if "forward" in dense:
-            out = reference.masked_conv2d(input, weight, mask, bias, None, *conv)
+            bias = None if bias is None else _of_dtype(bias, input)
+            out = reference.masked_conv2d(input, _of_dtype(weight, input), mask, bias, None, *conv)
             return as_lanes(out) if isinstance(input, LaneTensor) else out
         if in_lanes(input):
             return lanes_conv.conv(input, weight, mask, bias, plan, *conv)

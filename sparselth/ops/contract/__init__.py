@@ -37,7 +37,7 @@ from __future__ import annotations
 import torch
 
 from . import conv, gpu, lanes, lanes_layers, linear, selection, steps
-from .arguments import output_size
+from .arguments import compute_dtype, output_size
 from .registry import NAMESPACE, ConvSettings, describe, memory_format
 
 # The ops that public functions call; then all, with those behind them.
@@ -53,6 +53,7 @@ __all__ = [
     "OPS",
     "SCHEMAS",
     "ConvSettings",
+    "compute_dtype",
     "describe",
     "memory_format",
     "output_size",

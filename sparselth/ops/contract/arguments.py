@@ -69,12 +69,25 @@ _SHAPES: dict[str, dict[str, str]] = {
     "lanes_max_pool2d_backward": {"grad": "B C P' Q' L", "position": "B C P Q L"},
 }
 
+_IN_LANES = frozenset(op for op in _SHAPES if op.startswith("lanes_"))
+
 # Tensors of lanes -> the argument that holds their halo.
 _HALOS = {"grad_output": "grad_halo", "input": "input_halo", "a": "a_halo", "b": "b_halo"}
 _HALOS |= {"grad": "grad_halo", "gate": "gate_halo", "other": "other_halo"}
 
 # Tensors that are not of the dtype of the others.
 _DTYPES = {"mask": torch.bool, "plan": torch.int32, "position": torch.uint8}
+
+# Of ops in lanes: they are of what the activations are computed in.
+_COMPUTED = frozenset({"weight", "bias", *_PER_CHANNEL})
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return what activations in lanes are computed in, and what is not an activation stored in.
+
+    dtype: of the activations.  Returns float32 for those of 16 bits, `dtype` itself for others.
+    """
+    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -172,7 +185,8 @@ def _unified(op: str, given: Named) -> dict[str, int]:
 def _check_kind(op: str, name: str, tensor: Tensor, first: Tensor) -> None:
     if tensor.device != first.device:
         raise failure(op, f"{name} is on {tensor.device}, the first tensor on {first.device}")
-    wanted = _DTYPES.get(name, first.dtype)
+    like = compute_dtype(first.dtype) if op in _IN_LANES and name in _COMPUTED else first.dtype
+    wanted = _DTYPES.get(name, like)
     if tensor.dtype != wanted:
         raise failure(op, f"{name} must be {wanted}, got {tensor.dtype}")
     if not first.is_floating_point():

@@ -1,9 +1,12 @@
 """The contract of the layout in lanes and of convolutions in it: schemas and fake kernels.
 
-A tensor in lanes is (bundles, C, H + 2 halo, W + 2 halo, L), contiguous, float32 or float64, with
-bundles = ceil(batch / L): L images side by side, around each plane `halo` zeros; see
+A tensor in lanes is (bundles, C, H + 2 halo, W + 2 halo, L), contiguous, bfloat16, float32 or
+float64, with bundles = ceil(batch / L): L images side by side, around each plane `halo` zeros; see
 `lanes/layout.py`. The CPU kernels take L = `lanes.layout.lanes(dtype)` only, plain PyTorch any.
 Halos and spare lanes must be zero going in and are zero coming out: nothing tests for it.
+
+Only activations and their gradients are ever bfloat16: widened as they are read, rounded once as
+they are written. All sums, weights and values per channel are float32 then, `compute_dtype`.
 
 These ops run below autograd, inside the modules that hand activations in lanes on, so they have no
 formulas of their own. Every tensor in lanes comes with its halo; results of convolutions have
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .arguments import output_size
+from .arguments import compute_dtype, output_size
 from .registry import CONV, define, fake
 
 SCHEMAS: dict[str, str] = {
@@ -61,7 +64,7 @@ def _(input, lanes, halo):
 
     out[n // L, c, halo + y, halo + x, n % L] = input[n, c, y, x],   zero elsewhere
 
-    input: (N, C, H, W), float32 or float64, contiguous or channels_last.
+    input: (N, C, H, W), bfloat16, float32 or float64, contiguous or channels_last.
     lanes: L, images of a bundle.  halo: zeros around each plane, in pixels, >= 0.
     Returns (ceil(N / L), C, H + 2 halo, W + 2 halo, L), the input's dtype, contiguous.
     """
@@ -88,11 +91,12 @@ def _(input, batch, halo):
 def _(input, batch, input_halo, weight, mask, bias, plan, stride, padding, dilation, groups):
     """Convolve images in lanes: `masked_conv2d` in another layout.
 
-    input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), float32 or float64. A halo as
-    wide as the kernel reaches beyond the image saves a copy of x.
+    input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), bfloat16, float32 or float64. A
+    halo as wide as the kernel reaches beyond the image saves a copy of x, unless it is bfloat16.
     batch: N, images in the input.  input_halo: in pixels.
-    weight: (C_out, C_in / groups, kH, kW), the input's dtype.  mask: bool, its shape; True keeps.
-    bias: (C_out,), or None.
+    weight: (C_out, C_in / groups, kH, kW), the input's dtype, float32 with bfloat16.
+    mask: bool, its shape; True keeps.
+    bias: (C_out,), the weight's dtype, or None.
     plan: int32, the mask's by `sparselth.ops.conv_plan(mask, groups)`, or None.
     stride, padding, dilation: two ints each, in pixels.  groups: int.
     Returns y (bundles, C_out, H_out, W_out, L), without a halo.
@@ -156,9 +160,9 @@ def _(
     input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), the dtype of grad_output.
     batch: N, images in either.  input_halo: in pixels.
     mask, plan, stride, padding, dilation, groups: the forward's.
-    Returns dw (C_out, C_in / groups, kH, kW), the dtype of the input, contiguous: no lanes.
+    Returns dw (C_out, C_in / groups, kH, kW), the weight's dtype, contiguous: no lanes.
     """
-    return input.new_empty(mask.shape)
+    return input.new_empty(mask.shape, dtype=compute_dtype(input.dtype))
 
 
 @fake("lanes_conv2d_backward")
@@ -185,7 +189,8 @@ def _(
     input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), the dtype of grad_output.
     batch: N, images in either.  input_halo: in pixels.
     weight, mask, plan, stride, padding, dilation, groups: the forward's.
-    Returns dx (bundles, C_in, H, W, L), without a halo; and dw (C_out, C_in / groups, kH, kW), zero
-    where the mask prunes.
+    Returns dx (bundles, C_in, H, W, L), without a halo; and dw (C_out, C_in / groups, kH, kW), the
+    weight's dtype, zero where the mask prunes.
     """
-    return with_halo(input, input_halo, 0), input.new_empty(mask.shape)
+    dw = input.new_empty(mask.shape, dtype=compute_dtype(input.dtype))
+    return with_halo(input, input_halo, 0), dw

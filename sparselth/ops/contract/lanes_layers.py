@@ -2,14 +2,15 @@
 
 Schemas and fake kernels. `lanes.py` says what a tensor in lanes is. These ops run below autograd,
 called by `lanes/handlers/`, so they have no formulas of their own; each has its backward beside it.
-C is the number of channels, and "per channel" is a tensor (C,) of the activations' dtype.
+C is the number of channels, and "per channel" is a tensor (C,) of the activations' dtype, float32
+with bfloat16.
 """
 
 from __future__ import annotations
 
 import torch
 
-from .arguments import output_size
+from .arguments import compute_dtype, output_size
 from .lanes import lanes_like, with_halo
 from .registry import define, fake
 
@@ -56,7 +57,8 @@ def _(input, batch, input_halo, weight, bias, running_mean, running_var, momentu
 
     The norm's result is input * scale + shift: `lanes_scale_add_relu` computes it.
 
-    input: x (bundles, C, H + 2 input_halo, W + 2 input_halo, L), float32 or float64.
+    input: x (bundles, C, H + 2 input_halo, W + 2 input_halo, L), bfloat16, float32 or
+    float64.
     batch: its images.  input_halo: in pixels.
     weight, bias: per channel, or None for 1 and 0.
     running_mean, running_var: per channel, contiguous, updated in place; or None.
@@ -65,7 +67,8 @@ def _(input, batch, input_halo, weight, bias, running_mean, running_var, momentu
 
     Reference: Ioffe and Szegedy 2015, "Batch Normalization", algorithm 1.
     """
-    return tuple(input.new_empty(input.shape[1]) for _ in range(4))
+    dtype = compute_dtype(input.dtype)
+    return tuple(input.new_empty(input.shape[1], dtype=dtype) for _ in range(4))
 
 
 @fake("lanes_scale_add_relu")
@@ -75,7 +78,8 @@ def _(a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, upp
     y = a * a_scale + a_shift + b * b_scale + b_shift
     y <- min(max(y, 0), upper)   where `relu`; without a limit where `upper` is NaN
 
-    a: (bundles, C, H + 2 a_halo, W + 2 a_halo, L), float32 or float64.
+    a: (bundles, C, H + 2 a_halo, W + 2 a_halo, L), bfloat16, float32 or
+    float64.
     b: the same with b_halo, or None for no second term, whose scale and shift then do not count.
     batch: images in either.  a_halo, b_halo: in pixels.
     a_scale, a_shift, b_scale, b_shift: per channel, or None for 1 and 0.
@@ -92,7 +96,8 @@ def _(grad, grad_halo, gate, gate_halo, upper, other, other_halo, halo):
 
     dx = (0 where gate <= 0 or gate >= upper, else grad) + other
 
-    grad: (bundles, C, H + 2 grad_halo, W + 2 grad_halo, L), float32 or float64.
+    grad: (bundles, C, H + 2 grad_halo, W + 2 grad_halo, L), bfloat16, float32 or
+    float64.
     gate: the ReLU's result or its input, the same with gate_halo; None lets everything through.
     upper: the ReLU's limit; NaN for none.
     other: a gradient to be added, the same with other_halo; or None.
@@ -127,7 +132,8 @@ def _(
     dx = weight invstd (g - db / n - xhat dw / n)   where `training`, n = batch H W
     dx = weight invstd g                            otherwise
 
-    grad: (bundles, C, H + 2 grad_halo, W + 2 grad_halo, L), float32 or float64.
+    grad: (bundles, C, H + 2 grad_halo, W + 2 grad_halo, L), bfloat16, float32 or
+    float64.
     gate: the ReLU's result or its input, the same with gate_halo. Or None, and with it
     gate_scale, gate_shift: per channel, for gate = x * gate_scale + gate_shift, which saves
     reading one more tensor. All three None: no ReLU.
@@ -142,12 +148,7 @@ def _(
 
     Reference: Ioffe and Szegedy 2015, "Batch Normalization", section 3.
     """
-    channels = mean.shape[0]
-    return (
-        with_halo(grad, grad_halo, halo),
-        grad.new_empty(channels),
-        grad.new_empty(channels),
-    )
+    return with_halo(grad, grad_halo, halo), torch.empty_like(mean), torch.empty_like(mean)
 
 
 @fake("lanes_max_pool2d")
@@ -159,7 +160,8 @@ def _(input, batch, input_halo, kernel, stride, padding, halo):
 
     Pixels outside the image do not count. A NaN in a window is its maximum.
 
-    input: x (bundles, C, H + 2 input_halo, W + 2 input_halo, L), float32 or float64.
+    input: x (bundles, C, H + 2 input_halo, W + 2 input_halo, L), bfloat16, float32 or
+    float64.
     batch: its images.  input_halo: in pixels.
     kernel: (kernel_h, kernel_w), at most 255 pixels in all.  stride >= 1.
     padding: at most half the kernel. All three are two ints in pixels.
@@ -182,7 +184,8 @@ def _(grad, batch, grad_halo, position, input_hw, kernel, stride, padding, halo)
 
     dx[n, c, y, x] = sum of grad[n, c, p, q] over the windows whose maximum was at (y, x)
 
-    grad: (bundles, C, H_out + 2 grad_halo, W_out + 2 grad_halo, L), float32 or float64.
+    grad: (bundles, C, H_out + 2 grad_halo, W_out + 2 grad_halo, L), bfloat16, float32 or
+    float64.
     batch: its images.  grad_halo: in pixels.
     position: uint8 (bundles, C, H_out, W_out, L), of `lanes_max_pool2d`.
     input_hw: (H, W) of the input without its halo, in pixels.

@@ -58,7 +58,7 @@ def use_choice(name: str) -> AbstractContextManager[None]:
     every run. Outside of any block, and in threads started inside one, the environment variable
     SPARSELTH_CHOICE holds, or "measured". The fixed table also serves deterministic algorithms
     (`torch.use_deterministic_algorithms`), compiled and traced programs, linear layers on a GPU,
-    and on the CPU autocast and 16-bit types.
+    and on the CPU float16, and linear layers in 16 bits.
 
     Raises SparselthError for an unknown name, at the call, before the block is entered.
     """
@@ -158,11 +158,11 @@ def measurable(op: str, x: Tensor) -> bool:
             and is_eager(x)
             and backends.served(op, "cuda")
         )
-    return (
-        (can_use_lanes(x) if op == "masked_conv2d" else x.dim() > 0 and is_plain_eager_cpu(x))
-        and libraries.has_kernel(op, "cpu")
-        and not torch.is_autocast_enabled("cpu")
-    )
+    if not libraries.has_kernel(op, "cpu"):
+        return False
+    if op == "masked_conv2d":
+        return can_use_lanes(x)
+    return x.dim() > 0 and is_plain_eager_cpu(x) and not torch.is_autocast_enabled("cpu")
 
 
 def measures(op: str, x: Tensor) -> bool:

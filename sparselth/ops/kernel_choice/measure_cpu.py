@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .. import reference
 from ..bitmask import apply_bits, bits_of
-from ..contract import OPS, ConvSettings, output_size
-from ..lanes.layout import HALO, lanes
+from ..contract import OPS, ConvSettings, compute_dtype, output_size
+from ..lanes.layout import halo, lanes
 
 PASSES = ("forward", "grad_input", "grad_weight")
 
@@ -107,7 +107,8 @@ def measure_conv(
 
     x_shape: (N, C_in, H, W).  weight, mask: (C_out, C_in / groups, kH, kW).  plan: the mask's, or
     None.  conv: stride, padding, dilation, groups.  Dense applies the mask to the weight and to
-    its gradient, as the dense path does, unless the mask keeps everything.
+    its gradient, as the dense path does, unless the mask keeps everything. Weights of 16 bits are
+    dense's; sparse ones take them in float32.
     """
     weight, batch, input_hw = weight.detach(), x_shape[0], list(x_shape[2:])
     x = _random(x_shape, weight.dtype).contiguous(memory_format=layout)
@@ -115,23 +116,23 @@ def measure_conv(
     grad = grad.contiguous(memory_format=layout)
     x_blocks, grad_blocks = _to_lanes(x), _to_lanes(grad)
     applied = _applied(weight, mask)
-    masked = applied(weight)
+    masked, wide, h = applied(weight), weight.to(compute_dtype(weight.dtype)), halo(weight.dtype)
     around, conversions = _conversions(x, grad, x_blocks, grad_blocks, weight, mask)
     contestants: dict[str, tuple[_Run, _Run]] = {
         "forward": (
-            lambda: OPS.lanes_conv2d(x_blocks, batch, HALO, weight, mask, None, plan, *conv),
+            lambda: OPS.lanes_conv2d(x_blocks, batch, h, wide, mask, None, plan, *conv),
             lambda: reference.masked_conv2d(x, applied(weight), None, None, None, *conv),
         ),
         "grad_input": (
             lambda: OPS.lanes_conv2d_grad_input(
-                grad_blocks, batch, HALO, weight, mask, plan, input_hw, *conv
+                grad_blocks, batch, h, wide, mask, plan, input_hw, *conv
             ),
             # Autograd keeps the masked weight of the forward.
             lambda: reference.convolution_backward(grad, x, masked, conv, [True, False, False]),
         ),
         "grad_weight": (
             lambda: OPS.lanes_conv2d_grad_weight(
-                grad_blocks, HALO, x_blocks, batch, HALO, mask, plan, *conv
+                grad_blocks, h, x_blocks, batch, h, mask, plan, *conv
             ),
             lambda: applied(
                 reference.convolution_backward(grad, x, masked, conv, [False, True, False])[1]
@@ -207,20 +208,20 @@ def _output_shape(x_shape: Sequence[int], weight: Tensor, conv: ConvSettings) ->
 
 
 def _to_lanes(x: Tensor) -> Tensor:
-    return OPS.to_lanes(x.contiguous(), lanes(x.dtype), HALO)
+    return OPS.to_lanes(x.contiguous(), lanes(x.dtype), halo(x.dtype))
 
 
 def _conversions(
     x: Tensor, y: Tensor, x_blocks: Tensor, y_blocks: Tensor, weight: Tensor, mask: Tensor
 ) -> tuple[dict[str, float], Conversions]:
     """Time layouts and mask; return what surrounds each dense pass between sparse ones."""
-    batch = x.shape[0]
+    batch, h = x.shape[0], halo(x.dtype)
     to_x, from_x, to_y, from_y, masking = fastest(
         [
             lambda: _to_lanes(x),
-            lambda: OPS.from_lanes(x_blocks, batch, HALO),
+            lambda: OPS.from_lanes(x_blocks, batch, h),
             lambda: _to_lanes(y),
-            lambda: OPS.from_lanes(y_blocks, batch, HALO),
+            lambda: OPS.from_lanes(y_blocks, batch, h),
             lambda: reference.apply_mask(weight, mask),
         ]
     )

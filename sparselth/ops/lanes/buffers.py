@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..contract import OPS
-from .layout import HALO, lanes
+from . import layout
 from .tensor import LaneTensor
 from .value import LaneBuffer
 
@@ -44,9 +44,10 @@ def recall(x: Tensor) -> LaneBuffer | None:
 def as_buffer(x: Tensor) -> LaneBuffer:
     """Return the values of an activation or gradient in lanes, converting if need be.
 
-    x: (N, C, H, W), plain in any layout, or a `LaneTensor`; float32 or float64, on the CPU.
+    x: (N, C, H, W), plain in any layout, or a `LaneTensor`; bfloat16, float32 or float64, on the
+    CPU.
     Returns (bundles, C, H + 2 halo, W + 2 halo, L) with the halo it has: that of whoever computed
-    it, or `HALO` where it is converted here. It is shared: nobody may write to it.
+    it, or `layout.halo` where it is converted here. It is shared: nobody may write to it.
     """
     if isinstance(x, LaneTensor):
         buffer = x._value.buffer()
@@ -57,7 +58,8 @@ def as_buffer(x: Tensor) -> LaneBuffer:
         buffer = recall(x)
         if buffer is not None:
             return buffer
-    return LaneBuffer(_to_lanes(x.contiguous(), lanes(x.dtype), HALO), HALO)
+    halo = layout.halo(x.dtype)
+    return LaneBuffer(_to_lanes(x.contiguous(), layout.lanes(x.dtype), halo), halo)
 
 
 def same_shape_dtype(x: Any, like: Tensor) -> bool:

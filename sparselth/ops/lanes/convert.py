@@ -17,25 +17,31 @@ from .tensor import LaneTensor, in_lanes
 
 _PLAIN = (Tensor, torch.nn.Parameter, LaneTensor)
 
+DTYPES = (torch.bfloat16, torch.float32, torch.float64)
+
 
 def can_use_lanes(x: Tensor) -> bool:
-    """Say whether `x` may travel in lanes: (N, C, H, W), N > 0, float32 or float64, on the CPU.
+    """Say whether `x` may travel in lanes: (N, C, H, W), N > 0, of `DTYPES`, on the CPU.
 
     Not while a program is recorded or transformed: the conversion would stay out of it.
     """
-    return is_plain_eager_cpu(x) and x.dim() == 4 and libraries.has_kernel("lanes_conv2d", "cpu")
+    return (
+        is_plain_eager_cpu(x, DTYPES)
+        and x.dim() == 4
+        and libraries.has_kernel("lanes_conv2d", "cpu")
+    )
 
 
-def is_plain_eager_cpu(x: Tensor) -> bool:
+def is_plain_eager_cpu(x: Tensor, dtypes: tuple[torch.dtype, ...] = DTYPES[1:]) -> bool:
     """Say whether what is done to `x` besides calling ops goes unnoticed.
 
-    x: not empty, float32 or float64, on the CPU, and `is_eager`.
+    x: not empty, of `dtypes`, on the CPU, and `is_eager`.
     """
     return (
         is_eager(x)
         and x.device.type == "cpu"
         and x.numel() > 0
-        and x.dtype in (torch.float32, torch.float64)
+        and x.dtype in dtypes
         and x.layout is torch.strided
     )
 
@@ -58,9 +64,9 @@ def is_eager(x: Tensor) -> bool:
 def enter_lanes(x: Tensor) -> LaneTensor:
     """Return `x` in lanes, differentiably; `x` itself if it is already.
 
-    x: (N, C, H, W), contiguous or channels_last, float32 or float64, on the CPU: `can_use_lanes`
-    must hold, which is not asked again. The gradient of a leaf is a plain tensor; that of another
-    tensor stays in lanes, so that branches that meet there are added before they are converted.
+    x: (N, C, H, W), contiguous or channels_last, of `DTYPES`, on the CPU: `can_use_lanes` must
+    hold, which is not asked again. The gradient of a leaf is a plain tensor; that of another tensor
+    stays in lanes, so that branches that meet there are added before they are converted.
     """
     if in_lanes(x):
         return x

@@ -1,9 +1,9 @@
 """The lane layout of activations: images in lanes, channels and pixels outside.
 
 A tensor (N, C, H, W) becomes `buffer` (ceil(N / L), C, H + 2h, W + 2h, L), contiguous: L images
-side by side fill one vector register, so every load of a kernel is one whole, aligned vector
-whatever the stride, padding and dilation. Around each plane lies a halo of h zeros, so that a
-3x3 convolution reads its padding instead of testing for it. Lanes beyond the batch are zero.
+side by side fill one vector register of what they are computed in, so every load of a kernel is one
+whole vector whatever the stride, padding and dilation. Around each plane lies a halo of h zeros, so
+that a 3x3 convolution reads its padding instead of testing for it. Lanes beyond the batch are zero.
 
 L is the register width of the instruction set the kernels run on: `lanes(dtype)`.
 """
@@ -16,23 +16,32 @@ import torch
 from torch import Tensor
 
 from .. import libraries
+from ..contract import compute_dtype
 
 _REGISTER_BYTES = {"portable": 16, "avx2": 32, "avx512": 64}
 
-# What pointwise and pooling ops put around their results. Most convolutions are 3x3, padded by
-# one; any other reach is served by a copy inside the kernel.
-HALO = 1
+# Most convolutions are 3x3, padded by one; any other reach is served by a copy inside the kernel.
+_HALO = 1
+
+
+def halo(dtype: torch.dtype) -> int:
+    """Return what pointwise and pooling ops put around results of `dtype`, in pixels.
+
+    None around bfloat16: whoever reads it widens it into scratch, and puts the padding there.
+    """
+    return 0 if dtype.itemsize < 4 else _HALO
 
 
 @cache
 def lanes(dtype: torch.dtype) -> int:
     """Return how many images of `dtype` share one vector register here: L.
 
-    dtype: float32 (16, 8 or 4 with AVX-512, AVX2 or neither) or float64 (half as many). Without the
-    host library 16 and 8: plain PyTorch takes any.
+    dtype: bfloat16 or float32 (16, 8 or 4 with AVX-512, AVX2 or neither) or float64 (half as many).
+    Without the host library 16 and 8: plain PyTorch takes any.
     """
     host = libraries.host()
-    return _REGISTER_BYTES[host.simd_level() if host else "avx512"] // dtype.itemsize
+    computed = compute_dtype(dtype)
+    return _REGISTER_BYTES[host.simd_level() if host else "avx512"] // computed.itemsize
 
 
 def to_lanes(input: Tensor, lanes: int, halo: int) -> Tensor:

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..contract import OPS
 from . import layout
-from .layout import HALO
 
 _from_lanes = OPS.from_lanes.default
 _scale_add_relu = OPS.lanes_scale_add_relu.default
@@ -100,13 +99,14 @@ def evaluate(total: AffineSum, batch: int, relu: bool, upper: float = NO_LIMIT) 
         b, b_scale, b_shift = None, None, None
     else:
         b, b_scale, b_shift = second
-    data, halo = (None, 0) if b is None else b[:2]
+    data, b_halo = (None, 0) if b is None else b[:2]
+    halo = layout.halo(a.data.dtype)
     out = _scale_add_relu(
-        a.data, batch, a.halo, a_scale, a_shift, data, halo, b_scale, b_shift, relu, upper, HALO
+        a.data, batch, a.halo, a_scale, a_shift, data, b_halo, b_scale, b_shift, relu, upper, halo
     )
     if not relu or b is not None or a_scale is None or a_shift is None:
-        return LaneBuffer(out, HALO)
-    return LaneBuffer(out, HALO, ReluOf(weakref.ref(a.data), a_scale, a_shift))
+        return LaneBuffer(out, halo)
+    return LaneBuffer(out, halo, ReluOf(weakref.ref(a.data), a_scale, a_shift))
 
 
 def add_masked_grad(masked_grad: MaskedGrad, other: LaneBuffer | None, batch: int) -> LaneBuffer:
@@ -114,9 +114,12 @@ def add_masked_grad(masked_grad: MaskedGrad, other: LaneBuffer | None, batch: in
     grad, gate, upper = masked_grad
     if isinstance(gate, AffineSum):
         gate = evaluate(gate, batch, relu=False)
-    data, halo = (None, 0) if other is None else other[:2]
-    out = _relu_backward_add(grad.data, grad.halo, gate.data, gate.halo, upper, data, halo, HALO)
-    return LaneBuffer(out, HALO)
+    data, other_halo = (None, 0) if other is None else other[:2]
+    halo = layout.halo(grad.data.dtype)
+    out = _relu_backward_add(
+        grad.data, grad.halo, gate.data, gate.halo, upper, data, other_halo, halo
+    )
+    return LaneBuffer(out, halo)
 
 
 State = LaneBuffer | AffineSum | MaskedGrad | Positions | Tensor

@@ -1,7 +1,7 @@
 """The oracle of the layers between convolutions in lanes: plain PyTorch, between two conversions.
 
 `contract/lanes.py` says what a tensor in lanes is. Halos and spare lanes are zero going in and
-coming out.
+coming out; activations of 16 bits are computed in float32, and rounded once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract import compute_dtype
 from ..lanes.layout import from_lanes, interior, to_lanes
+from .lanes import computed_images
 
 
 def _per_channel(values: Tensor | None, default: float) -> Tensor | float:
@@ -26,7 +28,7 @@ def lanes_batch_norm(
 
     Over images and pixels; Var over their number n, the running variance's over n - 1.
     """
-    images = from_lanes(input, batch, input_halo)
+    images = computed_images(input, batch, input_halo)
     variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
     invstd = (variance + eps).rsqrt()
     scale = invstd.clone() if weight is None else invstd * weight
@@ -43,24 +45,26 @@ def lanes_scale_add_relu(
     a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, upper, halo
 ):
     """Return clamp(a a_scale + a_shift + b b_scale + b_shift, 0, upper); unclamped without relu."""
-    out = from_lanes(a, batch, a_halo) * _per_channel(a_scale, 1.0) + _per_channel(a_shift, 0.0)
+    out = computed_images(a, batch, a_halo) * _per_channel(a_scale, 1.0) + _per_channel(
+        a_shift, 0.0
+    )
     if b is not None:
-        images = from_lanes(b, batch, b_halo)
+        images = computed_images(b, batch, b_halo)
         out = out + images * _per_channel(b_scale, 1.0) + _per_channel(b_shift, 0.0)
     if relu:
         out = F.relu(out) if math.isnan(upper) else F.hardtanh(out, 0.0, upper)
-    return to_lanes(out, a.shape[-1], halo)
+    return to_lanes(out.to(a.dtype), a.shape[-1], halo)
 
 
 def lanes_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, other, other_halo, halo):
     """Return (0 where gate <= 0 or gate >= upper, else grad) + other."""
-    inner = interior(grad, grad_halo)
+    inner = interior(grad, grad_halo).to(compute_dtype(grad.dtype))
     if gate is not None:
         gates = interior(gate, gate_halo)
         inner = torch.where((gates <= 0) | (gates >= upper), torch.zeros_like(inner), inner)
     if other is not None:
         inner = inner + interior(other, other_halo)
-    return F.pad(inner, (0, 0, halo, halo, halo, halo))
+    return F.pad(inner.to(grad.dtype), (0, 0, halo, halo, halo, halo))
 
 
 def lanes_batch_norm_backward(
@@ -87,10 +91,11 @@ def lanes_batch_norm_backward(
     """
     if gate_scale is not None:
         scale, shift = gate_scale.view(-1, 1, 1, 1), gate_shift.view(-1, 1, 1, 1)
-        gate, gate_halo = input * scale + shift, input_halo
+        gate = input.to(scale.dtype) * scale + shift  # not rounded
+        gate_halo = input_halo
     masked_grad = lanes_relu_backward_add(grad, grad_halo, gate, gate_halo, upper, None, 0, 0)
-    images = from_lanes(input, batch, input_halo)
-    grads = from_lanes(masked_grad, batch, 0)
+    images = computed_images(input, batch, input_halo)
+    grads = computed_images(masked_grad, batch, 0)
     normalized = (images - mean.view(1, -1, 1, 1)) * invstd.view(1, -1, 1, 1)
     grad_bias = grads.sum((0, 2, 3))
     grad_weight = (grads * normalized).sum((0, 2, 3))
@@ -100,7 +105,8 @@ def lanes_batch_norm_backward(
         grads = grads - _per_channel(grad_bias / count, 0.0)
         grads = grads - normalized * _per_channel(grad_weight / count, 0.0)
     grad_input = grads * scale.view(1, -1, 1, 1)
-    return to_lanes(grad_input, grad.shape[-1], halo), grad_weight, grad_bias
+    grad_input = to_lanes(grad_input.to(grad.dtype), grad.shape[-1], halo)
+    return grad_input, grad_weight, grad_bias
 
 
 def lanes_max_pool2d(input, batch, input_halo, kernel, stride, padding, halo):
@@ -120,7 +126,7 @@ def lanes_max_pool2d_backward(
     grad, batch, grad_halo, position, input_hw, kernel, stride, padding, halo
 ):
     """Return dx = the sum of grad over the windows whose maximum was at a pixel."""
-    grads = from_lanes(grad, batch, grad_halo)
+    grads = computed_images(grad, batch, grad_halo)
     where = from_lanes(position, batch, 0).long()
     on = grads.device
     top = torch.arange(grads.shape[2], device=on).view(-1, 1) * stride[0] - padding[0]
@@ -129,4 +135,5 @@ def lanes_max_pool2d_backward(
     out = grads.new_zeros(*grads.shape[:2], input_hw[0] * input_hw[1])
     index = (rows * input_hw[1] + columns).flatten(2)
     out.scatter_add_(2, index, grads.flatten(2))
-    return to_lanes(out.view(*grads.shape[:2], *input_hw), grad.shape[-1], halo)
+    out = out.view(*grads.shape[:2], *input_hw).to(grad.dtype)
+    return to_lanes(out, grad.shape[-1], halo)

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 11])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_round_trip(batch, dtype):
     x = plain(batch, 3, 4, 5, dtype=dtype)
     y = enter_lanes(x)

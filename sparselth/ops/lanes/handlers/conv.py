@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...contract import OPS
+from ...contract import OPS, compute_dtype
 from ..buffers import as_buffer
 from ..handling import handles
 from ..tensor import LaneTensor, in_lanes
@@ -17,6 +17,12 @@ _lanes_conv2d_grad_input = OPS.lanes_conv2d_grad_input.default
 _lanes_conv2d_grad_weight = OPS.lanes_conv2d_grad_weight.default
 
 
+def _computed(lanes: Tensor, parameter: Tensor) -> Tensor:
+    """Return a weight or bias as the ops in lanes take it: float32 for activations of 16 bits."""
+    dtype = compute_dtype(lanes.dtype)
+    return parameter if parameter.dtype == dtype else parameter.to(dtype)
+
+
 @handles(OPS.masked_conv2d.default)
 def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
     """Return y = conv2d(x, w * mask) + bias in lanes, of an input in lanes; no other is taken."""
@@ -24,6 +30,7 @@ def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups):
         return NotImplemented
     buffer, batch = as_buffer(input), input.shape[0]
     conv = (stride, padding, dilation, groups)
+    weight, bias = _computed(input, weight), None if bias is None else _computed(input, bias)
     out = _lanes_conv2d(buffer.data, batch, buffer.halo, weight, mask, bias, plan, *conv)
     return LaneTensor.wrap(out, batch, 0)
 
@@ -35,13 +42,14 @@ def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, 
         return NotImplemented
     grad, batch = as_buffer(grad_output), grad_output.shape[0]
     conv = (stride, padding, dilation, groups)
+    weight = _computed(grad_output, weight)
     out = _lanes_conv2d_grad_input(grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv)
     return LaneTensor.wrap(out, batch, 0)
 
 
 @handles(OPS.masked_conv2d_grad_weight.default)
 def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, groups):
-    """Return dw, a plain tensor, where grad_output or input is in lanes."""
+    """Return dw, a plain tensor, float32 of 16 bits, where grad_output or input is in lanes."""
     if not in_lanes(grad_output) and not in_lanes(input):
         return NotImplemented
     grad, buffer = as_buffer(grad_output), as_buffer(input)
@@ -56,10 +64,12 @@ def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilat
 
     grad_output: (N, C_out, H_out, W_out), plain or in lanes.  input: (N, C_in, H, W), likewise.
     weight, mask, plan, stride, padding, dilation, groups: as of the op `masked_conv2d`.
-    Returns dx in lanes, without a halo, and dw of the weight's shape, 0 where the mask prunes.
+    Returns dx in lanes, without a halo, and dw of the weight's shape, 0 where the mask prunes;
+    float32 for an input of 16 bits.
     """
     grad, buffer = as_buffer(grad_output), as_buffer(input)
     batch, conv = input.shape[0], (stride, padding, dilation, groups)
+    weight = _computed(input, weight)
     grad_input, grad_weight = _lanes_conv2d_backward(
         grad.data, grad.halo, buffer.data, batch, buffer.halo, weight, mask, plan, *conv
     )
@@ -71,9 +81,9 @@ def _(x, dim, keepdim=False, *, dtype=None):
     # The gradient of a convolution's bias.
     if not in_lanes(x) or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
         return NotImplemented
-    return channel_sums(x)
+    return channel_sums(x).to(x.dtype)
 
 
 def channel_sums(x: Tensor) -> Tensor:
-    """Return the sums over images and pixels: halos and spare lanes are zero."""
-    return as_buffer(x).data.sum((0, 2, 3, 4))
+    """Return sums over images and pixels, float32 of 16 bits; halos and spare lanes are zero."""
+    return as_buffer(x).data.sum((0, 2, 3, 4), dtype=compute_dtype(x.dtype))

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...contract import OPS
+from ...contract import OPS, compute_dtype
 from ..buffers import as_buffer
 from ..handling import handles
-from ..layout import HALO
+from ..layout import halo
 from ..tensor import LaneTensor, in_lanes
 from ..value import (
     NO_LIMIT,
@@ -24,18 +24,28 @@ from ..value import (
 _aten = torch.ops.aten
 
 
+def _computed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is per channel as the ops in lanes take it."""
+    return values if values.dtype == dtype else values.to(dtype)
+
+
 def _invstd(variance: Tensor, eps: float) -> Tensor:
     return (variance + eps).rsqrt()
 
 
 @handles(
     *(_aten.native_batch_norm.default, _aten._native_batch_norm_legit.default),
-    takes="parameters and statistics of the dtype of its input",
+    takes="parameters and statistics of the dtype of its input, or float32 with 16 bits",
 )
 def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
-    channel = (weight, bias, running_mean, running_var)
-    if not in_lanes(input) or any(t is not None and t.dtype != input.dtype for t in channel):
+    given = (weight, bias, running_mean, running_var)
+    dtype = compute_dtype(input.dtype)
+    if not in_lanes(input) or any(
+        t is not None and t.dtype not in (input.dtype, dtype) for t in given
+    ):
         return NotImplemented
+    channel = [None if t is None else _computed(t, dtype) for t in given]
+    weight, bias, mean, variance = channel
     count = input.numel() // input.shape[1]
     if count == 1 if training else running_mean is None or running_var is None:
         return NotImplemented  # ATen knows what to make of it
@@ -44,10 +54,15 @@ def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
         *saved, scale, shift = OPS.lanes_batch_norm.default(
             buffer.data, batch, buffer.halo, *channel, momentum, eps
         )
+        for statistic, updated in zip(given[2:], channel[2:], strict=True):
+            if updated is not statistic:
+                statistic.copy_(updated)
     else:
-        saved = [input.new_empty(0), input.new_empty(0)]
-        scale = _invstd(running_var, eps) if weight is None else _invstd(running_var, eps) * weight
-        shift = -running_mean * scale
+        assert mean is not None  # as asked above
+        assert variance is not None
+        saved = [variance.new_empty(0), variance.new_empty(0)]
+        scale = _invstd(variance, eps) if weight is None else _invstd(variance, eps) * weight
+        shift = -mean * scale
         if bias is not None:
             shift += bias
     return (input.like(AffineSum(Affine(buffer, scale, shift))), *saved)
@@ -55,12 +70,15 @@ def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
 
 @handles(_aten.native_batch_norm_backward.default)
 def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training, eps, output_mask):
-    if not in_lanes(input) or (weight is not None and weight.dtype != input.dtype):
+    dtype = compute_dtype(input.dtype)
+    if not in_lanes(input) or (weight is not None and weight.dtype not in (input.dtype, dtype)):
         return NotImplemented
+    weight = None if weight is None else _computed(weight, dtype)
     if not training:
-        mean, invstd = running_mean, _invstd(running_var, eps)
+        mean = _computed(running_mean, dtype)
+        invstd = _invstd(_computed(running_var, dtype), eps)
     grad, gate, upper = _split(grad_out)
-    buffer = as_buffer(input)
+    buffer, around = as_buffer(input), halo(input.dtype)
     outs = OPS.lanes_batch_norm_backward.default(
         grad.data,
         grad.halo,
@@ -73,9 +91,9 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
         invstd,
         weight,
         training,
-        HALO,
+        around,
     )
-    grads = (LaneTensor.wrap(outs[0], input.shape[0], HALO), *outs[1:])
+    grads = (LaneTensor.wrap(outs[0], input.shape[0], around), *outs[1:])
     return tuple(g if want else None for g, want in zip(grads, output_mask, strict=True))
 
 

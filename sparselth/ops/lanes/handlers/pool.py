@@ -9,7 +9,7 @@ import torch
 from ...contract import OPS
 from ..buffers import as_buffer
 from ..handling import handles
-from ..layout import HALO
+from ..layout import halo
 from ..tensor import LaneTensor, in_lanes
 from ..value import LazyValue, Positions
 
@@ -42,10 +42,11 @@ def _(x, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
     batch, input_hw, buffer = x.shape[0], _pair(x.shape[2:]), as_buffer(x)
     if any(n + 2 * p < k for n, p, k in zip(input_hw, pads, kernel, strict=True)):
         return NotImplemented
+    around = halo(x.dtype)
     data, where = OPS.lanes_max_pool2d.default(
-        buffer.data, batch, buffer.halo, kernel, strides, pads, HALO
+        buffer.data, batch, buffer.halo, kernel, strides, pads, around
     )
-    out = LaneTensor.wrap(data, batch, HALO)
+    out = LaneTensor.wrap(data, batch, around)
     positions = Positions(where, kernel, strides, pads, input_hw)
     return out, LaneTensor.make(LazyValue(positions, batch), out.shape, torch.int64)
 
@@ -55,7 +56,7 @@ def _(grad_output, x, kernel_size, stride, padding, dilation, ceil_mode, indices
     state = indices._value.state if isinstance(indices, LaneTensor) else None
     if not isinstance(state, Positions):
         return NotImplemented
-    grad, batch = as_buffer(grad_output), x.shape[0]
+    grad, batch, around = as_buffer(grad_output), x.shape[0], halo(grad_output.dtype)
     out = OPS.lanes_max_pool2d_backward.default(
         grad.data,
         batch,
@@ -65,6 +66,6 @@ def _(grad_output, x, kernel_size, stride, padding, dilation, ceil_mode, indices
         state.kernel,
         state.stride,
         state.padding,
-        HALO,
+        around,
     )
-    return LaneTensor.wrap(out, batch, HALO)
+    return LaneTensor.wrap(out, batch, around)
