@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..checks import check_mapping, check_model
 from ..errors import SparselthError
+from ..ops.kernel_choice.decide import Choice
 from .choosing import ChoosingModule
 from .stem import StemConv2d
 
@@ -44,10 +46,15 @@ def adopt_choices(model: nn.Module, choices: Choices) -> None:
             "take them from the same model"
         )
     for name, theirs in choices.items():
-        mine[name].update(theirs)
+        mine[name].update({key: _adopted(choice) for key, choice in theirs.items()})
         module = model.get_submodule(name)
         if isinstance(module, ChoosingModule):
             module.forget_paths()
+
+
+def _adopted(choice: Any) -> Any:
+    # Processes that each make a doubtful one anew would part again.
+    return replace(choice, doubtful=False) if isinstance(choice, Choice) else choice
 
 
 def _kept(model: nn.Module) -> Choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ from .state import MaskState
 # sees images of every size spends its time measuring.
 _MEASURED_INPUTS = 16
 
+# A choice that is in doubt is made anew after so many forwards, and so often in all.
+_FORWARDS_IN_DOUBT, _MOST_MEASUREMENTS = 50, 4
+
 
 class ChoosingModule(MaskedModule):
     """A masked module that the sparse kernels may serve. Mixed into the layers they know."""
@@ -49,7 +53,7 @@ class ChoosingModule(MaskedModule):
         state = self._state_in_place()
         if self._service(state).always_dense or not choosing.measurable(self._op, x):
             return None
-        return self._measured(x, conv, state)
+        return self._measured(x, conv, state, anew=False)
 
     @property
     def service(self) -> Service:
@@ -70,7 +74,8 @@ class ChoosingModule(MaskedModule):
         """Return `x` as the op gets it, and the op's settings."""
         raise NotImplementedError
 
-    def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
+    def _measured(self, x: Tensor, conv: Any, state: MaskState, anew: bool) -> Timings | None:
+        """Return the timings for `x`; measured also if they are known where `anew`."""
         raise NotImplementedError
 
     def _past_kernels(self) -> bool:
@@ -103,7 +108,7 @@ class ChoosingModule(MaskedModule):
         choice: Choice,
     ) -> None:
         """Keep the way that an input of a kind went, as `dtype`, for the next one."""
-        if kind is None or state.is_shared or forced() == "reference":
+        if kind is None or state.is_shared or choice.doubtful or forced() == "reference":
             return
         paths = self.__dict__.setdefault("_paths", {})
         if len(paths) >= MOST_PATHS:
@@ -129,14 +134,18 @@ class ChoosingModule(MaskedModule):
         plain = x.is_contiguous()
         key = (size, x.dtype, plain, arrives, wanted, torch.get_num_threads())
         choice = service.choices.get(key)
-        if choice is not None:
+        anew = choice is not None and choice.doubtful and service.is_due(key, _FORWARDS_IN_DOUBT)
+        if choice is not None and not anew:
             return choice
         measured = None
-        if len(service.choices) < _MEASURED_INPUTS:
-            measured = self._measured(x, conv, state)
+        if anew or len(service.choices) < _MEASURED_INPUTS:
+            measured = self._measured(x, conv, state, anew)
         if measured is None:
             return choosing.fixed_choice(self._op, x, service.work)
-        choice = service.choices[key] = choosing.decide(measured, wanted, arrives)
+        choice = choosing.decide(measured, wanted, arrives)
+        if choice.doubtful and service.note_doubt(key) >= _MOST_MEASUREMENTS:
+            choice = replace(choice, doubtful=False)  # it will not get better
+        service.choices[key] = choice
         return choice
 
     def _dense_weight(self, state: MaskState) -> Tensor:

@@ -152,10 +152,10 @@ class MaskedConvolution(ChoosingModule):
             x = x.unsqueeze(0)
         return prepared(self, x, self._dims)
 
-    def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
+    def _measured(self, x: Tensor, conv: Any, state: MaskState, anew: bool) -> Timings | None:
         weight = as_images(state.parameter.detach().to(x.dtype))  # another under autocast
         plan = self._service(state).plan
-        return choosing.conv_timings(x, weight, as_images(state.mask), plan, conv)
+        return choosing.conv_timings(x, weight, as_images(state.mask), plan, conv, anew=anew)
 
 
 class MaskedConv2d(MaskedConvolution, nn.Conv2d):
@@ -262,5 +262,6 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     def _prepared(self, x: Tensor) -> tuple[Tensor, Any]:
         return x, None
 
-    def _measured(self, x: Tensor, conv: Any, state: MaskState) -> Timings | None:
-        return choosing.linear_timings(x, state.parameter, state.mask, self._service(state).plan)
+    def _measured(self, x: Tensor, conv: Any, state: MaskState, anew: bool) -> Timings | None:
+        plan = self._service(state).plan
+        return choosing.linear_timings(x, state.parameter, state.mask, plan, anew=anew)

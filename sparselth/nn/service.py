@@ -18,7 +18,7 @@ class Service:
     before: of a mask that this one came from, whose choices hold while the work is near.
     """
 
-    __slots__ = ("always_dense", "choices", "measured_at", "plan", "work")
+    __slots__ = ("_doubts", "always_dense", "choices", "measured_at", "plan", "work")
 
     def __init__(self, mask: Tensor, groups: int, before: Service | None = None) -> None:
         self.plan = plan_of(mask, groups)
@@ -28,6 +28,20 @@ class Service:
         self.measured_at = self.work
         if before is not None and _near(self.work, before.measured_at):
             self.choices, self.measured_at = before.choices, before.measured_at
+        # Kind of input -> how often its choice came out in doubt, and forwards since.
+        self._doubts: dict[tuple, list[int]] = {}
+
+    def note_doubt(self, key: tuple) -> int:
+        """Count a measurement that left a choice in doubt; return how many there were."""
+        doubt = self._doubts.setdefault(key, [0, 0])
+        doubt[:] = doubt[0] + 1, 0
+        return doubt[0]
+
+    def is_due(self, key: tuple, forwards: int) -> bool:
+        """Count a forward by a choice in doubt; say whether it is time to make it anew."""
+        doubt = self._doubts.setdefault(key, [1, 0])
+        doubt[1] += 1
+        return doubt[1] >= forwards
 
 
 def _near(work: float, measured_at: float) -> bool:

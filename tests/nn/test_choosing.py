@@ -160,3 +160,40 @@ def test_a_mask_that_keeps_everything_is_never_measured(clock):
     conv = masked_conv(density=1.0)
     assert not conv.choice(X).sparse
     assert conv.choice(X).by == "fixed"
+
+
+# --- made in noise, made again ----------------------------------------------------------------
+
+
+def test_a_choice_in_doubt_is_made_again(clock):
+    """Beside another program the wrong one won; alone again, the right one does."""
+    conv = masked_conv()
+    clock.noise, clock.sparse, clock.dense = 0.5, (1.0,) * 3, (0.9,) * 3
+    assert not conv.choice(X).sparse
+    assert conv.choice(X).doubtful
+    clock.noise, clock.dense = 0.0, (9.0,) * 3
+    for _ in range(60):
+        conv(X)
+    assert clock.calls == 2
+    choice = conv.choice(X)
+    assert choice.sparse
+    assert not choice.doubtful
+    for _ in range(200):
+        conv(X)
+    assert clock.calls == 2
+
+
+def test_noise_that_stays_is_measured_a_few_times_only(clock):
+    conv = masked_conv()
+    clock.noise, clock.sparse, clock.dense = 0.5, (1.0,) * 3, (0.9,) * 3
+    for _ in range(500):
+        conv(X)
+    assert clock.calls == 4
+    assert not conv.choice(X).doubtful
+
+
+def test_a_clear_lead_is_not_in_doubt(clock):
+    conv = masked_conv()
+    clock.noise = 0.5
+    assert conv.choice(X).sparse
+    assert not conv.choice(X).doubtful

@@ -14,12 +14,13 @@ class Fake:
         self.calls = 0
         self.sparse, self.dense = (1.0, 1.0, 1.0), (9.0, 9.0, 9.0)
         self.dense_for = lambda weight: False
+        self.noise = 0.0
 
     def __call__(self, _size, weight, *args, **kwargs):
         self.calls += 1
         dense = (0.1, 0.1, 0.1) if self.dense_for(weight) else self.dense
         pairs = zip(PASSES, self.sparse, dense, strict=True)
-        return Timings({name: PassTiming(s, d) for name, s, d in pairs})
+        return Timings({name: PassTiming(s, d, noise=self.noise) for name, s, d in pairs})
 
 
 def masked_conv(density=0.5, dtype=torch.float32, **options):

@@ -37,6 +37,9 @@ from .measure_cpu import Timings
 
 MODES = ("measured", "fixed")
 
+# A choice is in doubt where the rounds disagreed by this much, and its lead is not twice as large.
+NOISE = 0.1
+
 # Timing is noisy; and what is equally fast should stay what users know.
 MARGIN, ENTRY_MARGIN = 0.03, 0.2
 
@@ -76,7 +79,7 @@ class Choice:
 
     by: "measured" or "fixed" (the table, or a forced backend).  dense_ms, sparse_ms: the layer's
     total either way, conversions included, sparse with its dense passes; NaN when nothing was
-    measured.
+    measured.  doubtful: other programs ran while it was measured, so that it could be wrong.
     """
 
     sparse: bool
@@ -85,6 +88,7 @@ class Choice:
     dense_ms: float = math.nan
     sparse_ms: float = math.nan
     timings: Timings | None = None
+    doubtful: bool = False
 
     def serves(self, name: str) -> str:
         """Return what serves the pass `name`: "sparse" or "dense"."""
@@ -118,7 +122,11 @@ def decide(timings: Timings, wanted: Sequence[str], in_lanes: bool) -> Choice:
         sparse += c.to_x + (c.from_x if differentiated else 0.0)
         sparse += c.from_y + (c.to_y if len(passes) > 1 else 0.0)
     wins = sparse <= (1 - (MARGIN if in_lanes else ENTRY_MARGIN)) * dense
-    return Choice(wins, "measured", dense_passes if wins else _NO_PASSES, dense, sparse, timings)
+    noise = sum(p.noise * p.dense for p in passes.values()) / max(dense, 1e-9)
+    lead = abs(math.log(max(sparse, 1e-9) / max(dense, 1e-9)))
+    doubtful = noise > NOISE and lead < 2 * noise
+    dense_passes = dense_passes if wins else _NO_PASSES
+    return Choice(wins, "measured", dense_passes, dense, sparse, timings, doubtful)
 
 
 def decide_stem(timings: Timings, wanted: Sequence[str]) -> bool:
@@ -206,13 +214,20 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 
 def conv_timings(
-    x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None, conv: ConvSettings
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    plan: Tensor | None,
+    conv: ConvSettings,
+    *,
+    anew: bool = False,
 ) -> Timings | None:
     """Return the timings of a convolution of `x`, measured unless known; None if it cannot be.
 
     x: (N, C_in, H, W), of any layout.  weight, mask: (C_out, C_in / groups, kH, kW).  plan: the
     mask's, or None.  conv: stride, padding and dilation in pairs, and groups. Times are in
     milliseconds, known by sizes, dtype, layout, threads and the mask's density in steps of 5 %.
+    anew: measure also what is known.
     """
     if not (_alike(x, weight) and _fits(x.shape, weight, conv)):
         return None  # the call itself will say what is wrong
@@ -226,23 +241,26 @@ def conv_timings(
     if x.device.type == "cuda":
         where = (x.device, round(candidates_for(mask, conv[3]).relative_time, 2))
     key = ("masked_conv2d", size, *settings, *_key(weight, mask), *where)
-    return _cached(key, lambda: on(x.shape, weight, mask, plan, conv, layout=layout))
+    return _cached(key, lambda: on(x.shape, weight, mask, plan, conv, layout=layout), anew)
 
 
-def linear_timings(x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None) -> Timings | None:
+def linear_timings(
+    x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None, *, anew: bool = False
+) -> Timings | None:
     """Return the timings of a linear layer, measured unless known; None if it cannot be.
 
     x: (..., C_in), on the CPU.  weight, mask: (C_out, C_in).  plan: the mask's, or None.
+    anew: measure also what is known.
     """
     if not _alike(x, weight) or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
         return None
     rows = x.numel() // weight.shape[1]
     key = ("masked_linear", rounded(rows), *_key(weight, mask))
-    return _cached(key, lambda: measure_cpu.measure_linear(rows, weight, mask, plan))
+    return _cached(key, lambda: measure_cpu.measure_linear(rows, weight, mask, plan), anew)
 
 
-def _cached(key: tuple, measured: Callable[[], Timings]) -> Timings:
-    timings = _timings.get(key)
+def _cached(key: tuple, measured: Callable[[], Timings], anew: bool) -> Timings:
+    timings = None if anew else _timings.get(key)
     if timings is None:
         timings = _timings[key] = measured()
         if len(_timings) > _CACHED:

@@ -1,16 +1,18 @@
 """Time the sparse kernels of a layer against dense ones, pass by pass, on the CPU.
 
 The tensors are random and of the layer's shapes; what they hold decides no time. Each pass runs
-its two contestants in turns, so that a machine that slows down slows both, and the fastest round
-of each counts. Random state and thread count of the caller stay as they are.
+its two contestants in turns, so that a machine that slows down slows both; the median of the rounds
+counts, and how far their ratios disagree is kept beside it: other programs may be running. Random
+state and thread count of the caller stay as they are.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median, quantiles
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,19 +31,24 @@ _MIN_ROUNDS, _MAX_ROUNDS = 3, 20
 
 # Two rounds are enough for a slow pass where one side is this many times slower ...
 _CLEAR = 2.0
-# ... and where it is not even this, the race goes on for several times as long.
-_CLOSE, _LONGER = 1.3, 3
+# ... and where it is not even this, or rounds disagree by that much, the race goes on for several
+# times as long.
+_CLOSE, _NOISY, _LONGER = 1.3, 0.1, 3
 
 _Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class PassTiming:
-    """Milliseconds of one pass; `around` is what dense costs on top between sparse passes."""
+    """Milliseconds of one pass; `around` is what dense costs on top between sparse passes.
+
+    noise: how far the rounds disagreed about sparse over dense, relative.
+    """
 
     sparse: float
     dense: float
     around: float = 0.0
+    noise: float = 0.0
 
     @property
     def best(self) -> float:
@@ -67,25 +74,48 @@ class Timings:
     conversions: Conversions = field(default_factory=Conversions)
 
 
-def fastest(runs: Sequence[_Run], seconds: float = _SECONDS) -> list[float]:
-    """Return the milliseconds of each run's fastest round, after one run to warm up.
+class Race(NamedTuple):
+    """What runs in turns took.
 
-    Takes turns for about `seconds`. Of two runs, a close race takes longer, and one that is clear
-    ends sooner.
+    medians: milliseconds of each run's median round.  noise: how far a run's time over the first
+    one's typically is from its median, half the distance of the quartiles: 0.1 is a tenth.
     """
-    best = [math.inf] * len(runs)
+
+    medians: list[float]
+    noise: float
+
+
+def raced(runs: Sequence[_Run], seconds: float = _SECONDS) -> Race:
+    """Time runs in turns for about `seconds`, after one round to warm up.
+
+    Of two runs, a close race takes longer, and one that is clear ends sooner; rounds that disagree
+    are followed by more.
+    """
+    rounds: list[list[float]] = []
     for run in runs:
         run()
     begin = time.perf_counter()
-    for rounds in range(1, _MAX_ROUNDS + 1):
-        for place, run in enumerate(runs):
-            best[place] = min(best[place], _milliseconds(run))
-        apart = max(best) / max(min(best), 1e-9)
+    while len(rounds) < _MAX_ROUNDS:
+        rounds.append([_milliseconds(run) for run in runs])
+        race = _race(rounds)
+        apart = max(race.medians) / max(min(race.medians), 1e-9)
         least = 2 if len(runs) == 2 and apart > _CLEAR else _MIN_ROUNDS
-        longest = seconds * (_LONGER if len(runs) == 2 and apart < _CLOSE else 1)
-        if rounds >= least and time.perf_counter() - begin > longest:
+        close = len(runs) == 2 and apart < _CLOSE
+        longest = seconds * (_LONGER if close or race.noise > _NOISY else 1)
+        if len(rounds) >= least and time.perf_counter() - begin > longest:
             break
-    return best
+    return race
+
+
+def _race(rounds: Sequence[Sequence[float]]) -> Race:
+    medians = [median(times) for times in zip(*rounds, strict=True)]
+    noise = 0.0
+    for place in range(1, len(medians)):
+        ratios = [times[place] / max(times[0], 1e-9) for times in rounds]
+        if len(ratios) > 1:
+            low, middle, high = quantiles(ratios, n=4, method="inclusive")
+            noise = max(noise, (high - low) / max(2 * middle, 1e-9))
+    return Race(medians, noise)
 
 
 def _milliseconds(run: _Run) -> float:
@@ -167,7 +197,7 @@ def measure_linear(rows: int, weight: Tensor, mask: Tensor, plan: Tensor | None)
             lambda: applied(grad.t() @ x),
         ),
     }
-    (masking,) = fastest([lambda: reference.apply_mask(weight, mask)], _SECONDS / 4)
+    (masking,), _ = raced([lambda: reference.apply_mask(weight, mask)], _SECONDS / 4)
     return Timings(_timed(contestants, dict.fromkeys(PASSES, masking)))
 
 
@@ -184,8 +214,8 @@ def _timed(
 ) -> dict[str, PassTiming]:
     timed = {}
     for name, runs in contestants.items():
-        sparse, dense = fastest(runs)
-        timed[name] = PassTiming(sparse, dense, around[name])
+        (sparse, dense), noise = raced(runs)
+        timed[name] = PassTiming(sparse, dense, around[name], noise)
     return timed
 
 
@@ -216,7 +246,7 @@ def _conversions(
 ) -> tuple[dict[str, float], Conversions]:
     """Time layouts and mask; return what surrounds each dense pass between sparse ones."""
     batch, h = x.shape[0], halo(x.dtype)
-    to_x, from_x, to_y, from_y, masking = fastest(
+    (to_x, from_x, to_y, from_y, masking), _ = raced(
         [
             lambda: _to_lanes(x),
             lambda: OPS.from_lanes(x_blocks, batch, h),

@@ -1,5 +1,7 @@
 """Measuring on the CPU: how long it takes, and that it leaves no trace."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -27,9 +29,31 @@ def test_a_close_race_takes_longer_than_a_clear_one(monkeypatch):
         ((5e-3, 5.5e-3), 15),  # close
     ):
         log = []
-        best = measure_cpu.fastest([run(each, log) for each in seconds])
-        assert best == pytest.approx([1e3 * each for each in seconds])
+        medians, noise = measure_cpu.raced([run(each, log) for each in seconds])
+        assert medians == pytest.approx([1e3 * each for each in seconds])
+        assert noise == pytest.approx(0, abs=1e-6)
         assert log == list(seconds) * (rounds + 1)  # one to warm up
+
+
+def test_rounds_that_disagree_are_followed_by_more_and_told_of(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(measure_cpu.time, "perf_counter", lambda: now[0])
+
+    def run(*seconds):
+        times = itertools.cycle(seconds)
+
+        def go():
+            now[0] += next(times)
+
+        return go
+
+    # One of them is held up in every other round, as beside another program.
+    medians, noise = measure_cpu.raced([run(2e-3), run(6e-3, 9e-3)])
+    assert medians[0] == pytest.approx(2)
+    assert 6 <= medians[1] <= 9
+    assert noise > 0.1
+    calm = measure_cpu.raced([run(2e-3), run(6e-3, 6.1e-3)])
+    assert calm.noise < 0.02
 
 
 @pytest.mark.usefixtures("traveling")
