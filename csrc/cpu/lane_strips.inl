@@ -24,6 +24,7 @@ struct Strips {
 inline Strips divide_rows(int64_t total, int64_t bundles, int64_t first_bytes, int64_t row_bytes,
                           const Threads& threads) {
   constexpr int64_t kMostTileRows = 4;
+  row_bytes = std::max<int64_t>(1, row_bytes);  // of no channels
   const int64_t room = l2_bytes() / 2;
   const int64_t fit = std::max<int64_t>(kMostTileRows, 1 + (room - first_bytes) / row_bytes);
   int64_t count = (total + fit - 1) / fit;

@@ -251,3 +251,18 @@ def test_weights_of_16_bits_are_refused():
     x, _, weight, mask, plan = problem(3, 4, (5, 5), 0.5, torch.float32)
     with pytest.raises(RuntimeError, match="weight must be Float for activations of BFloat16"):
         ops.lanes_conv2d(x.bfloat16(), 3, 1, weight.bfloat16(), mask, None, plan, *CONV)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_channels_are_sums_of_nothing(dtype):
+    """Going in there is the bias alone, coming out no gradient."""
+    x = to_lanes(torch.ones(3, 0, 5, 5, dtype=dtype), lanes(dtype), 0)
+    weight, mask = torch.ones(4, 0, 3, 3), torch.ones(4, 0, 3, 3, dtype=torch.bool)
+    bias = torch.arange(4.0)
+    y = ops.lanes_conv2d(x, 3, 0, weight, mask, bias, None, *CONV)
+    assert torch.equal(from_lanes(y, 3, 0), bias.to(dtype).view(1, 4, 1, 1).expand(3, 4, 5, 5))
+    grad = to_lanes(torch.ones(3, 0, 5, 5, dtype=dtype), lanes(dtype), 0)
+    weight, mask = torch.ones(0, 4, 3, 3), torch.ones(0, 4, 3, 3, dtype=torch.bool)
+    dx = ops.lanes_conv2d_grad_input(grad, 3, 0, weight, mask, None, [5, 5], *CONV)
+    assert dx.shape[1] == 4
+    assert not dx.any()
