@@ -18,6 +18,7 @@ from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, cou
 from .arguments import check_allocation, checked_initial, checked_within, pattern_of_score
 from .channels import Coupled
 from .flops import check_budget, costs_of, least_saving
+from .left import Units, channels_of, check_left, costing, pruned_share, units_of
 from .patterns import COMPOSED, pattern_for
 from .schedules import Schedule, scheduled
 from .scores import SCORES, Score, ScoreContext, name_of
@@ -107,10 +108,17 @@ class Search:
         return search
 
     def _check_left(self, k: Counts) -> None:
-        """Refuse a sparsity that keeps more weights than `within` leaves."""
-        if not self.context.masks or self.pattern not in ("element", ELEMENT):
+        """Refuse a sparsity that keeps more than `within` leaves."""
+        if not self.context.masks:
             return
-        left = self._left()
+        if self.costs is not None:
+            assert self.sparsity is not None
+            assert not isinstance(self.sparsity, Mapping)
+            check_left(self._units(), check_sparsity(self.sparsity))
+            return
+        if self.pattern not in ("element", ELEMENT):
+            return
+        left = [int(units) for units, _ in self._units().values()]
         if isinstance(k, list):
             counted = zip(self.sites, left, k, strict=True)
             short = [(name, most, c) for name, most, c in counted if c > most]
@@ -155,26 +163,21 @@ class Search:
             sparsity = DEFAULT_SPARSITY
         data = None if self.context.data is None else list(self.context.data)  # seen in each
         context = replace(self.context, data=data)
-        first = self._pruned_of(sparsity)
+        first = pruned_share(self._units(), sparsity)
         parts = ((done + 1) / count for done in range(count))
         shares = (scheduled(schedule, part, first, sparsity) for part in parts)
         return [replace(self, sparsity=share, context=context) for share in shares]
 
-    def _pruned_of(self, sparsity: Sparsity) -> float | dict[str, float]:
-        """Return the share of the weights that is pruned already, by layer as `sparsity`."""
-        sizes = {name: site.slot.numel() for name, site in self.sites.items()}
-        left = dict(zip(sizes, self._left(), strict=True))
-        if isinstance(sparsity, Mapping):
-            return {name: 1 - left[name] / size for name, size in sizes.items() if size}
-        return 1 - sum(left.values()) / max(sum(sizes.values()), 1)
-
-    def _left(self) -> list[int]:
-        """Return how many weights of each layer are left to choose among."""
+    def _units(self) -> Units:
+        """Return what is left to choose among, as the sparsity counts it."""
         masks = self.context.masks
-        return [
-            int(masks[name].sum()) if name in masks else site.slot.numel()
-            for name, site in self.sites.items()
-        ]
+        if self.coupled:
+            return channels_of(self.model, self.coupled, masks)
+        left = self._oriented([masks.get(name) for name in self.sites])
+        slots = self._oriented([site.slot for site in self.sites.values()])
+        by = self._pattern_of(slots) if self.costs is None else ELEMENT
+        units = units_of(dict(zip(self.sites, slots, strict=True)), left, by)
+        return units if self.costs is None else costing(units, self.costs)
 
     def among(self, masks: Mapping[str, Tensor]) -> Search:
         """Return the search for the same among what masks leave."""
