@@ -90,14 +90,14 @@ def test_a_share_that_is_none_is_refused():
         )
 
 
-def test_a_schedule_of_another_arity_or_beyond_its_end_is_refused():
-    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)))
-    with pytest.raises(
-        sl.SparselthError, match=r"a schedule is a function of \(part, first, last\)"
-    ):
-        sl.find_masks(model, steps=2, schedule=lambda part: part)
-    beyond = lambda part, first, last: last if part == 1 else 0.95  # noqa: E731
-    with pytest.raises(
-        sl.SparselthError, match="prunes 0.95 after 0.5 .* more than 0.9 at the end"
-    ):
-        sl.find_masks(model, steps=2, schedule=beyond)
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        (lambda part: part, r"a schedule is a function of \(part, first, last\)"),
+        (lambda part, first, last: last if part == 1 else 0.95, r"prunes 0\.95 after 0\.5 .* 0\.9"),
+    ],
+)
+def test_another_arity_and_more_than_the_last_are_refused(schedule, says):
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    with pytest.raises(sl.SparselthError, match=says):
+        sl.find_masks(model, steps=2, schedule=schedule)
