@@ -42,7 +42,7 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
     Raises SparselthError where torch-pruning is not installed (`pip install sparselth[compact]`) or
     cannot follow the model, and for an example that it does not take.
     """
-    groups = coupled_channels(model, example)
+    groups = coupled_channels(getattr(model, "_orig_mod", model), example)
     whole = dense_copy(model)
     with own_randomness():
         probe = Probe(whole, example)
