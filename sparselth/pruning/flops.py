@@ -13,8 +13,8 @@ from ..checks import called, check_name
 from ..errors import SparselthError
 from ..nn.kinds import Site, kind_of, site_names
 from .allocation import Sparsity
-from .scores.maps import first_input
-from .scores.ranking import left_as_it_was
+from .leaving import left_as_it_was
+from .scores.batches import first_input
 
 BUDGETS = ("weights", "flops")
 """What a sparsity is a share of."""

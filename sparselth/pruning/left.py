@@ -12,6 +12,7 @@ from ..ops.checks import check_sparsity
 from ..ops.patterns import ELEMENT, Blocks, Pattern, axes
 from .allocation import Sparsity
 from .channels import Coupled
+from .selecting import Counts
 from .structured import living_channels
 
 Units = dict[str, tuple[float, float]]
@@ -68,7 +69,20 @@ def pruned_share(units: Units, sparsity: Sparsity) -> float | dict[str, float]:
     return min(1 - left / max(of, 1), check_sparsity(sparsity))
 
 
-def check_left(units: Units, sparsity: float) -> None:
+def check_left(units: Units, counts: Counts) -> None:
+    """Refuse counts of weights that stay, of each layer or of all, where masks leave fewer."""
+    left = {name: int(weights) for name, (weights, _) in units.items()}
+    if isinstance(counts, int):
+        left, counts = {"all layers": sum(left.values())}, [counts]
+    for (name, most), count in zip(left.items(), counts or [], strict=False):
+        if count > most:
+            raise SparselthError(
+                f"within leaves {most} weights of {name}, and the sparsity keeps {count}: it is a "
+                "share of all weights, so raise it above that of within"
+            )
+
+
+def check_saved(units: Units, sparsity: float) -> None:
     """Refuse a share of multiplications to save that is below what masks save already."""
     left, of = (sum(part) for part in zip(*units.values(), strict=True))
     saved = 1 - left / max(of, 1)

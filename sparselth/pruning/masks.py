@@ -18,8 +18,8 @@ from .allocation import Sparsity
 from .arguments import warn_of_gaps
 from .schedules import Schedule, find_schedule
 from .scores import Score
+from .scores.batches import Batch, Loss
 from .scores.context import declared
-from .scores.derivatives import Batch, Loss
 from .search import Search
 
 # That could be given by place.

@@ -15,15 +15,21 @@ from ..nn.kinds import Site, sites_of
 from ..ops.checks import check_sparsity
 from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
 from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, counts_for
-from .arguments import check_allocation, checked_initial, checked_within, pattern_of_score
+from .arguments import (
+    check_allocation,
+    check_values,
+    checked_initial,
+    checked_within,
+    pattern_of_score,
+)
 from .channels import Coupled
 from .flops import check_budget, costs_of, least_saving
-from .left import Units, channels_of, check_left, costing, pruned_share, units_of
+from .left import Units, channels_of, check_left, check_saved, costing, pruned_share, units_of
 from .patterns import COMPOSED, pattern_for
 from .schedules import Schedule, scheduled
 from .scores import SCORES, Score, ScoreContext, name_of
+from .scores.batches import Batch, Loss, listed
 from .scores.context import Declared, declared
-from .scores.derivatives import Batch, Loss
 from .scores.ranking import check_needs, find_score, ranked
 from .scores.values import magnitude, random
 from .selecting import Counts, check_ranking, lamp, last_where_pruned, select, spread
@@ -72,6 +78,7 @@ class Search:
         check_budget(budget)
         scorer = find_score(score, SCORES)
         sites, sparsity = sites_and_sparsity(model, sparsity, exclude, include)
+        check_values(sites)
         allocation = allocation_of(sparsity, allocation)
         # What channels feed is masked with them, be it ranked or not.
         places = sites_of(model) if pattern == "coupled" else sites
@@ -88,7 +95,7 @@ class Search:
         pattern = pattern_of_score(scorer, pattern)
         check_allocation(scorer, allocation, pattern)
         if isinstance(data, Iterator) and (budget == "flops" or pattern == "coupled"):
-            data = list(data)  # read for its first x, and again by the score
+            data = listed(data)  # read for its first x, and again by the score
             context = replace(context, data=data)
         if budget == "flops" and sparsity is None:
             sparsity = DEFAULT_SPARSITY
@@ -114,22 +121,9 @@ class Search:
         if self.costs is not None:
             assert self.sparsity is not None
             assert not isinstance(self.sparsity, Mapping)
-            check_left(self._units(), check_sparsity(self.sparsity))
-            return
-        if self.pattern not in ("element", ELEMENT):
-            return
-        left = [int(units) for units, _ in self._units().values()]
-        if isinstance(k, list):
-            counted = zip(self.sites, left, k, strict=True)
-            short = [(name, most, c) for name, most, c in counted if c > most]
-        else:
-            short = [("all layers", sum(left), k)] if k is not None and k > sum(left) else []
-        if short:
-            name, most, count = short[0]
-            raise SparselthError(
-                f"within leaves {most} weights of {name}, and the sparsity keeps {count}: it is a "
-                "share of all weights, so raise it above that of within"
-            )
+            check_saved(self._units(), check_sparsity(self.sparsity))
+        elif self.pattern in ("element", ELEMENT):
+            check_left(self._units(), k)
 
     def check_enough(self) -> None:
         """Refuse a sparsity that leaves fewer weights or groups than there are layers.
@@ -161,7 +155,7 @@ class Search:
                     "parts; take steps=1, or another pattern"
                 )
             sparsity = DEFAULT_SPARSITY
-        data = None if self.context.data is None else list(self.context.data)  # seen in each
+        data = None if self.context.data is None else listed(self.context.data)  # seen in each
         context = replace(self.context, data=data)
         first = pruned_share(self._units(), sparsity)
         parts = ((done + 1) / count for done in range(count))

@@ -14,7 +14,7 @@ from ..ops import selection
 from .allocation import TOGETHER, Sparsity
 from .channels import Coupled, axis_of, index_of
 from .coupling import coupled_channels
-from .scores.maps import first_input
+from .scores.batches import first_input
 from .tensors import kept_dense, layer_of
 
 # Rounds of choosing filters by the columns that stay and columns by the filters: few are needed.
