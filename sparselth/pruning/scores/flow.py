@@ -11,7 +11,7 @@ from ...checks import called, kind
 from ...errors import SparselthError
 from .batches import first_input
 from .context import ScoreContext, needs
-from .running import WithValues
+from .running import WithValues, eagerly
 
 
 @needs("data", steps=100)
@@ -39,7 +39,7 @@ def synflow(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str
     used = {name: torch.where(mask, state[name], 0.0) for name, mask in context.masks.items()}
     ones = torch.ones((1, *x.shape[1:]), dtype=torch.float64, device=x.device)
     run = WithValues(model, lambda: state | used)
-    with torch.compiler.set_stance("force_eager"):
+    with eagerly():
         out = called(run, [ones], "an input of ones in float64")
     if not isinstance(out, Tensor):
         raise SparselthError(f"synflow adds up what the model returns, a tensor; got {kind(out)}")

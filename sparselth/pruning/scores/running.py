@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,10 +41,19 @@ def without_pruned(model: nn.Module, left: Mapping[str, Tensor]) -> nn.Module:
 
 
 def run(model: nn.Module, x: Any, number: int) -> Any:
-    """Return what a model gives for the x of a batch; eagerly, be it compiled.
+    """Return what a model gives for the x of a batch; eagerly, be it compiled."""
+    with eagerly():
+        return called(model, [x], f"the x of batch {number}")
+
+
+def eagerly() -> AbstractContextManager[Any]:
+    """Let what is compiled run as it is written.
 
     Hooks and function modes see nothing of a compiled forward, and it cannot be differentiated
     twice.
     """
-    with torch.compiler.set_stance("force_eager"):
-        return called(model, [x], f"the x of batch {number}")
+    # Whatever compiles has imported it, which takes seconds.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
