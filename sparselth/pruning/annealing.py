@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import called, check_callable, check_number, check_whole, kind
+from ..checks import check_callable, check_number, check_whole
 from ..errors import SparselthError
 from ..ops.checks import check_sparsity
 from .flops import check_budget, costs_of
+from .leaving import left_as_it_was
 from .masks import find_masks
-from .scores.derivatives import Batch, Loss, WithValues, pairs
-from .scores.ranking import left_as_it_was
+from .processes import from_first_process, sum_over_processes
+from .scores.batches import Batch, Loss, check_loss, listed, loss_of, pairs, size_of
+from .scores.running import run, without_pruned
 from .tensors import sites_and_sparsity
 
 Masks = dict[str, Tensor]
@@ -55,6 +57,8 @@ def annealed_sparsities(
     budget: "weights" or "flops", of what `sparsity` is a share.
     search: further arguments of `find_masks`: score, pattern, exclude, include, ...
 
+    In a process group every process gets the same shares, by the batches of all; all call this.
+
     Returns parameter name -> share, for `find_masks(model, sparsity=...)`.
 
     Raises SparselthError as `find_masks` does, and where the energy is not finite.
@@ -70,7 +74,7 @@ def annealed_sparsities(
     if "allocation" in search or "within" in search:
         raise SparselthError("annealing allocates by itself; leave allocation and within out")
     sites, _ = sites_and_sparsity(model, None, search.get("exclude"), search.get("include", ()))
-    batches = None if data is None else list(data)
+    batches = None if data is None else listed(data)
     sizes = {name: site.slot.numel() for name, site in sites.items() if site.slot.numel()}
     costs = dict.fromkeys(sizes, 1.0)
     if budget == "flops":
@@ -142,29 +146,36 @@ def _worth(
     """Return what tells how good masks are, the lower the better."""
     if energy is not None:
         check_callable("energy", energy, "a function of masks")
-        return lambda masks: check_number("the energy of masks", energy(masks))
+
+        def told(masks: Masks) -> float:
+            value = check_number("the energy of masks", energy(masks))
+            # One for all processes: a function may look at what its own has.
+            found = torch.tensor(value, dtype=torch.float64, device=_device_of(model))
+            return float(from_first_process([found])[0])
+
+        return told
     if data is None or loss is None or not data:
         raise SparselthError(
             "annealing needs to know what masks are worth: pass data=[(x, y), ...] and loss=, or "
             "energy=, a function of masks"
         )
-    check_callable("loss", loss, "a function of (model(x), y)")
+    check_loss(loss)
 
     @torch.no_grad()
     def mean_loss(masks: Masks) -> float:
-        weights = {name: model.get_parameter(name) for name in masks}
-        pruned = WithValues(
-            model, lambda: {n: torch.where(mask, weights[n], 0.0) for n, mask in masks.items()}
-        )
-        total, count = 0.0, 0
+        pruned = without_pruned(model, masks)
+        total, count = torch.zeros((), dtype=torch.float64, device=_device_of(model)), 0
         with left_as_it_was(model):
             model.eval()
             for number, (x, y) in enumerate(pairs(data)):
-                value = loss(called(pruned, [x], f"the x of batch {number}"), y)
-                if not isinstance(value, Tensor) or value.numel() != 1:
-                    raise SparselthError(f"the loss must be a scalar, got {kind(value)}")
-                total += float(value) * len(x)
-                count += len(x)
-        return total / max(count, 1)
+                size = size_of(x, y)
+                total += loss_of(loss, run(pruned, x, number), y, number).double() * size
+                count += size
+        count = sum_over_processes([total], count)
+        return float(total) / max(count, 1)
 
     return mean_loss
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .channels import Coupled, Gone, axis_of, cut, index_of, silence
 from .constants import Constant, constant_inputs, fold, foldable
 from .coupling import coupled_channels, dense_copy
+from .leaving import put_back
 from .probes import Probe, own_randomness, randomized, that_hold
 from .tensors import layer_of
 
@@ -42,7 +43,7 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
     Raises SparselthError where torch-pruning is not installed (`pip install sparselth[compact]`) or
     cannot follow the model, and for an example that it does not take.
     """
-    groups = coupled_channels(model, example)
+    groups = coupled_channels(getattr(model, "_orig_mod", model), example)
     whole = dense_copy(model)
     with own_randomness():
         probe = Probe(whole, example)
@@ -51,8 +52,7 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
         small = _without(whole, found, [example])
         told = _told(found, groups, constant_inputs(found.silent, probe.inputs))
     modes = {n: m.training for n, m in getattr(model, "_orig_mod", model).named_modules()}
-    for name, module in small.named_modules():
-        module.training = modes.get(name, model.training)
+    put_back({m: modes.get(n, model.training) for n, m in small.named_modules()})
     if told:
         shown = "; ".join(told[:6]) + (f"; and {len(told) - 6} more" if len(told) > 6 else "")
         warnings.warn(f"filters that are zero stay in the model: {shown}", stacklevel=2)

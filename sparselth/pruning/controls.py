@@ -22,7 +22,7 @@ from ..ops.parameter_masks import clean_among_
 from ..seeds import generator
 from .scores import SCORES, Score, ScoreContext, needs
 from .scores.context import UNITS, declared
-from .scores.ranking import find_score
+from .scores.ranking import find_score, unit_axis
 
 
 def shuffled_masks(
@@ -32,7 +32,8 @@ def shuffled_masks(
 
     masks: parameter name -> bool mask, (C_out, C_in, ...).  seed: decides, with the layer's name;
     the same on every device.  unit: what is moved as a whole, "weight", "filter" or "channel", as
-    a score says it.
+    a score says it. Those of transposed convolutions lie along the other axis, as masks of whole
+    units show: one that is the same along its own axis is moved along the other.
     Returns new masks, each on its mask's device.
 
     Raises SparselthError on a mask that is not bool, and an unknown unit.
@@ -46,11 +47,24 @@ def shuffled_masks(
     for name, mask in masks.items():
         check_mask(mask, mask, f"the mask of {name}")
         rng = generator(seed, "shuffled masks", name)
-        axis = 1 if unit == "channel" else 0
         moved = mask.flatten() if unit == "weight" else mask
+        axis = 0 if unit == "weight" else _axis_of_units(mask, unit)
         order = torch.randperm(moved.shape[axis], generator=rng, device="cpu")
         shuffled[name] = moved.index_select(axis, order.to(mask.device)).reshape(mask.shape)
     return shuffled
+
+
+def _axis_of_units(mask: Tensor, unit: str) -> int:
+    """Return the axis of a mask's units: that of the other ones where those are what is whole."""
+    axis = unit_axis(unit)
+    if mask.dim() < 2:
+        return 0
+    alike = (
+        [bool((mask == mask.narrow(along, 0, 1)).all()) for along in (0, 1)]
+        if mask.numel()
+        else [True, True]
+    )
+    return 1 - axis if alike[axis] and not alike[1 - axis] else axis
 
 
 def inverted_score(score: str | Score) -> Score:

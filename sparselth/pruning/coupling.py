@@ -49,7 +49,15 @@ def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
         follower = copy.deepcopy(plain)
         context = _Context({m: name for name, m in follower.named_modules()}, calls, several)
         groups = [context.described(walk) for walk in walks(follower, example)]
-        return _tried(plain, groups, example)
+        tried = _tried(plain, groups, example)
+    # What torch.compile wraps has its names; the copies here are of what it wraps.
+    return tried if not hasattr(model, "_orig_mod") else [_renamed(one) for one in tried]
+
+
+def _renamed(group: Coupled) -> Coupled:
+    roles = (group.producers, group.hands_on, group.consumers, group.norms)
+    makes, hands_on, takes, norms = ({f"_orig_mod.{n}": p for n, p in of.items()} for of in roles)
+    return Coupled(group.count, makes, hands_on, takes, group.fixed, norms)
 
 
 def dense_copy(model: nn.Module) -> nn.Module:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..checks import called, check_name
 from ..errors import SparselthError
-from ..nn.kinds import Site, kind_of
+from ..nn.kinds import Site, kind_of, site_names
 from .allocation import Sparsity
-from .scores.maps import first_input
-from .scores.ranking import left_as_it_was
+from .leaving import left_as_it_was
+from .scores.batches import first_input
 
 BUDGETS = ("weights", "flops")
 """What a sparsity is a share of."""
@@ -78,7 +78,11 @@ def costs_of(
             'budget="flops" takes one sparsity, the share of all multiplications to save; shares '
             "by name are the same of a layer's weights and of its multiplications"
         )
-    counts = multiplications(model, first_input(data)[:1])
+    counts: dict[str, int] = {}
+    places = site_names(model, sites)
+    for name, count in multiplications(model, first_input(data)[:1]).items():
+        if name in places:  # a shared weight serves in each of its layers
+            counts[places[name]] = counts.get(places[name], 0) + count
     if uncounted := sorted(sites.keys() - counts.keys()):
         raise SparselthError(
             f"the multiplications of {', '.join(uncounted)} are not counted: exclude them, or use "

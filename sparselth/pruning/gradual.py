@@ -17,7 +17,7 @@ from .allocation import Sparsity
 from .masks import check_search, find_masks
 from .schedules import Schedule, find_schedule, scheduled
 from .scores import Score
-from .scores.derivatives import Batch, Loss
+from .scores.batches import Batch, Loss, listed
 from .step_count import CountsSteps
 
 
@@ -68,7 +68,7 @@ class GradualPruning(CountsSteps):
         self.first = check_sparsity(first)
         self.schedule = find_schedule(schedule)
         if isinstance(data, Iterator):
-            data = list(data)  # read each time
+            data = listed(data)  # read each time
         self.search: dict[str, Any] = {
             "score": score,
             "allocation": allocation,

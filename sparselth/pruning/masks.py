@@ -18,8 +18,8 @@ from .allocation import Sparsity
 from .arguments import warn_of_gaps
 from .schedules import Schedule, find_schedule
 from .scores import Score
+from .scores.batches import Batch, Loss
 from .scores.context import declared
-from .scores.derivatives import Batch, Loss
 from .search import Search
 
 # That could be given by place.
@@ -47,8 +47,9 @@ def find_masks(
     """Choose which weights to keep: parameter name -> bool mask.
 
     score: what ranks the weights, one of `SCORES`, or a function of your own: it gets the weights,
-    parameter name -> tensor, detached, and a `ScoreContext`, and returns scores, parameter name ->
-    tensor of real numbers of the weight's shape. The largest magnitudes stay.
+    parameter name -> tensor, detached, zero where `within` prunes it, and a `ScoreContext`, and
+    returns scores, parameter name -> tensor of real numbers of the weight's shape. The largest
+    magnitudes stay.
     sparsity: share of the prunable weights to prune, in [0, 1); met exactly up to rounding, ties
     go to the lowest index. None is 0.9, or what the pattern prunes by itself. Or shares by
     parameter name or pattern of names, such as {"layer4.*": 0.98, "*": 0.9}: a name goes before a

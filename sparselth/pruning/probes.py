@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .channels import Gone, axis_of, index_of, places_of
+from .leaving import put_back
 from .tensors import layer_of
 
 T = TypeVar("T")
@@ -110,8 +111,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             model.eval()
             yield
     finally:
-        for module, was in training.items():
-            module.training = was
+        put_back(training)
 
 
 @torch.no_grad()

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from ..checks import check_mapping, check_model
 from ..errors import SparselthError
 from ..nn import masks_of
+from ..nn.kinds import owners_of
 from ..ops.checks import MASKS, check_mask
-from .scores.derivatives import Batch
+from .leaving import left_as_it_was
+from .processes import sum_over_processes
+from .scores.batches import Batch, listed
 from .scores.layer_inputs import check_reconstructed, layer_inputs
-from .scores.ranking import left_as_it_was
 from .tensors import layer_of
 
 
@@ -31,11 +33,13 @@ def reconstruct(
     model: dense and trained.  masks: parameter name -> bool mask, of whole input channels, as
     `find_masks(score="lasso")` or pattern="channel" finds; whole filters may be pruned besides.
     data: batches (x, y), of which x is read, as for the "lasso" score: ten positions of each map.
+    In a process group the sums are over the batches of all processes, which all call this.
     Returns parameter name -> the squared error of the output relative to its square, with the
     weights left as they were and refitted; the second is never above the first.
 
     Raises SparselthError for a sparse model, masks that are none or prune other than whole inputs,
-    layers other than convolutions of one group and linear ones, and no batch.
+    layers other than Conv2d of one group and Linear, a weight that layers share, NaN and Inf in
+    what layers take, and no batch.
 
     Reference: He et al. 2017, "Channel pruning", arXiv:1707.06168, section 3.1.
     """
@@ -46,10 +50,16 @@ def reconstruct(
     parameters = dict(model.named_parameters())
     if unknown := sorted(masks.keys() - parameters.keys()):
         raise SparselthError(f"masks name {unknown}, which the model does not have")
-    inputs = {name: _inputs(name, parameters[name], mask) for name, mask in masks.items()}
+    owners = owners_of(model)
     for name in masks:
         check_reconstructed(name, layer_of(model, name))
-    before, batches = copy.deepcopy(model), list(data)
+        if len(several := owners[id(parameters[name])]) > 1:
+            raise SparselthError(
+                f"{' and '.join(other for other, _, _ in several)} are one weight, which cannot be "
+                "refitted for several layers at once; leave its mask out"
+            )
+    inputs = {name: _inputs(name, parameters[name], mask) for name, mask in masks.items()}
+    before, batches = copy.deepcopy(model), listed(data)
     errors = {}
     with left_as_it_was(model):
         for name in (n for n in parameters if n in masks):
@@ -83,17 +93,19 @@ def _refit(
     columns = kept.view(-1, 1).expand(-1, old[0, 0].numel()).flatten()  # (C_in * taps,)
     gram = torch.zeros(len(columns), len(columns), dtype=torch.float64, device=weight.device)
     cross = torch.zeros(len(columns), len(old), dtype=torch.float64, device=weight.device)
-    square = 0.0
-    rows = zip(layer_inputs(model, name, batches), layer_inputs(before, name, batches), strict=True)
-    for now, then in rows:
+    square = torch.zeros((), dtype=torch.float64, device=weight.device)
+    both = (layer_inputs(one, [name], batches) for one in (model, before))
+    for (_, now), (_, then) in zip(*both, strict=True):
         x, target = now.flatten(1), then.flatten(1) @ old.flatten(1).T
         gram += x.T @ x
         cross += x.T @ target
-        square += float(target.square().sum())
+        square += target.square().sum()
+    sum_over_processes([gram, cross, square], 1)
+    whole = float(square)
 
     def error(values: Tensor) -> float:
         missed = (values @ gram * values).sum() - 2 * (values * cross.T).sum()
-        return max(square + float(missed), 0.0) / max(square, torch.finfo(torch.float64).tiny)
+        return max(whole + float(missed), 0.0) / max(whole, torch.finfo(torch.float64).tiny)
 
     masked = (old * mask).flatten(1)
     # The smallest change of what is left: where the data leave a choice, weights stay near.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 
 from ..checks import check_number
 from ..errors import SparselthError, unknown_name
@@ -59,6 +60,14 @@ def find_schedule(schedule: str | Schedule) -> Schedule:
             f"schedule must be one of {', '.join(SCHEDULES)} or a function of (part, first, "
             f"last), got {schedule!r}"
         )
+    try:
+        signature(schedule).bind(1.0, 0.0, 0.5)
+    except TypeError as error:
+        raise SparselthError(
+            f"a schedule is a function of (part, first, last); got {schedule!r} ({error})"
+        ) from None
+    except ValueError:  # of what is written in C nobody knows
+        pass
     end = check_number("what the schedule gives at the end", schedule(1.0, 0.0, 0.5))
     if abs(end - 0.5) > 1e-9:
         raise SparselthError(
@@ -73,6 +82,8 @@ def scheduled(
     """Return the sparsity after a part of the steps; of each layer by name where `last` is.
 
     part: in (0, 1]; the last sparsity itself at 1.  first: that before the first step.
+
+    Raises SparselthError for a schedule that goes beyond the last sparsity on the way.
     """
     if part == 1:
         return last
@@ -84,4 +95,10 @@ def scheduled(
 
 
 def _share(schedule: Schedule, part: float, first: float, last: float) -> float:
-    return check_sparsity(schedule(part, first, check_sparsity(last)))
+    share = check_sparsity(schedule(part, first, check_sparsity(last)))
+    if share > max(first, last) + 1e-9:
+        raise SparselthError(
+            f"the schedule prunes {share:g} after {part:g} of the steps, more than {last:g} at the "
+            "end, and what is pruned does not come back; let it rise to the last sparsity"
+        )
+    return share

@@ -15,14 +15,21 @@ from ..nn.kinds import Site, sites_of
 from ..ops.checks import check_sparsity
 from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
 from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, counts_for
-from .arguments import check_allocation, checked_initial, checked_within, pattern_of_score
+from .arguments import (
+    check_allocation,
+    check_values,
+    checked_initial,
+    checked_within,
+    pattern_of_score,
+)
 from .channels import Coupled
 from .flops import check_budget, costs_of, least_saving
+from .left import Units, channels_of, check_left, check_saved, costing, pruned_share, units_of
 from .patterns import COMPOSED, pattern_for
 from .schedules import Schedule, scheduled
 from .scores import SCORES, Score, ScoreContext, name_of
+from .scores.batches import Batch, Loss, listed
 from .scores.context import Declared, declared
-from .scores.derivatives import Batch, Loss
 from .scores.ranking import check_needs, find_score, ranked
 from .scores.values import magnitude, random
 from .selecting import Counts, check_ranking, lamp, last_where_pruned, select, spread
@@ -71,6 +78,7 @@ class Search:
         check_budget(budget)
         scorer = find_score(score, SCORES)
         sites, sparsity = sites_and_sparsity(model, sparsity, exclude, include)
+        check_values(sites)
         allocation = allocation_of(sparsity, allocation)
         # What channels feed is masked with them, be it ranked or not.
         places = sites_of(model) if pattern == "coupled" else sites
@@ -87,7 +95,7 @@ class Search:
         pattern = pattern_of_score(scorer, pattern)
         check_allocation(scorer, allocation, pattern)
         if isinstance(data, Iterator) and (budget == "flops" or pattern == "coupled"):
-            data = list(data)  # read for its first x, and again by the score
+            data = listed(data)  # read for its first x, and again by the score
             context = replace(context, data=data)
         if budget == "flops" and sparsity is None:
             sparsity = DEFAULT_SPARSITY
@@ -107,21 +115,15 @@ class Search:
         return search
 
     def _check_left(self, k: Counts) -> None:
-        """Refuse a sparsity that keeps more weights than `within` leaves."""
-        if not self.context.masks or self.pattern not in ("element", ELEMENT):
+        """Refuse a sparsity that keeps more than `within` leaves."""
+        if not self.context.masks:
             return
-        left = self._left()
-        if isinstance(k, list):
-            counted = zip(self.sites, left, k, strict=True)
-            short = [(name, most, c) for name, most, c in counted if c > most]
-        else:
-            short = [("all layers", sum(left), k)] if k is not None and k > sum(left) else []
-        if short:
-            name, most, count = short[0]
-            raise SparselthError(
-                f"within leaves {most} weights of {name}, and the sparsity keeps {count}: it is a "
-                "share of all weights, so raise it above that of within"
-            )
+        if self.costs is not None:
+            assert self.sparsity is not None
+            assert not isinstance(self.sparsity, Mapping)
+            check_saved(self._units(), check_sparsity(self.sparsity))
+        elif self.pattern in ("element", ELEMENT):
+            check_left(self._units(), k)
 
     def check_enough(self) -> None:
         """Refuse a sparsity that leaves fewer weights or groups than there are layers.
@@ -153,28 +155,23 @@ class Search:
                     "parts; take steps=1, or another pattern"
                 )
             sparsity = DEFAULT_SPARSITY
-        data = None if self.context.data is None else list(self.context.data)  # seen in each
+        data = None if self.context.data is None else listed(self.context.data)  # seen in each
         context = replace(self.context, data=data)
-        first = self._pruned_of(sparsity)
+        first = pruned_share(self._units(), sparsity)
         parts = ((done + 1) / count for done in range(count))
         shares = (scheduled(schedule, part, first, sparsity) for part in parts)
         return [replace(self, sparsity=share, context=context) for share in shares]
 
-    def _pruned_of(self, sparsity: Sparsity) -> float | dict[str, float]:
-        """Return the share of the weights that is pruned already, by layer as `sparsity`."""
-        sizes = {name: site.slot.numel() for name, site in self.sites.items()}
-        left = dict(zip(sizes, self._left(), strict=True))
-        if isinstance(sparsity, Mapping):
-            return {name: 1 - left[name] / size for name, size in sizes.items() if size}
-        return 1 - sum(left.values()) / max(sum(sizes.values()), 1)
-
-    def _left(self) -> list[int]:
-        """Return how many weights of each layer are left to choose among."""
+    def _units(self) -> Units:
+        """Return what is left to choose among, as the sparsity counts it."""
         masks = self.context.masks
-        return [
-            int(masks[name].sum()) if name in masks else site.slot.numel()
-            for name, site in self.sites.items()
-        ]
+        if self.coupled:
+            return channels_of(self.model, self.coupled, masks)
+        left = self._oriented([masks.get(name) for name in self.sites])
+        slots = self._oriented([site.slot for site in self.sites.values()])
+        by = self._pattern_of(slots) if self.costs is None else ELEMENT
+        units = units_of(dict(zip(self.sites, slots, strict=True)), left, by)
+        return units if self.costs is None else costing(units, self.costs)
 
     def among(self, masks: Mapping[str, Tensor]) -> Search:
         """Return the search for the same among what masks leave."""

@@ -14,7 +14,7 @@ from ..ops import selection
 from .allocation import TOGETHER, Sparsity
 from .channels import Coupled, axis_of, index_of
 from .coupling import coupled_channels
-from .scores.maps import first_input
+from .scores.batches import first_input
 from .tensors import kept_dense, layer_of
 
 # Rounds of choosing filters by the columns that stay and columns by the filters: few are needed.
@@ -159,7 +159,7 @@ def _channel_values(
     model: nn.Module, group: Coupled, scores: Mapping[str, Tensor], left: Mapping[str, Tensor]
 ) -> Tensor:
     """Return the mean square of all scores of each channel, zero where none of it is left."""
-    sums, counts, alive = torch.zeros(group.count).double(), 0, None
+    sums, counts = torch.zeros(group.count).double(), 0
     for name, places in (group.producers | group.hands_on).items():
         if name not in scores:
             continue
@@ -169,8 +169,18 @@ def _channel_values(
         index = torch.tensor(places, device=score.device)
         sums = sums.to(score.device) + rows[index].flatten(1).sum(1)
         counts += rows[index[0]].numel()
-        if name in left:
-            on = left[name].transpose(0, axis_of(layer, True)).flatten(1).any(1)[index].any(1)
-            alive = on if alive is None else alive | on
     means = sums / max(counts, 1)
-    return means if alive is None else torch.where(alive, means.clamp(min=1e-300), 0.0)
+    living = living_channels(model, group, left)
+    return means if living is None else torch.where(living, means.clamp(min=1e-300), 0.0)
+
+
+def living_channels(model: nn.Module, group: Coupled, left: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which channels masks leave any weight that makes them, (count,) bool; None for all."""
+    living = None
+    for name, places in (group.producers | group.hands_on).items():
+        if name in left:
+            index = torch.tensor(places, device=left[name].device)
+            rows = left[name].transpose(0, axis_of(layer_of(model, name), True)).flatten(1)
+            some = rows.any(1)[index].any(1)
+            living = some if living is None else living | some
+    return living

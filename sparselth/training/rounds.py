@@ -17,6 +17,7 @@ from ..errors import SparselthError
 from ..ops.patterns import Pattern
 from ..pruning import check_search, find_masks
 from ..pruning.allocation import Sparsity
+from ..pruning.probes import own_randomness
 from ..pruning.schedules import Schedule, find_schedule, scheduled
 from ..pruning.scores import SCORES, Score
 from ..pruning.scores.context import declared
@@ -113,7 +114,8 @@ def search_of(
         world = World.current()
         shard = (world.rank, world.size)
         source = batches_of(data, recipe.batch_size, recipe.seed, False, device, shard)
-        batches = list(islice(source.train(0), SCORE_BATCHES))
+        with own_randomness():  # an iterable of batches seeds and moves torch's
+            batches = list(islice(source.train(0), SCORE_BATCHES))
         search |= {"data": batches, "loss": cross_entropy}
     return search
 

@@ -102,3 +102,14 @@ def test_only_masks_without_any_weight_are_dead():
     check_alive({"a": one, "empty": torch.empty(0, 3, dtype=torch.bool)})
     with pytest.raises(sl.SparselthError, match=r"in b, c; .*allocation=\"uniform\", which keeps"):
         check_alive({"a": one, "b": none, "c": none})
+
+
+@pytest.mark.parametrize("score", ["movement", "grasp", sl.pruning.inverted_score("magnitude")])
+def test_lamp_wants_magnitudes(score):
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+    options = {"initial": model.state_dict(), "data": [(torch.randn(2, 8), torch.zeros(2).long())]}
+    options["loss"] = nn.functional.cross_entropy
+    with pytest.raises(
+        sl.SparselthError, match="compares magnitudes within a layer, and the score"
+    ):
+        sl.find_masks(model, score=score, allocation="lamp", **options)

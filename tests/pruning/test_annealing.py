@@ -107,9 +107,28 @@ def test_the_model_is_left_as_it_was():
         ({"energy": lambda masks: 0.0, "steps": 0}, "steps must be"),
         ({"energy": lambda masks: 0.0, "end": 1.0}, "end must be"),
         ({"energy": lambda masks: 0.0, "budget": "flops"}, "pass data"),
+        ({"data": 5, "loss": mse_loss}, r"data must be batches, an iterable of \(x, y\), got int"),
+        ({"data": [(1, 2)], "loss": nn.MSELoss}, "got the class MSELoss; pass an instance"),
     ],
 )
 def test_bad_input(options, says):
     for _ in range(2):
         with pytest.raises(sl.SparselthError, match=says):
             annealed_sparsities(net(), 0.5, **options)
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        return self.net(x["x"] if isinstance(x, dict) else x)
+
+
+def test_batches_of_mappings_weigh_as_tensors_do():
+    model = Named()
+    data = batches(model)
+    options = {"loss": mse_loss, "exclude": (), "steps": 5}
+    found = annealed_sparsities(model, 0.5, data=[({"x": x}, y) for x, y in data], **options)
+    assert found == annealed_sparsities(model, 0.5, data=data, **options)

@@ -75,6 +75,25 @@ def smallest_of(values, count):
     return sorted(sorted(range(len(values)), key=lambda i: (abs(values[i]), i))[:count])
 
 
+@pytest.mark.parametrize("unit", ["filter", "channel"])
+def test_units_of_transposed_convolutions_move_along_their_own_axis(unit):
+    whole = torch.tensor([True, False] * 8)
+    plain, turned = torch.ones(16, 5, 3, 3), torch.ones(5, 16, 3, 3)
+    if unit == "channel":
+        plain, turned = turned, plain
+    masks = {
+        "plain": plain.bool() & whole.view((-1, 1, 1, 1) if len(plain) == 16 else (1, -1, 1, 1)),
+        "turned": turned.bool() & whole.view((1, -1, 1, 1) if len(turned) == 5 else (-1, 1, 1, 1)),
+    }
+    shuffled = shuffled_masks(masks, 3, unit=unit)
+    for name, mask in masks.items():
+        assert not torch.equal(shuffled[name], mask)
+        axis = 0 if len(mask) == 16 else 1
+        kept = shuffled[name].transpose(0, axis).flatten(1)
+        assert torch.equal(kept.any(1), kept.all(1))
+        assert int(kept.all(1).sum()) == 8
+
+
 def test_inverted_masks_keep_the_smallest_of_each_layer():
     weights, masks = layers()
     inverted = inverted_masks(masks, weights)

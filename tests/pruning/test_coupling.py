@@ -204,3 +204,20 @@ def test_what_goes_together_by_hand():
     assert {name for name, group in groups.items() if group.fixed} == {"c.weight"}
     assert model.training
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_compiled_model_has_the_groups_of_the_plain_one_by_its_own_names():
+    plain = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    x = torch.randn(1, 3, 8, 8)
+    compiled = torch.compile(plain, backend="eager")
+    (group,) = [one for one in sl.pruning.coupled_channels(compiled, x) if not one.fixed]
+    assert (*group.producers, *group.norms, *group.consumers) == (
+        "_orig_mod.0.weight",
+        "_orig_mod.1.weight",
+        "_orig_mod.3.weight",
+    )
+    options = {"pattern": "coupled", "sparsity": 0.5, "data": [(x, None)], "exclude": ()}
+    found = sl.find_masks(compiled, **options)
+    wanted = sl.find_masks(plain, **options)
+    assert all(torch.equal(found[f"_orig_mod.{name}"], wanted[name]) for name in wanted)
+    assert sum(p.numel() for p in sl.compact(compiled, x).parameters()) > 0

@@ -162,3 +162,28 @@ def test_bad_input(options, says):
     for _ in range(2):
         with pytest.raises(sl.SparselthError, match=says):
             sl.find_masks(net(), **options)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, then another layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(16, 16) for _ in range(3))
+        self.out = nn.Linear(16, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.out(self.c(self.b(self.a(x)).relu()).relu())
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_a_shared_weight_counts_for_each_of_its_layers(scale):
+    torch.manual_seed(0)
+    model = Tied()
+    with torch.no_grad():
+        model.c.weight.mul_(scale)
+    data = [(torch.randn(1, 16), None)]
+    masks = sl.find_masks(model, sparsity=0.5, budget="flops", allocation="global", data=data)
+    left = 2 * int(masks["a.weight"].sum()) + int(masks["c.weight"].sum())
+    assert left / 768 == pytest.approx(0.5, abs=0.005)

@@ -42,6 +42,17 @@ PROGRAM = """
         model, score="snip", data=batches()[rank::2], loss=cross_entropy, sparsity=0.5
     )
     found["channels_last"] = {key: mask.flatten().tolist() for key, mask in masks.items()}
+    data = batches()[rank::2]
+    found["annealed"] = sl.pruning.annealed_sparsities(
+        net(), 0.5, data=data, loss=cross_entropy, steps=5, exclude=["7.weight"]
+    )
+    found["energy"] = sl.pruning.annealed_sparsities(
+        net(), 0.5, energy=lambda masks: sl.sparsity(masks) + rank, steps=3, exclude=["7.weight"]
+    )
+    model = net()
+    masks = sl.find_masks(model, pattern="channel", sparsity=0.5)
+    sl.pruning.reconstruct(model, masks, data)
+    found["reconstructed"] = model[3].weight.flatten().tolist()
     with open(f"{sys.argv[2]}/{rank}.json", "w") as file:
         json.dump(found, file)
     dist.barrier()
@@ -105,3 +116,18 @@ def test_what_a_rank_was_given_stays_its_own(found):
 
 def test_weights_of_any_strides(found):
     assert found[0]["channels_last"] == found[1]["channels_last"] == found[0]["snip"]
+
+
+@pytest.mark.parametrize("what", ["annealed", "energy", "reconstructed"])
+def test_searches_and_refits_are_the_same(found, what):
+    assert found[0][what] == found[1][what]
+
+
+def test_and_those_of_all_batches(found):
+    options = {"data": batches(), "loss": cross_entropy, "steps": 5, "exclude": ["7.weight"]}
+    alone = sl.pruning.annealed_sparsities(net(), 0.5, **options)
+    assert found[0]["annealed"] == pytest.approx(alone)
+    model = net()
+    sl.pruning.reconstruct(model, sl.find_masks(model, pattern="channel", sparsity=0.5), batches())
+    weight = torch.tensor(found[0]["reconstructed"]).view_as(model[3].weight)
+    torch.testing.assert_close(weight, model[3].weight.detach(), rtol=0.2, atol=0.05)

@@ -99,6 +99,10 @@ def test_filters_may_be_pruned_besides():
         ),
         (lambda model, masks: {"2.weight": masks["2.weight"][:3]}, "mask of '2.weight'"),
         (lambda model, masks: {"2.weight": "all"}, "mask"),
+        (
+            lambda model, masks: {"2.bias": torch.ones(6, dtype=torch.bool)},
+            "2.bias is no weight of a layer",
+        ),
         (lambda model, masks: sl.masks_of(sl.sparsify(model, masks)), "densify first"),
     ],
 )
@@ -114,3 +118,31 @@ def test_no_batch():
     model = net()
     with pytest.raises(sl.SparselthError, match="data holds no batch"):
         reconstruct(model, {"2.weight": channels(model[2].weight, 1)}, [])
+
+
+def test_a_weight_of_two_layers_is_refused():
+    model = net().append(nn.Conv2d(8, 6, 3))
+    model[7].weight = model[2].weight
+    with pytest.raises(sl.SparselthError, match=r"2\.weight and 7\.weight are one weight"):
+        reconstruct(model, {"2.weight": channels(model[2].weight, 1)}, batches(4))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (5, "data must be batches"),
+        ([(batches(2)[0][0] / 0, None)], r"what the layer of '2\.weight' takes holds NaN or Inf"),
+    ],
+)
+def test_bad_data(data, says):
+    model = net()
+    before = model[2].weight.detach().clone()
+    with pytest.raises(sl.SparselthError, match=says):
+        reconstruct(model, {"2.weight": channels(model[2].weight, 1)}, data)
+    assert torch.equal(model[2].weight, before)
+
+
+def test_a_mask_of_a_norm_is_refused():
+    model = net().append(nn.BatchNorm1d(4))
+    with pytest.raises(sl.SparselthError, match=r"7\.weight is that of a BatchNorm1d; reconstr"):
+        reconstruct(model, {"7.weight": torch.ones(4, dtype=torch.bool)}, batches(4))

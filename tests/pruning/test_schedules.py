@@ -88,3 +88,16 @@ def test_a_share_that_is_none_is_refused():
             steps=2,
             schedule=lambda part, first, last: last if part == 1 else 2 * torch.pi,
         )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        (lambda part: part, r"a schedule is a function of \(part, first, last\)"),
+        (lambda part, first, last: last if part == 1 else 0.95, r"prunes 0\.95 after 0\.5 .* 0\.9"),
+    ],
+)
+def test_another_arity_and_more_than_the_last_are_refused(schedule, says):
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    with pytest.raises(sl.SparselthError, match=says):
+        sl.find_masks(model, steps=2, schedule=schedule)

@@ -180,3 +180,78 @@ def test_a_shared_weight_is_left_by_any_of_its_names():
 def test_steps_that_cannot_be(options, message):
     with pytest.raises(sl.SparselthError, match=message):
         sl.find_masks(net(), **options)
+
+
+def filters_of(masks):
+    return {name: int(mask.flatten(1).any(1).sum()) for name, mask in masks.items()}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_filters_of_unlike_size_are_pruned_to_the_share_that_was_asked(steps):
+    """The share of the weights that is pruned already is not that of the filters."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 10, 3), nn.Conv2d(10, 100, 3), nn.Conv2d(100, 100, 3))
+    with torch.no_grad():
+        model[2].weight[:60] *= 0.01
+        model[2].weight[60:] *= 10
+    options = {"score": "l1", "allocation": "global", "exclude": ["0.weight"]}
+    first = sl.find_masks(model, sparsity=0.2, **options)
+    assert sum(filters_of(first).values()) == 160
+    masks = sl.find_masks(model, sparsity=0.3, within=first, steps=steps, **options)
+    assert sum(filters_of(masks).values()) == 140
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_channels_that_go_together_too(steps):
+    pytest.importorskip("torch_pruning")
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 20, 3), nn.ReLU(), nn.Conv2d(20, 20, 3), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(320, 4)),
+    )
+    options = {"pattern": "coupled", "exclude": (), "data": [(torch.randn(2, 3, 8, 8), None)]}
+    half = sl.find_masks(model, sparsity=0.5, **options)
+    masks = sl.find_masks(model, sparsity=0.6, within=half, steps=steps, **options)
+    assert filters_of(masks) == {"0.weight": 8, "2.weight": 8, "5.weight": 4}
+
+
+@pytest.mark.parametrize("pattern", ["channel", "kernel", "column", "4x3"])
+def test_steps_begin_at_the_share_of_groups(pattern):
+    seen = []
+
+    def schedule(part, first, last):
+        seen.append(first)
+        return last
+
+    model = nn.Sequential(nn.ConvTranspose2d(5, 8, 3))
+    options = {"exclude": (), "pattern": pattern}
+    within = sl.find_masks(model, sparsity=0.5, **options)
+    mask = within["0.weight"].transpose(0, 1)
+    if pattern in ("channel", "kernel"):
+        boxes = mask.flatten(2).any(2)
+        whole = boxes.any(0) if pattern == "channel" else boxes
+        pruned = 1 - float(whole.double().mean())
+        sl.find_masks(model, sparsity=0.9, steps=2, within=within, schedule=schedule, **options)
+        assert seen[-1] == pytest.approx(pruned)
+    else:
+        sl.find_masks(model, sparsity=0.9, steps=2, within=within, schedule=schedule, **options)
+        assert seen[-1] == pytest.approx(0.5, abs=0.04)
+    seen.clear()
+    sl.find_masks(model, sparsity=0.3, steps=2, within=within, schedule=schedule, **options)
+    assert seen[-1] == 0.3  # never from more than is asked
+
+
+def test_a_share_of_multiplications_is_none_of_weights():
+    """Masks that prune most weights may save few multiplications."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 64))
+    model.append(nn.Linear(64, 3))
+    data = [(torch.randn(1, 3, 8, 8), None)]
+    within = {"3.weight": torch.rand(64, 128) < 0.05}
+    options = {"score": "magnitude", "budget": "flops", "data": data, "allocation": "global"}
+    for steps in (1, 3):
+        masks = sl.find_masks(model, sparsity=0.6, within=within, steps=steps, **options)
+        costs = {"1.weight": 16, "3.weight": 1}
+        left = sum(costs[n] * int(m.sum()) for n, m in masks.items())
+        whole = sum(costs[n] * m.numel() for n, m in masks.items())
+        assert 1 - left / whole == pytest.approx(0.6, abs=0.01)
+    with pytest.raises(sl.SparselthError, match=r"within saves 0\.4.* already"):
+        sl.find_masks(model, sparsity=0.3, within=within, **options)

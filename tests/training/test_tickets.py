@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
 import sparselth as sl
 from sparselth import SparselthError
 from sparselth.training import Callback, Recipe, train
+from sparselth.training.rounds import search_of
 
 
 @pytest.fixture
@@ -215,3 +217,13 @@ def test_what_is_no_way_to_prune_in_rounds(make_model, digits, short, options, s
     for _ in range(2):
         with pytest.raises(SparselthError, match=says):
             sl.find_ticket(make_model(), digits, short, 0.8, **options)
+
+
+def test_batches_for_a_score_move_no_random_numbers_on():
+    x, y = torch.randn(32, 4), torch.randint(3, (32,))
+    loader = DataLoader(TensorDataset(x, y), batch_size=8, shuffle=True)
+    before = torch.get_rng_state()
+    recipe = sl.Recipe(epochs=1, batch_size=8)
+    search = search_of("snip", "uniform", None, None, loader, recipe, torch.device("cpu"))
+    assert len(search["data"]) == 4
+    assert torch.equal(torch.get_rng_state(), before)

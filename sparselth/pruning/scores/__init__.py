@@ -1,5 +1,7 @@
 """The score axis: what ranks the weights. A registry of plain functions, or your own."""
 
+from functools import partial
+
 from ...checks import kind
 from .activation import apoz, bn_scale, conditional_entropy, dropnet, hrank, mean_activation
 from .context import Score, ScoreContext, needs
@@ -40,6 +42,8 @@ SCORES: dict[str, Score] = {
 
 def name_of(score: Score) -> str:
     """Return what errors call a score: its name here, or its own."""
+    while isinstance(score, partial):
+        score = score.func
     names = (name for name, known in SCORES.items() if known is score)
     return next(names, getattr(score, "__name__", kind(score)))
 

@@ -141,9 +141,7 @@ def _told_by_others(outputs: Tensor) -> Tensor:
     low, high = outputs.aminmax(dim=0)
     width = torch.where(high > low, high - low, 1.0)
     bins = ((outputs - low) / width * _BINS).long().clamp(max=_BINS - 1)
-    hot = nn.functional.one_hot(bins, _BINS).flatten(1).double()  # (examples, filters * bins)
-    joint = (hot.T @ hot / len(outputs)).view(outputs.shape[1], _BINS, outputs.shape[1], _BINS)
-    together = torch.special.entr(joint).sum((1, 3))
+    together = _together(nn.functional.one_hot(bins, _BINS).flatten(1).double())
     given = together - together.diagonal()  # H(i, j) - H(j) = H(i | j)
     given = given.clamp(min=0).fill_diagonal_(torch.inf)
     scores, least = together.diagonal().clone(), 0.0
@@ -158,6 +156,21 @@ def _told_by_others(outputs: Tensor) -> Tensor:
     return scores
 
 
+# Joint counts of so many pairs of bins at once: 64 MB, however many filters there are.
+_AT_ONCE = 2**23
+
+
+def _together(hot: Tensor) -> Tensor:
+    """Return H(i, j) of each two filters.  hot: (examples, filters * bins), of 0 and 1."""
+    count = hot.shape[1] // _BINS
+    rows = max(_AT_ONCE // (count * _BINS**2), 1)
+    parts = []
+    for part in hot.split(rows * _BINS, 1):
+        joint = (part.T @ hot / len(hot)).view(-1, _BINS, count, _BINS)
+        parts.append(torch.special.entr(joint).sum((1, 3)))
+    return torch.cat(parts)
+
+
 def _flat(found: Tensor) -> Tensor:
     """Return maps (N, C, ...) as (N, C, positions)."""
-    return found.reshape(*found.shape[:2], -1)
+    return found.flatten(2) if found.dim() > 2 else found.unsqueeze(2)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from torch import Tensor, nn
 
 from ...checks import check_name
-from .derivatives import Batch, BatchLosses, Loss
+from ...errors import SparselthError
+from .batches import Batch, Loss
+from .derivatives import BatchLosses
 from .maps import feature_maps, following_norms
 
 
@@ -69,14 +72,14 @@ class ScoreContext:
 
         That is the map after the first activation function that follows the layer, with what norms,
         poolings and additions do to it on the way; where channels are mixed before any, the last
-        map before that. In evaluation mode, for every call of the layer; x of `data` alone is read.
+        map before that. In evaluation mode, without what is pruned, for every call of the layer and
+        of those that share its weight; x of `data` alone is read.
         weights: whose layers, by name.
         Yields (N, C, ...), one channel per filter, float32 or float64.
 
         Raises SparselthError for no batch, for a layer that is not called, and NaN or Inf in a map.
         """
-        assert self.data is not None
-        return feature_maps(self.model, list(weights), self.data)
+        return feature_maps(self.model, list(weights), self._data(), self.masks)
 
     def norms(self, weights: Iterable[str]) -> dict[str, nn.Module]:
         """Return the batch norm that each weight's layer goes into first, by the weight's name.
@@ -85,8 +88,7 @@ class ScoreContext:
 
         Raises SparselthError naming the layers that none follows, and those without a scale.
         """
-        assert self.data is not None
-        return following_norms(self.model, list(weights), self.data)
+        return following_norms(self.model, list(weights), self._data())
 
     def filters(self, weight: str, values: Tensor) -> Tensor:
         """Return values of a weight's shape by filter: (C_out, all that makes one output)."""
@@ -94,15 +96,22 @@ class ScoreContext:
         return turned.flatten(1)
 
     def _losses(self, weights: Iterable[str], temperature: float) -> BatchLosses:
-        assert self.data is not None
-        assert self.loss is not None
-        return BatchLosses(self.model, self.loss, self.data, weights, self.masks, temperature)
+        data = self._data()
+        if self.loss is None:
+            raise SparselthError('a score reads the loss and got none; declare needs("loss")')
+        return BatchLosses(self.model, self.loss, data, weights, self.masks, temperature)
+
+    def _data(self) -> Iterable[Batch]:
+        if self.data is None:
+            raise SparselthError('a score reads data and got none; declare needs("data")')
+        return self.data
 
 
 Score = Callable[[Mapping[str, Tensor], ScoreContext], Mapping[str, Tensor]]
 S = TypeVar("S", bound=Score)
 
 UNITS = ("weight", "filter", "channel")
+NEEDS = ("data", "loss", "initial", "kept", "norms")
 
 
 def needs(
@@ -118,9 +127,11 @@ def needs(
     "channel": one value for each output or input of a weight, (C_out,) or (C_in,), and the pattern
     is that one.
 
-    Raises SparselthError for an unknown unit.
+    Raises SparselthError for an unknown unit, and for a name that no context has.
     """
     check_name("unit", unit, UNITS)
+    for name in names:
+        check_name("need", name, NEEDS)
 
     def declare(score: S) -> S:
         score.declared = Declared(names, signed, steps, unit)  # type: ignore[attr-defined]
@@ -140,5 +151,7 @@ class Declared:
 
 
 def declared(score: Score) -> Declared:
-    """Return what a score declared; nothing at all where it did not."""
+    """Return what a score declared, or the function of a partial one; else nothing at all."""
+    if isinstance(score, partial) and not hasattr(score, "declared"):
+        return declared(score.func)
     return getattr(score, "declared", Declared())

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ...checks import called, kind
 from ...errors import SparselthError
+from .batches import first_input
 from .context import ScoreContext, needs
-from .derivatives import WithValues
-from .maps import first_input
+from .running import WithValues, eagerly
 
 
 @needs("data", steps=100)
@@ -36,11 +36,11 @@ def synflow(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
     ranked = {name: state[name].requires_grad_() for name in weights}
-    left = {name: mask for name, mask in context.masks.items() if name in ranked}
-    used = {name: torch.where(left[name], w, 0.0) for name, w in ranked.items() if name in left}
+    used = {name: torch.where(mask, state[name], 0.0) for name, mask in context.masks.items()}
     ones = torch.ones((1, *x.shape[1:]), dtype=torch.float64, device=x.device)
     run = WithValues(model, lambda: state | used)
-    out = called(run, [ones], "an input of ones in float64")
+    with eagerly():
+        out = called(run, [ones], "an input of ones in float64")
     if not isinstance(out, Tensor):
         raise SparselthError(f"synflow adds up what the model returns, a tensor; got {kind(out)}")
     flow = out.sum()

@@ -31,7 +31,7 @@ def greedy_forward(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapp
     assert context.data is not None
     assert context.loss is not None
     assert context.kept is not None
-    loss = GatedLoss(context.model, context.loss, context.data, weights)
+    loss = GatedLoss(context.model, context.loss, context.data, weights, context.masks)
     draw = torch.Generator().manual_seed(0)
     scores = {}
     for name, weight in weights.items():

@@ -26,22 +26,26 @@ def lasso(weights: Mapping[str, Tensor], context: ScoreContext) -> Mapping[str, 
     come in. `reconstruct` refits what is left by least squares, as the paper's second step.
     Ten positions of each example are looked at.
 
-    Raises SparselthError for layers other than convolutions of one group and linear ones, for no
-    batch, and where a layer gives zero for all data.
+    Raises SparselthError for layers other than Conv2d of one group and Linear (Conv1d and Conv3d
+    too), for no batch, and where a layer gives zero for all data.
 
     Reference: He et al. 2017, "Channel pruning", arXiv:1707.06168, equation 2.
     """
-    return {name: _order(_gram(context, name, weight)) for name, weight in weights.items()}
-
-
-def _gram(context: ScoreContext, name: str, weight: Tensor) -> Tensor:
-    """Return the products of what each two channels contribute to the output, (C_in, C_in)."""
     assert context.data is not None
+    inputs: dict[str, Tensor] = {}
+    for name, rows in layer_inputs(context.model, weights, context.data, context.masks):
+        products = rows.flatten(1).T @ rows.flatten(1)
+        inputs[name] = inputs[name] + products if name in inputs else products
+    return {name: _order(_gram(inputs[name], weight)) for name, weight in weights.items()}
+
+
+def _gram(inputs: Tensor, weight: Tensor) -> Tensor:
+    """Return the products of what each two channels contribute to the output, (C_in, C_in).
+
+    inputs: the products of each two places of a patch, (C_in * taps, C_in * taps).
+    """
     filters = weight.double().reshape(*weight.shape[:2], -1)
     flat = filters.flatten(1)
-    inputs = torch.zeros(flat.shape[1], flat.shape[1], dtype=flat.dtype, device=flat.device)
-    for rows in layer_inputs(context.model, name, context.data):
-        inputs += rows.flatten(1).T @ rows.flatten(1)
     channels, taps = filters.shape[1:]
     # sum_o (x_i w_oi)(x_j w_oj), over all samples.
     products = inputs * (flat.T @ flat)

@@ -42,7 +42,7 @@ def chosen_criteria(weights: Mapping[str, Tensor], context: ScoreContext) -> dic
     assert context.data is not None
     assert context.loss is not None
     assert context.kept is not None
-    loss = GatedLoss(context.model, context.loss, context.data, weights)
+    loss = GatedLoss(context.model, context.loss, context.data, weights, context.masks)
     masks = {name: _masks(name, weights, context) for name in weights}
     logits = {
         name: torch.zeros(len(m), dtype=m.dtype, device=m.device, requires_grad=True)

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from ...checks import called, kind
 from ...errors import SparselthError
+from ...nn.kinds import owners_of
 from ..tensors import layer_of
+from .batches import first_input, input_of
+from .running import run, without_pruned
 
 # By the names of the functions, without underscores: nn.functional's, torch's, and methods.
 _ACTIVATIONS = frozenset(
@@ -44,20 +46,26 @@ _BY_CHANNEL = frozenset(
 
 _TRAIL = "_sparselth_trail"
 
-# What becomes of a layer's map: called with the weight's name, which map of that layer in this
-# forward it is, and the map (N, C, ...); returns what takes its place.
-Edit = Callable[[str, int, Tensor], Tensor]
+Layers = dict[str, list[Any]]
+"""Weight name -> the layers that have it."""
+
+# What becomes of a layer's map: called with the weight's name, which call of a followed layer in
+# this forward it is of, which map of that call, and the map (N, C, ...); returns what takes its
+# place.
+Edit = Callable[[str, int, int, Tensor], Tensor]
 
 
 @dataclass
 class _Call:
     """One call of a followed layer.
 
-    name: of its weight.  axis: that of its channels.  maps: how many there were on the way.
-    last: the map after an activation, or the last one that still had the layer's channels.
+    name: of its weight.  place: which call it is.  axis: that of its channels.  maps: how many
+    there were on the way.  last: the map after an activation, or the last one that still had the
+    layer's channels.
     """
 
     name: str
+    place: int
     axis: int
     last: Tensor
     maps: int = 0
@@ -67,12 +75,12 @@ class _Call:
 class Follow(TorchFunctionMode):
     """Follows what layers give, in forwards within this context.
 
-    layers: weight name -> module.  edit: puts something else in the place of maps, see `Edit`.
-    calls: of the layers, in the order of the forward.  norms: weight name -> the batch norm that
-    its layer goes into first.
+    layers: weight name -> the modules that have it.  edit: puts something else in the place of
+    maps, see `Edit`.  calls: of the layers, in the order of the forward.  norms: weight name -> the
+    batch norm that its layer goes into first.
     """
 
-    layers: Mapping[str, nn.Module]
+    layers: Layers
     model: nn.Module
     edit: Edit | None = None
     calls: list[_Call] = field(default_factory=list)
@@ -83,8 +91,9 @@ class Follow(TorchFunctionMode):
         self._hooks = ExitStack()
 
     def __enter__(self) -> Follow:
-        for name, layer in self.layers.items():
-            self._hook(layer, self._begins(name))
+        for name, layers in self.layers.items():
+            for layer in layers:
+                self._hook(layer, self._begins(name))
         for module in self.model.modules():
             if isinstance(module, _BatchNorm):
                 self._hook(module, self._normed)
@@ -103,7 +112,7 @@ class Follow(TorchFunctionMode):
             if not isinstance(out, Tensor):
                 return out
             axis = -1 if isinstance(module, nn.Linear) else 1
-            call = _Call(name, axis, out)
+            call = _Call(name, len(self.calls), axis, out)
             self.calls.append(call)
             return self._reached([call], out)
 
@@ -137,7 +146,7 @@ class Follow(TorchFunctionMode):
         for call in fits:
             if self.edit is not None:
                 moved = out.movedim(call.axis, 1)
-                out = self.edit(call.name, call.maps, moved).movedim(1, call.axis)
+                out = self.edit(call.name, call.place, call.maps, moved).movedim(1, call.axis)
             call.maps += 1
         for call in fits:
             call.last = out
@@ -158,25 +167,49 @@ def _trail(values: Iterable[Any]) -> list[_Call]:
     return list(found.values())
 
 
-def layers_of(model: nn.Module, weights: Iterable[str]) -> dict[str, nn.Module]:
-    """Return the layer of each weight."""
-    return {name: layer_of(model, name) for name in weights}
+def layers_of(model: nn.Module, weights: Iterable[str]) -> Layers:
+    """Return the layers of each weight: several where they share it, but for embeddings.
+
+    Raises SparselthError for transposed convolutions of several groups.
+    """
+    owners = owners_of(model)
+    found: Layers = {}
+    for name in weights:
+        first, local = layer_of(model, name), name.rpartition(".")[2]
+        sharing = owners.get(id(first._parameters.get(local)), [])
+        able = dict.fromkeys(m for _, m, _ in sharing if not isinstance(m, _EMBEDDINGS))
+        found[name] = list(able) or [first]
+        for layer in found[name]:
+            if getattr(layer, "transposed", False) and layer.groups > 1:
+                raise SparselthError(
+                    f"{name} is that of a {type(layer).__name__} of {layer.groups} groups, which "
+                    "has no filter for each of its outputs; exclude it, or take a score of weights"
+                )
+    return found
+
+
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)  # what they give are inputs of the others
 
 
 @torch.no_grad()
 def feature_maps(
-    model: nn.Module, weights: Sequence[str], data: Iterable[Any]
+    model: nn.Module, weights: Sequence[str], data: Iterable[Any], left: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name of a weight and a map of its layer: see `ScoreContext.activations`."""
-    model = getattr(model.eval(), "_orig_mod", model)  # of what torch.compile wraps, as eager
-    layers, number = layers_of(model, weights), -1
+    """Yield the name of a weight and a map of its layer: see `ScoreContext.activations`.
+
+    left: parameter name -> bool mask; the model is that without what they prune.
+    """
+    layers, number = layers_of(model.eval(), weights), -1
+    pruned = without_pruned(model, left)
     for number, batch in enumerate(data):
         with Follow(layers, model) as follow:
-            called(model, [input_of(batch)], f"the x of batch {number}")
+            run(pruned, input_of(batch), number)
         _check_called(layers, follow)
         for call in follow.calls:
             found = call.last.movedim(call.axis, 1)
             found = found if found.dtype == torch.float64 else found.float()
+            if not found.numel():
+                raise SparselthError(f"batch {number} of data has no examples; leave it out")
             if not bool(torch.isfinite(found).all()):
                 raise SparselthError(
                     f"what the layer of {call.name!r} gives holds NaN or Inf in batch {number}"
@@ -191,10 +224,9 @@ def following_norms(
     model: nn.Module, weights: Sequence[str], data: Iterable[Any]
 ) -> dict[str, nn.Module]:
     """Return the batch norm that follows each weight's layer: see `ScoreContext.norms`."""
-    model = getattr(model.eval(), "_orig_mod", model)
-    layers = layers_of(model, weights)
+    layers = layers_of(model.eval(), weights)
     with Follow(layers, model) as follow:
-        called(model, [first_input(data)], "the first x of data")
+        run(model, first_input(data), 0)
     _check_called(layers, follow)
     without = [n for n in layers if getattr(follow.norms.get(n), "weight", None) is None]
     if without:
@@ -205,23 +237,7 @@ def following_norms(
     return {name: follow.norms[name] for name in layers}
 
 
-def input_of(batch: Any) -> Any:
-    """Return the x of a batch (x, y), or a batch that is x itself."""
-    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-
-
-def first_input(data: Iterable[Any]) -> Tensor:
-    """Return the x of the first batch.
-
-    Raises SparselthError where there is none, or it is no tensor.
-    """
-    x = input_of(next(iter(data), None))
-    if not isinstance(x, Tensor):
-        raise SparselthError(f"data must begin with a batch (x, y), x a tensor; got {kind(x)}")
-    return x
-
-
-def _check_called(layers: Mapping[str, nn.Module], follow: Follow) -> None:
+def _check_called(layers: Layers, follow: Follow) -> None:
     unused = sorted(layers.keys() - {call.name for call in follow.calls})
     if unused:
         raise SparselthError(

@@ -5,17 +5,19 @@ Of each score the magnitude counts, and the largest stay; of a group, the sum of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from inspect import signature
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...checks import check_callable, kind
+from ...checks import kind
 from ...errors import SparselthError, unknown_name
+from ..leaving import left_as_it_was
 from ..processes import from_first_process, mean_over_processes
+from .batches import check_batches, check_loss
 from .context import Score, ScoreContext, declared
 
 # What a score may need, and how the call gives it.
@@ -43,15 +45,9 @@ def check_needs(name: str, score: Score, context: ScoreContext) -> None:
             f"the score {name!r} ranks filters by the scales of batch norms, and the model has none"
         )
     if context.loss is not None:
-        check_callable("loss", context.loss, "a function of (model(x), y)")
-    if context.data is not None and (
-        isinstance(context.data, (str, bytes, Tensor, Mapping))
-        or not isinstance(context.data, Iterable)
-    ):
-        raise SparselthError(
-            f"data must be batches, an iterable of (x, y), got {kind(context.data)}; of one batch, "
-            "[(x, y)]"
-        )
+        check_loss(context.loss)
+    if context.data is not None:
+        check_batches(context.data)
     if isinstance(context.data, Sequence) and not context.data and "data" in names:
         raise SparselthError(f"data holds no batch; the score {name!r} wants at least one")
 
@@ -95,8 +91,9 @@ def ranked(
     """Return the scores of weights in their order, detached: one of each shape, or of its units.
 
     Gradients are on within a score: one that needs them differentiates the model. It gets copies of
-    the weights, which it may write to. The same in every process of a group: the mean of those of
-    the processes where they see data, else the first one's.
+    the weights, zero where they are pruned already, which it may write to.
+    The same in every process of a group: the mean of those of the processes where they see data,
+    else the first one's.
     Scores of units, and signed ones, are returned as ranks, 1 for the lowest of all.
     name: what errors call the score.
 
@@ -106,7 +103,8 @@ def ranked(
     # What draws random numbers of its own moves the generators on, as everywhere in torch.
     kept = left_as_it_was(context.model) if says.names else nullcontext()
     with torch.inference_mode(False), torch.enable_grad(), kept:
-        scores = score({name: weight.clone() for name, weight in weights.items()}, context)
+        copies = {n: _left(weight, context.masks.get(n)) for n, weight in weights.items()}
+        scores = score(copies, context)
     what = f"the score {name!r}"
     if not isinstance(scores, Mapping):
         raise SparselthError(
@@ -126,6 +124,11 @@ def ranked(
     if says.unit != "weight" or says.signed:
         return _ranks(in_order if says.signed else [score.abs() for score in in_order])
     return in_order
+
+
+def _left(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a copy of a weight without what is pruned already."""
+    return weight.clone() if mask is None else torch.where(mask, weight, 0.0)
 
 
 def unit_shape(weight: Tensor, unit: str, transposed: bool) -> tuple[int, ...]:
@@ -148,24 +151,6 @@ def _ranks(scores: list[Tensor]) -> list[Tensor]:
     parts = ranks.split([score.numel() for score in scores])
     both = zip(parts, scores, strict=True)
     return [part.view(score.shape).to(score.device) for part, score in both]
-
-
-@contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put a model's modes and buffers, and torch's random numbers, back at the end, bit for bit."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
-    gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(gpus)):
-        try:
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-            with torch.no_grad():
-                for buffer, before in buffers.items():
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
 
 
 def _check(what: str, name: str, score: object, weight: Tensor, shape: tuple[int, ...]) -> None:

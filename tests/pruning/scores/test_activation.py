@@ -8,7 +8,7 @@ from torch import nn
 
 import sparselth as sl
 from sparselth.pruning import ScoreContext
-from sparselth.pruning.scores import SCORES
+from sparselth.pruning.scores import SCORES, activation
 
 
 def net():
@@ -165,3 +165,10 @@ def test_the_model_is_left_as_it_was(name):
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_entropies_in_blocks_of_filters_are_the_same(monkeypatch):
+    outputs = torch.randn(60, 7).double()
+    whole = activation._told_by_others(outputs)
+    monkeypatch.setattr(activation, "_AT_ONCE", 2 * 7 * 16**2)
+    assert torch.equal(activation._told_by_others(outputs), whole)

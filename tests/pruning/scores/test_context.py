@@ -1,5 +1,7 @@
 """What a score of one's own gets beside the weights, and what it may ask for."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -68,3 +70,38 @@ def test_random_masks_differ_from_call_to_call():
     model = net()
     first, again = (sl.find_masks(model, score="random", sparsity=0.5) for _ in range(2))
     assert not torch.equal(first["2.weight"], again["2.weight"])
+
+
+def test_a_partial_score_is_declared_as_its_function():
+    @needs("data", "loss", unit="filter")
+    def score(weights, context, power=1):
+        gradients = context.gradients(weights)
+        return {name: (w * gradients[name]).sum(1) ** power for name, w in weights.items()}
+
+    squared = partial(score, power=2)
+    with pytest.raises(sl.SparselthError, match="the score 'score' needs data and loss; pass"):
+        sl.find_masks(net(), score=squared)
+    model = net().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"data": [BATCH], "loss": lambda out, y: out.square().mean(), "sparsity": 0.5}
+    found = sl.find_masks(model, score=squared, **options)
+    plain = sl.find_masks(model, score=score, **options)
+    assert not model.training
+    assert all(torch.equal(before[name], v) for name, v in model.state_dict().items())
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+def test_what_no_context_has_cannot_be_needed():
+    with pytest.raises(sl.SparselthError, match="unknown need 'dta'"):
+        needs("dta")
+
+
+@pytest.mark.parametrize("asks", ["gradients", "activations", "norms"])
+def test_what_was_not_declared_and_is_not_there_is_said(asks):
+    def score(weights, context):
+        return dict(getattr(context, asks)(weights))
+
+    with pytest.raises(sl.SparselthError, match=r'reads data and got none; declare needs\("data"'):
+        sl.find_masks(net(), score=score)
+    with pytest.raises(sl.SparselthError, match=r'the loss and got none; declare needs\("loss"'):
+        sl.find_masks(net(), score=lambda w, context: context.gradients(w), data=[BATCH])

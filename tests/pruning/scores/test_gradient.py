@@ -252,3 +252,57 @@ def test_a_frozen_weight_has_no_score():
     model[4].weight.requires_grad_(False)
     with pytest.raises(sl.SparselthError, match=r"4\.weight takes no gradient"):
         sl.find_masks(model, score="snip", data=batches(4), loss=cross_entropy)
+
+
+class Attends(nn.Module):
+    """Attention by the fused op, which has no second derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        q, k, v = (part(x).unsqueeze(1) for part in (self.q, self.k, self.v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return self.head(self.out(mixed).mean(1))
+
+
+def test_fused_attention_is_differentiated_twice():
+    data = [(torch.randn(4, 5, 8), torch.randint(3, (4,)))]
+    masks = sl.find_masks(Attends(), score="grasp", sparsity=0.5, data=data, loss=cross_entropy)
+    assert masks.keys() == {"q.weight", "k.weight", "v.weight", "out.weight"}
+
+
+def aligned(out):
+    """Add a loss that has no second derivative."""
+    steps = out[:, None].log_softmax(2)
+    lengths = torch.tensor([len(out)]), torch.tensor([1])
+    return out + nn.functional.ctc_loss(steps, torch.tensor([[1]]), *lengths)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.a, self.b, self.c, self.form = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3), form
+
+    def forward(self, x):
+        return self.form(self.c(self.b(self.a(x))))
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        (aligned, r'cannot be differentiated twice .*; take a score of first .* "snip"'),
+        (lambda out: {"logits": out}, "divides the logits by 200, and the model returns dict"),
+    ],
+)
+def test_what_has_no_gradient_flow_is_said(form, says):
+    data = [(torch.randn(4, 4), torch.randint(3, (4,)))]
+
+    def loss(out, y):
+        return cross_entropy(out["logits"] if isinstance(out, dict) else out, y)
+
+    with pytest.raises(sl.SparselthError, match=says):
+        sl.find_masks(Wrapped(form), score="grasp", data=data, loss=loss)
+    assert sl.find_masks(Wrapped(form), score="snip", data=data, loss=loss)

@@ -27,13 +27,14 @@ def data():
 
 def loss_with(model, inside):
     """The mean loss when the map is 6/n times that of the n filters that are in."""
-    total = 0.0
+    total, count = 0.0, 0
     for x, y in data():
         found = model[:3](x)
         gates = torch.zeros(6)
         gates[list(inside)] = 6 / len(inside)
-        total += float(mse_loss(model[3:](found * gates.view(1, 6, 1, 1)), y))
-    return total / 2
+        total += float(mse_loss(model[3:](found * gates.view(1, 6, 1, 1)), y)) * len(x)
+        count += len(x)
+    return total / count
 
 
 def scores(model, kept):

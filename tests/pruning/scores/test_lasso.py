@@ -84,7 +84,7 @@ def test_rows_are_what_the_layer_multiplies(layer):
     from sparselth.pruning.scores.layer_inputs import layer_inputs
 
     model = nn.Sequential(nn.Conv2d(3, 8, 1), layer).eval()
-    (rows,) = layer_inputs(model, "1.weight", batches(2))
+    ((_, rows),) = layer_inputs(model, ["1.weight"], batches(2))
     given = (rows.flatten(1) @ layer.weight.detach().double().flatten(1).T) + layer.bias.double()
     outputs = model(batches(2)[0][0]).detach().double().movedim(1, -1).flatten(0, 2)
     nearest = torch.cdist(given.detach(), outputs).amin(1)
@@ -107,3 +107,11 @@ def test_no_signal_is_refused():
     for _ in range(2):
         with pytest.raises(sl.SparselthError, match=r"'lasso' is the same for all of 2\.weight"):
             sl.find_masks(model, score="lasso", data=data, exclude=["0.weight"])
+
+
+def test_data_is_read_once_for_all_layers():
+    options = {"score": "lasso", "exclude": (), "sparsity": 0.5}
+    once = sl.find_masks(net(), data=iter(batches(8, 8)), **options)
+    listed = sl.find_masks(net(), data=batches(8, 8), **options)
+    assert len(listed) == 2
+    assert all(torch.equal(once[name], listed[name]) for name in listed)

@@ -148,3 +148,36 @@ def test_nothing_is_left_on_the_model():
     with pytest.raises(sl.SparselthError):
         maps(model, "conv1.weight", data=[(x()[:, :2], None)])
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and an embedding that is the readout's."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(7, 6)
+        self.a, self.b, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 7)
+        self.b.weight, self.out.weight = self.a.weight, self.words.weight
+
+    def forward(self, x):
+        return self.out(self.b(self.a(self.words(x)).relu()).tanh())
+
+
+def test_the_layers_that_share_a_weight_all_count():
+    model = Tied().eval()
+    tokens = torch.randint(7, (3, 5))
+    first = model.a(model.words(tokens)).relu()
+    context = ScoreContext(model, [tokens])
+    found = list(context.activations(["a.weight", "words.weight"]))
+    assert [name for name, _ in found] == ["a.weight", "a.weight", "words.weight"]
+    torch.testing.assert_close(found[0][1], first.movedim(2, 1))
+    torch.testing.assert_close(found[1][1], model.b(first).tanh().movedim(2, 1))
+    torch.testing.assert_close(found[2][1], model(tokens).movedim(2, 1))
+
+
+@pytest.mark.parametrize("score", ["hrank", "dropnet", "bn-scale", "lfpc", "greedy-forward"])
+def test_transposed_convolutions_of_groups_have_no_filter_for_each_output(score):
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, groups=2), nn.BatchNorm2d(6), nn.ReLU())
+    options = {"data": [(x(), None)], "loss": lambda out, y: out.mean(), "exclude": ()}
+    with pytest.raises(sl.SparselthError, match=r"0\.weight is that of a ConvTranspose2d of 2 gr"):
+        sl.find_masks(model, score=score, **options)
