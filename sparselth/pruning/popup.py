@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from ..checks import check_model, kind
 from ..errors import SparselthError
 from ..nn import masks_of, move_masks, sparsify
-from ..nn.dense_gradients import weight_gradient
+from ..nn.dense_gradients import hook_on_own_output, input_of, weight_gradient
 from ..nn.kinds import owners_of
 from ..ops.checks import check_sparsity, kept_counts
 from ..ops.selection import topk_mask
@@ -78,7 +78,7 @@ class EdgePopup:
             layers[name].register_buffer(DRAWN, weight.detach().clone())
         sparsify(model, self._masks())
         self._hooks: list[RemovableHandle] = [
-            layer.register_forward_hook(_through_score) for layer in layers.values()
+            hook_on_own_output(layer, _through_score) for layer in layers.values()
         ]
 
     @property
@@ -128,11 +128,13 @@ class EdgePopup:
         self.step()
 
 
-def _through_score(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+def _through_score(
+    layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Tensor
+) -> Tensor:
     score = layer._parameters.get(SCORE)
     if score is None or not torch.is_grad_enabled() or not score.requires_grad:
         return out
-    return _ThroughScore.apply(out, inputs[0].detach(), score, layer)
+    return _ThroughScore.apply(out, input_of(args, named), score, layer)
 
 
 class _ThroughScore(torch.autograd.Function):
@@ -142,7 +144,8 @@ class _ThroughScore(torch.autograd.Function):
     def forward(ctx: Any, out: Tensor, x: Tensor, score: Tensor, layer: nn.Module) -> Tensor:
         ctx.save_for_backward(x, score)
         ctx.layer = layer
-        return out.view_as(out)
+        ctx.mark_dirty(out)  # not a view, which nobody might write to
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

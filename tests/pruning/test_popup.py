@@ -56,6 +56,35 @@ def test_gradients_are_straight_through():
     assert all(p.grad is None for n, p in model.named_parameters() if not n.endswith("score"))
 
 
+class Written(nn.Module):
+    """What layers give is written to."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.first, self.second, self.inplace = nn.Linear(6, 6), nn.Linear(6, 6), inplace
+
+    def forward(self, x):
+        h = self.first(input=x)
+        if self.inplace:
+            h += x
+            h.relu_()
+        else:
+            h = (h + x).relu()
+        return self.second(h)
+
+
+def test_what_layers_give_may_be_written_to():
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = Written(inplace)
+        popup = EdgePopup(model, 0.5)
+        model(torch.randn(2, 3, 6)).square().sum().backward()
+        found.append([score.grad for score in popup.scores.values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_weights_never_change_and_exactly_k_are_kept():
     model = net()
     drawn = {name: p.detach().clone() for name, p in model.named_parameters()}
