@@ -39,7 +39,7 @@ class EdgePopup:
     `finish()` takes the scores off; what remains is a sparse model, to be trained as any.
 
     Raises SparselthError for a model that is sparse already, and for layers other than Conv1d,
-    Conv2d and Linear.
+    Conv2d and Linear, or whose weight another module computes with: an attention's out_proj.
 
     Reference: Ramanujan et al. 2020, "What's hidden in a randomly weighted neural network?",
     arXiv:1911.13299, equations 2 to 5; Malach et al. 2020, arXiv:2002.00585, proves that there is
@@ -60,6 +60,13 @@ class EdgePopup:
                     f"EdgePopup scores Conv1d, Conv2d and Linear layers; {name} is that of a "
                     f"{type(layer).__name__}, exclude it"
                 )
+        attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+        read = {id(attention.out_proj) for attention in attentions}
+        if past := [name for name, layer in layers.items() if id(layer) in read]:
+            raise SparselthError(
+                f"EdgePopup's scores learn in their layers' forwards, and the attention around "
+                f"{', '.join(past)} computes with the weight itself: exclude it"
+            )
         owners = owners_of(model)
         if shared := [name for name, weight in weights.items() if len(owners[id(weight)]) > 1]:
             raise SparselthError(

@@ -178,6 +178,10 @@ def test_saved_and_loaded_it_goes_on():
             "scores Conv1d, Conv2d",
         ),
         (lambda: EdgePopup(net(), 1.5), "sparsity"),
+        (
+            lambda: EdgePopup(nn.MultiheadAttention(4, 2), 0.5, exclude=["in_proj_weight"]),
+            "the attention around out_proj.weight computes with the weight itself: exclude it",
+        ),
         (lambda: EdgePopup(shared(), 0.5), "several layers share 0.weight: exclude it"),
         (
             lambda: EdgePopup(net(), 0.5).load_state_dict({"steps": 3}),
