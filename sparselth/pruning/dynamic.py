@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +49,8 @@ class DynamicSparsity(CountsSteps):
     Raises SparselthError for a model without masks, and for settings that are none.
     """
 
+    _kept = ("late",)
+
     def __init__(
         self,
         model: nn.Module,
@@ -67,7 +68,8 @@ class DynamicSparsity(CountsSteps):
         self.every = check_whole("every", every, 1)
         self.end = check_whole("end", end, self.every + 1)
         self.eager_only = grow == "gradient"
-        self.steps, self._late = 0, False
+        self.steps = 0
+        self.late = False  # a move was put off
         self._gradients = DenseGradients(model)
         self._collect_before_a_move()
 
@@ -83,7 +85,7 @@ class DynamicSparsity(CountsSteps):
         return moved
 
     def _due(self, step: int) -> bool:
-        return (self._late or step % self.every == 0) and step < self.end
+        return (self.late or step % self.every == 0) and step < self.end
 
     def _collect_before_a_move(self) -> None:
         if self.grow == "gradient" and self._due(self.steps + 1):
@@ -92,8 +94,8 @@ class DynamicSparsity(CountsSteps):
     @torch.no_grad()
     def _move(self) -> bool:
         masks = masks_of(self.model)
-        weights = {name: self.model.get_parameter(name) for name in masks}
-        weights = {name: w.detach() for name, w in weights.items() if w.requires_grad}
+        trained = {name: self.model.get_parameter(name) for name in masks}
+        weights = {name: w.detach() for name, w in trained.items() if w.requires_grad}
         share = self.drop * DECAYS[self.decay](self.steps / self.end)
         kept = {name: int(masks[name].sum()) for name in weights}
         # No more than are asleep: those dropped may come back, and that alone would move nothing.
@@ -110,7 +112,7 @@ class DynamicSparsity(CountsSteps):
         )
         left = dict(zip(weights, stay, strict=True))
         wake = self._wakes(weights)
-        self._late = wake is None
+        self.late = wake is None
         if wake is None:
             return False
         woken = topk_mask(
@@ -143,20 +145,6 @@ class DynamicSparsity(CountsSteps):
             )
         finite = all(bool(mean.isfinite().all()) for mean in wake.values())
         return wake if finite else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: the steps done, and whether a move was put off."""
-        return super().state_dict() | {"late": self._late}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned; the model has its own already.
-
-        Raises SparselthError for what is none, or another method's.
-        """
-        if isinstance(state, Mapping):
-            self._late = state.get("late") is True  # for what is collected from now on
-            state = {key: value for key, value in state.items() if key != "late"}
-        super().load_state_dict(state)
 
     def _resumed(self) -> None:
         if self._gradients.is_on:
