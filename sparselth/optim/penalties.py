@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,15 +60,10 @@ class StepPenalty(ABC):
                 "one model"
             )
         self.detach()
-        act: Callable[..., None] = self._shrink if self.proximal else self._pull
-
-        def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            act(optimizer)
-
-        register = (
-            optimizer.register_step_post_hook if self.proximal else optimizer.register_step_pre_hook
-        )
-        self._handle = register(hook)
+        if self.proximal:
+            self._handle = optimizer.register_step_post_hook(lambda made, *_: self._shrink(made))
+        else:
+            self._handle = optimizer.register_step_pre_hook(self._before)
 
     def detach(self) -> None:
         """Act no more."""
@@ -83,17 +78,38 @@ class StepPenalty(ABC):
                 if id(parameter) in mine and parameter.grad is not None:
                     yield parameter, float(group["lr"])
 
+    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        """Pull, or let a closure pull, which makes the gradients anew within the step."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._pull(optimizer)
+            return None
+
+        def pulling() -> Any:
+            loss = closure()
+            self._pull(optimizer)
+            return loss
+
+        return args[:1], kwargs | {"closure": pulling}
+
     @torch.no_grad()
     def _pull(self, optimizer: torch.optim.Optimizer) -> None:
+        # What a GradScaler leaves to the optimizer, a fused one of torch, divides all by it.
+        scale = getattr(optimizer, "grad_scale", None)
         for parameter, _ in self._mine(optimizer):
             assert parameter.grad is not None
-            parameter.grad.add_(self._gradient(parameter), alpha=self.strength)
+            pull = self._gradient(parameter)
+            pull = pull if scale is None else pull * scale.to(pull.device)
+            parameter.grad.add_(pull, alpha=self.strength)
 
     @torch.no_grad()
     def _shrink(self, optimizer: torch.optim.Optimizer) -> None:
+        overflow = getattr(optimizer, "found_inf", None)
+        if overflow is not None and bool(overflow):
+            return  # a fused optimizer took no step
         for parameter, rate in self._mine(optimizer):
             # Beneath the version counter: zeros stay zero, so that masks need not be looked at.
-            parameter.data.copy_(self._shrunk(parameter.data, self.strength * rate))
+            parameter.data.copy_(self._shrunk(parameter, self.strength * rate))
 
     # What `train(regularizer=...)` asks for besides.
 

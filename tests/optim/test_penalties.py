@@ -147,6 +147,61 @@ def test_the_optimizer_keeps_what_is_attached_to_it():
     assert not weight.detach().any()
 
 
+MAKERS = {
+    "torch": lambda p: torch.optim.SGD(p, lr=0.5),
+    "fused": lambda p: torch.optim.SGD(p, lr=0.5, fused=True),
+    "ours": lambda p: sl.optim.SGD(p, lr=0.5),
+}
+
+
+def penalties(proximal):
+    """Return penalties with what they act on, which pull by their gradients alone."""
+    torch.manual_seed(0)
+    linear, norm = nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)
+    yield linear, GroupLasso([linear.weight], 0.1, proximal=proximal)
+    yield norm, ScaleL1(norm, 0.1, proximal=proximal)
+
+
+@pytest.mark.parametrize("proximal", [True, False])
+@pytest.mark.parametrize("given", ["by place", "by name"])
+@pytest.mark.parametrize("make", MAKERS)
+def test_they_act_where_a_closure_makes_the_gradients(make, given, proximal):
+    for layer, penalty in penalties(proximal):
+        before = layer.weight.detach().clone()
+        wanted = before - 0.05 * penalty._gradient(before)
+        optimizer = MAKERS[make](layer.parameters())
+        penalty.attach(optimizer)
+        calls = []
+
+        def closure(layer=layer, optimizer=optimizer, calls=calls):
+            optimizer.zero_grad()
+            loss = (layer(torch.randn(3, 4)) * 0).sum()
+            loss.backward()
+            calls.append(loss)
+            return loss
+
+        loss = optimizer.step(closure) if given == "by place" else optimizer.step(closure=closure)
+        assert calls == [loss]
+        torch.testing.assert_close(layer.weight.detach(), wanted)
+
+
+@pytest.mark.parametrize("proximal", [True, False])
+@pytest.mark.parametrize("overflows", [False, True])
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_scaled_loss_changes_nothing_and_an_overflow_skips_them(make, overflows, proximal):
+    for layer, penalty in penalties(proximal):
+        before = layer.weight.detach().clone()
+        wanted = before if overflows else before - 0.05 * penalty._gradient(before)
+        optimizer = MAKERS[make](layer.parameters())
+        penalty.attach(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        loss = (layer(torch.randn(3, 4)) * 0).sum()
+        scaler.scale(loss * torch.inf if overflows else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        torch.testing.assert_close(layer.weight.detach(), wanted)
+
+
 def test_detached_it_acts_no_more():
     weight = nn.Parameter(torch.ones(3, 3))
     lasso, optimizer = GroupLasso([weight], 1.0), sgd([weight])
