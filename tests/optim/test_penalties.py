@@ -147,6 +147,42 @@ def test_the_optimizer_keeps_what_is_attached_to_it():
     assert not weight.detach().any()
 
 
+@pytest.mark.parametrize("proximal", [True, False])
+@pytest.mark.parametrize("pattern", GROUPS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_filters_of_a_transposed_convolution_are_along_its_second_axis(pattern, groups, proximal):
+    """It is pulled as a weight that lies the other way round."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ConvTranspose2d(6, 4, 3, groups=groups))
+    weight = model[1].weight
+    other = nn.Parameter(weight.detach().transpose(0, 1).contiguous())
+    pulls = [
+        GroupLasso([weight], 0.5, model=model, pattern=pattern, proximal=proximal),
+        GroupLasso([other], 0.5, pattern=pattern, proximal=proximal),
+    ]
+    torch.testing.assert_close(pulls[0].value(), pulls[1].value())
+    for each, pull in zip((weight, other), pulls, strict=True):
+        optimizer = sgd([each])
+        pull.attach(optimizer)
+        each.grad = torch.zeros_like(each)
+        optimizer.step()
+    torch.testing.assert_close(weight, other.transpose(0, 1))
+
+
+def test_a_model_stands_for_its_prunable_weights():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ConvTranspose2d(6, 4, 3), nn.Flatten())
+    lasso = GroupLasso(model.append(nn.Linear(4, 2)), 0.5)
+    assert [id(p) for p in lasso.parameters] == [id(model[1].weight)]
+    with torch.no_grad():
+        model[1].weight[:, 2] *= 1e-6
+    optimizer = sgd(model.parameters(), lr=1e-2)
+    lasso.attach(optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert (model[1].weight == 0).flatten(2).all(2).all(0).tolist() == [False, False, True, False]
+
+
 MAKERS = {
     "torch": lambda p: torch.optim.SGD(p, lr=0.5),
     "fused": lambda p: torch.optim.SGD(p, lr=0.5, fused=True),
@@ -221,6 +257,9 @@ def test_detached_it_acts_no_more():
     [
         (lambda: GroupLasso([], 1.0), "takes weights"),
         (lambda: GroupLasso([square()], 0.0), "strength must be"),
+        (lambda: GroupLasso(nn.Linear(3, 2).parameters(), 1.0), "biases and norms have no groups"),
+        (lambda: GroupLasso([square()], 1.0, model=nn.Linear(2, 2)), "make both of one model"),
+        (lambda: GroupLasso([square()], 1.0, model="linear"), "model must be"),
         (lambda: GroupLasso([square()], 1.0, pattern="2:4"), "takes .filter."),
         (lambda: GroupLasso([square()], 1.0, pattern="16x1"), "takes .filter."),
         (lambda: ScaleL1(nn.Linear(2, 2), 1.0), "the model has none"),
