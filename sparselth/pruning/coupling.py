@@ -98,6 +98,7 @@ class _Context:
     def described(self, walk: Walk) -> Coupled:
         """Return the channels of a walk, and why they cannot be removed where they cannot."""
         fixed = "several of them come to one place" if walk.mixed else ""
+        fixed = "torch-pruning cannot follow them" if walk.lost else fixed
         roles: dict[str, Places] = {k: {} for k in ("makes", "hands on", "takes", "norms")}
         for visit in walk.visits:
             module = visit.module

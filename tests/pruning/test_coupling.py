@@ -101,6 +101,10 @@ STAY = {
         lambda: rows(lambda m, x: tail(m, m.n(m.a(x))[0]), n=nn.LSTM(8, 8, batch_first=True)),
         *(ROWS, "a", "n is a LSTM"),
     ),
+    "gru": (
+        lambda: rows(lambda m, x: tail(m, m.n(m.a(x))[0]), n=nn.GRU(8, 8, batch_first=True)),
+        *(ROWS, "a", "torch-pruning cannot follow them"),
+    ),
     "softmax over channels": (
         lambda: images(lambda m, x: tail(m, F.softmax(m.a(x), 1))),
         *(IMAGES, "a", "others would be changed"),
