@@ -29,6 +29,7 @@ from .probes import (
     randomized,
     that_hold,
 )
+from .tensors import check_values
 
 
 def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
@@ -37,11 +38,12 @@ def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
     model: plain or sparse; it is left as it was.  example: an input as the model takes it, a tensor
     or a tuple of its arguments, or a mapping of named ones.
 
-    Raises SparselthError where torch-pruning is not installed, or cannot follow the model, and for
-    an example that it does not take.
+    Raises SparselthError where torch-pruning is not installed, or cannot follow the model, for an
+    example that it does not take, and for a model on the meta device.
     """
     check_model(model)
     require_torch_pruning()
+    check_values(dict(model.named_parameters()) | dict(model.named_buffers()))
     plain = dense_copy(model)
     with own_randomness():
         calls = _calls(plain, example)

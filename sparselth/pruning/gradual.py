@@ -21,6 +21,7 @@ from .scores import Score
 from .scores.derivatives import Batch, Loss
 from .search import Search
 from .step_count import CountsSteps
+from .tensors import check_values
 
 
 class GradualPruning(CountsSteps):
@@ -99,6 +100,7 @@ class GradualPruning(CountsSteps):
             )
         found = Search.prepared(model, sparsity=sparsity, **self.search)
         self._sites, self._coupled = found.sites, found.coupled
+        check_values({name: site.slot for name, site in found.sites.items()})
         self._by_weight = found.pattern in ("element", ELEMENT)
         assert found.sparsity is not None
         self.sparsity = found.sparsity  # its patterns of names are names now

@@ -21,6 +21,7 @@ from .scores import Score
 from .scores.context import declared
 from .scores.derivatives import Batch, Loss
 from .search import Search
+from .tensors import check_values
 
 # That could be given by place.
 _ARGUMENTS = ("score", "sparsity", "allocation", "pattern", "exclude", "include")
@@ -109,6 +110,7 @@ def find_masks(
         declared(search.score).steps if steps is None else steps, find_schedule(schedule)
     )
     search.check_enough()
+    check_values({name: site.slot for name, site in search.sites.items()})
     warn_of_gaps(model, search.sites, search.sparsity)
     left = search.context.masks
     with warnings.catch_warnings():

@@ -15,9 +15,10 @@ from ..errors import SparselthError
 from ..nn import masks_of, move_masks, sparsify
 from ..nn.dense_gradients import hook_on_own_output, input_of, weight_gradient
 from ..nn.kinds import owners_of
+from ..nn.module import MaskedModule
 from ..ops.checks import check_sparsity, kept_counts
 from ..ops.selection import topk_mask
-from .tensors import layer_of, prunable_parameters
+from .tensors import check_values, layer_of, prunable_parameters
 
 SCORE, DRAWN = "weight_score", "weight_drawn"
 
@@ -73,8 +74,14 @@ class EdgePopup:
                 f"EdgePopup has one score for each use of a weight, and several layers share "
                 f"{', '.join(shared)}: exclude it"
             )
-        counts, _ = kept_counts(list(weights.values()), sparsity=check_sparsity(sparsity))
-        self.model, self.names = model, list(weights)
+        check_values(weights)
+        if not (share := check_sparsity(sparsity)):
+            raise SparselthError(
+                "EdgePopup's sparsity must be in (0, 1), got 0: with every weight kept there is "
+                "nothing to choose"
+            )
+        counts, _ = kept_counts(list(weights.values()), sparsity=share)
+        self.model, self.names, self._finished = model, list(weights), False
         self.counts = [max(count, 1) for count in counts]
         self._trained = [p for p in model.parameters() if p.requires_grad]
         model.requires_grad_(False)
@@ -90,7 +97,14 @@ class EdgePopup:
 
     @property
     def scores(self) -> dict[str, nn.Parameter]:
-        """The scores, by the names of their weights."""
+        """The scores, by the names of their weights.
+
+        Raises SparselthError once they are gone, by `finish`, as `step` and `finish` do.
+        """
+        if self._finished:
+            raise SparselthError(
+                "this EdgePopup is finished and its scores are gone; make one of a plain model"
+            )
         return {name: layer_of(self.model, name).get_parameter(SCORE) for name in self.names}
 
     def _masks(self) -> dict[str, Tensor]:
@@ -101,7 +115,7 @@ class EdgePopup:
     def step(self) -> bool:
         """Move the masks to where the scores are now; say that it did.
 
-        Raises SparselthError on NaN or Inf in a score.
+        Raises SparselthError on NaN or Inf in a score, and after `finish`.
         """
         masks = self._masks()
         with torch.no_grad():
@@ -112,10 +126,15 @@ class EdgePopup:
         return True
 
     def finish(self) -> None:
-        """Take the scores off; the model stays sparse, and frozen only what was so before."""
+        """Take the scores off; the model stays sparse, and frozen only what was so before.
+
+        Raises SparselthError where it was called already.
+        """
+        names = list(self.scores)
         for handle in self._hooks:
             handle.remove()
-        for name in self.names:
+        self._finished = True
+        for name in names:
             layer = layer_of(self.model, name)
             del layer._parameters[SCORE], layer._buffers[DRAWN]
         for parameter in self._trained:
@@ -156,6 +175,12 @@ class _ThroughScore(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
+        is_masked = isinstance(ctx.layer, MaskedModule)
+        if not is_masked:
+            raise SparselthError(
+                "a layer that EdgePopup scores was made dense, and its scores cannot learn; call "
+                "finish() before sparselth.densify"
+            )
         x, score = ctx.saved_tensors
         drawn = ctx.layer._buffers[DRAWN]
         by_magnitude = weight_gradient(ctx.layer, x, grad, drawn) * drawn

@@ -208,3 +208,10 @@ def test_what_goes_together_by_hand():
     assert {name for name, group in groups.items() if group.fixed} == {"c.weight"}
     assert model.training
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_model_without_values_is_refused():
+    model = nn.Sequential(conv(3, 4), conv(4, 2)).to("meta")
+    for use in (sl.compact, sl.pruning.coupled_channels):
+        with pytest.raises(sl.SparselthError, match="lies on the meta device, without values"):
+            use(model, IMAGES.to("meta"))

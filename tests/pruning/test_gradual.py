@@ -209,6 +209,12 @@ def test_a_model_as_sparse_as_it_is_to_be_is_refused(sparsity):
         GradualPruning(model, sparsity, end=5)
 
 
+def test_a_model_without_values_is_refused():
+    for model in (net(), half()):
+        with pytest.raises(sl.SparselthError, match=r"3\.weight lies on the meta device"):
+            GradualPruning(model.to("meta"), 0.9, end=5)
+
+
 def test_a_layer_without_any_weight_left_is_refused_at_once():
     model = net()
     sl.sparsify(model, {"3.weight": torch.zeros(10, 8, 3, 3, dtype=torch.bool)})

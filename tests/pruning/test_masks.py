@@ -171,3 +171,10 @@ def test_what_has_no_sparsity_is_named(of, message):
     if isinstance(of, dict):
         with pytest.raises(sl.SparselthError, match=message):
             sl.pruning.check_alive(of)
+
+
+@pytest.mark.parametrize("score", ["magnitude", "random", "l1"])
+def test_a_model_without_values_is_refused(score):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).to("meta")
+    with pytest.raises(sl.SparselthError, match=r"0\.weight lies on the meta device"):
+        sl.find_masks(model, score=score, sparsity=0.5)

@@ -137,6 +137,26 @@ def test_what_was_frozen_before_stays_frozen():
     assert all(p.requires_grad for n, p in model.named_parameters() if not n.startswith("1."))
 
 
+def test_finished_it_says_so():
+    popup = EdgePopup(net(), 0.5)
+    popup.finish()
+    for use in (popup.finish, popup.step, lambda: popup.scores, lambda: popup.load_state_dict({})):
+        with pytest.raises(sl.SparselthError, match="this EdgePopup is finished"):
+            use()
+
+
+def test_made_dense_before_it_is_finished_it_says_so():
+    model = net()
+    popup = EdgePopup(model, 0.5)
+    sl.densify(model)
+    x, y = batch()
+    loss = cross_entropy(model(x), y)
+    with pytest.raises(sl.SparselthError, match=r"finish\(\) before sparselth\.densify"):
+        loss.backward()
+    popup.finish()
+    cross_entropy(model(x), y).backward()
+
+
 def shared():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     model[2].weight = model[0].weight
@@ -178,6 +198,8 @@ def test_saved_and_loaded_it_goes_on():
             "scores Conv1d, Conv2d",
         ),
         (lambda: EdgePopup(net(), 1.5), "sparsity"),
+        (lambda: EdgePopup(net(), 0.0), r"in \(0, 1\), got 0"),
+        (lambda: EdgePopup(net().to("meta"), 0.5), "0.weight lies on the meta device"),
         (
             lambda: EdgePopup(nn.MultiheadAttention(4, 2), 0.5, exclude=["in_proj_weight"]),
             "the attention around out_proj.weight computes with the weight itself: exclude it",
