@@ -55,7 +55,11 @@ def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
 
 
 def dense_copy(model: nn.Module) -> nn.Module:
-    """Return a plain copy of a model, in evaluation mode, with zeros where weights are pruned."""
+    """Return a plain copy of a model, in evaluation mode, with zeros where weights are pruned.
+
+    Without hooks, which were not set for the many runs of a copy; but those before the forward of a
+    layer whose weight is computed.
+    """
     model = getattr(model, "_orig_mod", model)
     # What hooks of pruning and of norms of weights computed has a history, which copies refuse.
     computed = [
@@ -69,9 +73,19 @@ def dense_copy(model: nn.Module) -> nn.Module:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
+        _drop_hooks(module)
     for parameter in model.parameters():
         parameter.grad = None
     return densify(model) if masks_of(model) else model
+
+
+def _drop_hooks(module: nn.Module) -> None:
+    """Take a module's hooks off; what is a tensor and no parameter a hook before may compute."""
+    kinds = ["_forward_hooks", "_backward_hooks", "_backward_pre_hooks"]
+    if not any(isinstance(value, Tensor) for value in vars(module).values()):
+        kinds.append("_forward_pre_hooks")
+    for name in kinds:
+        getattr(module, name).clear()
 
 
 def _calls(model: nn.Module, example: Any) -> Counter[str]:

@@ -215,3 +215,22 @@ def test_a_model_without_values_is_refused():
     for use in (sl.compact, sl.pruning.coupled_channels):
         with pytest.raises(sl.SparselthError, match="lies on the meta device, without values"):
             use(model, IMAGES.to("meta"))
+
+
+def test_hooks_of_a_model_are_not_called_for_the_runs_of_copies():
+    called = []
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), conv(8, 2, 1))
+    layer = model[2]
+    layer.register_forward_hook(lambda *_: called.append("after"))
+    layer.register_forward_pre_hook(lambda *_: called.append("before"))
+    layer.register_full_backward_hook(lambda *_: called.append("backward"))
+    with torch.no_grad():
+        layer.weight[2] = 0
+        layer.bias[2] = 0
+    small = sl.compact(model, IMAGES)
+    sl.find_masks(model, pattern="coupled", sparsity=0.5, exclude=(), data=[(IMAGES, None)])
+    small(IMAGES)
+    assert not called
+    assert small[2].out_channels == 7
+    model(IMAGES).sum().backward()
+    assert called == ["before", "after", "backward"]
