@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +26,10 @@ class DenseGradients:
     model: made sparse by `sparsify`. Between `start` and `stop` its masked layers compute as ever,
     and parameters get the gradients they always get; what the backwards add up to by every weight
     is computed besides, densely. Not within torch.compile.
+
+    On its mask a weight's gradient is what reaches the parameter. Off it there is what the masked
+    layers leave out, and what reaches the parameter from whoever reads it past its layer's forward,
+    as MultiheadAttention does the weight of its output projection. A frozen weight has none.
 
     Raises SparselthError where there is no mask, or start and stop do not alternate.
     """
@@ -62,8 +67,9 @@ class DenseGradients:
         self._sums = {state: Collector() for state in self.states.values()}
         for state, total in self._sums.items():
             layers = [layer for layer, _ in state.owners()]
+            state.on_gradient = total.add
             if all(isinstance(layer, (MaskedConvolution, MaskedLinear)) for layer in layers):
-                self._hooks += [layer.register_forward_hook(total.hook) for layer in layers]
+                self._hooks += [hook_on_own_output(layer, total.hook) for layer in layers]
             else:
                 state.collector = total  # such a layer computes densely anyway
 
@@ -78,9 +84,22 @@ class DenseGradients:
         _remove(self._hooks)
         found = {}
         for name, state in self.states.items():
-            total, state.collector = self._sums[state].total, None
+            total, state.collector, state.on_gradient = self._sums[state].total, None, None
             found[name] = torch.zeros_like(state.parameter) if total is None else total
         return {name: total.detach() for name, total in found.items()}
+
+
+def hook_on_own_output(layer: nn.Module, hook: Callable[..., Tensor]) -> RemovableHandle:
+    """Let `hook` (layer, args, kwargs, output) -> output see what a layer itself makes of an input.
+
+    It comes before the hooks of others, which may return something else.
+    """
+    return layer.register_forward_hook(hook, prepend=True, with_kwargs=True)
+
+
+def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """Return what a layer of one input was called with, cut off from its gradients."""
+    return (args[0] if args else named["input"]).detach()
 
 
 def _remove(hooks: list[RemovableHandle]) -> None:
@@ -103,12 +122,19 @@ class Collector:
         """Return the masked weight, differentiably, collecting its gradient."""
         return _Masked.apply(weight, mask, self)
 
-    def hook(self, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        """Hand on what a layer gives, collecting the gradient by its weight."""
+    def hook(
+        self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Tensor
+    ) -> Tensor:
+        """Hand on what a layer gives, collecting the gradient by what its mask leaves out."""
         served = isinstance(layer, (MaskedConvolution, MaskedLinear))  # a copy may be densified
-        if not served or not torch.is_grad_enabled() or not out.requires_grad:
+        if not served or not torch.is_grad_enabled() or not _trains(layer):
             return out
-        return _Given.apply(out, inputs[0].detach(), layer, self)
+        return _Given.apply(out, input_of(args, named), layer, self)
+
+
+def _trains(layer: nn.Module) -> bool:
+    weight = layer._parameters.get("weight")
+    return weight is not None and weight.requires_grad
 
 
 class _Masked(torch.autograd.Function):
@@ -121,7 +147,7 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (mask,) = ctx.saved_tensors
-        ctx.collector.add(grad)
+        ctx.collector.add(grad.masked_fill(mask, 0.0))  # the rest reaches the parameter
         return reference.apply_mask(grad, mask), None, None
 
 
@@ -130,13 +156,15 @@ class _Given(torch.autograd.Function):
     def forward(ctx: Any, out: Tensor, x: Tensor, layer: nn.Module, collector: Collector) -> Tensor:
         ctx.save_for_backward(x)
         ctx.layer, ctx.collector = layer, collector
-        return out.view_as(out)
+        # The same tensor, not a view of it, which nobody might write to: `h += x`, an inplace ReLU.
+        ctx.mark_dirty(out)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        weight = ctx.layer._parameters["weight"]
-        ctx.collector.add(weight_gradient(ctx.layer, x, grad, weight))
+        found = weight_gradient(ctx.layer, x, grad, ctx.layer._parameters["weight"])
+        ctx.collector.add(found.masked_fill_(ctx.layer._mask("weight"), 0.0))
         return grad, None, None, None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -13,7 +14,12 @@ from ..ops.bitmask import take_mark
 
 
 class HasMask(Protocol):
-    """Who knows a parameter's mask, see `state.MaskState`."""
+    """Who knows a parameter's mask, see `state.MaskState`.
+
+    on_gradient: who wants every gradient as it comes, before it is set to zero off the mask.
+    """
+
+    on_gradient: Callable[[Tensor], None] | None
 
     def mask_in_slots(self) -> Tensor:
         """Return the mask as its owners have it."""
@@ -41,6 +47,8 @@ class GradientHook:
             state = known()
             if state is None:
                 return None
+            if state.on_gradient is not None:
+                state.on_gradient(grad)
             mask = state.mask_in_slots()
             return None if take_mark(grad, mask) else reference.apply_mask(grad, mask)
 

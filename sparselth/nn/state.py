@@ -13,7 +13,7 @@ outside. Cleaning writes beneath the version counter: no forward has saved what 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -52,7 +52,8 @@ class MaskState:
         self.kept, self.keeps_all = 0, False
         self._clean: tuple[int, int] | None = None
         self.is_fake = False
-        self.collector: Any = None  # of gradients by all weights, see `dense_gradients`
+        self.collector: Any = None  # of gradients by pruned weights, see `dense_gradients`
+        self.on_gradient: Callable[[Tensor], None] | None = None  # sees what the parameter gets
         self._watch = MaskWatch()
         self.mask = mask
         self.adopt(parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..checks import check_model, check_number, kind
 from ..errors import SparselthError
+from ..nn.kinds import sites_of
 from ..ops.patterns import Blocks, Pattern, axes, find_pattern
+from ..pruning.tensors import prunable_parameters
 
 
 class StepPenalty(ABC):
@@ -60,15 +62,10 @@ class StepPenalty(ABC):
                 "one model"
             )
         self.detach()
-        act: Callable[..., None] = self._shrink if self.proximal else self._pull
-
-        def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            act(optimizer)
-
-        register = (
-            optimizer.register_step_post_hook if self.proximal else optimizer.register_step_pre_hook
-        )
-        self._handle = register(hook)
+        if self.proximal:
+            self._handle = optimizer.register_step_post_hook(lambda made, *_: self._shrink(made))
+        else:
+            self._handle = optimizer.register_step_pre_hook(self._before)
 
     def detach(self) -> None:
         """Act no more."""
@@ -83,17 +80,38 @@ class StepPenalty(ABC):
                 if id(parameter) in mine and parameter.grad is not None:
                     yield parameter, float(group["lr"])
 
+    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        """Pull, or let a closure pull, which makes the gradients anew within the step."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._pull(optimizer)
+            return None
+
+        def pulling() -> Any:
+            loss = closure()
+            self._pull(optimizer)
+            return loss
+
+        return args[:1], kwargs | {"closure": pulling}
+
     @torch.no_grad()
     def _pull(self, optimizer: torch.optim.Optimizer) -> None:
+        # What a GradScaler leaves to the optimizer, a fused one of torch, divides all by it.
+        scale = getattr(optimizer, "grad_scale", None)
         for parameter, _ in self._mine(optimizer):
             assert parameter.grad is not None
-            parameter.grad.add_(self._gradient(parameter), alpha=self.strength)
+            pull = self._gradient(parameter)
+            pull = pull if scale is None else pull * scale.to(pull.device)
+            parameter.grad.add_(pull, alpha=self.strength)
 
     @torch.no_grad()
     def _shrink(self, optimizer: torch.optim.Optimizer) -> None:
+        overflow = getattr(optimizer, "found_inf", None)
+        if overflow is not None and bool(overflow):
+            return  # a fused optimizer took no step
         for parameter, rate in self._mine(optimizer):
             # Beneath the version counter: zeros stay zero, so that masks need not be looked at.
-            parameter.data.copy_(self._shrunk(parameter.data, self.strength * rate))
+            parameter.data.copy_(self._shrunk(parameter, self.strength * rate))
 
     # What `train(regularizer=...)` asks for besides.
 
@@ -116,31 +134,44 @@ class StepPenalty(ABC):
 class GroupLasso(StepPenalty):
     """Pulls whole groups of weights to zero: strength * sum over groups of |w_g|_2.
 
-    parameters: weights (C_out, C_in, ...), as `prunable_parameters(model).values()`.
-    strength: > 0, of each group alike.
+    parameters: a model, for the weights that `prunable_parameters` returns of it; or weights, as
+    its values, of two axes or more.  strength: > 0, of each group alike.
+    model: that has the weights. It says which of them are of transposed convolutions, whose outputs
+    are their second axis; without it each is taken to be (C_out, C_in, ...).
     pattern: the groups: "filter", "channel", "column" (one tap of one input), "kernel", or blocks
     of whole axes and single places.
     proximal: a group becomes zero at once where its norm is at most strength times learning rate;
     else the gradient strength * w / |w| is added, zero for a group that is zero, as the paper does.
 
-    Raises SparselthError for other patterns, no parameters, and a strength that is not above 0.
+    Raises SparselthError for other patterns, no parameters, what is no weight, as biases and the
+    scales of norms, weights that `model` does not have, and a strength that is not above 0.
 
     Reference: Wen et al. 2016, "Learning structured sparsity", arXiv:1608.03665, equation 1.
     """
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: nn.Module | Iterable[nn.Parameter],
         strength: float,
         *,
+        model: nn.Module | None = None,
         pattern: str | Pattern = "filter",
         proximal: bool = True,
     ) -> None:
+        if isinstance(parameters, nn.Module):
+            model = parameters if model is None else model
+            parameters = prunable_parameters(parameters).values()
         super().__init__(parameters, strength, proximal)
         if not self.parameters or not all(isinstance(p, Tensor) for p in self.parameters):
             raise SparselthError(
                 "GroupLasso takes weights; pass prunable_parameters(model).values()"
             )
+        if flat := [tuple(p.shape) for p in self.parameters if p.dim() < 2]:
+            raise SparselthError(
+                f"GroupLasso takes weights, and biases and norms have no groups: one has the shape "
+                f"{flat[0]}; pass prunable_parameters(model).values()"
+            )
+        self._turned = set() if model is None else _turned_among(model, self.parameters)
         groups = find_pattern(pattern)
         extents = (groups.out, groups.inputs, groups.taps) if isinstance(groups, Blocks) else ()
         if not extents or max(extents) > 1 or min(extents) > 0:
@@ -149,24 +180,47 @@ class GroupLasso(StepPenalty):
             )
         self._dims = tuple(axis for axis, extent in enumerate(extents) if extent == 0)
 
-    def _norms(self, weight: Tensor) -> Tensor:
+    def _boxes(self, weight: Tensor) -> Tensor:
+        """Return a weight as (out, in, taps)."""
+        turned = weight.transpose(0, 1) if id(weight) in self._turned else weight
+        return turned.reshape(axes(turned.shape))
+
+    def _as_weight(self, boxes: Tensor, weight: Tensor) -> Tensor:
+        """Return boxes as the weight they are of lies."""
+        if id(weight) not in self._turned:
+            return boxes.view_as(weight)
+        return boxes.view(weight.transpose(0, 1).shape).transpose(0, 1)
+
+    def _norms(self, boxes: Tensor) -> Tensor:
         """Return each group's norm, of a shape that broadcasts to (out, in, taps)."""
-        boxes = weight.reshape(axes(weight.shape))
         return torch.linalg.vector_norm(boxes, dim=self._dims, keepdim=True)
 
     def value(self) -> Tensor:
         """Return strength * sum of all groups' norms, a scalar."""
-        return self.strength * torch.stack([self._norms(w).sum() for w in self.parameters]).sum()
+        norms = [self._norms(self._boxes(weight)).sum() for weight in self.parameters]
+        return self.strength * torch.stack(norms).sum()
 
     def _gradient(self, parameter: Tensor) -> Tensor:
-        norms = self._norms(parameter)
-        boxes = parameter.reshape(axes(parameter.shape))
-        return torch.where(norms > 0, boxes / norms, 0.0).view_as(parameter)
+        boxes = self._boxes(parameter)
+        norms = self._norms(boxes)
+        return self._as_weight(torch.where(norms > 0, boxes / norms, 0.0), parameter)
 
     def _shrunk(self, parameter: Tensor, threshold: float) -> Tensor:
-        norms = self._norms(parameter)
+        boxes = self._boxes(parameter)
+        norms = self._norms(boxes)
         share = torch.where(norms > threshold, 1 - threshold / norms, 0.0)
-        return (parameter.reshape(axes(parameter.shape)) * share).view_as(parameter)
+        return self._as_weight(boxes * share, parameter)
+
+
+def _turned_among(model: nn.Module, weights: Iterable[nn.Parameter]) -> set[int]:
+    """Return the ids of those weights of a model that are (in, out, ...)."""
+    check_model(model)
+    sites = {id(site.slot): site for site in sites_of(model).values() if not site.refusal}
+    known = {id(parameter) for parameter in model.parameters()}
+    if any(id(weight) not in known for weight in weights):
+        raise SparselthError("the model has not all of the weights; make both of one model")
+    places = [sites.get(id(weight)) for weight in weights]
+    return {id(site.slot) for site in places if site is not None and site.kind.transposed}
 
 
 class ScaleL1(StepPenalty):

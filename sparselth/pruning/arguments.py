@@ -13,7 +13,6 @@ from ..nn.coverage import coverage
 from ..nn.kinds import Site, site_names, sites_of
 from ..ops.checks import MASKS, check_mask
 from ..ops.patterns import ELEMENT, NAMED, Pattern
-from ..ops.transforms import has_values
 from .allocation import TOGETHER, Sparsity
 from .scores import Score, name_of
 from .scores.context import declared
@@ -50,15 +49,6 @@ def checked_initial(
                 f"initial holds {got} for {name!r}, whose shape is {tuple(slot.shape)}"
             )
     return {name: value.detach().to(sites[name].slot.device) for name, value in found.items()}
-
-
-def check_values(sites: Mapping[str, Site]) -> None:
-    """Refuse weights that have no values to rank."""
-    if away := [name for name, site in sites.items() if not has_values(site.slot)]:
-        raise SparselthError(
-            f"{', '.join(away)}: on the meta device, without values to rank; make the model on a "
-            "device that has them, or load them first"
-        )
 
 
 def pattern_of_score(score: Score, pattern: str | Pattern | None) -> str | Pattern:

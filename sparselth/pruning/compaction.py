@@ -38,7 +38,9 @@ def compact(model: nn.Module, example: Any) -> nn.Module:
     model: plain or sparse; it is left as it was.  example: an input as the model takes it: a
     tensor, a tuple of arguments, or a mapping of named ones.
     Returns a new model of ordinary modules, with fewer parameters of the same types, devices and
-    `requires_grad`, each module in the mode of the model's; fine-tune it as any.
+    `requires_grad`, each module in the mode of the model's; fine-tune it as any. Hooks stay with
+    the model: neither the copies that are tried nor the new model call them, but what computes the
+    weights of `weight_norm` and `spectral_norm`.
 
     Raises SparselthError where torch-pruning is not installed (`pip install sparselth[compact]`) or
     cannot follow the model, and for an example that it does not take.

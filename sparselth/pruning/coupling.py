@@ -29,6 +29,7 @@ from .probes import (
     randomized,
     that_hold,
 )
+from .tensors import check_values
 
 
 def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
@@ -37,11 +38,12 @@ def coupled_channels(model: nn.Module, example: Any) -> list[Coupled]:
     model: plain or sparse; it is left as it was.  example: an input as the model takes it, a tensor
     or a tuple of its arguments, or a mapping of named ones.
 
-    Raises SparselthError where torch-pruning is not installed, or cannot follow the model, and for
-    an example that it does not take.
+    Raises SparselthError where torch-pruning is not installed, or cannot follow the model, for an
+    example that it does not take, and for a model on the meta device.
     """
     check_model(model)
     require_torch_pruning()
+    check_values(dict(model.named_parameters()) | dict(model.named_buffers()))
     plain = dense_copy(model)
     with own_randomness():
         calls = _calls(plain, example)
@@ -61,7 +63,11 @@ def _renamed(group: Coupled) -> Coupled:
 
 
 def dense_copy(model: nn.Module) -> nn.Module:
-    """Return a plain copy of a model, in evaluation mode, with zeros where weights are pruned."""
+    """Return a plain copy of a model, in evaluation mode, with zeros where weights are pruned.
+
+    Without hooks, which were not set for the many runs of a copy; but those before the forward of a
+    layer whose weight is computed.
+    """
     model = getattr(model, "_orig_mod", model)
     # What hooks of pruning and of norms of weights computed has a history, which copies refuse.
     computed = [
@@ -75,9 +81,19 @@ def dense_copy(model: nn.Module) -> nn.Module:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
+        _drop_hooks(module)
     for parameter in model.parameters():
         parameter.grad = None
     return densify(model) if masks_of(model) else model
+
+
+def _drop_hooks(module: nn.Module) -> None:
+    """Take a module's hooks off; what is a tensor and no parameter a hook before may compute."""
+    kinds = ["_forward_hooks", "_backward_hooks", "_backward_pre_hooks"]
+    if not any(isinstance(value, Tensor) for value in vars(module).values()):
+        kinds.append("_forward_pre_hooks")
+    for name in kinds:
+        getattr(module, name).clear()
 
 
 def _calls(model: nn.Module, example: Any) -> Counter[str]:
@@ -106,6 +122,7 @@ class _Context:
     def described(self, walk: Walk) -> Coupled:
         """Return the channels of a walk, and why they cannot be removed where they cannot."""
         fixed = "several of them come to one place" if walk.mixed else ""
+        fixed = "torch-pruning cannot follow them" if walk.lost else fixed
         roles: dict[str, Places] = {k: {} for k in ("makes", "hands on", "takes", "norms")}
         for visit in walk.visits:
             module = visit.module

@@ -57,12 +57,13 @@ class Walk:
     """All that the outputs of a layer come to.
 
     count: of the outputs.  mixed: whether several of them come to one place, so that none can go
-    by itself.
+    by itself.  lost: whether they come to something that torch-pruning cannot follow.
     """
 
     count: int
     visits: list[Visit]
     mixed: bool = False
+    lost: bool = False
 
 
 def walks(model: nn.Module, example: Any) -> Iterator[Walk]:
@@ -122,7 +123,11 @@ def _walked(graph: Any, module: Any, most: int) -> Walk:
             if channel is None or channel != place.root_idx or not 0 <= place.idx < most:
                 walk.mixed = True
                 return walk
-        todo += [step for step in _steps(node, handler, new) if step[2]]
+        try:
+            todo += [step for step in _steps(node, handler, new) if step[2]]
+        except Exception:  # its mappings of places, of a GRU's gates for one
+            walk.lost = True
+            return walk
     return walk
 
 

@@ -40,11 +40,16 @@ class DynamicSparsity(CountsSteps):
 
     For "gradient" the step before a move computes its gradients densely, for all weights; it must
     not run within torch.compile. Where gradients are accumulated, `step()` comes after the
-    optimizer's step. A weight that wakes has no momentum, if the optimizer is one of
-    `sparselth.optim` or kept by `keep_on_mask`. Masks move alike in every process of a group.
+    optimizer's step. A layer that no gradient reached in that step stays as it is, and so does a
+    frozen one always; where the gradients overflowed, as they do at times when the loss is scaled
+    for float16, the move is put off by a step. A weight that wakes has no momentum, if the
+    optimizer is one of `sparselth.optim` or kept by `keep_on_mask`. Masks move alike in every
+    process of a group.
 
     Raises SparselthError for a model without masks, and for settings that are none.
     """
+
+    _kept = ("late",)
 
     def __init__(
         self,
@@ -64,66 +69,82 @@ class DynamicSparsity(CountsSteps):
         self.end = check_whole("end", end, self.every + 1)
         self.eager_only = grow == "gradient"
         self.steps = 0
+        self.late = False  # a move was put off
         self._gradients = DenseGradients(model)
         self._collect_before_a_move()
 
     def step(self) -> bool:
         """Count a step, and move the masks where it is time to; say whether it did.
 
-        Raises SparselthError where no gradient was seen in the step before.
+        Raises SparselthError where no gradient was seen in the step before, and on NaN or Inf in a
+        weight.
         """
         self.steps += 1
-        due = self.steps % self.every == 0 and self.steps < self.end
-        if due:
-            self._move()
+        moved = self._due(self.steps) and self._move()
         self._collect_before_a_move()
-        return due
+        return moved
+
+    def _due(self, step: int) -> bool:
+        return (self.late or step % self.every == 0) and step < self.end
 
     def _collect_before_a_move(self) -> None:
-        ahead = self.steps + 1
-        if self.grow == "gradient" and ahead % self.every == 0 and ahead < self.end:
+        if self.grow == "gradient" and self._due(self.steps + 1):
             self._gradients.start()
 
     @torch.no_grad()
-    def _move(self) -> None:
+    def _move(self) -> bool:
         masks = masks_of(self.model)
-        weights = {name: self.model.get_parameter(name).detach() for name in masks}
+        trained = {name: self.model.get_parameter(name) for name in masks}
+        weights = {name: w.detach() for name, w in trained.items() if w.requires_grad}
         share = self.drop * DECAYS[self.decay](self.steps / self.end)
-        wake = self._wakes(weights)
-        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        kept = {name: int(masks[name].sum()) for name in weights}
         # No more than are asleep: those dropped may come back, and that alone would move nothing.
         dropped = {
-            name: min(round(share * kept[name]), mask.numel() - kept[name])
-            for name, mask in masks.items()
+            name: min(round(share * count), masks[name].numel() - count)
+            for name, count in kept.items()
         }
+        # Before the gradients: that a weight is NaN is no overflow that the next step is free of.
         stay = topk_mask(
-            [last_where_pruned(weights[name], mask) for name, mask in masks.items()],
-            [kept[name] - dropped[name] for name in masks],
+            [last_where_pruned(weight, masks[name]) for name, weight in weights.items()],
+            [kept[name] - dropped[name] for name in weights],
             allocation="given",
-            names=list(masks),
+            names=list(weights),
         )
+        left = dict(zip(weights, stay, strict=True))
+        wake = self._wakes(weights)
+        self.late = wake is None
+        if wake is None:
+            return False
         woken = topk_mask(
-            [last_where_pruned(wake[n], ~left) for n, left in zip(masks, stay, strict=True)],
-            [dropped[name] for name in masks],
+            [last_where_pruned(score, ~left[name]) for name, score in wake.items()],
+            [dropped[name] for name in wake],
             allocation="given",
-            names=[f"the gradient of {name}" for name in masks],
+            names=[f"the gradient of {name}" for name in wake],
         )
-        moved = zip(masks, stay, woken, strict=True)
-        move_masks(self.model, {name: left | new for name, left, new in moved})
+        moved = zip(wake, woken, strict=True)
+        move_masks(self.model, {name: left[name] | new for name, new in moved})
+        return bool(wake)
 
-    def _wakes(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what sleeping weights are woken by, the largest magnitude first."""
+    def _wakes(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """Return what sleeping weights are woken by, the largest magnitude first.
+
+        Without the layers that stay as they are; None where the gradients overflowed. What is
+        decided by gradients is decided by their mean, which is the same in every process.
+        """
         if self.grow == "random":
             # Above zero: what is to stay asleep for good is ranked by zero.
             drawn = {name: 1 - torch.rand(w.shape, device=w.device) for name, w in weights.items()}
             return dict(zip(drawn, from_first_process(drawn.values()), strict=True))
         found = self._gradients.stop()
-        if not any(bool(gradient.any()) for gradient in found.values()):
+        means = mean_over_processes(found[name] for name in weights)
+        wake = {n: mean for n, mean in zip(weights, means, strict=True) if bool(mean.any())}
+        if weights and not wake:
             raise SparselthError(
                 "no gradient reached the masked weights in the step before: call backward on the "
                 "model between two calls of step(), outside torch.compile"
             )
-        return dict(zip(found, mean_over_processes(found.values()), strict=True))
+        finite = all(bool(mean.isfinite().all()) for mean in wake.values())
+        return wake if finite else None
 
     def _resumed(self) -> None:
         if self._gradients.is_on:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import check_mapping, check_number, check_whole
+from ..checks import check_mapping, check_number, check_whole, kind
 from ..errors import SparselthError
 from ..ops.checks import MASKS, check_mask
 
@@ -36,15 +37,7 @@ class EarlyBird:
 
         Raises SparselthError for what are no masks, and for those of other layers than before.
         """
-        check_mapping("masks", masks, MASKS)
-        for name, mask in masks.items():
-            check_mask(mask, mask, f"the mask of {name!r}")
-        if self._seen and _shapes(self._seen[-1]) != _shapes(masks):
-            raise SparselthError(
-                "these masks are of other layers or shapes than those before; use an EarlyBird for "
-                "each model"
-            )
-        self._seen.append({name: mask.clone() for name, mask in masks.items()})
+        self._seen.append(_checked(masks, self._seen))
         return len(self._seen) == self._seen.maxlen and max(self.distances()) <= self.distance
 
     def distances(self) -> list[float]:
@@ -60,6 +53,43 @@ class EarlyBird:
             sum(int(torch.ne(newest[name], mask).sum()) for name, mask in old.items()) / total
             for old in before
         ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: the masks that are looked at, the oldest first."""
+        return {"method": type(self).__name__, "masks": [dict(masks) for masks in self._seen]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Raises SparselthError for what is none.
+        """
+        mine = type(self).__name__
+        if (
+            not isinstance(state, Mapping)
+            or state.keys() != {"method", "masks"}
+            or state["method"] != mine
+            or not isinstance(state["masks"], list)
+        ):
+            raise SparselthError(
+                f"a state of {mine} holds its method and its masks, got {kind(state)}"
+            )
+        seen: deque[Mapping[str, Tensor]] = deque(maxlen=self._seen.maxlen)
+        for masks in state["masks"]:
+            seen.append(_checked(masks, seen))
+        self._seen = seen
+
+
+def _checked(masks: Mapping[str, Tensor], before: Sequence[Mapping[str, Tensor]]) -> dict:
+    """Return copies of masks, of the same layers as those before."""
+    check_mapping("masks", masks, MASKS)
+    for name, mask in masks.items():
+        check_mask(mask, mask, f"the mask of {name!r}")
+    if before and _shapes(before[-1]) != _shapes(masks):
+        raise SparselthError(
+            "these masks are of other layers or shapes than those before; use an EarlyBird for "
+            "each model"
+        )
+    return {name: mask.clone() for name, mask in masks.items()}
 
 
 def _shapes(masks: Mapping[str, Tensor]) -> dict[str, torch.Size]:

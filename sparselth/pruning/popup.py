@@ -13,11 +13,12 @@ from torch.utils.hooks import RemovableHandle
 from ..checks import check_model, kind
 from ..errors import SparselthError
 from ..nn import masks_of, move_masks, sparsify
-from ..nn.dense_gradients import weight_gradient
+from ..nn.dense_gradients import hook_on_own_output, input_of, weight_gradient
 from ..nn.kinds import owners_of
+from ..nn.module import MaskedModule
 from ..ops.checks import check_sparsity, kept_counts
 from ..ops.selection import topk_mask
-from .tensors import layer_of, prunable_parameters
+from .tensors import check_values, layer_of, prunable_parameters
 
 SCORE, DRAWN = "weight_score", "weight_drawn"
 
@@ -39,7 +40,7 @@ class EdgePopup:
     `finish()` takes the scores off; what remains is a sparse model, to be trained as any.
 
     Raises SparselthError for a model that is sparse already, and for layers other than Conv1d,
-    Conv2d and Linear.
+    Conv2d and Linear, or whose weight another module computes with: an attention's out_proj.
 
     Reference: Ramanujan et al. 2020, "What's hidden in a randomly weighted neural network?",
     arXiv:1911.13299, equations 2 to 5; Malach et al. 2020, arXiv:2002.00585, proves that there is
@@ -60,14 +61,27 @@ class EdgePopup:
                     f"EdgePopup scores Conv1d, Conv2d and Linear layers; {name} is that of a "
                     f"{type(layer).__name__}, exclude it"
                 )
+        attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+        read = {id(attention.out_proj) for attention in attentions}
+        if past := [name for name, layer in layers.items() if id(layer) in read]:
+            raise SparselthError(
+                f"EdgePopup's scores learn in their layers' forwards, and the attention around "
+                f"{', '.join(past)} computes with the weight itself: exclude it"
+            )
         owners = owners_of(model)
         if shared := [name for name, weight in weights.items() if len(owners[id(weight)]) > 1]:
             raise SparselthError(
                 f"EdgePopup has one score for each use of a weight, and several layers share "
                 f"{', '.join(shared)}: exclude it"
             )
-        counts, _ = kept_counts(list(weights.values()), sparsity=check_sparsity(sparsity))
-        self.model, self.names = model, list(weights)
+        check_values(weights)
+        if not (share := check_sparsity(sparsity)):
+            raise SparselthError(
+                "EdgePopup's sparsity must be in (0, 1), got 0: with every weight kept there is "
+                "nothing to choose"
+            )
+        counts, _ = kept_counts(list(weights.values()), sparsity=share)
+        self.model, self.names, self._finished = model, list(weights), False
         self.counts = [max(count, 1) for count in counts]
         self._trained = [p for p in model.parameters() if p.requires_grad]
         model.requires_grad_(False)
@@ -78,12 +92,19 @@ class EdgePopup:
             layers[name].register_buffer(DRAWN, weight.detach().clone())
         sparsify(model, self._masks())
         self._hooks: list[RemovableHandle] = [
-            layer.register_forward_hook(_through_score) for layer in layers.values()
+            hook_on_own_output(layer, _through_score) for layer in layers.values()
         ]
 
     @property
     def scores(self) -> dict[str, nn.Parameter]:
-        """The scores, by the names of their weights."""
+        """The scores, by the names of their weights.
+
+        Raises SparselthError once they are gone, by `finish`, as `step` and `finish` do.
+        """
+        if self._finished:
+            raise SparselthError(
+                "this EdgePopup is finished and its scores are gone; make one of a plain model"
+            )
         return {name: layer_of(self.model, name).get_parameter(SCORE) for name in self.names}
 
     def _masks(self) -> dict[str, Tensor]:
@@ -94,7 +115,7 @@ class EdgePopup:
     def step(self) -> bool:
         """Move the masks to where the scores are now; say that it did.
 
-        Raises SparselthError on NaN or Inf in a score.
+        Raises SparselthError on NaN or Inf in a score, and after `finish`.
         """
         masks = self._masks()
         with torch.no_grad():
@@ -105,10 +126,15 @@ class EdgePopup:
         return True
 
     def finish(self) -> None:
-        """Take the scores off; the model stays sparse, and frozen only what was so before."""
+        """Take the scores off; the model stays sparse, and frozen only what was so before.
+
+        Raises SparselthError where it was called already.
+        """
+        names = list(self.scores)
         for handle in self._hooks:
             handle.remove()
-        for name in self.names:
+        self._finished = True
+        for name in names:
             layer = layer_of(self.model, name)
             del layer._parameters[SCORE], layer._buffers[DRAWN]
         for parameter in self._trained:
@@ -128,11 +154,13 @@ class EdgePopup:
         self.step()
 
 
-def _through_score(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+def _through_score(
+    layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Tensor
+) -> Tensor:
     score = layer._parameters.get(SCORE)
     if score is None or not torch.is_grad_enabled() or not score.requires_grad:
         return out
-    return _ThroughScore.apply(out, inputs[0].detach(), score, layer)
+    return _ThroughScore.apply(out, input_of(args, named), score, layer)
 
 
 class _ThroughScore(torch.autograd.Function):
@@ -142,10 +170,17 @@ class _ThroughScore(torch.autograd.Function):
     def forward(ctx: Any, out: Tensor, x: Tensor, score: Tensor, layer: nn.Module) -> Tensor:
         ctx.save_for_backward(x, score)
         ctx.layer = layer
-        return out.view_as(out)
+        ctx.mark_dirty(out)  # not a view, which nobody might write to
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
+        is_masked = isinstance(ctx.layer, MaskedModule)
+        if not is_masked:
+            raise SparselthError(
+                "a layer that EdgePopup scores was made dense, and its scores cannot learn; call "
+                "finish() before sparselth.densify"
+            )
         x, score = ctx.saved_tensors
         drawn = ctx.layer._buffers[DRAWN]
         by_magnitude = weight_gradient(ctx.layer, x, grad, drawn) * drawn

@@ -17,7 +17,6 @@ from ..ops.patterns import ELEMENT, Blocks, NOfM, Pattern
 from .allocation import DEFAULT_SPARSITY, TOGETHER, Sparsity, allocation_of, counts_for
 from .arguments import (
     check_allocation,
-    check_values,
     checked_initial,
     checked_within,
     pattern_of_score,
@@ -34,7 +33,7 @@ from .scores.ranking import check_needs, find_score, ranked
 from .scores.values import magnitude, random
 from .selecting import Counts, check_ranking, lamp, last_where_pruned, select, spread
 from .structured import coupled_masks, filters_and_columns, prunable_groups
-from .tensors import sites_and_sparsity
+from .tensors import check_values, sites_and_sparsity
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Search:
         check_budget(budget)
         scorer = find_score(score, SCORES)
         sites, sparsity = sites_and_sparsity(model, sparsity, exclude, include)
-        check_values(sites)
+        check_values({name: site.slot for name, site in sites.items()})
         allocation = allocation_of(sparsity, allocation)
         # What channels feed is masked with them, be it ranked or not.
         places = sites_of(model) if pattern == "coupled" else sites

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..checks import check_mapping, check_model, check_names
 from ..deprecated import keyword_only
@@ -14,6 +14,7 @@ from ..errors import SparselthError
 from ..nn.kinds import CONVOLUTIONS, Site, owners_of, site_names, sites_of
 from ..ops.checks import check_sparsity
 from ..ops.parameter_masks import is_sharded
+from ..ops.transforms import has_values
 from .allocation import Sparsity
 
 
@@ -203,6 +204,19 @@ def _places(
 def layer_of(model: nn.Module, weight: str) -> Any:
     """Return the layer that has a weight, by the weight's name."""
     return model.get_submodule(weight.rpartition(".")[0])
+
+
+def check_values(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse parameters or buffers without values, by their names.
+
+    Raises SparselthError naming the first that lies on the meta device.
+    """
+    away = next((name for name, tensor in tensors.items() if not has_values(tensor)), None)
+    if away is not None:
+        raise SparselthError(
+            f"{away} lies on the meta device, without values; give the model its weights first, by "
+            'model.to_empty(device="cpu") and load_state_dict'
+        )
 
 
 def kept_dense(model: nn.Module, exclude: Collection[str]) -> set[str]:

@@ -147,6 +147,97 @@ def test_the_optimizer_keeps_what_is_attached_to_it():
     assert not weight.detach().any()
 
 
+@pytest.mark.parametrize("proximal", [True, False])
+@pytest.mark.parametrize("pattern", GROUPS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_filters_of_a_transposed_convolution_are_along_its_second_axis(pattern, groups, proximal):
+    """It is pulled as a weight that lies the other way round."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ConvTranspose2d(6, 4, 3, groups=groups))
+    weight = model[1].weight
+    other = nn.Parameter(weight.detach().transpose(0, 1).contiguous())
+    pulls = [
+        GroupLasso([weight], 0.5, model=model, pattern=pattern, proximal=proximal),
+        GroupLasso([other], 0.5, pattern=pattern, proximal=proximal),
+    ]
+    torch.testing.assert_close(pulls[0].value(), pulls[1].value())
+    for each, pull in zip((weight, other), pulls, strict=True):
+        optimizer = sgd([each])
+        pull.attach(optimizer)
+        each.grad = torch.zeros_like(each)
+        optimizer.step()
+    torch.testing.assert_close(weight, other.transpose(0, 1))
+
+
+def test_a_model_stands_for_its_prunable_weights():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ConvTranspose2d(6, 4, 3), nn.Flatten())
+    lasso = GroupLasso(model.append(nn.Linear(4, 2)), 0.5)
+    assert [id(p) for p in lasso.parameters] == [id(model[1].weight)]
+    with torch.no_grad():
+        model[1].weight[:, 2] *= 1e-6
+    optimizer = sgd(model.parameters(), lr=1e-2)
+    lasso.attach(optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert (model[1].weight == 0).flatten(2).all(2).all(0).tolist() == [False, False, True, False]
+
+
+MAKERS = {
+    "torch": lambda p: torch.optim.SGD(p, lr=0.5),
+    "fused": lambda p: torch.optim.SGD(p, lr=0.5, fused=True),
+    "ours": lambda p: sl.optim.SGD(p, lr=0.5),
+}
+
+
+def penalties(proximal):
+    """Return penalties with what they act on, which pull by their gradients alone."""
+    torch.manual_seed(0)
+    linear, norm = nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)
+    yield linear, GroupLasso([linear.weight], 0.1, proximal=proximal)
+    yield norm, ScaleL1(norm, 0.1, proximal=proximal)
+
+
+@pytest.mark.parametrize("proximal", [True, False])
+@pytest.mark.parametrize("given", ["by place", "by name"])
+@pytest.mark.parametrize("make", MAKERS)
+def test_they_act_where_a_closure_makes_the_gradients(make, given, proximal):
+    for layer, penalty in penalties(proximal):
+        before = layer.weight.detach().clone()
+        wanted = before - 0.05 * penalty._gradient(before)
+        optimizer = MAKERS[make](layer.parameters())
+        penalty.attach(optimizer)
+        calls = []
+
+        def closure(layer=layer, optimizer=optimizer, calls=calls):
+            optimizer.zero_grad()
+            loss = (layer(torch.randn(3, 4)) * 0).sum()
+            loss.backward()
+            calls.append(loss)
+            return loss
+
+        loss = optimizer.step(closure) if given == "by place" else optimizer.step(closure=closure)
+        assert calls == [loss]
+        torch.testing.assert_close(layer.weight.detach(), wanted)
+
+
+@pytest.mark.parametrize("proximal", [True, False])
+@pytest.mark.parametrize("overflows", [False, True])
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_scaled_loss_changes_nothing_and_an_overflow_skips_them(make, overflows, proximal):
+    for layer, penalty in penalties(proximal):
+        before = layer.weight.detach().clone()
+        wanted = before if overflows else before - 0.05 * penalty._gradient(before)
+        optimizer = MAKERS[make](layer.parameters())
+        penalty.attach(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        loss = (layer(torch.randn(3, 4)) * 0).sum()
+        scaler.scale(loss * torch.inf if overflows else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        torch.testing.assert_close(layer.weight.detach(), wanted)
+
+
 def test_detached_it_acts_no_more():
     weight = nn.Parameter(torch.ones(3, 3))
     lasso, optimizer = GroupLasso([weight], 1.0), sgd([weight])
@@ -166,6 +257,9 @@ def test_detached_it_acts_no_more():
     [
         (lambda: GroupLasso([], 1.0), "takes weights"),
         (lambda: GroupLasso([square()], 0.0), "strength must be"),
+        (lambda: GroupLasso(nn.Linear(3, 2).parameters(), 1.0), "biases and norms have no groups"),
+        (lambda: GroupLasso([square()], 1.0, model=nn.Linear(2, 2)), "make both of one model"),
+        (lambda: GroupLasso([square()], 1.0, model="linear"), "model must be"),
         (lambda: GroupLasso([square()], 1.0, pattern="2:4"), "takes .filter."),
         (lambda: GroupLasso([square()], 1.0, pattern="16x1"), "takes .filter."),
         (lambda: ScaleL1(nn.Linear(2, 2), 1.0), "the model has none"),

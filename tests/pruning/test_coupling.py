@@ -101,6 +101,10 @@ STAY = {
         lambda: rows(lambda m, x: tail(m, m.n(m.a(x))[0]), n=nn.LSTM(8, 8, batch_first=True)),
         *(ROWS, "a", "n is a LSTM"),
     ),
+    "gru": (
+        lambda: rows(lambda m, x: tail(m, m.n(m.a(x))[0]), n=nn.GRU(8, 8, batch_first=True)),
+        *(ROWS, "a", "torch-pruning cannot follow them"),
+    ),
     "softmax over channels": (
         lambda: images(lambda m, x: tail(m, F.softmax(m.a(x), 1))),
         *(IMAGES, "a", "others would be changed"),
@@ -221,3 +225,29 @@ def test_a_compiled_model_has_the_groups_of_the_plain_one_by_its_own_names():
     wanted = sl.find_masks(plain, **options)
     assert all(torch.equal(found[f"_orig_mod.{name}"], wanted[name]) for name in wanted)
     assert sum(p.numel() for p in sl.compact(compiled, x).parameters()) > 0
+
+
+def test_a_model_without_values_is_refused():
+    model = nn.Sequential(conv(3, 4), conv(4, 2)).to("meta")
+    for use in (sl.compact, sl.pruning.coupled_channels):
+        with pytest.raises(sl.SparselthError, match="lies on the meta device, without values"):
+            use(model, IMAGES.to("meta"))
+
+
+def test_hooks_of_a_model_are_not_called_for_the_runs_of_copies():
+    called = []
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), conv(8, 2, 1))
+    layer = model[2]
+    layer.register_forward_hook(lambda *_: called.append("after"))
+    layer.register_forward_pre_hook(lambda *_: called.append("before"))
+    layer.register_full_backward_hook(lambda *_: called.append("backward"))
+    with torch.no_grad():
+        layer.weight[2] = 0
+        layer.bias[2] = 0
+    small = sl.compact(model, IMAGES)
+    sl.find_masks(model, pattern="coupled", sparsity=0.5, exclude=(), data=[(IMAGES, None)])
+    small(IMAGES)
+    assert not called
+    assert small[2].out_channels == 7
+    model(IMAGES).sum().backward()
+    assert called == ["before", "after", "backward"]

@@ -178,6 +178,97 @@ def test_a_run_goes_on_where_it_was_left():
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
+class Skips(nn.Module):
+    """A layer that a step may leave out, and an attention, which reads a weight by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.attention, self.skips = nn.MultiheadAttention(8, 2, batch_first=True), True
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x = self.attention(x, x, x, need_weights=False)[0]
+        return self.o((x if self.skips else self.b(x)).mean(1))
+
+
+def test_a_layer_that_was_not_called_stays_and_one_that_others_read_moves():
+    torch.manual_seed(0)
+    model = Skips()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.5, exclude=()))
+    plain = sl.densify(copy.deepcopy(model))
+    rigl, before = RigL(model, end=100, every=1), masks_of(model)
+    x, y = torch.randn(4, 5, 8), torch.randint(4, (4,))
+    for each in (model, plain):
+        cross_entropy(each(x), y).backward()
+    assert rigl.step()
+    after = masks_of(model)
+    assert torch.equal(before["b.weight"], after["b.weight"])
+    name = "attention.out_proj.weight"
+    new, asleep = after[name] & ~before[name], ~before[name]
+    grad = plain.get_parameter(name).grad.abs()
+    assert new.any()
+    assert float(grad[new].min()) >= float(grad[asleep & ~new].max())
+
+
+@pytest.mark.parametrize("make", [RigL, SET])
+def test_a_frozen_layer_stays_as_it_is(make):
+    model = net()
+    model[3].weight.requires_grad_(False)
+    before, weight = masks_of(model), model[3].weight.detach().clone()
+    assert trained(model, make(model, end=100, every=1), 2, sgd(model)) == [True, True]
+    after = masks_of(model)
+    assert torch.equal(before["3.weight"], after["3.weight"])
+    assert torch.equal(weight, model[3].weight)
+    assert not torch.equal(before["6.weight"], after["6.weight"])
+    model.requires_grad_(False)
+    assert not make(model, end=100, every=1).step()
+
+
+def scaled(model, rigl, optimizer, scaler, steps):
+    """Train with a scaled loss that overflows in the steps named; return when masks moved."""
+    told = []
+    for step, overflows in steps:
+        x, y = batch(step)
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y)
+        scaler.scale(loss * torch.inf if overflows else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        told.append(rigl.step())
+    return told
+
+
+def test_an_overflow_puts_a_move_off_and_a_resumed_run_knows():
+    overflows = [False, True, True, False, False, True, False]
+    steps = list(enumerate(overflows))
+    told = [False, False, False, True, False, False, True]
+
+    def made():
+        model = net()
+        return model, RigL(model, end=100, every=2), sgd(model), torch.amp.GradScaler("cpu")
+
+    whole = made()
+    assert scaled(*whole, steps) == told
+    for cut in (2, 3, 6):
+        first, again = made(), made()
+        scaled(*first, steps[:cut])
+        for thing, other in zip(first, again, strict=True):
+            other.load_state_dict(copy.deepcopy(thing.state_dict()))
+        assert scaled(*again, steps[cut:]) == told[cut:]
+        for name, tensor in whole[0].state_dict().items():
+            torch.testing.assert_close(tensor, again[0].state_dict()[name])
+
+
+def test_weights_that_are_not_finite_are_told():
+    model = net()
+    rigl = RigL(model, end=100, every=1)
+    cross_entropy(model(batch(0)[0]) * torch.nan, batch(0)[1]).backward()
+    sgd(model).step()
+    with pytest.raises(sl.SparselthError, match="weight holds NaN or Inf"):
+        rigl.step()
+
+
 def test_a_step_without_gradients_is_told():
     model = net()
     rigl = RigL(model, end=100, every=2)

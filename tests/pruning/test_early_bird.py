@@ -40,6 +40,36 @@ def test_a_slow_drift_is_seen_over_the_queue():
     assert bird.distances() == pytest.approx([8 / 20, 6 / 20, 4 / 20, 2 / 20])
 
 
+def test_saved_and_loaded_it_goes_on():
+    drift = [mask(*range(i, i + 8)) for i in (0, 0, 1, 1, 1, 1)]
+    whole = EarlyBird()
+    told = [whole.update(m) for m in drift]
+    for cut in range(6):
+        first, again = EarlyBird(), EarlyBird()
+        for m in drift[:cut]:
+            first.update(m)
+        again.load_state_dict(first.state_dict())
+        assert [again.update(m) for m in drift[cut:]] == told[cut:]
+        assert again.distances() == whole.distances()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *({}, None, {"method": "RigL", "masks": []}, {"method": "EarlyBird", "masks": 3}),
+        {"method": "EarlyBird", "masks": [{"a": torch.ones(3)}]},
+        {"method": "EarlyBird", "masks": [STILL, {"a": STILL["a"]}]},
+    ],
+)
+def test_a_state_that_is_none(state):
+    bird = EarlyBird()
+    bird.update(STILL)
+    for _ in range(2):
+        with pytest.raises(sl.SparselthError):
+            bird.load_state_dict(state)
+    assert len(bird.state_dict()["masks"]) == 1
+
+
 def test_old_masks_fall_out_and_those_given_may_change_after():
     bird = EarlyBird(queue=2, distance=0.0)
     masks = {name: tensor.clone() for name, tensor in STILL.items()}

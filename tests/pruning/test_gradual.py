@@ -124,6 +124,148 @@ def test_masks_of_before_stay_pruned():
         assert bool((before[name] | ~mask).all())
 
 
+def half(**options):
+    model = net()
+    return sl.sparsify(model, sl.find_masks(model, sparsity=0.5, **options))
+
+
+def pruned(model):
+    return {name: sl.sparsity({name: mask}) for name, mask in sl.masks_of(model).items()}
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (half, {}),
+        (half, {"schedule": "linear", "first": 0.7}),
+        (half, {"allocation": "erk"}),
+        (half, {"allocation": "global"}),
+        (lambda: half(allocation="erk"), {}),
+        (lambda: half(pattern="filter"), {"pattern": "filter"}),
+        (lambda: half(exclude=()), {}),
+        (lambda: half(exclude=()), {"pattern": "filter"}),
+        (net, {"schedule": lambda part, first, last: last if part in (0.5, 1) else first}),
+    ],
+)
+def test_a_model_that_is_sparse_already_is_pruned_on(make, options):
+    model = make()
+    begin = sl.masks_of(model)
+    pruning = GradualPruning(model, 0.9, end=10, every=1, **options)
+    asked = pruning._sites.keys()
+    shares = []
+    for _ in range(10):
+        before = sl.masks_of(model)
+        assert pruning.step()
+        after = sl.masks_of(model)
+        assert all(bool((before[name] | ~mask).all()) for name, mask in after.items())
+        shares.append(sl.sparsity({name: after[name] for name in asked}))
+    assert shares == sorted(shares)
+    assert 0.87 < shares[-1] < 0.95  # whole filters of what is half pruned are more
+    for name in begin.keys() - asked:
+        assert torch.equal(begin[name], after[name])
+
+
+def test_it_begins_with_what_the_model_has():
+    model = half()
+    pruning = GradualPruning(model, 0.9, end=4, every=1, schedule="linear")
+    shares = [sl.sparsity(model)]
+    for _ in range(4):
+        pruning.step()
+        shares.append(sl.sparsity(model))
+    assert shares == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9], abs=1e-3)
+
+
+def test_shares_by_name_begin_no_later_than_they_end_and_leave_others_alone():
+    model = half()
+    others = sl.masks_of(model)["3.weight"]
+    GradualPruning(model, {"6.weight": 0.9}, end=2, every=1, first=0.6)
+    assert torch.equal(others, sl.masks_of(model)["3.weight"])
+    assert pruned(model)["6.weight"] == pytest.approx(0.6, abs=1e-3)
+    model = net()
+    pruning = GradualPruning(model, {"3.*": 0.9, "6.weight": 0.2}, end=2, every=1, first=0.5)
+    for _ in range(2):
+        found = pruned(model)
+        assert found["6.weight"] == pytest.approx(0.2, abs=1e-3)
+        pruning.step()
+    assert pruned(model)["3.weight"] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_layer_that_is_sparser_than_it_is_to_be_stays():
+    model = net()
+    sl.sparsify(model, sl.find_masks(model, sparsity={"3.weight": 0.95, "6.weight": 0.1}))
+    before = sl.masks_of(model)["3.weight"]
+    pruning = GradualPruning(model, 0.5, end=2, every=1)
+    for _ in range(2):
+        pruning.step()
+    assert torch.equal(before, sl.masks_of(model)["3.weight"])
+    assert pruned(model)["6.weight"] == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("sparsity", [0.9, {"3.weight": 0.9}])
+def test_a_model_as_sparse_as_it_is_to_be_is_refused(sparsity):
+    model = net()
+    sl.sparsify(model, sl.find_masks(model, sparsity=0.95))
+    with pytest.raises(sl.SparselthError, match="already: nothing would be pruned"):
+        GradualPruning(model, sparsity, end=5)
+
+
+def test_a_model_without_values_is_refused():
+    for model in (net(), half()):
+        with pytest.raises(sl.SparselthError, match=r"3\.weight lies on the meta device"):
+            GradualPruning(model.to("meta"), 0.9, end=5)
+
+
+def test_a_layer_without_any_weight_left_is_refused_at_once():
+    model = net()
+    sl.sparsify(model, {"3.weight": torch.zeros(10, 8, 3, 3, dtype=torch.bool)})
+    with pytest.raises(sl.SparselthError, match=r"no weight is left in 3\.weight"):
+        GradualPruning(model, 0.9, end=5)
+
+
+@sl.use_choice("fixed")
+def test_a_run_that_began_sparse_goes_on_from_where_it_was():
+    """Also where the model has the masks of the stop when the pruning is made anew."""
+    whole = half()
+    trained(whole, GradualPruning(whole, 0.9, end=9, every=2), 10)
+    parted = half()
+    first = GradualPruning(parted, 0.9, end=9, every=2)
+    optimizer = sl.optim.SGD(parted.parameters(), lr=0.05, momentum=0.9)
+    trained(parted, first, 5, optimizer)
+    saved = copy.deepcopy([optimizer.state_dict(), first.state_dict()])
+    again = GradualPruning(parted, 0.9, end=9, every=2)
+    optimizer = sl.optim.SGD(parted.parameters(), lr=0.05, momentum=0.9)
+    for thing, state in zip((optimizer, again), saved, strict=True):
+        thing.load_state_dict(state)
+    trained(parted, again, 5, optimizer, 5)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, parted.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("first", [0.0, 0.2])
+def test_coupled_channels_have_all_their_masks_from_the_beginning(first):
+    pytest.importorskip("torch_pruning")
+    data = [(torch.randn(2, 3, 8, 8), None)]
+    options = {"end": 4, "every": 2, "data": data, "pattern": "coupled", "first": first}
+
+    def chain():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4)
+        )
+
+    model, other = chain(), chain()
+    pruning = GradualPruning(model, 0.5, **options)
+    names = sl.masks_of(model).keys()
+    again = GradualPruning(other, 0.5, **options)
+    for _ in range(4):
+        pruning.step()
+    assert sl.masks_of(model).keys() == names == {"1.weight", "3.weight"}
+    other.load_state_dict(model.state_dict())
+    again.load_state_dict(pruning.state_dict())
+    for name, mask in sl.masks_of(model).items():
+        assert torch.equal(mask, sl.masks_of(other)[name])
+
+
 @sl.use_choice("fixed")
 def test_a_run_goes_on_where_it_was_left():
     whole, parted = net(), net()
@@ -168,6 +310,7 @@ def test_bad_input(options, says):
     [
         *({}, [1], {"steps": 1}, {"method": "GradualPruning", "steps": -1}),
         {"method": "RigL", "steps": 1},
+        {"method": "GradualPruning", "steps": 1, "start": "half"},
     ],
 )
 def test_a_state_that_is_none(state):

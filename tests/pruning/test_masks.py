@@ -177,7 +177,7 @@ def test_what_has_no_sparsity_is_named(of, message):
 def test_a_model_without_values_is_refused(score):
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4))).to("meta")
     data = [(torch.randn(2, 8), None)]
-    with pytest.raises(sl.SparselthError, match=r"1\.weight, 2\.weight: on the meta device, wi"):
+    with pytest.raises(sl.SparselthError, match=r"0\.weight lies on the meta device"):
         sl.find_masks(model, score=score, data=data)
-    with pytest.raises(sl.SparselthError, match="on the meta device"):
+    with pytest.raises(sl.SparselthError, match="lies on the meta device"):
         sl.pruning.annealed_sparsities(model, 0.5, energy=lambda masks: 0.0)

@@ -56,6 +56,35 @@ def test_gradients_are_straight_through():
     assert all(p.grad is None for n, p in model.named_parameters() if not n.endswith("score"))
 
 
+class Written(nn.Module):
+    """What layers give is written to."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.first, self.second, self.inplace = nn.Linear(6, 6), nn.Linear(6, 6), inplace
+
+    def forward(self, x):
+        h = self.first(input=x)
+        if self.inplace:
+            h += x
+            h.relu_()
+        else:
+            h = (h + x).relu()
+        return self.second(h)
+
+
+def test_what_layers_give_may_be_written_to():
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = Written(inplace)
+        popup = EdgePopup(model, 0.5)
+        model(torch.randn(2, 3, 6)).square().sum().backward()
+        found.append([score.grad for score in popup.scores.values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_weights_never_change_and_exactly_k_are_kept():
     model = net()
     drawn = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -108,6 +137,26 @@ def test_what_was_frozen_before_stays_frozen():
     assert all(p.requires_grad for n, p in model.named_parameters() if not n.startswith("1."))
 
 
+def test_finished_it_says_so():
+    popup = EdgePopup(net(), 0.5)
+    popup.finish()
+    for use in (popup.finish, popup.step, lambda: popup.scores, lambda: popup.load_state_dict({})):
+        with pytest.raises(sl.SparselthError, match="this EdgePopup is finished"):
+            use()
+
+
+def test_made_dense_before_it_is_finished_it_says_so():
+    model = net()
+    popup = EdgePopup(model, 0.5)
+    sl.densify(model)
+    x, y = batch()
+    loss = cross_entropy(model(x), y)
+    with pytest.raises(sl.SparselthError, match=r"finish\(\) before sparselth\.densify"):
+        loss.backward()
+    popup.finish()
+    cross_entropy(model(x), y).backward()
+
+
 def shared():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     model[2].weight = model[0].weight
@@ -149,6 +198,12 @@ def test_saved_and_loaded_it_goes_on():
             "scores Conv1d, Conv2d",
         ),
         (lambda: EdgePopup(net(), 1.5), "sparsity"),
+        (lambda: EdgePopup(net(), 0.0), r"in \(0, 1\), got 0"),
+        (lambda: EdgePopup(net().to("meta"), 0.5), "0.weight lies on the meta device"),
+        (
+            lambda: EdgePopup(nn.MultiheadAttention(4, 2), 0.5, exclude=["in_proj_weight"]),
+            "the attention around out_proj.weight computes with the weight itself: exclude it",
+        ),
         (lambda: EdgePopup(shared(), 0.5), "several layers share 0.weight: exclude it"),
         (
             lambda: EdgePopup(net(), 0.5).load_state_dict({"steps": 3}),
