@@ -19,8 +19,8 @@ struct Strips {
   int64_t longest(int64_t total) const { return std::max(rows, total - (count - 1) * rows); }
 };
 
-// total: rows to divide. bytes: of scratch for a strip of one row, and for each further one. Strips
-// have a multiple of kMostTileRows rows, so that every tile fits.
+// total: rows to divide. first_bytes: of scratch for a strip of one row.  row_bytes: for each
+// further one. Strips have a multiple of kMostTileRows rows, so that every tile fits.
 inline Strips divide_rows(int64_t total, int64_t bundles, int64_t first_bytes, int64_t row_bytes,
                           const Threads& threads) {
   constexpr int64_t kMostTileRows = 4;
