@@ -22,7 +22,7 @@ def network():
     return sl.sparsify(model, masks)
 
 
-def assert_as_exact_as_dense(ours, dense, exact, slack=0.02):
+def assert_as_exact_as_dense(ours, dense, exact, slack=0.05):
     """Compare errors of all gradients: which gates of a ReLU flip by rounding, nobody can know."""
     ours, dense, exact = (torch.cat([t.flatten() for t in each]) for each in (ours, dense, exact))
     off, dense_off = (ours - exact).norm(), (dense - exact).norm()
@@ -51,7 +51,7 @@ def test_masked_modules_are_cast_as_dense_ones_are(backend):
         assert (a - b).norm() < 0.02 * b.norm()
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
     gradients = [[p.grad for p in m.parameters()] for m in (model, twin, exact)]
-    assert_as_exact_as_dense(*gradients, slack=0.15)  # of four images
+    assert_as_exact_as_dense(*gradients, slack=0.2)  # of four images
 
 
 @pytest.mark.skipif(
