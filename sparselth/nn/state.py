@@ -54,8 +54,7 @@ class MaskState:
         self.is_fake = False
         self.collector: Any = None  # of gradients by pruned weights, see `dense_gradients`
         self.on_gradient: Callable[[Tensor], None] | None = None  # sees what the parameter gets
-        self._watch = MaskWatch()
-        self.mask = mask
+        self._watch, self.mask = MaskWatch(), mask
         self.adopt(parameter)
         self.set_mask(mask)
 
