@@ -43,6 +43,7 @@ def trained(model_name: str, data: sl.data.ImageSet, way: str, seed: int, args) 
         learning_rate=LEARNING_RATE[model_name],
         precision=precision,
         seed=seed,
+        evaluate_every=args.epochs,
     )
     with sl.use_backend(backend) if backend else nullcontext():
         history = sl.train(model, data, recipe, masks=masks)
