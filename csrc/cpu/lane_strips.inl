@@ -1,12 +1,15 @@
-// Convolutions of activations that are stored in 16 bits and computed in float, for
-// lanes_conv2d.inl.
+// Convolutions through strips, for lanes_conv2d.inl and lanes_fused_conv2d.cpp.
 //
-// A strip is some rows of all channels of one bundle. It is widened into a thread's own scratch, in
-// the second-level cache, with its padding around it; the inner loops then read whole vectors of
-// floats, each many times. Results are rounded once, as they are stored. So activations cross
-// memory in half the bytes, and have no halo there. Cost: besides the multiply-adds, one conversion
-// for each value and for the rows that neighboring strips share. Strips are the unit of work:
-// bundles times strips bound the threads that are used.
+// A strip is some rows of all channels of one bundle. What a pass reads of them is computed into a
+// thread's own scratch, in the second-level cache, with its padding around it; the inner loops then
+// read whole vectors of it, each many times. So activations that are stored in 16 bits are widened
+// there, norms and ReLUs before a convolution are applied there, and neither has a halo in memory
+// nor crosses it again. Results are rounded once, as they are stored. Cost: besides the
+// multiply-adds, one pass over what is read, and over the rows that neighboring strips share.
+// Strips are the unit of work; where there are few, output channels are divided as well.
+
+#include "cpu/lane_operands.inl"
+#include "cpu/strip_moments.inl"
 
 // How a pass divides its rows: strips of `rows`, the last one with what is left.
 struct Strips {
@@ -34,38 +37,6 @@ inline Strips divide_rows(int64_t total, int64_t bundles, int64_t first_bytes, i
   return {std::max<int64_t>(1, total / rows), rows};
 }
 
-// Scratch for so many rows of an activation, widened, with halos beside them but none above.
-template <class S>
-LaneView<Compute<S>> strip_view(const LaneView<const S>& x, int64_t rows, int64_t halo) {
-  const LaneView<Compute<S>> view{nullptr, 1, x.channels, rows - 2 * halo, x.width, halo, x.lanes};
-  // Offsets into it are 32 bits wide.
-  expect(view.bundle_size() <= std::numeric_limits<uint32_t>::max(), "masked_conv2d",
-         "four rows of a bundle of images have more than 2^32 values; use the dense convolution");
-  return view;
-}
-
-// Widens rows [first, first + rows) of a bundle; those outside the image are zero.
-template <class S>
-void widen_rows(const LaneView<const S>& x, int64_t bundle, int64_t first, int64_t rows,
-                const LaneView<Compute<S>>& strip) {
-  using T = Compute<S>;
-  const int64_t columns = strip.width + 2 * strip.halo;
-  for (int64_t channel = 0; channel < x.channels; ++channel) {
-    T* to = strip.data + channel * strip.plane_size();
-    for (int64_t y = first; y < first + rows; ++y) {
-      if (y < 0 || y >= x.height) {
-        to = clear(to, columns);
-        continue;
-      }
-      to = clear(to, strip.halo);
-      const S* from = x.row(bundle * x.channels + channel, y);
-      for (int64_t i = 0; i < x.width; ++i, from += kLanes<S>, to += kLanes<S>)
-        store(to, load(from));
-      to = clear(to, strip.halo);
-    }
-  }
-}
-
 // A thread's scratch: views of one allocation, which stays for the next pass.
 template <class T>
 T* strip_scratch(int64_t values) {
@@ -81,49 +52,83 @@ int64_t waiting_sums(const Correlation<T>& c, int64_t channels) {
   return 0;
 }
 
-// Calls f(bundle, strip, run) for all strips, in runs of neighbors, one for a thread.
-template <class F>
-void for_each_strip(int64_t bundles, const Strips& strips, int64_t runs, const Threads& threads,
-                    const F& f) {
-  const int64_t total = bundles * strips.count;
-  threads.run(runs, [&](int64_t run) {
-    for (int64_t i = run * total / runs; i < (run + 1) * total / runs; ++i)
-      f(i / strips.count, i % strips.count, run);
-  });
-}
+// Strips of all bundles, and parts of the output channels where there are fewer than threads.
+struct StripTasks {
+  int64_t bundles, parts, runs;
+  Strips strips;
 
+  StripTasks(int64_t bundles, const Strips& strips, int64_t most_parts, const Threads& threads)
+      : bundles(bundles), strips(strips) {
+    const int64_t whole = std::max<int64_t>(1, bundles * strips.count);
+    parts = std::clamp<int64_t>(threads.count / whole, 1, std::max<int64_t>(1, most_parts));
+    runs = std::min(threads.count / parts, bundles * strips.count);
+  }
+
+  // Calls f(bundle, strip, part, run), a run of neighboring strips and a part at a time.
+  template <class F>
+  void run(const Threads& threads, const F& f) const {
+    const int64_t total = bundles * strips.count;
+    threads.run(runs * parts, [&](int64_t task) {
+      const int64_t run = task / parts;
+      for (int64_t i = run * total / runs; i < (run + 1) * total / runs; ++i)
+        f(i / strips.count, i % strips.count, task % parts, run);
+    });
+  }
+};
+
+// moments: of the results, (c_out, 2), or nullptr.
 template <class S>
-void conv_forward_in_strips(const ConvGeometry& g, const Plan& plan, const LaneView<const S>& x,
+void conv_forward_in_strips(const ConvGeometry& g, const Plan& plan, const Operand<S>& x,
                             const Compute<S>* weight, const Compute<S>* bias, const LaneView<S>& y,
-                            const Threads& threads) {
+                            double* moments, const Threads& threads) {
   using T = Compute<S>;
-  const int64_t halo = forward_halo(g), reach = rows_reached(g);
-  const int64_t row_bytes = x.channels * strip_view(x, 0, halo).row_size() * int64_t(sizeof(T));
+  const int64_t halo = forward_halo(g), reach = rows_reached(g), bundles = x.a.bundles;
+  const int64_t row_bytes = StripReader<S>::row_bytes(x, halo);
   const Strips strips =
-      divide_rows(g.out_height, x.bundles, reach * row_bytes, g.stride_h * row_bytes, threads);
-  const auto rows_read = [&](int64_t rows) { return (rows - 1) * g.stride_h + reach; };
-  const LaneView<T> view = strip_view(x, rows_read(strips.longest(g.out_height)), halo);
+      divide_rows(g.out_height, bundles, reach * row_bytes, g.stride_h * row_bytes, threads);
+  const auto rows_of = [&](int64_t strip) {
+    const int64_t begin = strips.begin(strip) * g.stride_h - g.pad_h;
+    const int64_t rows = strips.end(strip, g.out_height) - strips.begin(strip);
+    return Rows{begin, begin + (rows - 1) * g.stride_h + reach};
+  };
+  // Of the input's rows, those up to the next strip's.
+  const auto own_rows = [&](int64_t strip) {
+    return Rows{strip == 0 ? 0 : rows_of(strip).begin,
+                strip + 1 == strips.count ? g.height : rows_of(strip + 1).begin};
+  };
+  const StripReader<S> reader(x, (strips.longest(g.out_height) - 1) * g.stride_h + reach, halo);
+  const LaneView<T>& view = reader.view();
   const Correlation<T> c = forward_correlation<T>(g, plan, view, weight, threads);
-  const int64_t sums = waiting_sums(c, g.c_out);
-  const int64_t runs = std::min(threads.count, x.bundles * strips.count);
-  for_each_strip(x.bundles, strips, runs, threads, [&](int64_t bundle, int64_t s, int64_t) {
-    LaneView<T> strip = view;
-    strip.data = strip_scratch<T>(view.bundle_size() + sums);
+  const int64_t waiting = kIsNarrow<S> ? waiting_sums(c, g.c_out) : 0;
+  const StripTasks tasks(bundles, strips, g.c_out, threads);
+  StripMoments<T> found(moments != nullptr, bundles, strips.count, g.c_out);
+  tasks.run(threads, [&](int64_t bundle, int64_t s, int64_t part, int64_t) {
+    T* scratch = strip_scratch<T>(reader.scratch() + waiting + found.scratch());
+    T* const sums = scratch + reader.scratch() + waiting;
     const int64_t begin = strips.begin(s), end = strips.end(s, g.out_height);
-    widen_rows(x, bundle, begin * g.stride_h + c.low_h, rows_read(end - begin), strip);
-    correlate_rows<T, S>(c, c.phases[0], strip.data + (halo + c.low_w) * x.lanes, strip.row_size(),
-                         bias, y, bundle, begin, end, 0, g.c_out, strip.data + view.bundle_size());
+    const int64_t first = part * g.c_out / tasks.parts, last = (part + 1) * g.c_out / tasks.parts;
+    const Rows read = rows_of(s), own = part == 0 ? own_rows(s) : Rows{read.begin, read.begin};
+    const T* from = reader.rows(bundle, read, own, scratch) + c.low_w * view.lanes;
+    const auto run = [&](const auto& finish) {
+      correlate_rows<T, S>(c, c.phases[0], from, view.row_size(), bias, y, bundle, begin, end,
+                           first, last, scratch + reader.scratch(), finish);
+    };
+    if (!found) return run([](const TilePlace<S>& to, int, int) { return StoreTile<T, S>{to}; });
+    const int64_t images = images_of<T>(g.batch, bundle);
+    bool is_first = true;
+    run([&](const TilePlace<S>& to, int skip_rows, int skip_cols) {
+      return typename StripMoments<T>::template Store<S>{
+          {to},      sums,     first_lanes<T>(images), T(images), std::exchange(is_first, false),
+          skip_rows, skip_cols};
+    });
+    found.take(bundle, s, first, last, sums, double(images * (end - begin) * g.out_width));
   });
+  if (found) found.write(moments);
   if (bias && g.batch % y.lanes != 0) clear_absent_lanes(y, g.batch);
 }
 
 // Which rows a strip of the gradients writes and reads.
 struct GradientStrips {
-  struct Rows {
-    int64_t begin, end;
-    int64_t size() const { return end - begin; }
-  };
-
   bool input, weight;  // which gradients are wanted
   ConvGeometry g;
   Reach taps;                          // of dx in dy
@@ -174,51 +179,51 @@ struct GradientStrips {
 };
 
 // The gradients of input and weight, each of which may be left out: dx.data or dw is nullptr. A
-// strip of dy is widened once for both. weight: read for dx.  x: its shape for dx, all for dw.
+// strip of dy is read once for both. weight: read for dx.  x: its shape for dx, all for dw.
 template <class S>
-void conv_backward_in_strips(const ConvGeometry& g, const Plan& plan, const LaneView<const S>& dy,
-                             const LaneView<const S>& x, const Compute<S>* weight,
-                             const LaneView<S>& dx, Compute<S>* dw, const Threads& threads) {
+void conv_backward_in_strips(const ConvGeometry& g, const Plan& plan, const Operand<S>& dy,
+                             const Operand<S>& x, const Compute<S>* weight, const LaneView<S>& dx,
+                             Compute<S>* dw, const Threads& threads) {
   using T = Compute<S>;
   GradientStrips rows(g, dx.data != nullptr, dw != nullptr);
   const int64_t dy_halo = rows.input ? grad_input_halo(g) : 0, x_halo = forward_halo(g);
-  const auto row_bytes = [](const LaneView<const S>& of, int64_t halo) {
-    return of.channels * strip_view(of, 0, halo).row_size() * int64_t(sizeof(T));
-  };
-  rows.divide(dy.bundles, row_bytes(dy, dy_halo), row_bytes(x, x_halo), threads);
+  const int64_t bundles = dy.a.bundles;
+  rows.divide(bundles, StripReader<S>::row_bytes(dy, dy_halo), StripReader<S>::row_bytes(x, x_halo),
+              threads);
   const Strips& strips = rows.strips;
-  const LaneView<T> dy_view = strip_view(dy, rows.most(&GradientStrips::of_dy), dy_halo);
-  const LaneView<T> x_view =
-      strip_view(x, rows.weight ? rows.most(&GradientStrips::of_x) : 0, x_halo);
+  const StripReader<S> grads(dy, rows.most(&GradientStrips::of_dy), dy_halo);
+  const StripReader<S> inputs(x, rows.weight ? rows.most(&GradientStrips::of_x) : 0, x_halo);
+  const LaneView<T>&grad = grads.view(), &in = inputs.view();
 
   Correlation<T> input{};
   Phase<T> products{};
-  if (rows.input) input = grad_input_correlation<T>(g, plan, dy_view, weight, threads);
-  if (rows.weight) products = grad_weight_phase<T>(g, plan, x_view, threads);
-  const int64_t runs = std::min(threads.count, dy.bundles * strips.count);
-  WeightSums<T> sums(rows.weight ? runs : 0, plan.nnz);
-  const int64_t waiting = waiting_sums(input, g.c_in);
+  if (rows.input) input = grad_input_correlation<T>(g, plan, grad, weight, threads);
+  if (rows.weight) products = grad_weight_phase<T>(g, plan, in, threads);
+  const int64_t waiting = kIsNarrow<S> ? waiting_sums(input, g.c_in) : 0;
+  const int64_t most_parts = std::min(rows.input ? g.c_in : g.c_out, g.c_out);
+  const StripTasks tasks(bundles, strips, most_parts, threads);
+  WeightSums<T> sums(rows.weight ? tasks.runs : 0, plan.nnz);
 
-  for_each_strip(dy.bundles, strips, runs, threads, [&](int64_t bundle, int64_t s, int64_t run) {
-    LaneView<T> grad = dy_view, in = x_view;
-    grad.data = strip_scratch<T>(grad.bundle_size() + in.bundle_size() + waiting);
-    in.data = grad.data + grad.bundle_size();
-    const auto read = rows.of_dy(s), own = rows.products(s);
-    widen_rows(dy, bundle, read.begin, read.size(), grad);
+  tasks.run(threads, [&](int64_t bundle, int64_t s, int64_t part, int64_t run) {
+    const auto share = [&](int64_t channels, int64_t of) { return of * channels / tasks.parts; };
+    T* scratch = strip_scratch<T>(grads.scratch() + inputs.scratch() + waiting);
+    T* const x_scratch = scratch + grads.scratch();
+    const Rows read = rows.of_dy(s), own = rows.products(s);
+    const T* from = grads.rows(bundle, read, read, scratch);
     if (rows.weight) {
-      const auto of_x = rows.of_x(s);
-      widen_rows(x, bundle, of_x.begin, of_x.size(), in);
-      grad_weight_rows<T>(
-          g, products, in.data + (x_halo - g.pad_w) * x.lanes, in.row_size(),
-          grad.data + (own.begin - read.begin) * grad.row_size() + dy_halo * dy.lanes,
-          grad.plane_size(), grad.row_size(), own.begin, own.end, 0, g.c_out, sums.of_run(run));
+      const T* values = inputs.rows(bundle, rows.of_x(s), rows.of_x(s), x_scratch);
+      grad_weight_rows<T>(g, products, values - g.pad_w * in.lanes, in.row_size(),
+                          from + (own.begin - read.begin) * grad.row_size(), grad.plane_size(),
+                          grad.row_size(), own.begin, own.end, share(g.c_out, part),
+                          share(g.c_out, part + 1), sums.of_run(run));
     }
     for (const Phase<T>& phase : input.phases) {
       const int64_t begin = strips.begin(s);
-      const T* from = grad.data + (begin + input.low_h - read.begin) * grad.row_size() +
-                      (dy_halo + input.low_w) * dy.lanes;
-      correlate_rows<T, S>(input, phase, from, grad.row_size(), nullptr, dx, bundle, begin,
-                           strips.end(s, phase.rows), 0, g.c_in, in.data + in.bundle_size());
+      correlate_rows<T, S>(
+          input, phase,
+          from + (begin + input.low_h - read.begin) * grad.row_size() + input.low_w * grad.lanes,
+          grad.row_size(), nullptr, dx, bundle, begin, strips.end(s, phase.rows),
+          share(g.c_in, part), share(g.c_in, part + 1), x_scratch + inputs.scratch());
     }
   });
   if (rows.weight) sums.write(g, plan, products.weights, dw, threads);

@@ -34,7 +34,8 @@ T* in_place(const std::optional<Tensor>& running, int64_t channels, const char* 
 std::tuple<Tensor, Tensor, Tensor, Tensor> lanes_batch_norm(
     const Tensor& input, int64_t batch, int64_t input_halo, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& bias, const std::optional<Tensor>& running_mean,
-    const std::optional<Tensor>& running_var, double momentum, double eps) {
+    const std::optional<Tensor>& running_var, double momentum, double eps,
+    const std::optional<Tensor>& moments) {
   const char* op = "lanes_batch_norm";
   std::optional<std::tuple<Tensor, Tensor, Tensor, Tensor>> result;
   with_lane_type(input.scalar_type(), op, [&](auto type) {
@@ -44,13 +45,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lanes_batch_norm(
     x.check_batch(batch, op);
     const int64_t channels = x.view().channels;
     const PerChannel<C> w(weight, channels, op), b(bias, channels, op);
+    if (moments) {
+      expect(moments->scalar_type() == ScalarType::Double && moments->is_contiguous(), op,
+             "takes contiguous moments of float64");
+      check_extents(op, "moments", *moments, {channels, 2});
+    }
     const auto fresh = [&] { return torch::stable::new_empty(input, {channels}, kScalarType<C>); };
     const Tensor mean = fresh(), invstd = fresh(), scale = fresh(), shift = fresh();
-    SPARSELTH_CALL_ISA(batch_norm_forward<T>, x.view(), batch,
-                       {w.data(), b.data(), in_place<C>(running_mean, channels, op),
-                        in_place<C>(running_var, channels, op), momentum, eps, data<C>(mean),
-                        data<C>(invstd), data<C>(scale), data<C>(shift)},
-                       torch_threads(input.numel()));
+    SPARSELTH_CALL_ISA(
+        batch_norm_forward<T>, x.view(), batch,
+        {w.data(), b.data(), moments ? data<double>(*moments) : nullptr,
+         in_place<C>(running_mean, channels, op), in_place<C>(running_var, channels, op), momentum,
+         eps, data<C>(mean), data<C>(invstd), data<C>(scale), data<C>(shift)},
+        torch_threads(moments ? channels : input.numel()));
     result = {mean, invstd, scale, shift};
   });
   return *result;

@@ -17,10 +17,7 @@
 // and planes are added in double, in an order that no number of threads changes.
 
 #include "cpu/lane_planes.inl"
-
-struct Sums {
-  double first = 0, second = 0;
-};
+#include "cpu/moments.inl"
 
 // Sums of two values over a plane. row(y) returns what adds pixel x: add(x, first, second).
 template <class T, class Row>
@@ -48,16 +45,6 @@ SPARSELTH_INLINE Sums plane_sums(int64_t height, int64_t width, Row row) {
   return sums;
 }
 
-struct Moments {
-  double count = 0, mean = 0, squares = 0;  // squares: sum of squared distances to the mean
-};
-
-// Chan, Golub and LeVeque 1983: the moments of two sets together.
-inline Moments combined(const Moments& a, const Moments& b) {
-  const double count = a.count + b.count, delta = b.mean - a.mean, share = b.count / count;
-  return {count, a.mean + delta * share, a.squares + b.squares + delta * a.count * delta * share};
-}
-
 // Adds distances to a pivot and their squares.
 template <class T>
 struct AddMoments {
@@ -72,8 +59,6 @@ struct AddMoments {
   }
 };
 
-// The squares are of distances to a pivot near the mean: of the values themselves, they would
-// cancel where the mean is large beside the deviation.
 template <class T>
 Moments plane_moments(const LaneView<const T>& x, int64_t plane, int64_t images) {
   const double count = double(images) * double(x.height) * double(x.width);
@@ -84,9 +69,7 @@ Moments plane_moments(const LaneView<const T>& x, int64_t plane, int64_t images)
   const Integers<T> real = first_lanes<T>(images);
   const Sums sums = plane_sums<T>(
       x.height, x.width, [&](int64_t y) { return AddMoments<T>{x.row(plane, y), pivots, real}; });
-  const double squares = sums.second - sums.first * sums.first / count;
-  // Rounding may leave less than nothing of a constant plane; NaN stays.
-  return {count, pivot + sums.first / count, squares < 0 ? 0 : squares};
+  return moments_around(pivot, count, sums);
 }
 
 // Of one channel, over all bundles.
@@ -104,6 +87,7 @@ Moments channel_moments(const LaneView<const T>& x, int64_t batch, int64_t chann
 template <class T>
 struct BatchNormForward {
   const T *weight, *bias;
+  const double* moments;  // (channels, 2): mean and squares, where they are known
   T *running_mean, *running_var;
   double momentum, eps;
   T *mean, *invstd, *scale, *shift;
@@ -113,8 +97,10 @@ template <class T>
 void batch_norm_forward(const LaneView<const T>& x, int64_t batch,
                         const BatchNormForward<Compute<T>>& norm, const Threads& threads) {
   using C = Compute<T>;
+  const double count = double(batch) * double(x.height) * double(x.width);
   for_planes(x.channels, threads, [&](int64_t c) {
-    const Moments m = channel_moments<T>(x, batch, c);
+    const Moments m = norm.moments ? Moments{count, norm.moments[2 * c], norm.moments[2 * c + 1]}
+                                   : channel_moments<T>(x, batch, c);
     // Of no values, both are 0 / 0.
     const double mean = m.count == 0 ? std::nan("") : m.mean, variance = m.squares / m.count;
     const double invstd = 1 / std::sqrt(variance + norm.eps);

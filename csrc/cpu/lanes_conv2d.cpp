@@ -28,11 +28,6 @@ namespace sparselth {
 
 namespace {
 
-Threads threads_for(const ConvGeometry& g, const Plan& plan) {
-  const int64_t pixels = g.batch * g.out_height * g.out_width;
-  return torch_threads(plan.nnz * pixels + g.c_out * pixels);
-}
-
 // Offsets into one bundle are 32 bits wide.
 template <class T>
 LaneView<T> addressable(const Tensor& t, int64_t halo) {
@@ -53,10 +48,10 @@ Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, cons
     using T = decltype(type);
     using C = Compute<T>;
     const C* added = bias ? data<C>(*bias) : nullptr;
-    const Threads threads = threads_for(g, plan);
+    const Threads threads = conv_threads(g, plan);
     if constexpr (kIsNarrow<T>) {
-      SPARSELTH_CALL_ISA(conv_forward_in_strips<T>, g, plan, lane_view<const T>(x, x_halo, op),
-                         data<C>(weight), added, lane_view<T>(y, 0, op), threads);
+      SPARSELTH_CALL_ISA(conv_forward_in_strips<T>, g, plan, {lane_view<const T>(x, x_halo, op)},
+                         data<C>(weight), added, lane_view<T>(y, 0, op), nullptr, threads);
     } else {
       const int64_t halo = std::max(x_halo, forward_halo(g));
       const Tensor wide = with_halo(x, x_halo, halo);
@@ -76,12 +71,12 @@ Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,
     using T = decltype(type);
     using C = Compute<T>;
     const LaneView<T> to = lane_view<T>(dx, 0, op);
-    const Threads threads = threads_for(g, plan);
+    const Threads threads = conv_threads(g, plan);
     if constexpr (kIsNarrow<T>) {
       const LaneView<const T> shape{nullptr,  to.bundles, to.channels, to.height,
                                     to.width, 0,          to.lanes};
-      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, lane_view<const T>(dy, dy_halo, op),
-                         shape, data<C>(weight), to, nullptr, threads);
+      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, {lane_view<const T>(dy, dy_halo, op)},
+                         {shape}, data<C>(weight), to, nullptr, threads);
     } else {
       const int64_t halo = std::max(dy_halo, grad_input_halo(g));
       const Tensor wide = with_halo(dy, dy_halo, halo);
@@ -103,11 +98,11 @@ Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo
   with_lane_type(x.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     using C = Compute<T>;
-    const Threads threads = threads_for(g, plan);
+    const Threads threads = conv_threads(g, plan);
     if constexpr (kIsNarrow<T>) {
       const C* no_weight = nullptr;
-      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, lane_view<const T>(dy, dy_halo, op),
-                         lane_view<const T>(x, x_halo, op), no_weight, LaneView<T>{}, data<C>(dw),
+      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, {lane_view<const T>(dy, dy_halo, op)},
+                         {lane_view<const T>(x, x_halo, op)}, no_weight, LaneView<T>{}, data<C>(dw),
                          threads);
     } else {
       const int64_t halo = std::max(x_halo, forward_halo(g));
@@ -132,10 +127,10 @@ std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy
     using T = decltype(type);
     using C = Compute<T>;
     const LaneView<T> to = lane_view<T>(dx, 0, op);
-    const Threads threads = threads_for(g, plan);
+    const Threads threads = conv_threads(g, plan);
     if constexpr (kIsNarrow<T>) {
-      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, lane_view<const T>(dy, dy_halo, op),
-                         lane_view<const T>(x, x_halo, op), data<C>(weight), to, data<C>(dw),
+      SPARSELTH_CALL_ISA(conv_backward_in_strips<T>, g, plan, {lane_view<const T>(dy, dy_halo, op)},
+                         {lane_view<const T>(x, x_halo, op)}, data<C>(weight), to, data<C>(dw),
                          threads);
     } else {
       const int64_t dy_wide = std::max(dy_halo, grad_input_halo(g));
@@ -150,31 +145,6 @@ std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy
 
 namespace {
 
-// What a gradient of the output must be: bundles of so many images of the output's size.
-void check_grad(const char* op, const Tensor& grad, int64_t grad_halo, const ConvGeometry& g) {
-  const Ints shape = checked_images(op, grad, g.batch, grad_halo);
-  const Ints wanted = {g.batch, g.c_out, g.out_height, g.out_width};
-  expect(shape == wanted, op, "grad_output must hold images ", Extents(wanted), ", got ",
-         Extents(shape));
-}
-
-// A weight, and a bias if there is one, are of what activations are computed in.
-void check_parameters(const char* op, const Tensor& weight, const Tensor& mask,
-                      const std::optional<Tensor>& bias, int64_t c_out, const Tensor& lanes) {
-  const ScalarType computed = lane_compute_type(lanes.scalar_type());
-  const auto check = [&](const char* name, const Tensor& t) {
-    expect(t.scalar_type() == computed, op, name, " must be ", toString(computed),
-           " for activations of ", toString(lanes.scalar_type()), ", got ",
-           toString(t.scalar_type()));
-    check_device(op, name, t, lanes);
-  };
-  check("weight", weight);
-  check_mask(op, mask, weight, lanes);
-  if (!bias) return;
-  check("bias", *bias);
-  check_extents(op, "bias", *bias, {c_out});
-}
-
 Tensor lanes_conv2d(const Tensor& input, int64_t batch, int64_t halo, const Tensor& weight,
                     const Tensor& mask, const std::optional<Tensor>& bias,
                     const std::optional<Tensor>& plan, const Ints& stride, const Ints& padding,
@@ -183,7 +153,7 @@ Tensor lanes_conv2d(const Tensor& input, int64_t batch, int64_t halo, const Tens
   const Ints x_shape = checked_images(op, input, batch, halo);
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
-  check_parameters(op, weight, mask, bias, g.c_out, input);
+  check_lane_parameters(op, weight, mask, bias, g.c_out, input);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const std::optional<Tensor> b =
       bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
@@ -200,8 +170,8 @@ Tensor lanes_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64_t
   const Ints x_shape = input_shape(op, batch, weight, groups, input_hw);
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
-  check_parameters(op, weight, mask, std::nullopt, g.c_out, grad_output);
-  check_grad(op, grad_output, halo, g);
+  check_lane_parameters(op, weight, mask, std::nullopt, g.c_out, grad_output);
+  check_lane_grad(op, grad_output, halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   return conv_grad_input(g, torch::stable::contiguous(grad_output), halo,
                          torch::stable::contiguous(weight), holder.plan());
@@ -217,7 +187,7 @@ Tensor lanes_conv2d_grad_weight(const Tensor& grad_output, int64_t grad_halo, co
       checked_conv(op, x_shape, shape_of(mask), stride, padding, dilation, groups);
   check_like(op, "input", input, grad_output);
   check_mask(op, mask, mask, grad_output);
-  check_grad(op, grad_output, grad_halo, g);
+  check_lane_grad(op, grad_output, grad_halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   return conv_grad_weight(g, torch::stable::contiguous(grad_output), grad_halo,
                           torch::stable::contiguous(input), halo, holder.plan());
@@ -234,8 +204,8 @@ std::tuple<Tensor, Tensor> lanes_conv2d_backward(const Tensor& grad_output, int6
   const ConvGeometry g =
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
   check_like(op, "input", input, grad_output);
-  check_parameters(op, weight, mask, std::nullopt, g.c_out, grad_output);
-  check_grad(op, grad_output, grad_halo, g);
+  check_lane_parameters(op, weight, mask, std::nullopt, g.c_out, grad_output);
+  check_lane_grad(op, grad_output, grad_halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   return conv_backward(g, torch::stable::contiguous(grad_output), grad_halo,
                        torch::stable::contiguous(input), halo, torch::stable::contiguous(weight),

@@ -9,11 +9,14 @@
 // loop on the transposed rows, one phase per remainder of the output position modulo the stride.
 // Channels of the input are taken in groups whose part of a tile stays in L1, where a row has
 // enough weights in a group to pay for summing the output in steps.
-// Activations stored in 16 bits go through lane_strips.inl, in the same loops.
+// Activations stored in 16 bits, and those computed as they are read, go through lane_strips.inl,
+// in the same loops.
 // Cost: one multiply-add per kept weight and output. Deterministic for a fixed number of threads;
 // no atomics.
 
 #include "cpu/lane_planes.inl"
+#include "cpu/moments.inl"
+#include "cpu/scale_add_rule.inl"
 #include "cpu/sparse_rows.inl"
 #include "cpu/sparse_tiles.inl"
 
@@ -111,37 +114,52 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan,
 // Output channels [first, last) of a phase's rows [begin, end), at least one tile of them. x: what
 // the first tap of the first of them reads. sums: room for a tile of every channel where y is
 // stored narrower than sums are; otherwise those of some input channels wait in y for the next.
-template <class T, class O>
+// finish(to, skip_rows, skip_cols) makes what stores a tile, of which the first rows and columns
+// were stored before.
+template <class T, class O, class Finish>
 void correlate_rows(const Correlation<T>& c, const Phase<T>& phase, const T* x, int64_t x_row,
                     const T* bias, const LaneView<O>& y, int64_t bundle, int64_t begin, int64_t end,
-                    int64_t first, int64_t last, T* sums) {
+                    int64_t first, int64_t last, T* sums, const Finish& finish) {
   const int64_t in_row = c.stride_h * x_row, in_col = c.stride_w * y.lanes;
   const TileSteps step{c.step_h * y.row_size(), c.step_w * y.lanes};
   const int64_t groups = phase.weights.groups;
   with_tile(phase.tile, [&]<int kR, int kC>() {
     const TilePlace<T> waiting{sums, kR * kC * kLanes<T>, {kC * kLanes<T>, kLanes<T>}};
-    const auto at = [&](int64_t i, int64_t j) {
+    const auto at = [&](int64_t i, int64_t j, int skip_rows, int skip_cols) {
       const T* from = x + (i - begin) * in_row + j * in_col;
       const TilePlace<O> to{y.at(bundle, phase.row0 + i * c.step_h, phase.col0 + j * c.step_w),
                             y.plane_size(), step};
       for (int64_t group = 0; group < groups; ++group)
         with_step(c.stride_w, [&]<int kStep>() {
-          const auto add = [&]<class R>(const TilePlace<T>& before, const TilePlace<R>& result) {
+          const auto add = [&](const TilePlace<T>& before) {
+            const SparseRows<T> rows = phase.weights.group(group);
             const TilePlace<T> start{group ? before.data : nullptr, before.channel, before.step};
-            correlate_tile<T, R, kR, kC, kStep>(from, in_row, phase.weights.group(group), first,
-                                                last, bias, start, result);
+            if (group + 1 < groups)
+              return correlate_tile<T, T, kR, kC, kStep>(from, in_row, rows, first, last, bias,
+                                                         start, before);
+            correlate_tile<T, kR, kC, kStep>(from, in_row, rows, first, last, bias, start,
+                                             finish(to, skip_rows, skip_cols));
           };
           if constexpr (std::is_same_v<T, O>) {
-            add(to, to);
+            add(to);
           } else {
-            group + 1 == groups ? add(waiting, to) : add(waiting, waiting);
+            add(waiting);
           }
         });
     };
-    for_each_tile(begin, end, kR, [&](int64_t i, int) {
-      for_each_tile(0, phase.cols, kC, [&](int64_t j, int) { at(i, j); });
+    for_each_tile(begin, end, kR, [&](int64_t i, int skip_rows) {
+      for_each_tile(0, phase.cols, kC,
+                    [&](int64_t j, int skip_cols) { at(i, j, skip_rows, skip_cols); });
     });
   });
+}
+
+template <class T, class O>
+void correlate_rows(const Correlation<T>& c, const Phase<T>& phase, const T* x, int64_t x_row,
+                    const T* bias, const LaneView<O>& y, int64_t bundle, int64_t begin, int64_t end,
+                    int64_t first, int64_t last, T* sums) {
+  correlate_rows(c, phase, x, x_row, bias, y, bundle, begin, end, first, last, sums,
+                 [](const TilePlace<O>& to, int, int) { return StoreTile<T, O>{to}; });
 }
 
 // A bias also fills the lanes beyond the batch; they have to stay zero.

@@ -45,11 +45,17 @@ inline int64_t channels_at_once(int64_t channels, int64_t out_channels, int64_t 
   return nnz >= kRowWorth * groups * out_channels ? fit : channels;
 }
 
+// Threads that share so many entries: waking one takes as long as it packs some thousands.
+inline int64_t threads_for_entries(int64_t entries, const Threads& threads) {
+  constexpr int64_t kEntriesPerThread = 1 << 14;
+  return std::clamp<int64_t>(entries / kEntriesPerThread, 1, threads.count);
+}
+
 // The kept weights in the plan's order by output, which its order by input refers to.
 template <class T>
 std::vector<T> values_by_output(const Plan& plan, const T* weight, const Threads& threads) {
   std::vector<T> values(size_t(plan.nnz));
-  const int64_t runs = std::min(threads.count, plan.nnz);
+  const int64_t runs = threads_for_entries(plan.nnz, threads);
   threads.run(runs, [&](int64_t run) {
     for (int64_t j = run * plan.nnz / runs; j < (run + 1) * plan.nnz / runs; ++j)
       values[j] = weight[plan.by_output.at[j]];
@@ -70,7 +76,7 @@ PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_chann
   packed.groups = std::max<int64_t>(1, (in_channels + group - 1) / group);
   packed.begin.assign(packed.groups * channels + 1, 0);
 
-  const int64_t runs = std::min(threads.count, channels);
+  const int64_t runs = std::min(threads_for_entries(rows.begin[channels], threads), channels);
   // Calls f(first, last, i) for the plan's entries of one group and channel, which begin[i] is of.
   const auto for_each_segment = [&](const auto& f) {
     threads.run(runs, [&](int64_t run) {

@@ -19,20 +19,37 @@ struct TilePlace {
   TileSteps step;
 };
 
-// out[o] = sums[o] + sum_j value[j] * x[offset[j]] for every channel o of [first, last); bias[o] in
-// place of sums where those are nullptr. O: what results are stored as. kStep: vectors between
-// neighboring columns of x.
-template <class T, class O, int kR, int kC, int kStep>
-void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int64_t first,
-                    int64_t last, const T* bias, const TilePlace<T>& sums,
-                    const TilePlace<O>& out) {
-  constexpr int kL = kLanes<T> * kStep;
-  const bool in_place = (const void*)sums.data == (const void*)out.data;
-  for (int64_t o = first; o < last; ++o) {
-    Vec<T> sum[kR][kC];
+// Stores the results of a tile. O: what they are stored as.
+template <class T, class O>
+struct StoreTile {
+  TilePlace<O> out;
+
+  // Whether results are there already where nothing is added to these sums.
+  bool is_done(const TilePlace<T>& sums) const {
+    return (const void*)sums.data == (const void*)out.data;
+  }
+
+  template <int kR, int kC>
+  SPARSELTH_INLINE void operator()(int64_t o, const Vec<T> (&sum)[kR][kC]) const {
     O* to = out.data + o * out.channel;
+#pragma GCC unroll 4
+    for (int r = 0; r < kR; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < kC; ++c) store(to + r * out.step.row + c * out.step.col, sum[r][c]);
+  }
+};
+
+// finish(o, sums[o] + sum_j value[j] * x[offset[j]]) for every channel o of [first, last); bias[o]
+// in place of sums where those are nullptr. kStep: vectors between neighboring columns of x.
+template <class T, int kR, int kC, int kStep, class Finish>
+void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int64_t first,
+                    int64_t last, const T* bias, const TilePlace<T>& sums, const Finish& finish) {
+  constexpr int kL = kLanes<T> * kStep;
+  const bool skip_empty = finish.is_done(sums);
+  for (int64_t o = first; o < last; ++o) {
+    if (skip_empty && rows.begin[o] == rows.begin[o + 1]) continue;
+    Vec<T> sum[kR][kC];
     if (sums.data) {
-      if (in_place && rows.begin[o] == rows.begin[o + 1]) continue;
       const T* from = sums.data + o * sums.channel;
 #pragma GCC unroll 4
       for (int r = 0; r < kR; ++r)
@@ -53,11 +70,17 @@ void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int
 #pragma GCC unroll 16
         for (int c = 0; c < kC; ++c) sum[r][c] += weight * load(from + r * row_step + c * kL);
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < kR; ++r)
-#pragma GCC unroll 16
-      for (int c = 0; c < kC; ++c) store(to + r * out.step.row + c * out.step.col, sum[r][c]);
+    finish(o, sum);
   }
+}
+
+// The same, stored at `out`.
+template <class T, class O, int kR, int kC, int kStep>
+void correlate_tile(const T* x, int64_t row_step, const SparseRows<T>& rows, int64_t first,
+                    int64_t last, const T* bias, const TilePlace<T>& sums,
+                    const TilePlace<O>& out) {
+  correlate_tile<T, kR, kC, kStep>(x, row_step, rows, first, last, bias, sums,
+                                   StoreTile<T, O>{out});
 }
 
 // d_value[j] += sum over the tile of grad[o] * x[offset[j]], for every weight j of the channels

@@ -190,6 +190,10 @@ def _convert_neighbors(model: nn.Module) -> None:
             module.make_plain()
         elif class_of(module) is (nn.BatchNorm2d if sparse else LaneBatchNorm2d):
             become(module, LaneBatchNorm2d if sparse else nn.BatchNorm2d)
+        if sparse and isinstance(module, MaskedConv2d) and isinstance(following, nn.BatchNorm2d):
+            module.feeds_norm = True
+        else:
+            module.__dict__.pop("feeds_norm", None)
 
 
 def densify(model: nn.Module) -> nn.Module:

@@ -43,6 +43,10 @@ class MaskedConvolution(ChoosingModule):
     _op = "masked_conv2d"
     _dims = 2
 
+    # Whether a batch norm most likely takes the result, and then asks for its statistics; set by
+    # `sparsify`. Speed depends on it, results do not.
+    feeds_norm = False
+
     groups: int
     padding_mode: Any
     bias: Any
@@ -67,7 +71,8 @@ class MaskedConvolution(ChoosingModule):
         x = input if input.dtype is path.dtype else input.to(path.dtype)
         if not mask.is_cuda and type(x) is not LaneTensor:
             x = enter_lanes(x)
-        return Convolve.apply(x, weight, bias, mask, path.plan, conv, choice.dense_passes)
+        moments = self.feeds_norm and self.training
+        return Convolve.apply(x, weight, bias, mask, path.plan, conv, choice.dense_passes, moments)
 
     def _checked(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -115,7 +120,10 @@ class MaskedConvolution(ChoosingModule):
             x = enter_lanes(x)
         else:
             x, weight, bias = cast  # in lanes they are not rounded
-        out = Convolve.apply(x, weight, bias, mask, service.plan, conv, choice.dense_passes)
+        moments = self.feeds_norm and self.training
+        out = Convolve.apply(
+            x, weight, bias, mask, service.plan, conv, choice.dense_passes, moments
+        )
         if travels or x.is_cuda:
             self._leave_path(kind, x.dtype, state, service, conv, choice)
         return out

@@ -37,13 +37,16 @@ def test_a_residual_network_converts_at_its_ends_alone():
     calls, out = record_forward(model)
     assert calls["to_lanes"] == 1
     assert calls["from_lanes"] == 1
-    assert calls["lanes_conv2d"] == 5
-    # Batch norm, addition and ReLU: one pass each time; the stem's too.
-    assert calls["lanes_scale_add_relu"] == 5
+    # Batch norm, addition and ReLU are part of what a convolution reads. Two activations are needed
+    # for themselves: the stem's, which the identity branch adds, and the last, which is pooled.
+    assert calls["lanes_fused_conv2d"] == 5
+    assert "lanes_conv2d" not in calls
+    assert calls["lanes_scale_add_relu"] == 2
     calls = record(lambda: out.sum().backward())
     assert calls["to_lanes"] == 1
     assert calls["from_lanes"] == 1
     assert calls["lanes_batch_norm_backward"] == 6
+    assert calls["lanes_fused_conv2d_backward"] + calls["lanes_conv2d_backward"] == 5
     # Gates go with batch norms, or with the addition of the identity branch's gradient; the
     # branches of the downsampling block meet without a gate.
     assert calls["lanes_relu_backward_add"] == 1
@@ -55,9 +58,10 @@ def test_mobilenet_stays_in_lanes_between_its_ends():
     sl.sparsify(model, sl.find_masks(model, sparsity=0.9))
     calls, out = record_forward(model)
     assert (calls["to_lanes"], calls["from_lanes"]) == (1, 1)
-    # A norm and its ReLU6 are one pass, a norm and the addition after it another, and a norm that
-    # has neither a third: 52 norms.
-    assert calls["lanes_scale_add_relu"] == 52
+    # Norms, their ReLU6 and additions are part of what the 51 masked convolutions read, but for the
+    # last, which is pooled.
+    assert calls["lanes_fused_conv2d"] == 51
+    assert calls["lanes_scale_add_relu"] == 1
     calls = record(lambda: out.sum().backward())
     assert (calls["to_lanes"], calls["from_lanes"]) == (1, 1)
     # Gates go with the norms before them, unread; gradients of branches are added.
@@ -100,7 +104,8 @@ def test_an_activation_seen_by_the_user_goes_on_in_lanes():
     seen = []
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     calls = record(lambda: model(images(2)))
-    assert (calls["to_lanes"], calls["from_lanes"], calls["lanes_conv2d"]) == (2, 1, 3)
+    assert (calls["to_lanes"], calls["from_lanes"]) == (2, 1)
+    assert calls["lanes_conv2d"] + calls["lanes_fused_conv2d"] == 3
 
 
 def test_the_reference_stays_plain():

@@ -31,6 +31,9 @@ def lane_samples():
     y = ops.lanes_conv2d(x, n, 1, weight, mask, None, None, *conv)
     c = torch.rand(4, dtype=torch.float64) + 0.5
     window = ([2, 2], [2, 1], [0, 1])
+    none = float("nan")
+    two_terms = (x, n, 1, c, c, x, 1, c, None)
+    one_term = (x, n, 1, c, None, None, 0, None, None)
     pooled, position = ops.lanes_max_pool2d(x, n, 1, *window, 1)
     return {
         "to_lanes": [(images, lane_count, 1)],
@@ -39,9 +42,18 @@ def lane_samples():
         "lanes_conv2d_grad_input": [(y, n, 0, weight, mask, None, [4, 5], *conv)],
         "lanes_conv2d_grad_weight": [(y, 0, x, n, 1, mask, None, *conv)],
         "lanes_conv2d_backward": [(y, 0, x, n, 1, weight, mask, None, *conv)],
+        "lanes_fused_conv2d": [
+            (*two_terms, True, 6.0, True, weight, mask, weight[:, 0, 0, 0], None, *conv, True),
+            (*one_term, False, none, False, weight, mask, None, None, *conv, False),
+        ],
+        "lanes_fused_conv2d_backward": [
+            (y, 0, x, n, 1, c, c, True, none, weight, mask, None, *conv),
+            (y, 0, x, n, 1, None, None, True, 6.0, weight, mask, None, *conv),
+        ],
         "lanes_batch_norm": [
-            (x, n, 1, c, c, c.clone(), c.clone(), 0.1, 1e-5),
-            (x, n, 1, None, None, None, None, 0.0, 1e-5),
+            (x, n, 1, c, c, c.clone(), c.clone(), 0.1, 1e-5, None),
+            (x, n, 1, None, None, None, None, 0.0, 1e-5, None),
+            (x, n, 1, c, c, None, None, 0.0, 1e-5, torch.stack([c, c], 1).double()),
         ],
         "lanes_scale_add_relu": [
             (x, n, 1, c, c, x, 1, c, None, True, 6.0, 0),

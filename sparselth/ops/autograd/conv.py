@@ -124,6 +124,7 @@ class MaskedConv2d(torch.autograd.Function):
     plan: the mask's, or None.  All of them checked.
     conv: stride, padding and dilation in pairs, and groups.
     dense: the passes computed densely, of "forward", "grad_input" and "grad_weight".
+    moments: whether a batch norm is expected to ask for the statistics of the result.
 
     The op itself would get to the kernels too, through torch.library's autograd and the dispatch of
     lane tensors: more Python for each pass of each layer, which a small network notices. And here
@@ -132,7 +133,7 @@ class MaskedConv2d(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, input, weight, bias, mask, plan, conv: ConvSettings, dense=NO_PASSES
+        ctx, input, weight, bias, mask, plan, conv: ConvSettings, dense=NO_PASSES, moments=False
     ) -> Tensor:
         ctx.conv, ctx.dense_passes, ctx.forced = conv, dense, forced()
         ctx.save_for_backward(input, weight, mask, plan)
@@ -141,7 +142,7 @@ class MaskedConv2d(torch.autograd.Function):
             out = reference.masked_conv2d(input, _of_dtype(weight, input), mask, bias, None, *conv)
             return as_lanes(out) if isinstance(input, LaneTensor) else out
         if in_lanes(input):
-            return lanes_conv.conv(input, weight, mask, bias, plan, *conv)
+            return lanes_conv.conv(input, weight, mask, bias, plan, *conv, moments)
         with torch._C._AutoDispatchBelowAutograd():
             return OPS.masked_conv2d.default(input, weight, mask, bias, plan, *conv)
 
@@ -154,7 +155,7 @@ class MaskedConv2d(torch.autograd.Function):
         else:  # in a thread of autograd's own, as on a GPU, which has a context of its own
             with forcing(ctx.forced):
                 grads = _fused_gradients(ctx, grad, needs)
-        return (*grads, None, None, None, None)
+        return (*grads, None, None, None, None, None)
 
 
 def _fused_gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -36,13 +36,13 @@ from __future__ import annotations
 
 import torch
 
-from . import conv, gpu, lanes, lanes_layers, linear, selection, steps
+from . import conv, gpu, lanes, lanes_fused, lanes_layers, linear, selection, steps
 from .arguments import compute_dtype, output_size
 from .registry import NAMESPACE, ConvSettings, describe, memory_format
 
 # The ops that public functions call; then all, with those behind them.
 SCHEMAS = conv.SCHEMAS | linear.SCHEMAS | selection.SCHEMAS | steps.SCHEMAS
-ALL_SCHEMAS = SCHEMAS | lanes.SCHEMAS | lanes_layers.SCHEMAS | gpu.SCHEMAS
+ALL_SCHEMAS = SCHEMAS | lanes.SCHEMAS | lanes_fused.SCHEMAS | lanes_layers.SCHEMAS | gpu.SCHEMAS
 
 # Where to call them, for whoever must have imported their schemas before.
 OPS = torch.ops.sparselth

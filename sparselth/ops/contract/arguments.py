@@ -52,7 +52,20 @@ _SHAPES: dict[str, dict[str, str]] = {
         "mask": "O I R S",
     },
     "lanes_conv2d_backward": {"grad_output": _LANE_GRAD, "input": _LANE_INPUT, **_WEIGHT},
-    "lanes_batch_norm": {"input": _LANE_INPUT, **_STATISTICS},
+    "lanes_fused_conv2d": {
+        "a": _LANE_INPUT,
+        "b": "B C H'' W'' L",
+        **_STATISTICS,
+        **_WEIGHT,
+        "bias": "O",
+    },
+    "lanes_fused_conv2d_backward": {
+        "grad_output": _LANE_GRAD,
+        "a": _LANE_INPUT,
+        **_STATISTICS,
+        **_WEIGHT,
+    },
+    "lanes_batch_norm": {"input": _LANE_INPUT, **_STATISTICS, "moments": "C 2"},
     "lanes_scale_add_relu": {"a": "B C H' W' L", "b": "B C H'' W'' L", **_STATISTICS},
     "lanes_relu_backward_add": {
         "grad": "B C H' W' L",
@@ -76,7 +89,12 @@ _HALOS = {"grad_output": "grad_halo", "input": "input_halo", "a": "a_halo", "b":
 _HALOS |= {"grad": "grad_halo", "gate": "gate_halo", "other": "other_halo"}
 
 # Tensors that are not of the dtype of the others.
-_DTYPES = {"mask": torch.bool, "plan": torch.int32, "position": torch.uint8}
+_DTYPES = {
+    "mask": torch.bool,
+    "plan": torch.int32,
+    "position": torch.uint8,
+    "moments": torch.float64,
+}
 
 # Of ops in lanes: they are of what the activations are computed in.
 _COMPUTED = frozenset({"weight", "bias", *_PER_CHANNEL})
@@ -173,7 +191,7 @@ def _unified(op: str, given: Named) -> dict[str, int]:
         if value.dim() != len(extents):
             raise failure(op, f"{name} must be ({', '.join(extents)}), got {tuple(value.shape)}")
         for extent, size in zip(extents, value.shape, strict=True):
-            if sizes.setdefault(extent, size) != size:
+            if sizes.setdefault(extent, int(extent) if extent.isdigit() else size) != size:
                 raise failure(
                     op,
                     f"{name} {tuple(value.shape)} does not fit: it is ({', '.join(extents)}), and "

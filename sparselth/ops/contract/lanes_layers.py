@@ -17,7 +17,8 @@ from .registry import define, fake
 SCHEMAS: dict[str, str] = {
     "lanes_batch_norm": (
         "(Tensor input, int batch, int input_halo, Tensor? weight, Tensor? bias, "
-        "Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, float eps) "
+        "Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, float eps, "
+        "Tensor? moments) "
         "-> (Tensor, Tensor, Tensor, Tensor)"
     ),
     "lanes_scale_add_relu": (
@@ -48,7 +49,18 @@ define(SCHEMAS)
 
 
 @fake("lanes_batch_norm")
-def _(input, batch, input_halo, weight, bias, running_mean, running_var, momentum, eps):
+def _(
+    input,
+    batch,
+    input_halo,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    momentum,
+    eps,
+    moments,
+):
     """Take the statistics of a training batch, and make batch norm a scale and a shift of them.
 
     mean = E[x];   invstd = 1 / sqrt(Var[x] + eps), the variance over n = batch H W, not n - 1
@@ -63,6 +75,7 @@ def _(input, batch, input_halo, weight, bias, running_mean, running_var, momentu
     weight, bias: per channel, or None for 1 and 0.
     running_mean, running_var: per channel, contiguous, updated in place; or None.
     momentum, eps: as of `torch.nn.BatchNorm2d`.
+    moments: (C, 2), float64, of `lanes_fused_conv2d`, with which x is not read; or None.
     Returns mean, invstd, scale, shift: per channel each.
 
     Reference: Ioffe and Szegedy 2015, "Batch Normalization", algorithm 1.

@@ -67,11 +67,12 @@ class LaneTensor(torch.Tensor):
         return LaneTensor.make(value, plain.shape, plain.dtype, plain.stride())
 
     @staticmethod
-    def wrap(buffer: Tensor, batch: int, halo: int) -> LaneTensor:
-        """Make a tensor (batch, C, H, W) of values in lanes."""
+    def wrap(buffer: Tensor, batch: int, halo: int, moments: Tensor | None = None) -> LaneTensor:
+        """Make a tensor (batch, C, H, W) of values in lanes. moments: see `LaneBuffer`."""
         _, channels, rows, columns, _ = buffer.shape
         shape = (batch, channels, rows - 2 * halo, columns - 2 * halo)
-        return LaneTensor.make(LazyValue(LaneBuffer(buffer, halo), batch), shape, buffer.dtype)
+        value = LazyValue(LaneBuffer(buffer, halo, moments=moments), batch)
+        return LaneTensor.make(value, shape, buffer.dtype)
 
     def like(self, state: State) -> LaneTensor:
         """Make a tensor of this one's shape and dtype with values of its own."""

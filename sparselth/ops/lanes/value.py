@@ -3,7 +3,7 @@
 A `LazyValue` plays the part of a tensor's storage. It holds exactly one of: a buffer (see
 `layout.py`), an expression over buffers that is not computed yet, or a plain tensor.
 Expressions exist so that what follows can still join them: a batch norm, a residual addition and
-the ReLU after them become one pass over memory.
+the ReLU after them become part of what the next convolution reads, or one pass over memory.
 
 Buffers are never written to. An in-place op replaces the value's state, so expressions and clones
 may share buffers freely. A plain tensor is written to, by in-place ops and through views.
@@ -32,6 +32,7 @@ class LaneBuffer(NamedTuple):
     data: Tensor
     halo: int
     source: ReluOf | None = None  # where the values come from, if that is worth knowing
+    moments: Tensor | None = None  # their statistics by channel, of `lanes_fused_conv2d`
 
 
 class ReluOf(NamedTuple):
@@ -55,6 +56,13 @@ class AffineSum(NamedTuple):
 
     first: Affine
     second: Affine | None = None
+
+
+class Activation(NamedTuple):
+    """relu(total), cut at `upper`."""
+
+    total: AffineSum
+    upper: float
 
 
 # The limit of a ReLU that has none: what ReLU6 has at 6.
@@ -122,7 +130,7 @@ def add_masked_grad(masked_grad: MaskedGrad, other: LaneBuffer | None, batch: in
     return LaneBuffer(out, halo)
 
 
-State = LaneBuffer | AffineSum | MaskedGrad | Positions | Tensor
+State = LaneBuffer | AffineSum | Activation | MaskedGrad | Positions | Tensor
 
 
 class LazyValue:
@@ -139,6 +147,8 @@ class LazyValue:
         state = self.state
         if isinstance(state, AffineSum):
             state = self.state = evaluate(state, self.batch, relu=False)
+        elif isinstance(state, Activation):
+            state = self.state = evaluate(state.total, self.batch, True, state.upper)
         elif isinstance(state, MaskedGrad):
             state = self.state = add_masked_grad(state, None, self.batch)
         return state if isinstance(state, LaneBuffer) else None

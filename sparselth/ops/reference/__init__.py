@@ -16,7 +16,7 @@ import torch
 
 from ..contract import ALL_SCHEMAS, NAMESPACE
 from ..contract.arguments import checked
-from . import conv, gpu, lanes, lanes_layers, linear, selection, steps
+from . import conv, gpu, lanes, lanes_fused, lanes_layers, linear, selection, steps
 from .conv import (
     convolution_backward,
     masked_conv2d,
@@ -48,7 +48,7 @@ __all__ = [
     "zero_off_mask_",
 ]
 
-_ROOMS = (conv, linear, selection, steps, lanes, lanes_layers, gpu)
+_ROOMS = (conv, linear, selection, steps, lanes, lanes_fused, lanes_layers, gpu)
 _ORACLES = {op: getattr(room, op) for room in _ROOMS for op in ALL_SCHEMAS if hasattr(room, op)}
 
 

@@ -22,18 +22,30 @@ def _per_channel(values: Tensor | None, default: float) -> Tensor | float:
 
 
 def lanes_batch_norm(
-    input, batch, input_halo, weight, bias, running_mean, running_var, momentum, eps
+    input,
+    batch,
+    input_halo,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    momentum,
+    eps,
+    moments,
 ):
     """Return mean, invstd = 1 / sqrt(Var + eps), scale = w invstd and shift = b - mean scale.
 
     Over images and pixels; Var over their number n, the running variance's over n - 1.
     """
     images = computed_images(input, batch, input_halo)
-    variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
+    count = images.numel() // images.shape[1]
+    if moments is None:
+        variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
+    else:
+        mean, variance = (moments / moments.new_tensor([1, count])).to(images.dtype).unbind(1)
     invstd = (variance + eps).rsqrt()
     scale = invstd.clone() if weight is None else invstd * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    count = images.numel() // images.shape[1]
     if running_mean is not None:
         running_mean.lerp_(mean, momentum)
     if running_var is not None:

@@ -52,7 +52,7 @@ def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
     buffer, batch = as_buffer(input), input.shape[0]
     if training:
         *saved, scale, shift = OPS.lanes_batch_norm.default(
-            buffer.data, batch, buffer.halo, *channel, momentum, eps
+            buffer.data, batch, buffer.halo, *channel, momentum, eps, buffer.moments
         )
         for statistic, updated in zip(given[2:], channel[2:], strict=True):
             if updated is not statistic:

@@ -1,4 +1,4 @@
-"""ReLU, ReLU6, addition and scaling of lanes: one pass over memory for all that can be joined."""
+"""ReLU, ReLU6, addition and scaling of lanes: noted, and joined by what follows if it can."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..handling import handles
 from ..tensor import LaneTensor, in_lanes
 from ..value import (
     NO_LIMIT,
+    Activation,
     Affine,
     AffineSum,
     LaneBuffer,
     MaskedGrad,
     State,
     add_masked_grad,
-    evaluate,
 )
 
 _aten = torch.ops.aten
@@ -40,22 +40,30 @@ def _sum_of(x: Tensor) -> AffineSum:
 def _(x):
     if not in_lanes(x):
         return NotImplemented
-    return x.like(evaluate(_sum_of(x), x._value.batch, relu=True))
+    return x.like(Activation(_sum_of(x), NO_LIMIT))
 
 
 @handles(_aten.relu_.default)
 def _(x):
     if not in_lanes(x):
         return NotImplemented
-    x._value.state = evaluate(_sum_of(x), x._value.batch, relu=True)
+    x._value.state = Activation(_sum_of(x), NO_LIMIT)
     return x
+
+
+def _gate(x: Tensor) -> LaneBuffer | AffineSum:
+    """Return what opens a ReLU: its input or its result, whichever is there."""
+    state = x._value.state if isinstance(x, LaneTensor) else None
+    if isinstance(state, Activation) and state.total.second is None:
+        return state.total
+    return state if isinstance(state, AffineSum) else as_buffer(x)
 
 
 @handles(_aten.threshold_backward.default)
 def _(grad_output, result, threshold):
     if threshold != 0 or not in_lanes(result) or not same_shape_dtype(grad_output, result):
         return NotImplemented
-    return result.like(MaskedGrad(as_buffer(grad_output), as_buffer(result), NO_LIMIT))
+    return result.like(MaskedGrad(as_buffer(grad_output), _gate(result), NO_LIMIT))
 
 
 def _is_relu(lower: float, upper: float) -> bool:
@@ -67,14 +75,14 @@ def _is_relu(lower: float, upper: float) -> bool:
 def _(x, min_val=-1, max_val=1):
     if not in_lanes(x) or not _is_relu(min_val, max_val):
         return NotImplemented
-    return x.like(evaluate(_sum_of(x), x._value.batch, True, max_val))
+    return x.like(Activation(_sum_of(x), max_val))
 
 
 @handles(_aten.hardtanh_.default, takes=_LIMITS)
 def _(x, min_val=-1, max_val=1):
     if not in_lanes(x) or not _is_relu(min_val, max_val):
         return NotImplemented
-    x._value.state = evaluate(_sum_of(x), x._value.batch, True, max_val)
+    x._value.state = Activation(_sum_of(x), max_val)
     return x
 
 
@@ -82,8 +90,7 @@ def _(x, min_val=-1, max_val=1):
 def _(grad_output, x, min_val, max_val):
     if not in_lanes(x) or not _is_relu(min_val, max_val) or not same_shape_dtype(grad_output, x):
         return NotImplemented
-    gate = x._value.state if isinstance(x._value.state, AffineSum) else as_buffer(x)
-    return x.like(MaskedGrad(as_buffer(grad_output), gate, max_val))
+    return x.like(MaskedGrad(as_buffer(grad_output), _gate(x), max_val))
 
 
 def _added(a: Tensor, b: Tensor) -> State:
