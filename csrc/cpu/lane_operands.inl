@@ -19,6 +19,55 @@ struct Rows {
   bool has(int64_t row) const { return begin <= row && row < end; }
 };
 
+// Fetches what the next strip reads into the second-level cache while this one is computed, a share
+// at each tile: loading and computing alternate, and a core does not look far enough ahead to
+// overlap them by itself.
+class StripsAhead {
+ public:
+  // tiles: after so many everything is fetched.
+  explicit StripsAhead(int64_t tiles) : tiles_(tiles) {}
+
+  template <class S>
+  void add(const LaneView<S>& x, int64_t bundle, const Rows& rows) {
+    const int64_t begin = std::max<int64_t>(0, rows.begin), end = std::min(rows.end, x.height);
+    if (begin >= end || count_ == kMost) return;
+    const int64_t row_bytes = x.row_size() * int64_t(sizeof(S));
+    streams_[count_++] = {(const char*)x.row(bundle * x.channels, begin),
+                          x.plane_size() * int64_t(sizeof(S)), x.channels,
+                          ((end - begin) * row_bytes + kLine - 1) / kLine};
+  }
+
+  // To be called for each tile.
+  void advance() {
+    if (tile_ >= tiles_) return;
+    for (int i = 0; i < count_; ++i) {
+      const Stream& s = streams_[i];
+      const int64_t all = s.lines * s.planes;
+      int64_t line = tile_ * all / tiles_;
+      const int64_t last = (tile_ + 1) * all / tiles_;
+      while (line < last) {
+        const int64_t plane = line / s.lines;
+        const int64_t end = std::min(last, (plane + 1) * s.lines);
+        const char* from = s.first + plane * (s.plane_bytes - s.lines * kLine);
+        for (; line < end; ++line) __builtin_prefetch(from + line * kLine, 0, 2);
+      }
+    }
+    ++tile_;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  static constexpr int kMost = 4;  // two operands of two terms
+  struct Stream {
+    const char* first;
+    int64_t plane_bytes, planes, lines;
+  };
+
+  Stream streams_[kMost];
+  int count_ = 0;
+  int64_t tile_ = 0, tiles_;
+};
+
 // A value as it is read again after it was stored.
 template <class S>
 SPARSELTH_INLINE Vec<S> as_stored(Vec<S> value) {
@@ -46,6 +95,12 @@ class StripReader {
     expect(view_.bundle_size() <= std::numeric_limits<uint32_t>::max(), "masked_conv2d",
            "what is read at once of a bundle of images has more than 2^32 values; use the dense "
            "convolution");
+  }
+
+  // Adds what rows of a bundle are computed from.
+  void announce(StripsAhead& ahead, int64_t bundle, const Rows& read) const {
+    ahead.add(x_.a, bundle, read);
+    if (x_.b.data) ahead.add(x_.b, bundle, read);
   }
 
   // What offsets and steps refer to.

@@ -37,6 +37,13 @@ inline Strips divide_rows(int64_t total, int64_t bundles, int64_t first_bytes, i
   return {std::max<int64_t>(1, total / rows), rows};
 }
 
+// Tiles of a phase's rows [begin, end).
+template <class T>
+int64_t tiles_of(const Phase<T>& phase, int64_t begin, int64_t end) {
+  const auto runs = [](int64_t size, int64_t tile) { return (size + tile - 1) / tile; };
+  return runs(end - begin, phase.tile.rows) * runs(phase.cols, phase.tile.cols);
+}
+
 // A thread's scratch: views of one allocation, which stays for the next pass.
 template <class T>
 T* strip_scratch(int64_t values) {
@@ -52,6 +59,13 @@ int64_t waiting_sums(const Correlation<T>& c, int64_t channels) {
   return 0;
 }
 
+// A strip, and the one that its thread takes next, if there is one.
+struct StripAt {
+  int64_t bundle, strip;
+  bool has_next;
+  int64_t next_bundle, next_strip;
+};
+
 // Strips of all bundles, and parts of the output channels where there are fewer than threads.
 struct StripTasks {
   int64_t bundles, parts, runs;
@@ -64,14 +78,16 @@ struct StripTasks {
     runs = std::min(threads.count / parts, bundles * strips.count);
   }
 
-  // Calls f(bundle, strip, part, run), a run of neighboring strips and a part at a time.
+  // Calls f(at, part, run), a run of neighboring strips and a part at a time.
   template <class F>
   void run(const Threads& threads, const F& f) const {
     const int64_t total = bundles * strips.count;
     threads.run(runs * parts, [&](int64_t task) {
-      const int64_t run = task / parts;
-      for (int64_t i = run * total / runs; i < (run + 1) * total / runs; ++i)
-        f(i / strips.count, i % strips.count, task % parts, run);
+      const int64_t run = task / parts, end = (run + 1) * total / runs;
+      for (int64_t i = run * total / runs; i < end; ++i)
+        f(StripAt{i / strips.count, i % strips.count, i + 1 < end, (i + 1) / strips.count,
+                  (i + 1) % strips.count},
+          task % parts, run);
     });
   }
 };
@@ -102,21 +118,29 @@ void conv_forward_in_strips(const ConvGeometry& g, const Plan& plan, const Opera
   const int64_t waiting = kIsNarrow<S> ? waiting_sums(c, g.c_out) : 0;
   const StripTasks tasks(bundles, strips, g.c_out, threads);
   StripMoments<T> found(moments != nullptr, bundles, strips.count, g.c_out);
-  tasks.run(threads, [&](int64_t bundle, int64_t s, int64_t part, int64_t) {
+  tasks.run(threads, [&](const StripAt& at, int64_t part, int64_t) {
+    const int64_t bundle = at.bundle, s = at.strip;
     T* scratch = strip_scratch<T>(reader.scratch() + waiting + found.scratch());
     T* const sums = scratch + reader.scratch() + waiting;
     const int64_t begin = strips.begin(s), end = strips.end(s, g.out_height);
     const int64_t first = part * g.c_out / tasks.parts, last = (part + 1) * g.c_out / tasks.parts;
     const Rows read = rows_of(s), own = part == 0 ? own_rows(s) : Rows{read.begin, read.begin};
     const T* from = reader.rows(bundle, read, own, scratch) + c.low_w * view.lanes;
+    StripsAhead ahead(tiles_of(c.phases[0], begin, end));
+    if (at.has_next) reader.announce(ahead, at.next_bundle, rows_of(at.next_strip));
     const auto run = [&](const auto& finish) {
       correlate_rows<T, S>(c, c.phases[0], from, view.row_size(), bias, y, bundle, begin, end,
                            first, last, scratch + reader.scratch(), finish);
     };
-    if (!found) return run([](const TilePlace<S>& to, int, int) { return StoreTile<T, S>{to}; });
+    if (!found)
+      return run([&](const TilePlace<S>& to, int, int) {
+        ahead.advance();
+        return StoreTile<T, S>{to};
+      });
     const int64_t images = images_of<T>(g.batch, bundle);
     bool is_first = true;
     run([&](const TilePlace<S>& to, int skip_rows, int skip_cols) {
+      ahead.advance();
       return typename StripMoments<T>::template Store<S>{
           {to},      sums,     first_lanes<T>(images), T(images), std::exchange(is_first, false),
           skip_rows, skip_cols};
@@ -204,18 +228,27 @@ void conv_backward_in_strips(const ConvGeometry& g, const Plan& plan, const Oper
   const StripTasks tasks(bundles, strips, most_parts, threads);
   WeightSums<T> sums(rows.weight ? tasks.runs : 0, plan.nnz);
 
-  tasks.run(threads, [&](int64_t bundle, int64_t s, int64_t part, int64_t run) {
+  tasks.run(threads, [&](const StripAt& at, int64_t part, int64_t run) {
+    const int64_t bundle = at.bundle, s = at.strip;
     const auto share = [&](int64_t channels, int64_t of) { return of * channels / tasks.parts; };
     T* scratch = strip_scratch<T>(grads.scratch() + inputs.scratch() + waiting);
     T* const x_scratch = scratch + grads.scratch();
     const Rows read = rows.of_dy(s), own = rows.products(s);
     const T* from = grads.rows(bundle, read, read, scratch);
+    int64_t tiles = rows.weight ? tiles_of(products, own.begin, own.end) : 0;
+    for (const Phase<T>& phase : input.phases)
+      tiles += tiles_of(phase, strips.begin(s), strips.end(s, phase.rows));
+    StripsAhead ahead(tiles);
+    if (at.has_next) {
+      grads.announce(ahead, at.next_bundle, rows.of_dy(at.next_strip));
+      if (rows.weight) inputs.announce(ahead, at.next_bundle, rows.of_x(at.next_strip));
+    }
     if (rows.weight) {
       const T* values = inputs.rows(bundle, rows.of_x(s), rows.of_x(s), x_scratch);
       grad_weight_rows<T>(g, products, values - g.pad_w * in.lanes, in.row_size(),
                           from + (own.begin - read.begin) * grad.row_size(), grad.plane_size(),
                           grad.row_size(), own.begin, own.end, share(g.c_out, part),
-                          share(g.c_out, part + 1), sums.of_run(run));
+                          share(g.c_out, part + 1), sums.of_run(run), [&] { ahead.advance(); });
     }
     for (const Phase<T>& phase : input.phases) {
       const int64_t begin = strips.begin(s);
@@ -223,7 +256,11 @@ void conv_backward_in_strips(const ConvGeometry& g, const Plan& plan, const Oper
           input, phase,
           from + (begin + input.low_h - read.begin) * grad.row_size() + input.low_w * grad.lanes,
           grad.row_size(), nullptr, dx, bundle, begin, strips.end(s, phase.rows),
-          share(g.c_in, part), share(g.c_in, part + 1), x_scratch + inputs.scratch());
+          share(g.c_in, part), share(g.c_in, part + 1), x_scratch + inputs.scratch(),
+          [&](const TilePlace<S>& to, int, int) {
+            ahead.advance();
+            return StoreTile<T, S>{to};
+          });
     }
   });
   if (rows.weight) sums.write(g, plan, products.weights, dw, threads);

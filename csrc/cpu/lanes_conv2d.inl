@@ -277,13 +277,15 @@ class WeightSums {
 
 // Adds what rows [begin, end) of dy, at least one tile of them, give the channels [first, last). x:
 // what the first tap of the first row reads. dy: the first row; dy_plane, dy_row: its steps.
-template <class T>
+// Calls before() for each tile.
+template <class T, class Before>
 void grad_weight_rows(const ConvGeometry& g, const Phase<T>& phase, const T* x, int64_t x_row,
                       const T* dy, int64_t dy_plane, int64_t dy_row, int64_t begin, int64_t end,
-                      int64_t first, int64_t last, T* sums) {
+                      int64_t first, int64_t last, T* sums, const Before& before) {
   const int64_t in_row = g.stride_h * x_row, in_col = g.stride_w * kLanes<T>;
   with_tile(phase.tile, [&]<int kR, int kC>() {
     const auto at = [&](int64_t i, int64_t j, int skip_rows, int skip_cols) {
+      before();
       const T* from = x + (i - begin) * in_row + j * in_col;
       const T* grad = dy + (i - begin) * dy_row + j * kLanes<T>;
       for (int64_t group = 0; group < phase.weights.groups; ++group)
@@ -338,7 +340,7 @@ class GradWeightTasks {
     const int64_t begin = phase_.first_row(tile_row), end = phase_.last_row(tile_row);
     grad_weight_rows<T>(g_, phase_, x_.at(bundle, begin * g_.stride_h - g_.pad_h, -g_.pad_w),
                         x_.row_size(), dy_.at(bundle, begin, 0), dy_.plane_size(), dy_.row_size(),
-                        begin, end, first, last, sums);
+                        begin, end, first, last, sums, [] {});
   }
 
   ConvGeometry g_;
