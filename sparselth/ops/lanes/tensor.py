@@ -67,12 +67,16 @@ class LaneTensor(torch.Tensor):
         return LaneTensor.make(value, plain.shape, plain.dtype, plain.stride())
 
     @staticmethod
-    def wrap(buffer: Tensor, batch: int, halo: int, moments: Tensor | None = None) -> LaneTensor:
-        """Make a tensor (batch, C, H, W) of values in lanes. moments: see `LaneBuffer`."""
-        _, channels, rows, columns, _ = buffer.shape
-        shape = (batch, channels, rows - 2 * halo, columns - 2 * halo)
-        value = LazyValue(LaneBuffer(buffer, halo, moments=moments), batch)
-        return LaneTensor.make(value, shape, buffer.dtype)
+    def wrap(buffer: Tensor, batch: int, halo: int) -> LaneTensor:
+        """Make a tensor (batch, C, H, W) of values in lanes."""
+        return LaneTensor.of(LaneBuffer(buffer, halo), batch)
+
+    @staticmethod
+    def of(buffer: LaneBuffer, batch: int) -> LaneTensor:
+        """Make a tensor (batch, C, H, W) of a buffer, with what is known of it."""
+        return LaneTensor.make(
+            LazyValue(buffer, batch), (batch, *buffer.image_shape()), buffer.data.dtype
+        )
 
     def like(self, state: State) -> LaneTensor:
         """Make a tensor of this one's shape and dtype with values of its own."""

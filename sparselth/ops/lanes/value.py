@@ -34,6 +34,11 @@ class LaneBuffer(NamedTuple):
     source: ReluOf | None = None  # where the values come from, if that is worth knowing
     moments: Tensor | None = None  # their statistics by channel, of `lanes_fused_conv2d`
 
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W)."""
+        _, channels, rows, columns, _ = self.data.shape
+        return channels, rows - 2 * self.halo, columns - 2 * self.halo
+
 
 class ReluOf(NamedTuple):
     """relu(x * scale + shift), per channel: whoever reads x can tell where this is positive."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...contract import OPS, compute_dtype
+from ...contract import OPS, ConvSettings, compute_dtype
 from ..buffers import as_buffer
 from ..handling import handles
 from ..tensor import LaneTensor, in_lanes
@@ -59,50 +59,44 @@ def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups, mom
     """
     if not in_lanes(input) or isinstance(weight, LaneTensor):
         return NotImplemented
-    conv, batch = (stride, padding, dilation, groups), input.shape[0]
+    conv = (stride, padding, dilation, groups)
+    out = convolved(input, weight, mask, bias, plan, conv, moments)
+    return LaneTensor.of(out, input._value.batch)
+
+
+def convolved(
+    input: LaneTensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    plan: Tensor | None,
+    conv: ConvSettings,
+    moments: bool,
+) -> LaneBuffer:
+    """Return the same as a buffer, computing what is not computed yet of the input as it is read.
+
+    A sum of two terms is kept for whoever reads it next: of one term it takes as long to compute
+    again as to read.
+    """
+    value = input._value
     weight, bias = _computed(input, weight), None if bias is None else _computed(input, bias)
-    if weight.numel():
-        expression = _expression(input._value, padding)
-        if expression is None and moments:
-            expression = _Expression(AffineSum(Affine(as_buffer(input))))
-        if expression is not None:
-            return _fused(input._value, expression, weight, mask, bias, plan, conv, moments)
-    buffer = as_buffer(input)
-    out = _lanes_conv2d(buffer.data, batch, buffer.halo, weight, mask, bias, plan, *conv)
-    return LaneTensor.wrap(out, batch, 0)
-
-
-def _fused(
-    value: LazyValue, expression: _Expression, weight, mask, bias, plan, conv, moments: bool
-) -> LaneTensor:
-    """Return y of an activation that is computed as it is read, or that has statistics to sum."""
-    batch = value.batch
+    expression = _expression(value, conv[1]) if weight.numel() else None
+    if expression is None:
+        buffer = as_buffer(input)
+        if not moments or not weight.numel():
+            data, halo = buffer.data, buffer.halo
+            out = _lanes_conv2d(data, value.batch, halo, weight, mask, bias, plan, *conv)
+            return LaneBuffer(out, 0)
+        expression = _Expression(AffineSum(Affine(buffer)))
     (a, second), relu, upper = expression
-    # Of one term it takes as long to compute again as to read; a sum would be read twice each time.
-    b = Affine(LaneBuffer(None, 0)) if second is None else second  # type: ignore[arg-type]
+    b = (None, 0, None, None) if second is None else (*second.buffer[:2], *second[1:])
     out, x, found = _lanes_fused_conv2d(
-        a.buffer.data,
-        batch,
-        a.buffer.halo,
-        a.scale,
-        a.shift,
-        b.buffer.data,
-        b.buffer.halo,
-        b.scale,
-        b.shift,
-        relu,
-        upper,
-        second is not None,
-        weight,
-        mask,
-        bias,
-        plan,
-        *conv,
-        moments,
+        *(a.buffer.data, value.batch, a.buffer.halo, a.scale, a.shift, *b, relu, upper),
+        *(second is not None, weight, mask, bias, plan, *conv, moments),
     )
     if second is not None:
         value.state = LaneBuffer(x, 0)
-    return LaneTensor.wrap(out, batch, 0, found if moments else None)
+    return LaneBuffer(out, 0, moments=found if moments else None)
 
 
 @handles(OPS.masked_conv2d_grad_input.default)
@@ -137,34 +131,37 @@ def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilat
     Returns dx in lanes, without a halo, and dw of the weight's shape, 0 where the mask prunes;
     float32 for an input of 16 bits.
     """
-    grad = as_buffer(grad_output)
-    batch, conv = input.shape[0], (stride, padding, dilation, groups)
-    weight = _computed(input, weight)
-    known = in_lanes(input) and weight.numel()
-    expression = _expression(input._value, padding) if known else None
+    conv = (stride, padding, dilation, groups)
+    dx, dw = conv_gradients(as_buffer(grad_output), input, weight, mask, plan, conv)
+    return LaneTensor.of(dx, input.shape[0]), dw
+
+
+def conv_gradients(
+    grad: LaneBuffer,
+    input: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    plan: Tensor | None,
+    conv: ConvSettings,
+) -> tuple[LaneBuffer, Tensor]:
+    """Return the same, dx as a buffer, of a gradient that is one."""
+    weight, batch = _computed(input, weight), input.shape[0]
+    expression = None
+    if in_lanes(input) and weight.numel():
+        expression = _expression(input._value, conv[1])
+    rest = (weight, mask, plan, *conv)
     if expression is not None and expression.total.second is None:
         ((buffer, scale, shift), _), relu, upper = expression
-        grad_input, grad_weight = _lanes_fused_conv2d_backward(
-            grad.data,
-            grad.halo,
-            buffer.data,
-            batch,
-            buffer.halo,
-            scale,
-            shift,
-            relu,
-            upper,
-            weight,
-            mask,
-            plan,
-            *conv,
+        dx, dw = _lanes_fused_conv2d_backward(
+            *(grad.data, grad.halo, buffer.data, batch, buffer.halo, scale, shift, relu, upper),
+            *rest,
         )
-        return LaneTensor.wrap(grad_input, batch, 0), grad_weight
-    buffer = as_buffer(input)
-    grad_input, grad_weight = _lanes_conv2d_backward(
-        grad.data, grad.halo, buffer.data, batch, buffer.halo, weight, mask, plan, *conv
-    )
-    return LaneTensor.wrap(grad_input, batch, 0), grad_weight
+    else:
+        buffer = as_buffer(input)
+        dx, dw = _lanes_conv2d_backward(
+            grad.data, grad.halo, buffer.data, batch, buffer.halo, *rest
+        )
+    return LaneBuffer(dx, 0), dw
 
 
 @handles(_aten.sum.dim_IntList, takes="sums over batch, height and width")

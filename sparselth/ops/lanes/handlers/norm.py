@@ -22,6 +22,8 @@ from ..value import (
 )
 
 _aten = torch.ops.aten
+_lanes_batch_norm = OPS.lanes_batch_norm.default
+_lanes_batch_norm_backward = OPS.lanes_batch_norm_backward.default
 
 
 def _computed(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -45,27 +47,53 @@ def _(input, weight, bias, running_mean, running_var, training, momentum, eps):
     ):
         return NotImplemented
     channel = [None if t is None else _computed(t, dtype) for t in given]
-    weight, bias, mean, variance = channel
     count = input.numel() // input.shape[1]
     if count == 1 if training else running_mean is None or running_var is None:
         return NotImplemented  # ATen knows what to make of it
-    buffer, batch = as_buffer(input), input.shape[0]
+    batch = input._value.batch
+    w, b, mean, variance = channel
+    affine, *saved = normalized(
+        as_buffer(input), batch, w, b, mean, variance, training, momentum, eps
+    )
     if training:
-        *saved, scale, shift = OPS.lanes_batch_norm.default(
-            buffer.data, batch, buffer.halo, *channel, momentum, eps, buffer.moments
-        )
         for statistic, updated in zip(given[2:], channel[2:], strict=True):
             if updated is not statistic:
                 statistic.copy_(updated)
-    else:
-        assert mean is not None  # as asked above
-        assert variance is not None
-        saved = [variance.new_empty(0), variance.new_empty(0)]
-        scale = _invstd(variance, eps) if weight is None else _invstd(variance, eps) * weight
-        shift = -mean * scale
-        if bias is not None:
-            shift += bias
-    return (input.like(AffineSum(Affine(buffer, scale, shift))), *saved)
+    return (input.like(AffineSum(affine)), *saved)
+
+
+def normalized(
+    x: LaneBuffer,
+    batch: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Affine, Tensor, Tensor]:
+    """Return the batch norm of a buffer, not computed yet, and what its backward needs.
+
+    The arguments are those of `torch.nn.functional.batch_norm`, in what `x` is computed in.
+    Returns also mean and invstd of the batch, (C,) each; empty outside of training.
+    """
+    if training:
+        channel = (weight, bias, running_mean, running_var)
+        mean, invstd, scale, shift = _lanes_batch_norm(
+            x.data, batch, x.halo, *channel, momentum, eps, x.moments
+        )
+        return Affine(x, scale, shift), mean, invstd
+    assert running_mean is not None  # as asked by whoever calls
+    assert running_var is not None
+    scale = _invstd(running_var, eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -running_mean * scale
+    if bias is not None:
+        shift += bias
+    nothing = running_var.new_empty(0)
+    return Affine(x, scale, shift), nothing, nothing
 
 
 @handles(_aten.native_batch_norm_backward.default)
@@ -77,24 +105,36 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
     if not training:
         mean = _computed(running_mean, dtype)
         invstd = _invstd(_computed(running_var, dtype), eps)
-    grad, gate, upper = _split(grad_out)
-    buffer, around = as_buffer(input), halo(input.dtype)
-    outs = OPS.lanes_batch_norm_backward.default(
-        grad.data,
-        grad.halo,
-        *_gate_arguments(gate, buffer, input.shape[0]),
-        upper,
-        buffer.data,
-        input.shape[0],
-        buffer.halo,
-        mean,
-        invstd,
-        weight,
-        training,
-        around,
+    batch = input._value.batch
+    grad, *rest = norm_gradients(
+        *_split(grad_out), as_buffer(input), batch, mean, invstd, weight, training
     )
-    grads = (LaneTensor.wrap(outs[0], input.shape[0], around), *outs[1:])
+    grads = (LaneTensor.of(grad, batch), *rest)
     return tuple(g if want else None for g, want in zip(grads, output_mask, strict=True))
+
+
+def norm_gradients(
+    grad: LaneBuffer,
+    gate: LaneBuffer | AffineSum | None,
+    upper: float,
+    x: LaneBuffer,
+    batch: int,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    training: bool,
+) -> tuple[LaneBuffer, Tensor, Tensor]:
+    """Return the gradients of a batch norm: of x, weight and bias.
+
+    grad, gate, upper: as of `MaskedGrad`; no gate, no ReLU.  x: what the norm was given.
+    mean, invstd, weight: (C,), in what `x` is computed in, of the batch where `training`.
+    """
+    around = halo(x.data.dtype)
+    dx, dw, db = _lanes_batch_norm_backward(
+        *(grad.data, grad.halo, *_gate_arguments(gate, x, batch), upper),
+        *(x.data, batch, x.halo, mean, invstd, weight, training, around),
+    )
+    return LaneBuffer(dx, around), dw, db
 
 
 def _gate_arguments(
