@@ -3,7 +3,8 @@
 //
 // An image is walked as `slow` x `fast`, fast contiguous in memory; tables say where each slow
 // and each fast index goes inside the bundle. Cost: one read and one write of the images, through
-// square transposes in registers.
+// square transposes in registers. Images and bundle may be stored in different types that are
+// computed in the same one.
 
 struct Walk {
   int64_t image_stride, slow_stride;
@@ -28,13 +29,13 @@ SPARSELTH_INLINE void walk(const Walk& w, Vectors vectors, Single single) {
 }
 
 // images: the bundle's first image. count: how many images there are; other lanes become zero.
-template <class T>
-void pack(const T* images, int64_t count, const Walk& w, T* bundle) {
+template <class S, class T>
+void pack(const S* images, int64_t count, const Walk& w, T* bundle) {
   constexpr int kN = kLanes<T>;
   walk<T>(
       w,
       [&](int64_t s, int64_t f) {
-        const T* from = images + s * w.slow_stride + f;
+        const S* from = images + s * w.slow_stride + f;
         Vec<T> rows[kN];
 #pragma GCC unroll 16
         for (int i = 0; i < kN; ++i)
@@ -45,14 +46,15 @@ void pack(const T* images, int64_t count, const Walk& w, T* bundle) {
         for (int i = 0; i < kN; ++i) store(to + w.fast_at[f + i], rows[i]);
       },
       [&](int64_t s, int64_t f) {
-        const T* from = images + s * w.slow_stride + f;
+        const S* from = images + s * w.slow_stride + f;
         T* to = bundle + w.slow_at[s] + w.fast_at[f];
-        for (int i = 0; i < kN; ++i) to[i] = i < count ? from[i * w.image_stride] : T{};
+        for (int i = 0; i < kN; ++i)
+          to[i] = i < count ? rounded<T>(value_of(from[i * w.image_stride])) : T{};
       });
 }
 
-template <class T>
-void unpack(const T* bundle, const Walk& w, T* images, int64_t count) {
+template <class T, class S>
+void unpack(const T* bundle, const Walk& w, S* images, int64_t count) {
   constexpr int kN = kLanes<T>;
   walk<T>(
       w,
@@ -62,12 +64,13 @@ void unpack(const T* bundle, const Walk& w, T* images, int64_t count) {
 #pragma GCC unroll 16
         for (int i = 0; i < kN; ++i) rows[i] = load(from + w.fast_at[f + i]);
         transpose<T>(rows);
-        T* to = images + s * w.slow_stride + f;
+        S* to = images + s * w.slow_stride + f;
         for (int i = 0; i < kN && i < count; ++i) store(to + i * w.image_stride, rows[i]);
       },
       [&](int64_t s, int64_t f) {
         const T* from = bundle + w.slow_at[s] + w.fast_at[f];
-        T* to = images + s * w.slow_stride + f;
-        for (int i = 0; i < kN && i < count; ++i) to[i * w.image_stride] = from[i];
+        S* to = images + s * w.slow_stride + f;
+        for (int i = 0; i < kN && i < count; ++i)
+          to[i * w.image_stride] = rounded<S>(value_of(from[i]));
       });
 }

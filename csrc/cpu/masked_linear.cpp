@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -22,16 +23,47 @@ namespace sparselth {
 
 namespace {
 
-Tensor flat(const Tensor& t) { return torch::stable::contiguous(widened(t)); }
+// Contiguous, and of a type that the kernels read.
+Tensor flat(const Tensor& t) {
+  return torch::stable::contiguous(t.scalar_type() == ScalarType::Half ? widened(t) : t);
+}
 
 Threads threads_for(const Plan& plan, int64_t batch) {
   return torch_threads(batch * (plan.nnz + plan.c_in() + plan.c_out));
 }
 
-// What the passes share: rows of samples, a weight's shape, and its mask.
+// Calls f(S{}, W{}) with what activations and the weight, or its gradient, are stored as.
+template <class F>
+void with_stored_types(const Tensor& activations, const Tensor& weight, const char* op,
+                       const F& f) {
+  if (activations.scalar_type() == ScalarType::BFloat16)
+    return weight.scalar_type() == ScalarType::BFloat16 ? f(Bf16{}, Bf16{}) : f(Bf16{}, float{});
+  with_compute_type(activations.scalar_type(), op, [&](auto type) { f(type, type); });
+}
+
+// What the passes share: rows of samples, a weight's shape and type, and its mask.
 void check_rows(const char* op, const char* name, const Tensor& t, int64_t channels) {
   expect(t.dim() == 2 && t.size(1) == channels, op, name, " must be (samples, ", channels,
          "), got ", Extents(t));
+}
+
+// A weight or bias is of the activations' type, or of what those are computed in.
+void check_parameter(const char* op, const char* name, const Tensor& t, const Tensor& activations) {
+  const ScalarType stored = activations.scalar_type(), computed = widened_type(stored);
+  if (stored == computed) return check_like(op, name, t, activations);
+  expect(t.scalar_type() == stored || t.scalar_type() == computed, op, name, " must be ",
+         toString(stored), " or ", toString(computed), " for activations of ", toString(stored),
+         ", got ", toString(t.scalar_type()));
+  check_device(op, name, t, activations);
+}
+
+void check_parameters(const char* op, const Tensor& weight, const Tensor& mask,
+                      const std::optional<Tensor>& bias, const Tensor& activations) {
+  check_parameter(op, "weight", weight, activations);
+  check_mask(op, mask, weight, activations);
+  if (!bias) return;
+  check_extents(op, "bias", *bias, {weight.size(0)});
+  check_parameter(op, "bias", *bias, activations);
 }
 
 Tensor masked_linear(const Tensor& input, const Tensor& weight, const Tensor& mask,
@@ -39,18 +71,17 @@ Tensor masked_linear(const Tensor& input, const Tensor& weight, const Tensor& ma
   const char* op = "masked_linear";
   check_dims(op, "weight", weight, 2);
   check_rows(op, "input", input, weight.size(1));
-  check_weight(op, weight, mask, input);
-  check_per_channel(op, "bias", bias, weight.size(0), input);
+  check_parameters(op, weight, mask, bias, input);
   const PlanHolder holder(op, plan, mask, 1, 1, PlanHalf::by_output);
   const Tensor x = flat(input), w = flat(weight);
-  const std::optional<Tensor> b = bias ? std::optional(flat(*bias)) : std::nullopt;
+  const std::optional<Tensor> b =
+      bias ? std::optional(torch::stable::contiguous(widened(*bias))) : std::nullopt;
   Tensor y = torch::stable::new_empty(x, Ints{x.size(0), w.size(0)});
   if (y.numel() == 0) return narrowed(y, input.scalar_type());
-  with_compute_type(x.scalar_type(), op, [&](auto type) {
-    using T = decltype(type);
-    SPARSELTH_CALL_ISA(linear_forward<T>, holder.plan(), x.size(0), data<T>(x), data<T>(w),
-                       b ? data<T>(*b) : nullptr, data<T>(y),
-                       threads_for(holder.plan(), x.size(0)));
+  with_stored_types(x, w, op, [&]<class S, class W>(S, W) {
+    const Compute<S>* added = b ? data<Compute<S>>(*b) : nullptr;
+    SPARSELTH_CALL_ISA(linear_forward, holder.plan(), x.size(0), data<S>(x), data<W>(w), added,
+                       data<S>(y), threads_for(holder.plan(), x.size(0)));
   });
   return narrowed(y, input.scalar_type());
 }
@@ -60,21 +91,20 @@ Tensor masked_linear_grad_input(const Tensor& grad_output, const Tensor& weight,
   const char* op = "masked_linear_grad_input";
   check_dims(op, "weight", weight, 2);
   check_rows(op, "grad_output", grad_output, weight.size(0));
-  check_weight(op, weight, mask, grad_output);
+  check_parameters(op, weight, mask, std::nullopt, grad_output);
   const PlanHolder holder(op, plan, mask, 1, 1, PlanHalf::by_input);
   const Tensor dy = flat(grad_output), w = flat(weight);
   Tensor dx = torch::stable::new_empty(dy, Ints{dy.size(0), w.size(1)});
   if (dx.numel() == 0) return narrowed(dx, grad_output.scalar_type());
-  with_compute_type(dy.scalar_type(), op, [&](auto type) {
-    using T = decltype(type);
-    SPARSELTH_CALL_ISA(linear_grad_input<T>, holder.plan(), dy.size(0), data<T>(dy), data<T>(w),
-                       data<T>(dx), threads_for(holder.plan(), dy.size(0)));
+  with_stored_types(dy, w, op, [&]<class S, class W>(S, W) {
+    SPARSELTH_CALL_ISA(linear_grad_input, holder.plan(), dy.size(0), data<S>(dy), data<W>(w),
+                       data<S>(dx), threads_for(holder.plan(), dy.size(0)));
   });
   return narrowed(dx, grad_output.scalar_type());
 }
 
 Tensor masked_linear_grad_weight(const Tensor& grad_output, const Tensor& input, const Tensor& mask,
-                                 const std::optional<Tensor>& plan) {
+                                 const std::optional<Tensor>& plan, bool wide) {
   const char* op = "masked_linear_grad_weight";
   check_dims(op, "mask", mask, 2);
   check_rows(op, "grad_output", grad_output, mask.size(0));
@@ -85,15 +115,16 @@ Tensor masked_linear_grad_weight(const Tensor& grad_output, const Tensor& input,
          " samples, grad_output ", grad_output.size(0));
   const PlanHolder holder(op, plan, mask, 1, 1, PlanHalf::by_output);
   const Tensor dy = flat(grad_output), x = flat(input);
-  if (dy.numel() == 0 || x.numel() == 0)
-    return narrowed(torch::stable::new_zeros(x, shape_of(mask)), input.scalar_type());
-  Tensor dw = torch::stable::new_empty(x, shape_of(mask));
-  with_compute_type(x.scalar_type(), op, [&](auto type) {
-    using T = decltype(type);
-    SPARSELTH_CALL_ISA(linear_grad_weight<T>, holder.plan(), x.size(0), data<T>(dy), data<T>(x),
-                       data<T>(dw), threads_for(holder.plan(), x.size(0)));
+  const ScalarType computed = widened_type(input.scalar_type());
+  const ScalarType wanted = wide ? computed : input.scalar_type();
+  const ScalarType written = wide ? computed : x.scalar_type();
+  if (dy.numel() == 0 || x.numel() == 0) return torch::stable::new_zeros(x, shape_of(mask), wanted);
+  Tensor dw = torch::stable::new_empty(x, shape_of(mask), written);
+  with_stored_types(x, dw, op, [&]<class S, class W>(S, W) {
+    SPARSELTH_CALL_ISA(linear_grad_weight, holder.plan(), x.size(0), data<S>(dy), data<S>(x),
+                       data<W>(dw), threads_for(holder.plan(), x.size(0)));
   });
-  return narrowed(dw, input.scalar_type());
+  return narrowed(dw, wanted);
 }
 
 }  // namespace

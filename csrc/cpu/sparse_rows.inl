@@ -52,25 +52,27 @@ inline int64_t threads_for_entries(int64_t entries, const Threads& threads) {
 }
 
 // The kept weights in the plan's order by output, which its order by input refers to.
-template <class T>
-std::vector<T> values_by_output(const Plan& plan, const T* weight, const Threads& threads) {
-  std::vector<T> values(size_t(plan.nnz));
+template <class W>
+std::vector<Compute<W>> values_by_output(const Plan& plan, const W* weight,
+                                         const Threads& threads) {
+  std::vector<Compute<W>> values(size_t(plan.nnz));
   const int64_t runs = threads_for_entries(plan.nnz, threads);
   threads.run(runs, [&](int64_t run) {
     for (int64_t j = run * plan.nnz / runs; j < (run + 1) * plan.nnz / runs; ++j)
-      values[j] = weight[plan.by_output.at[j]];
+      values[j] = value_of(weight[plan.by_output.at[j]]);
   });
   return values;
 }
 
 // Fills the rows of output channels with the entries whose tap has an offset >= 0. values: what
 // rows.at refers to, or null for rows of which only the offsets are read.
-template <class T>
-PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_channels, int64_t group,
-                        const T* values, const std::vector<int64_t>& tap_offset,
-                        int64_t channel_step, const Threads& threads) {
+template <class W>
+PackedRows<Compute<W>> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_channels,
+                                 int64_t group, const W* values,
+                                 const std::vector<int64_t>& tap_offset, int64_t channel_step,
+                                 const Threads& threads) {
   constexpr int32_t kTapMask = (1 << kTapBits) - 1;
-  PackedRows<T> packed;
+  PackedRows<Compute<W>> packed;
   packed.channels = channels;
   // At least one, though it be empty: results start from the bias in the first.
   packed.groups = std::max<int64_t>(1, (in_channels + group - 1) / group);
@@ -110,7 +112,7 @@ PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_chann
       const int64_t channel = rows.code[j] >> kTapBits, tap = offset_of(j);
       if (!all_taps && tap < 0) continue;
       packed.offset[to] = uint32_t(channel * channel_step + tap);
-      if (values) packed.value[to] = values[rows.at[j]];
+      if (values) packed.value[to] = value_of(values[rows.at[j]]);
       ++to;
     }
   });

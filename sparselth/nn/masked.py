@@ -215,7 +215,8 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return y = x (w * mask)^T + bias, by the sparse or the dense kernel as chosen.
 
-        input: (..., C_in), the weight's dtype.  Returns (..., C_out).
+        input: (..., C_in), float16, bfloat16, float32 or float64 as the weight.
+        Returns (..., C_out), the input's dtype, under autocast that one.
 
         Raises SparselthError on an input that does not fit, with the sparse kernel; PyTorch's own
         errors otherwise.
@@ -225,10 +226,8 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         bias, state, choice = self._parameters["bias"], self._states["weight"], path.choice
         if not choice.sparse:
             return F.linear(input, self._kept(state), bias)
-        if path.dtype is not state.parameter.dtype:
-            return self._checked(input)  # autocast: the kernels take both in one dtype
-        shape = input.shape
-        rows = input if len(shape) == 2 else public_linear.as_rows(input)
+        shape, x = input.shape, input if input.dtype is path.dtype else input.to(path.dtype)
+        rows = x if len(shape) == 2 else public_linear.as_rows(x)
         y = Multiply.apply(rows, state.parameter, bias, state.mask, path.plan, choice.dense_passes)
         return y if len(shape) == 2 else y.view(*shape[:-1], self.out_features)
 
@@ -241,15 +240,16 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         state = None if recorded_or_nested or self._past_kernels() else self._settled()
         if state is None:
             return F.linear(input, self._masked(), self.bias)
-        x, weight, bias = autocast(input, state.parameter, self.bias)
+        (x,), weight, bias = autocast(input), state.parameter, self.bias
         service = self._service(state)
         choice = self._choose(x, None, state, service)
         mask, plan = state.mask, service.plan
         kind = kind_of(input, weight)
         if not choice.sparse:
             self._leave_path(kind, x.dtype, state, service, None, choice)
-            return reference.masked_linear(x, self._dense_weight(state), None, bias, None)
-        public_linear.check_linear(x, weight, mask, bias)
+            return F.linear(x, self._dense_weight(state), bias)
+        cast = autocast(x, weight, bias)  # as it is checked; the op does not need it rounded
+        public_linear.check_linear(x, cast[1], mask, cast[2])
         implementation(self._op, x.device)  # whether a forced backend has it
         rows = public_linear.as_rows(x)
         out = Multiply.apply(rows, weight, bias, mask, plan, choice.dense_passes)
@@ -272,4 +272,5 @@ class MaskedLinear(ChoosingModule, nn.Linear):
 
     def _measured(self, x: Tensor, conv: Any, state: MaskState, anew: bool) -> Timings | None:
         plan = self._service(state).plan
-        return choosing.linear_timings(x, state.parameter, state.mask, plan, anew=anew)
+        weight = state.parameter.detach().to(x.dtype)  # another under autocast
+        return choosing.linear_timings(x, weight, state.mask, plan, anew=anew)

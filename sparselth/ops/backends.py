@@ -44,7 +44,11 @@ _DENSE_FROM_DENSITY = {
 
 # The same on a CPU in bfloat16, which dense computes in and ours only stores. float16 is not there:
 # ours would widen whole tensors.
-_DENSE_FROM_DENSITY_IN_BF16 = {"masked_conv2d": 0.15}
+_DENSE_FROM_DENSITY_IN_BF16 = {
+    "masked_conv2d": 0.15,
+    # Careful, as long as it has not been measured.
+    "masked_linear": 0.04,
+}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def masked_linear(
 ) -> Tensor:
     """Apply the linear map with the weights that the mask keeps: y = x (weight * mask)^T + bias.
 
-    x: (..., C_in), float16, bfloat16, float32 or float64; 16-bit types are summed in float32.
+    x: (..., C_in), float16, bfloat16, float32 or float64; 16-bit types are summed in float32 and
+    rounded once.
     weight: (C_out, C_in), the dtype of x; or (C_in,) for one output that y has no dimension for.
     mask: bool, the weight's shape; True keeps.
     bias: (C_out,), the dtype of x, or (1,) or () for all outputs alike, or None.

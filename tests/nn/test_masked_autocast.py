@@ -69,12 +69,15 @@ def of_one_input(model, x, backend):
     not sl.ops.libraries.has_kernel("masked_conv2d", "cpu"), reason="no compiled kernels"
 )
 def test_16_bits_on_a_cpu_have_a_table_of_their_own():
-    """bfloat16 is stored by our kernels, float16 is not; linear layers are dense in both."""
+    """bfloat16 is stored by our kernels, float16 is not; linear layers need fewer weights."""
     with sl.use_choice("fixed"):
         for dtype, sparse in ((torch.bfloat16, True), (torch.float16, False)):
             model = network().to(dtype)
             assert model[2].choice(torch.randn(2, 32, 8, 8).to(dtype)).sparse is sparse
-            assert not model[6].choice(torch.randn(2, 32 * 64).to(dtype)).sparse
+            rows = torch.randn(2, 32 * 64).to(dtype)
+            assert not model[6].choice(rows).sparse
+            model[6].set_mask(torch.rand(model[6].weight.shape) < 0.02)
+            assert model[6].choice(rows).sparse is sparse
             with sl.use_backend("cpu"):
                 assert model[2].choice(torch.randn(2, 32, 8, 8).to(dtype)).sparse
 

@@ -61,7 +61,7 @@ def test_the_ops_themselves_are_counted_in_every_pass():
         (convolution, lambda: ops.masked_conv2d_grad_weight(grad, x, mask, None, *geometry)),
         (linear, lambda: ops.masked_linear(rows, matrix, kept.bool(), None, None)),
         (linear, lambda: ops.masked_linear_grad_input(out, matrix, kept.bool(), None)),
-        (linear, lambda: ops.masked_linear_grad_weight(out, rows, kept.bool(), None)),
+        (linear, lambda: ops.masked_linear_grad_weight(out, rows, kept.bool(), None, True)),
     ]:  # fmt: skip
         with FlopCounterMode(display=False) as counter:
             call()

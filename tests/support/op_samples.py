@@ -128,7 +128,7 @@ def samples():
         "masked_conv2d_grad_weight": [(y, x, mask, None, *conv)],
         "masked_linear": [(a, w, m, b, None), (a, w, m, None, None)],
         "masked_linear_grad_input": [(g, w, m, None)],
-        "masked_linear_grad_weight": [(g, a, m, None)],
+        "masked_linear_grad_weight": [(g, a, m, None, False), (g, a, m, None, True)],
         "topk_mask": [
             (lists[0], [2, 3], False, []),
             (lists[0], [4], True, []),

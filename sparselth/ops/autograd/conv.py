@@ -16,7 +16,7 @@ from ..lanes.handlers import conv as lanes_conv
 from ..lanes.tensor import LaneTensor, in_lanes
 from ..switches import forced, forcing
 from ..transforms import transformed
-from .registry import NO_PASSES, register_formula, serving
+from .registry import NO_PASSES, of_dtype, register_formula, serving
 
 
 def in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
@@ -26,15 +26,10 @@ def in_layout_of(input: Tensor, grad: Tensor) -> Tensor:
     return enter_lanes(grad) if in_lanes(input) and type(grad) is Tensor else grad
 
 
-def _of_dtype(weight: Tensor, x: Tensor) -> Tensor:
-    """Return the weight as plain ops take it: in lanes, one of float32 goes with 16 bits."""
-    return weight if weight.dtype == x.dtype else weight.to(x.dtype)
-
-
 def _gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of input, weight and bias, those that `needs` names, in ops again."""
     input, weight, mask, plan, *_ = ctx.saved_tensors
-    weight = _of_dtype(weight, grad)
+    weight = of_dtype(weight, grad)
     need_input, need_weight, need_bias = needs
     grad_input = grad_weight = grad_bias = None
     if need_input and need_weight and not ctx.dense_passes and not transformed(grad):
@@ -138,8 +133,8 @@ class MaskedConv2d(torch.autograd.Function):
         ctx.conv, ctx.dense_passes, ctx.forced = conv, dense, forced()
         ctx.save_for_backward(input, weight, mask, plan)
         if "forward" in dense:
-            bias = None if bias is None else _of_dtype(bias, input)
-            out = reference.masked_conv2d(input, _of_dtype(weight, input), mask, bias, None, *conv)
+            bias = None if bias is None else of_dtype(bias, input)
+            out = reference.masked_conv2d(input, of_dtype(weight, input), mask, bias, None, *conv)
             return as_lanes(out) if isinstance(input, LaneTensor) else out
         if in_lanes(input):
             return lanes_conv.conv(input, weight, mask, bias, plan, *conv, moments)

@@ -7,9 +7,15 @@ from torch import Tensor
 
 from .. import reference
 from ..bitmask import mark_on_mask
-from ..contract import OPS
+from ..contract import OPS, compute_dtype
 from ..switches import forced, forcing
-from .registry import NO_PASSES, register_formula, serving
+from .registry import NO_PASSES, of_dtype, register_formula, serving
+
+
+def _taken(parameter: Tensor, x: Tensor) -> Tensor:
+    """Return a weight or bias as the ops take it: of x's dtype, or of what x is computed in."""
+    wide = compute_dtype(x.dtype)
+    return parameter if parameter.dtype in (x.dtype, wide) else parameter.to(wide)
 
 
 def _gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -18,18 +24,22 @@ def _gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Tensor |
     need_input, need_weight, need_bias = needs
     grad_input = grad_weight = None
     if need_input:
-        run = serving("masked_linear_grad_input", grad, "grad_input" in ctx.dense_passes)
-        grad_input = run(grad, weight, mask, plan)
+        dense = "grad_input" in ctx.dense_passes
+        run = serving("masked_linear_grad_input", grad, dense)
+        taken = of_dtype(weight, grad) if dense else _taken(weight, grad)
+        grad_input = run(grad, taken, mask, plan)
     if need_weight:
-        run = serving("masked_linear_grad_weight", grad, "grad_weight" in ctx.dense_passes)
-        grad_weight = mark_on_mask(run(grad, input, mask, plan), mask)
-    return grad_input, grad_weight, grad.sum(0) if need_bias else None
+        dense = "grad_weight" in ctx.dense_passes
+        run = serving("masked_linear_grad_weight", grad, dense)
+        grad_weight = run(grad, input, mask, plan, not dense and weight.dtype != grad.dtype)
+        grad_weight = mark_on_mask(grad_weight.to(weight.dtype), mask)
+    return grad_input, grad_weight, grad.sum(0, dtype=ctx.bias_dtype) if need_bias else None
 
 
 def linear_setup(ctx, inputs, output):
     """Keep what `linear_backward` needs."""
-    input, weight, mask, _, plan = inputs
-    ctx.dense_passes = NO_PASSES
+    input, weight, mask, bias, plan = inputs
+    ctx.dense_passes, ctx.bias_dtype = NO_PASSES, None if bias is None else bias.dtype
     ctx.save_for_backward(input, weight, mask, plan)
 
 
@@ -41,7 +51,7 @@ def linear_backward(ctx, grad):
 
 
 def _linear_pair_setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs[:4])
 
 
 def _linear_grad_input_backward(ctx, grad):
@@ -51,7 +61,8 @@ def _linear_grad_input_backward(ctx, grad):
     if need_output:
         d_output = serving("masked_linear", grad)(grad, weight, mask, None, plan)
     if need_weight:
-        d_weight = serving("masked_linear_grad_weight", grad)(grad_output, grad, mask, plan)
+        run, wide = serving("masked_linear_grad_weight", grad), weight.dtype != grad.dtype
+        d_weight = run(grad_output, grad, mask, plan, wide)
     return d_output, d_weight, None, None
 
 
@@ -63,7 +74,7 @@ def _linear_grad_weight_backward(ctx, grad):
         d_output = serving("masked_linear", grad)(input, grad, mask, None, plan)
     if need_input:
         d_input = serving("masked_linear_grad_input", grad)(grad_output, grad, mask, plan)
-    return d_output, d_input, None, None
+    return d_output, d_input, None, None, None
 
 
 register_formula("masked_linear", linear_setup, linear_backward)
@@ -74,13 +85,18 @@ register_formula("masked_linear_grad_weight", _linear_pair_setup, _linear_grad_w
 class MaskedLinear(torch.autograd.Function):
     """`masked_linear` by the choice made for it, differentiable any number of times.
 
-    input: (rows, C_in).  dense: the passes computed densely, as of `MaskedConv2d`.
+    input: (rows, C_in).  weight, mask: (C_out, C_in).  bias: (C_out,), or None. With an input of 16
+    bits they may be float32, and then so are their gradients; dense passes round them.
+    dense: the passes computed densely, as of `MaskedConv2d`.
     """
 
     @staticmethod
     def forward(ctx, input, weight, bias, mask, plan, dense=NO_PASSES) -> Tensor:
         ctx.dense_passes, ctx.forced = dense, forced()
+        ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(input, weight, mask, plan)
+        fitted = of_dtype if "forward" in dense else _taken
+        weight, bias = fitted(weight, input), None if bias is None else fitted(bias, input)
         if "forward" in dense:
             return reference.masked_linear(input, weight, mask, bias, None)
         with torch._C._AutoDispatchBelowAutograd():

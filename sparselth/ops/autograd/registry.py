@@ -54,3 +54,8 @@ def serving(name: str, grad: Tensor, dense: bool = False) -> Callable[..., Tenso
     if not dense and not transformed(grad):
         return getattr(OPS, name)
     return reference.oracle(name)
+
+
+def of_dtype(parameter: Tensor, x: Tensor) -> Tensor:
+    """Return a parameter as dense ops take it; with sparse ones float32 goes with 16 bits."""
+    return parameter if parameter.dtype == x.dtype else parameter.to(x.dtype)

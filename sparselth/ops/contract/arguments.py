@@ -96,12 +96,13 @@ _DTYPES = {
     "moments": torch.float64,
 }
 
-# Of ops in lanes: they are of what the activations are computed in.
+# Of ops in lanes: they are of what the activations are computed in. Of linear ops they may be.
 _COMPUTED = frozenset({"weight", "bias", *_PER_CHANNEL})
+_MAY_BE_COMPUTED = frozenset(op for op in _SHAPES if op.startswith("masked_linear"))
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return what activations in lanes are computed in, and what is not an activation stored in.
+    """Return what activations are computed in, and what is not an activation may be stored in.
 
     dtype: of the activations.  Returns float32 for those of 16 bits, `dtype` itself for others.
     """
@@ -203,10 +204,13 @@ def _unified(op: str, given: Named) -> dict[str, int]:
 def _check_kind(op: str, name: str, tensor: Tensor, first: Tensor) -> None:
     if tensor.device != first.device:
         raise failure(op, f"{name} is on {tensor.device}, the first tensor on {first.device}")
-    like = compute_dtype(first.dtype) if op in _IN_LANES and name in _COMPUTED else first.dtype
-    wanted = _DTYPES.get(name, like)
-    if tensor.dtype != wanted:
-        raise failure(op, f"{name} must be {wanted}, got {tensor.dtype}")
+    wanted = [_DTYPES.get(name, first.dtype)]
+    if name in _COMPUTED and op in _IN_LANES:
+        wanted = [compute_dtype(first.dtype)]
+    elif name in _COMPUTED and op in _MAY_BE_COMPUTED and compute_dtype(first.dtype) not in wanted:
+        wanted.append(compute_dtype(first.dtype))
+    if tensor.dtype not in wanted:
+        raise failure(op, f"{name} must be {' or '.join(map(str, wanted))}, got {tensor.dtype}")
     if not first.is_floating_point():
         raise failure(op, f"takes floating point numbers, got {first.dtype}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .arguments import compute_dtype
 from .registry import define, fake
 
 SCHEMAS: dict[str, str] = {
@@ -12,7 +13,7 @@ SCHEMAS: dict[str, str] = {
         "(Tensor grad_output, Tensor weight, Tensor mask, Tensor? plan) -> Tensor"
     ),
     "masked_linear_grad_weight": (
-        "(Tensor grad_output, Tensor input, Tensor mask, Tensor? plan) -> Tensor"
+        "(Tensor grad_output, Tensor input, Tensor mask, Tensor? plan, bool wide) -> Tensor"
     ),
 }
 
@@ -26,13 +27,14 @@ def _(input, weight, mask, bias, plan):
     y[n, o] = bias[o] + sum over kept i of x[n, i] w[o, i],   y = x (w * mask)^T + bias
 
     input: x (rows, C_in), float16, bfloat16, float32 or float64.
-    weight: w (C_out, C_in), the input's dtype.
+    weight: w (C_out, C_in), the input's dtype, or float32 with 16 bits.
     mask: bool, the weight's shape; True keeps. Where it is False the weight counts as zero,
     whatever it holds.
-    bias: (C_out,), the input's dtype, or None for none.
+    bias: (C_out,), the input's dtype, or float32 with 16 bits; None for none.
     plan: int32 (length,), the mask's by `sparselth.ops.conv_plan(mask)`; None builds it anew in
     each call.
-    Returns y (rows, C_out), the input's dtype, contiguous. 16-bit types are summed in float32.
+    Returns y (rows, C_out), the input's dtype, contiguous. 16-bit types are summed in float32 and
+    rounded once.
 
     Differentiable any number of times.
     """
@@ -55,7 +57,7 @@ def _(grad_output, weight, mask, plan):
 
 
 @fake("masked_linear_grad_weight")
-def _(grad_output, input, mask, plan):
+def _(grad_output, input, mask, plan, wide):
     """Compute the gradient of `masked_linear` with respect to its weight, of kept weights only.
 
     dw[o, i] = sum over n of dy[n, o] x[n, i] where kept, and exactly 0 elsewhere
@@ -63,8 +65,9 @@ def _(grad_output, input, mask, plan):
     grad_output: dy (rows, C_out).
     input: x (rows, C_in), the dtype of grad_output.
     mask, plan: the forward's.
-    Returns dw (C_out, C_in), the dtype of the input, contiguous.
+    wide: return float32 of 16 bits, what is summed in, for a weight of float32.
+    Returns dw (C_out, C_in), the dtype of the input or that one, contiguous.
 
     Differentiable any number of times.
     """
-    return input.new_empty(mask.shape)
+    return input.new_empty(mask.shape, dtype=compute_dtype(input.dtype) if wide else None)

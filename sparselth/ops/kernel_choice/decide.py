@@ -27,8 +27,8 @@ from ...checks import check_name
 from .. import backends, libraries
 from ..contract import ConvSettings, output_size
 from ..gpu.candidates import candidates_for
-from ..gpu.kernel import DTYPES
-from ..lanes.convert import can_use_lanes, is_eager, is_plain_eager_cpu
+from ..gpu.kernel import DTYPES as GPU_DTYPES
+from ..lanes.convert import DTYPES, can_use_lanes, is_eager, is_plain_eager_cpu
 from ..lanes.tensor import in_lanes
 from ..patterns import classify
 from ..switches import choosing, mode
@@ -61,7 +61,7 @@ def use_choice(name: str) -> AbstractContextManager[None]:
     every run. Outside of any block, and in threads started inside one, the environment variable
     SPARSELTH_CHOICE holds, or "measured". The fixed table also serves deterministic algorithms
     (`torch.use_deterministic_algorithms`), compiled and traced programs, linear layers on a GPU,
-    and on the CPU float16, and linear layers in 16 bits.
+    and float16 on the CPU.
 
     Raises SparselthError for an unknown name, at the call, before the block is entered.
     """
@@ -161,7 +161,7 @@ def measurable(op: str, x: Tensor) -> bool:
     if x.device.type == "cuda":
         return (
             op == "masked_conv2d"
-            and x.dtype in DTYPES
+            and x.dtype in GPU_DTYPES
             and x.numel() > 0
             and is_eager(x)
             and backends.served(op, "cuda")
@@ -170,7 +170,7 @@ def measurable(op: str, x: Tensor) -> bool:
         return False
     if op == "masked_conv2d":
         return can_use_lanes(x)
-    return x.dim() > 0 and is_plain_eager_cpu(x) and not torch.is_autocast_enabled("cpu")
+    return x.dim() > 0 and is_plain_eager_cpu(x, DTYPES)
 
 
 def measures(op: str, x: Tensor) -> bool:

@@ -250,7 +250,7 @@ def test_good_calls_are_accepted_by_every_kernel(good, name):
 
 BROADCASTS = {
     "masked_linear": lambda x, w, m, b, p: (x, w, m, b[:1], p),
-    "masked_linear_grad_weight": lambda g, x, m, p: (g, x[:1], m, p),
+    "masked_linear_grad_weight": lambda g, x, m, p, wide: (g, x[:1], m, p, wide),
     "masked_conv2d_grad_weight": lambda g, x, m, p, *conv: (g, x, m[:1], p, *conv),
 }
 

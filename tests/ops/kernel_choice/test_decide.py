@@ -122,14 +122,13 @@ def test_what_is_never_measured():
     with sl.use_choice("measured"):
         assert decide.measures("masked_conv2d", x)
         assert decide.measures("masked_linear", x)
-        assert decide.measures("masked_conv2d", x.bfloat16())
-        assert not decide.measures("masked_linear", x.bfloat16())
-        for other in (x.half(), x.to("meta"), x[:0], x[0], x.as_subclass(Odd)):
-            assert not decide.measures("masked_conv2d", other)
+        for op in ("masked_conv2d", "masked_linear"):
+            assert decide.measures(op, x.bfloat16())
+            for other in (x.half(), x.to("meta"), x[:0], x.as_subclass(Odd)):
+                assert not decide.measures(op, other)
+        assert not decide.measures("masked_conv2d", x[0])
         with sl.use_backend("reference"):
             assert not decide.measures("masked_conv2d", x)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert not decide.measures("masked_linear", x)
         torch.use_deterministic_algorithms(True)
         try:
             assert not decide.measures("masked_conv2d", x)

@@ -68,9 +68,11 @@ def test_measuring_leaves_no_trace():
         assert set(times.passes) == set(PASSES)
         assert all(p.sparse > 0 and p.dense > 0 and p.around > 0 for p in times.passes.values())
     flat = mask.flatten(1)
-    times = measure_cpu.measure_linear(5, weight.flatten(1), flat, conv_plan(flat))
-    assert all(p.sparse > 0 and p.dense > 0 for p in times.passes.values())
-    assert times.conversions == Conversions()
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = weight.flatten(1).to(dtype)
+        times = measure_cpu.measure_linear(5, matrix, flat, conv_plan(flat))
+        assert all(p.sparse > 0 and p.dense > 0 for p in times.passes.values())
+        assert times.conversions == Conversions()
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     assert weight.grad is None
