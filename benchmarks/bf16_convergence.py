@@ -83,7 +83,9 @@ def main() -> None:
 def written(path: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"command": "python benchmarks/bf16_convergence.py", **settings}
-    text = json.dumps({**facts, "environment": environment(), "results": rows}, indent=1)
+    text = json.dumps(
+        {**facts, "environment": environment(torch.device("cpu")), "results": rows}, indent=1
+    )
     part = path.with_suffix(".part")
     part.write_text(text + "\n")
     part.replace(path)
@@ -94,7 +96,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += ["|---|---:|---:|---:|---:|---:|"]
     for model, data in dict.fromkeys((row["model"], row["data"]) for row in rows):
         by_way = {
-            way: {r["seed"]: 100 * r["accuracy"] for r in rows
+            way: {r["seed"]: r["accuracy"] for r in rows
                   if (r["model"], r["data"], r["way"]) == (model, data, way)}
             for way in WAYS
         }  # fmt: skip
