@@ -7,7 +7,8 @@ what the op does not know: what was cut to the masks before it stays there.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ from ..checks import kind
 from ..errors import SparselthError
 from ..ops import reference
 from ..ops.parameter_masks import bound_to, is_sharded
+
+# Other subclasses may not know ops on lists.
+_LISTED = (Tensor, torch.nn.Parameter)
 
 _Pairs = dict[int, tuple[Tensor, Tensor]]
 
@@ -119,7 +123,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
         step: Any = super().step
         step = step.__wrapped__.__get__(self) if getattr(step, "hooked", False) else step
         try:
-            step()
+            with _in_lists(self.param_groups):
+                step()
         finally:
             for member in held:
                 member.parameter.grad = member.grad
@@ -178,6 +183,32 @@ class MaskedOptimizer(torch.optim.Optimizer):
         for member in members:
             member.parameter.grad = None
         return members
+
+
+@contextmanager
+def _in_lists(groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Let torch's step update lists of parameters on a CPU, too, where nobody decided about it.
+
+    What is left to it is small and many, such as the parameters of batch norms, and each takes as
+    long to call as to update. Torch does so on GPUs by itself; the results are the same bits.
+    """
+    undecided = [
+        group
+        for group in groups
+        if group.get("foreach", False) is None
+        and not group.get("fused")
+        and not group.get("differentiable")
+        and not isinstance(group["lr"], Tensor)
+        and not torch.compiler.is_compiling()
+        and all(type(p) in _LISTED and p.device.type == "cpu" for p in group["params"])
+    ]
+    for group in undecided:
+        group["foreach"] = True
+    try:
+        yield
+    finally:
+        for group in undecided:
+            group["foreach"] = None
 
 
 def cut_gradient(bound: Any) -> None:

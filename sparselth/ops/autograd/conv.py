@@ -5,6 +5,8 @@ y = conv(x, w) is linear in x and in w, so its three ops are closed under differ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -160,18 +162,31 @@ def _fused_gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Te
     input, weight, mask, plan = ctx.saved_tensors
     if not in_lanes(input):
         return _gradients(ctx, grad, needs)
-    need_input, need_weight, need_bias = needs
     if type(grad) is Tensor:
         grad = enter_lanes(grad)
+    return lane_gradients(grad, input, weight, mask, plan, ctx.conv, needs)
+
+
+def lane_gradients(
+    grad: LaneTensor,
+    input: LaneTensor,
+    weight: Tensor,
+    mask: Tensor,
+    plan: Tensor | None,
+    conv: ConvSettings,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of input, weight and bias, those that `needs` names, in one pass."""
+    need_input, need_weight, need_bias = needs
     grad_input = grad_weight = None
     if need_input and need_weight:
         run = lanes_conv.conv_backward
-        grad_input, grad_weight = run(grad, input, weight, mask, plan, *ctx.conv)
+        grad_input, grad_weight = run(grad, input, weight, mask, plan, *conv)
     elif need_input:
         run = lanes_conv.conv_grad_input
-        grad_input = run(grad, weight, mask, plan, input.shape[2:], *ctx.conv)
+        grad_input = run(grad, weight, mask, plan, input.shape[2:], *conv)
     elif need_weight:
-        grad_weight = lanes_conv.conv_grad_weight(grad, input, mask, plan, *ctx.conv)
+        grad_weight = lanes_conv.conv_grad_weight(grad, input, mask, plan, *conv)
     if grad_weight is not None:
         mark_on_mask(grad_weight, mask)
     return grad_input, grad_weight, lanes_conv.channel_sums(grad) if need_bias else None

@@ -107,7 +107,7 @@ def _(grad_out, input, weight, running_mean, running_var, mean, invstd, training
         invstd = _invstd(_computed(running_var, dtype), eps)
     batch = input._value.batch
     grad, *rest = norm_gradients(
-        *_split(grad_out), as_buffer(input), batch, mean, invstd, weight, training
+        *split(grad_out), as_buffer(input), batch, mean, invstd, weight, training
     )
     grads = (LaneTensor.of(grad, batch), *rest)
     return tuple(g if want else None for g, want in zip(grads, output_mask, strict=True))
@@ -155,7 +155,7 @@ def _gate_arguments(
     return gate.data, gate.halo, None, None
 
 
-def _split(grad: Tensor) -> tuple[LaneBuffer, LaneBuffer | AffineSum | None, float]:
+def split(grad: Tensor) -> tuple[LaneBuffer, LaneBuffer | AffineSum | None, float]:
     """Return a gradient, the gate that is still to be applied to it, and the gate's limit."""
     if isinstance(grad, LaneTensor) and isinstance(grad._value.state, MaskedGrad):
         return grad._value.state

@@ -97,12 +97,13 @@ def _added(a: Tensor, b: Tensor) -> State:
     for gradient, other in ((a, b), (b, a)):
         if isinstance(gradient, LaneTensor) and isinstance(gradient._value.state, MaskedGrad):
             return add_masked_grad(gradient._value.state, as_buffer(other), gradient._value.batch)
-    first, second = _sum_of(a), _sum_of(b)
-    if first.second is not None:
-        first = AffineSum(Affine(as_buffer(a)))
-    if second.second is not None:
-        second = AffineSum(Affine(as_buffer(b)))
-    return AffineSum(first.first, second.first)
+    return AffineSum(term(a), term(b))
+
+
+def term(x: Tensor) -> Affine:
+    """Return an activation as one term of a sum: a norm that is not computed as it is."""
+    total = _sum_of(x)
+    return total.first if total.second is None else Affine(as_buffer(x))
 
 
 def _addable(a: Any, b: Any, alpha: Any) -> bool:
