@@ -16,9 +16,9 @@ from ..ops.backends import prefer_dense
 from ..ops.checks import MASKS, check_mask
 from ..ops.parameter_masks import is_sharded
 from ..ops.transforms import has_values
-from .blocks import LaneBlock, lane_block
 from .choosing import ChoosingModule
 from .classes import become, class_of
+from .containers import LaneContainer, lane_container
 from .coverage import coverage
 from .kinds import (
     KINDS,
@@ -191,11 +191,11 @@ def _convert_neighbors(model: nn.Module) -> None:
             module.make_plain()
         elif class_of(module) is (nn.BatchNorm2d if sparse else LaneBatchNorm2d):
             become(module, LaneBatchNorm2d if sparse else nn.BatchNorm2d)
-        elif isinstance(module, LaneBlock):
+        elif isinstance(module, LaneContainer):
             if not sparse:
                 become(module, module.plain)
         elif sparse and any(isinstance(child, MaskedConv2d) for child in module.children()):
-            kind = lane_block(class_of(module))
+            kind = lane_container(class_of(module))
             if kind is not None:
                 become(module, kind)
         if sparse and isinstance(module, MaskedConv2d) and isinstance(following, nn.BatchNorm2d):

@@ -8,11 +8,12 @@ import torch
 from support.traveling_nets import assert_same_step, conv, head, images, masks_for
 from torch import nn
 from torch.autograd.graph import Node
+from torch.utils.checkpoint import checkpoint
 
 import sparselth as sl
 from sparselth.models.resnet import BasicBlock
-from sparselth.nn import blocks
-from sparselth.nn.blocks import LaneBlock
+from sparselth.nn import containers
+from sparselth.nn.containers import LaneContainer
 
 pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
 
@@ -74,10 +75,12 @@ def step(model, x):
 
 
 @pytest.mark.parametrize("net", [vgg, resnet])
-@pytest.mark.parametrize("batch", [1, 3, 11])
-def test_a_step_is_bit_for_bit_that_of_the_modules(net, batch):
-    x = images(batch)
-    model = known(sparse(net()), x)
+@pytest.mark.parametrize(
+    ("batch", "dtype"), [(1, torch.float64), (3, torch.float64), (11, torch.float64), (19, None)]
+)
+def test_a_step_is_bit_for_bit_that_of_the_modules(net, batch, dtype):
+    x = images(batch).to(dtype or torch.float32)
+    model = known(sparse(net()).to(x.dtype), x)
     twin = known(watched(model), x)
     twin.load_state_dict(model.state_dict())
     out = model(x)
@@ -102,9 +105,9 @@ def test_evaluation_is_that_of_the_modules(net):
 def counts(model, monkeypatch):
     """Return a list that grows with each convolution that is run with its norm."""
     calls = []
-    apply = blocks.ConvNorm.apply
+    apply = containers.ConvNorm.apply
     monkeypatch.setattr(
-        blocks.ConvNorm, "apply", lambda *args: calls.append(1) or apply(*args), raising=False
+        containers.ConvNorm, "apply", lambda *args: calls.append(1) or apply(*args), raising=False
     )
     return calls
 
@@ -210,6 +213,37 @@ def test_a_mask_or_weight_changed_between_steps_counts():
     assert_same_step(model, x)
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_from_the_first_step_on(use_reentrant):
+    model = sparse(resnet())
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0  # the recomputation updates the statistics again
+    for _ in range(2):
+        assert_same_step(
+            model, images(3), lambda model, x: checkpoint(model, x, use_reentrant=use_reentrant)
+        )
+
+
+def test_autocast_runs_them_in_bfloat16(monkeypatch):
+    x = images(5).float()
+    model = sparse(resnet()).float()
+    twin = watched(model)
+    results = []
+    for each in (model, twin):
+        for _ in range(2):
+            each.zero_grad()
+            calls = counts(each, monkeypatch)
+            with torch.autocast("cpu", torch.bfloat16):
+                out = each(x)
+            out.float().square().sum().backward()
+            monkeypatch.undo()
+        results.append([out, *(p.grad for p in each.parameters()), *each.buffers()])
+        assert len(calls) == (5 if each is model else 0)
+    for got, want in zip(*results, strict=True):
+        assert torch.equal(got, want)
+
+
 def test_an_activation_in_between_has_its_gradient():
     """What a user holds of a block's input and result are tensors like any other."""
     x = images(3)
@@ -252,7 +286,7 @@ def test_a_block_that_is_a_convolution_beside_itself():
             self.conv, self.norm, self.relu = conv(8, 8), nn.BatchNorm2d(8), nn.ReLU()
 
         def forward(self, x):
-            return blocks.conv_norm(self.conv, self.norm, self.relu, x, x)
+            return containers.conv_norm(self.conv, self.norm, self.relu, x, x)
 
     model = sparse(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), Beside(), *head(8)))
     for _ in range(2):
@@ -270,7 +304,7 @@ def test_copies_files_and_plain_models():
     before = resnet()
     keys = list(before.state_dict())
     model = known(sparse(before), x)
-    assert isinstance(model, LaneBlock)
+    assert isinstance(model, LaneContainer)
     assert isinstance(model[3], BasicBlock)
     want = model.eval()(x)
     file = io.BytesIO()
@@ -295,7 +329,13 @@ def test_containers_without_masked_convolutions_stay_what_they_are():
 
 def test_names_of_no_container_are_not_there():
     with pytest.raises(AttributeError):
-        blocks.Lane_torch_nn_Linear  # noqa: B018
+        containers.Lane_torch_nn_Linear  # noqa: B018
+
+
+def small_vgg(models):
+    model = models.vgg11_bn()
+    model.classifier = nn.Linear(512 * 7 * 7, 5)
+    return model
 
 
 TORCHVISION = {  # and the masked convolutions that a norm follows: all but the dense first one
@@ -304,7 +344,7 @@ TORCHVISION = {  # and the masked convolutions that a norm follows: all but the 
         lambda models: models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=5),
         16,
     ),
-    "vgg11_bn": (lambda models: models.vgg11_bn(num_classes=5), 7),
+    "vgg11_bn": (small_vgg, 7),
     "mobilenet_v2": (lambda models: models.mobilenet_v2(num_classes=5, width_mult=0.25), 51),
 }
 

@@ -1,7 +1,7 @@
 """Convolutions, norms, shortcuts and ReLUs in a row, as one node: containers that know the order.
 
 Modules are called one by one, and each call costs tens of microseconds whatever its images' size.
-`sparselth.sparsify` gives containers whose `forward` is known, `torch.nn.Sequential` and the blocks
+`sparselth.sparsify` gives containers whose `forward` is known, `torch.nn.Sequential` and the units
 of ResNets, a class that looks for a masked convolution and what follows it, and runs them at once
 where nobody could tell: no hook is registered, nothing is recorded or transformed. Otherwise, and
 for whatever else they hold, the modules are called as before.
@@ -28,6 +28,13 @@ from .masked import MaskedConv2d
 from .norm import LaneBatchNorm2d
 from .paths import Path
 
+# Whether somebody handles what nodes save: to compute it again, as torch.utils.checkpoint, which
+# counts it. The first input of its kind goes module by module, and then all have to.
+_saving_is_hooked = torch._C._autograd._top_saved_tensors_default_hooks
+
+# Other subclasses may not take ours among them.
+_PLAIN = (Tensor, nn.Parameter)
+
 # The limits of what may follow a norm: see `ConvNorm`.
 _LIMITS: dict[type[nn.Module], float] = {nn.ReLU: math.nan, nn.ReLU6: 6.0}
 
@@ -51,8 +58,9 @@ def conv_norm(
     own: Any = conv._parameters
     channel: Any = norm._parameters
     state: Any = conv._states["weight"]  # type: ignore[index]
-    if norm.training and norm.track_running_stats:
-        norm.num_batches_tracked.add_(1)  # type: ignore[operator]
+    counter: Any = norm._buffers["num_batches_tracked"]
+    if norm.training and norm.track_running_stats and counter is not None:
+        counter.add_(1)
     return ConvNorm.apply(
         enter_lanes(x),
         state.parameter,
@@ -86,6 +94,7 @@ def _path(
         or not (relu is None or type(relu) in _LIMITS)
         or not (in_lanes(x) or type(x) is Tensor)
         or torch_module._has_any_global_hook()
+        or _saving_is_hooked(False)
         or _is_watched(conv)
         or _is_watched(norm)
         or (relu is not None and _is_watched(relu))
@@ -136,13 +145,13 @@ def _takes(norm: Any, dtype: torch.dtype, channels: int) -> bool:
     return (
         (by_batch or not torch.is_grad_enabled())
         and norm.momentum is not None
-        and all(t is None or (t.dtype is computed and t.device.type == "cpu") for t in values)
+        and all(t is None or (t.dtype is computed and type(t) in _PLAIN) for t in values)
     )
 
 
-def _in_a_row(block: Any, x: Tensor) -> Tensor:
+def _in_a_row(unit: Any, x: Tensor) -> Tensor:
     """Run modules one after the other, and at once those that belong together."""
-    modules = list(block._modules.values())
+    modules = list(unit._modules.values())
     at = 0
     while at < len(modules):
         module = modules[at]
@@ -157,40 +166,40 @@ def _in_a_row(block: Any, x: Tensor) -> Tensor:
     return x
 
 
-def _basic_block(block: Any, x: Tensor) -> Tensor:
-    shortcut = _shortcut(block, x)
-    out = conv_norm(block.conv1, block.bn1, block.relu, x)
-    return conv_norm(block.conv2, block.bn2, block.relu, out, shortcut)
+def _two_convolutions(unit: Any, x: Tensor) -> Tensor:
+    shortcut = _shortcut(unit, x)
+    out = conv_norm(unit.conv1, unit.bn1, unit.relu, x)
+    return conv_norm(unit.conv2, unit.bn2, unit.relu, out, shortcut)
 
 
-def _bottleneck(block: Any, x: Tensor) -> Tensor:
-    shortcut = _shortcut(block, x)
-    out = conv_norm(block.conv1, block.bn1, block.relu, x)
-    out = conv_norm(block.conv2, block.bn2, block.relu, out)
-    return conv_norm(block.conv3, block.bn3, block.relu, out, shortcut)
+def _three_convolutions(unit: Any, x: Tensor) -> Tensor:
+    shortcut = _shortcut(unit, x)
+    out = conv_norm(unit.conv1, unit.bn1, unit.relu, x)
+    out = conv_norm(unit.conv2, unit.bn2, unit.relu, out)
+    return conv_norm(unit.conv3, unit.bn3, unit.relu, out, shortcut)
 
 
-def _shortcut(block: Any, x: Tensor) -> Tensor:
-    return x if block.downsample is None else block.downsample(x)
+def _shortcut(unit: Any, x: Tensor) -> Tensor:
+    return x if unit.downsample is None else unit.downsample(x)
 
 
 # Containers by name, as ours must not be imported from here and torchvision's need not be there.
 _FORWARDS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "torch.nn.modules.container.Sequential": _in_a_row,
     "torchvision.ops.misc.Conv2dNormActivation": _in_a_row,
-    "torchvision.models.resnet.BasicBlock": _basic_block,
-    "torchvision.models.resnet.Bottleneck": _bottleneck,
-    "sparselth.models.resnet.BasicBlock": _basic_block,
+    "torchvision.models.resnet.BasicBlock": _two_convolutions,
+    "torchvision.models.resnet.Bottleneck": _three_convolutions,
+    "sparselth.models.resnet.BasicBlock": _two_convolutions,
 }
 
 
-class LaneBlock(nn.Module):
+class LaneContainer(nn.Module):
     """A container that runs what belongs together at once. Mixed into those of `_FORWARDS`."""
 
     plain: type[nn.Module]
 
 
-def lane_block(container: type[nn.Module]) -> type[Any] | None:
+def lane_container(container: type[nn.Module]) -> type[Any] | None:
     """Return the class that a container may change to, or None."""
     name = f"{container.__module__}.{container.__qualname__}"
     return _made(name, container) if name in _FORWARDS else None
@@ -211,9 +220,9 @@ def _made(name: str, container: type[nn.Module]) -> type[Any]:
             "forward": forward,
             "__module__": __name__,
             "__qualname__": own,
-            "__doc__": f"`{container.__name__}` after `sparsify`; see `sparselth.nn.blocks`.",
+            "__doc__": f"`{container.__name__}` after `sparsify`; see `sparselth.nn.containers`.",
         }
-        globals()[own] = type(own, (LaneBlock, container), attributes)
+        globals()[own] = type(own, (LaneContainer, container), attributes)
     return globals()[own]
 
 
