@@ -42,7 +42,8 @@ def lanes_batch_norm(
     if moments is None:
         variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
     else:
-        mean, variance = (moments / moments.new_tensor([1, count])).to(images.dtype).unbind(1)
+        both = (moments / moments.new_tensor([1, count])).to(images.dtype)
+        mean, variance = both.t().contiguous()
     invstd = (variance + eps).rsqrt()
     scale = invstd.clone() if weight is None else invstd * weight
     shift = -mean * scale if bias is None else bias - mean * scale
