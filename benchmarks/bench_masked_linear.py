@@ -1,4 +1,4 @@
-"""masked_linear against dense: forward and backward through autograd, fp32."""
+"""masked_linear against dense: forward and backward through autograd, in fp32 and bf16."""
 
 from __future__ import annotations
 

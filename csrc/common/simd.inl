@@ -44,13 +44,17 @@ SPARSELTH_INLINE Vec<float> load(const Bf16* from) {
 #endif
 }
 
-// Rounds to the nearest, ties to even. By hand: AVX512-BF16's instruction makes zeros of denormals,
-// so that results would depend on the machine.
-SPARSELTH_INLINE void store(Bf16* to, Vec<float> v) {
+// The nearest bfloat16, ties to even, in the upper halves of the result; the lower ones hold
+// anything. By hand: AVX512-BF16's instruction makes zeros of denormals, so that results would
+// depend on the machine.
+SPARSELTH_INLINE Vec<uint32_t> nearest_bf16(Vec<float> v) {
   const Vec<uint32_t> bits = (Vec<uint32_t>)v;
   const Vec<uint32_t> nearest = bits + 0x7fff + (bits >> 16 & 1);
-  // A NaN stays one, whatever its lower bits are.
-  const Vec<uint32_t> halves = (v != v ? bits | 0x400000 : nearest) >> 16;
+  return v != v ? bits | 0x400000 : nearest;  // a NaN stays one, whatever its lower bits are
+}
+
+SPARSELTH_INLINE void store(Bf16* to, Vec<float> v) {
+  const Vec<uint32_t> halves = nearest_bf16(v) >> 16;
 #if SPARSELTH_VECTOR_BYTES == 64
   _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)halves));
 #elif SPARSELTH_VECTOR_BYTES == 32
@@ -61,6 +65,15 @@ SPARSELTH_INLINE void store(Bf16* to, Vec<float> v) {
   const Halves out = __builtin_convertvector(halves, Halves);
   __builtin_memcpy(to, &out, sizeof out);
 #endif
+}
+
+// A value as it is read again after it was stored as S.
+template <class S>
+SPARSELTH_INLINE Vec<S> as_stored(Vec<S> value) {
+  if constexpr (kIsNarrow<S>)
+    return (Vec<S>)(nearest_bf16(value) & 0xffff0000);
+  else
+    return value;
 }
 
 template <class T>

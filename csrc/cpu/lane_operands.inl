@@ -68,15 +68,6 @@ class StripsAhead {
   int64_t tile_ = 0, tiles_;
 };
 
-// A value as it is read again after it was stored.
-template <class S>
-SPARSELTH_INLINE Vec<S> as_stored(Vec<S> value) {
-  if constexpr (!kIsNarrow<S>) return value;
-  S stored[kLanes<S>];
-  store(stored, value);
-  return load(stored);
-}
-
 // How a pass reads strips of an operand: where it lies, if that will do, else through scratch.
 template <class S>
 class StripReader {

@@ -48,7 +48,9 @@ int64_t windows(int64_t size, int64_t kernel, int64_t stride, int64_t pad, const
 }
 
 std::tuple<Tensor, Tensor> lanes_max_pool2d(const Tensor& input, int64_t batch, int64_t input_halo,
-                                            const Ints& kernel, const Ints& stride,
+                                            const std::optional<Tensor>& scale,
+                                            const std::optional<Tensor>& shift, bool relu,
+                                            double upper, const Ints& kernel, const Ints& stride,
                                             const Ints& padding, int64_t halo) {
   const char* op = "lanes_max_pool2d";
   const PoolWindow w = pool_window(kernel, stride, padding, op);
@@ -56,16 +58,19 @@ std::tuple<Tensor, Tensor> lanes_max_pool2d(const Tensor& input, int64_t batch, 
   std::optional<std::tuple<Tensor, Tensor>> result;
   with_lane_type(input.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
+    using C = Compute<T>;
     const LaneOperand<T> x(input, input_halo, op);
     x.check_batch(batch, op);
     const LaneView<const T>& in = x.view();
+    const PerChannel<C> scales(scale, in.channels, op), shifts(shift, in.channels, op);
     const int64_t p = windows(in.height, w.kernel_h, w.stride_h, w.pad_h, op);
     const int64_t q = windows(in.width, w.kernel_w, w.stride_w, w.pad_w, op);
     const Tensor y = empty_planes(input, p, q, halo);
     const Tensor position = empty_planes(input, p, q, 0, ScalarType::Byte);
-    SPARSELTH_CALL_ISA(max_pool<T>, in, w, lane_view<T>(y, halo, in.lanes, op),
-                       lane_view<uint8_t>(position, 0, in.lanes, op),
-                       torch_threads(position.numel() * w.kernel_h * w.kernel_w));
+    SPARSELTH_CALL_ISA(
+        max_pool<T>, in, batch, {scales.data(), shifts.data(), nullptr, nullptr, C(upper)}, relu, w,
+        lane_view<T>(y, halo, in.lanes, op), lane_view<uint8_t>(position, 0, in.lanes, op),
+        torch_threads(position.numel() * w.kernel_h * w.kernel_w));
     result = {y, position};
   });
   return *result;

@@ -1,26 +1,46 @@
 // Max pooling of activations in lanes, compiled per instruction set.
 //
-//   forward   y[p,q]  = max of the window at p, q; its place in the window, row-major, as uint8
+//   forward   y[p,q]  = max of the window at p, q of x, or of relu?(scale x + shift), which is
+//                       computed as it is read; its place in the window, row-major, as uint8
 //   backward  dx[h,w] = sum of dy[p,q] over the windows whose maximum is at h, w
 //
 // As in torch, the first maximum of a window wins, NaN beats every number, and padding never wins.
 // The backward gathers: each pixel looks at the windows that cover it, so that dx is written once,
 // in memory order. T: what activations are stored as. Cost: x and dy are read from memory once, y,
-// dx and a byte per y likewise written; a window costs one load and two comparisons per tap.
+// dx and a byte per y likewise written; a window costs one load and two comparisons per tap, and
+// the scale, shift and ReLU of it: again in each window that it lies in.
 
 #include "cpu/lane_planes.inl"
+#include "cpu/scale_add_rule.inl"
 
 struct Range {
   int64_t begin, end;
 };
 
-// One row of windows over one plane, whose first row is `top`.
+// What a window compares: a value as it lies,
 template <class T>
+struct AsItLies {
+  SPARSELTH_INLINE Vec<T> operator()(Vec<T> x) const { return x; }
+};
+
+// or what is computed of it, rounded as if it had been stored: that makes ties of values nearby,
+// and a negative scale another maximum, so neither can wait until the maximum is found.
+template <class T, bool kRelu>
+struct Computed {
+  ScaleAddRule<Compute<T>, false, kRelu> rule;
+
+  SPARSELTH_INLINE Vec<T> operator()(Vec<T> x) const { return as_stored<T>(rule(&x)); }
+};
+
+// One row of windows over one plane, whose first row is `top`.
+template <class T, class Read>
 struct WindowRow {
   const T* x;  // the plane's first pixel inside the halo
   int64_t row_size, top, kernel_w;
   T* y;
   uint8_t* position;
+  Read read;
+  Integers<T> real;  // lanes beyond the batch, where a shift need not be zero, stay so
 
   // Window q, whose first column is `left`. rows, columns: those of the window inside the image.
   SPARSELTH_INLINE void maximum(int64_t q, int64_t left, Range rows, Range columns) const {
@@ -32,13 +52,13 @@ struct WindowRow {
       const T* from = x + (top + i) * row_size;
 #pragma GCC unroll 3
       for (int64_t j = columns.begin; j < columns.end; ++j) {
-        const Vec<T> v = load(from + (left + j) * kLanes<T>);
+        const Vec<T> v = read(load(from + (left + j) * kLanes<T>));
         const Integers<T> wins = (v > best) | (v != v);
         best = wins ? v : best;
         at = wins ? Integers<T>{} + Index(i * kernel_w + j) : at;
       }
     }
-    store(y + q * kLanes<T>, best);
+    store(y + q * kLanes<T>, keep<T>(best, real));
     store_bytes<T>(position + q * kLanes<T>, at);
   }
 };
@@ -57,17 +77,21 @@ inline Range windows_inside(int64_t count, int64_t kernel, int64_t stride, int64
 }
 
 // kKernel: the compile-time size of a square kernel, whose windows are unrolled; 0: any.
-template <class T, int kKernel>
-void max_pool_planes(const LaneView<const T>& x, const PoolWindow& w, const LaneView<T>& y,
-                     const LaneView<uint8_t>& position, const Threads& threads) {
+// read_of(channel) makes what is compared of a value.
+template <class T, int kKernel, class ReadOf>
+void max_pool_planes(const LaneView<const T>& x, int64_t batch, const PoolWindow& w,
+                     const LaneView<T>& y, const LaneView<uint8_t>& position,
+                     const Threads& threads, const ReadOf& read_of) {
   const int64_t kernel_h = kKernel ? kKernel : w.kernel_h;
   const int64_t kernel_w = kKernel ? kKernel : w.kernel_w;
   const Range inner = windows_inside(y.width, kernel_w, w.stride_w, w.pad_w, x.width);
   for_planes(y.planes(), threads, [&](int64_t plane) {
+    const auto read = read_of(plane % x.channels);
+    const Integers<T> real = first_lanes<T>(images_of<T>(batch, plane / x.channels));
     write_plane(y, plane, [&](int64_t p, T* to) {
       const int64_t top = p * w.stride_h - w.pad_h;
-      const WindowRow<T> row{x.row(plane, 0), x.row_size(), top,
-                             kernel_w,        to,           position.row(plane, p)};
+      const WindowRow<T, std::remove_const_t<decltype(read)>> row{
+          x.row(plane, 0), x.row_size(), top, kernel_w, to, position.row(plane, p), read, real};
       const Range rows = taps_inside(top, kernel_h, x.height);
       const auto clipped = [&](int64_t begin, int64_t end) {
         for (int64_t q = begin; q < end; ++q) {
@@ -85,14 +109,24 @@ void max_pool_planes(const LaneView<const T>& x, const PoolWindow& w, const Lane
 }
 
 template <class T>
-void max_pool(const LaneView<const T>& x, const PoolWindow& w, const LaneView<T>& y,
+void max_pool(const LaneView<const T>& x, int64_t batch, const ScalesAndShifts<Compute<T>>& scales,
+              bool relu, const PoolWindow& w, const LaneView<T>& y,
               const LaneView<uint8_t>& position, const Threads& threads) {
-  if (w.kernel_h == 2 && w.kernel_w == 2) {
-    max_pool_planes<T, 2>(x, w, y, position, threads);
-  } else if (w.kernel_h == 3 && w.kernel_w == 3) {
-    max_pool_planes<T, 3>(x, w, y, position, threads);
+  const auto pool = [&](const auto& read_of) {
+    if (w.kernel_h == 2 && w.kernel_w == 2) {
+      max_pool_planes<T, 2>(x, batch, w, y, position, threads, read_of);
+    } else if (w.kernel_h == 3 && w.kernel_w == 3) {
+      max_pool_planes<T, 3>(x, batch, w, y, position, threads, read_of);
+    } else {
+      max_pool_planes<T, 0>(x, batch, w, y, position, threads, read_of);
+    }
+  };
+  if (relu) {
+    pool([&](int64_t channel) { return Computed<T, true>{{scales, channel}}; });
+  } else if (scales.a_scale || scales.a_shift) {
+    pool([&](int64_t channel) { return Computed<T, false>{{scales, channel}}; });
   } else {
-    max_pool_planes<T, 0>(x, w, y, position, threads);
+    pool([](int64_t) { return AsItLies<T>{}; });
   }
 }
 

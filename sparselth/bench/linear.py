@@ -1,4 +1,8 @@
-"""masked_linear and dense: forward and backward through autograd, fp32, batch 128."""
+"""masked_linear and dense: forward and backward through autograd, batch 128.
+
+In bf16 as under autocast: activations and their gradients are bfloat16, the weight and its gradient
+float32. Ours reads the weight as it is; dense rounds it in every step, as torch's autocast does.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,19 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..ops import masked_linear, topk_mask
+from ..ops.autograd.linear import MaskedLinear
 from ..ops.plan import conv_plan
 from .ratios import Ratio
 
 FEATURES = (512, 2048)
-RATIOS = (Ratio("dense fp32", ("dense",)),)
+RATIOS = (
+    Ratio("dense fp32", ("dense",)),
+    Ratio("dense bf16", ("dense bf16",)),
+    Ratio("dense bf16, ours in bf16", ("dense bf16",), ours=("sparse bf16",)),
+)
 
 
 def name_of(features: int) -> str:
@@ -22,17 +32,26 @@ def name_of(features: int) -> str:
 
 def candidates(features: int, sparsity: float) -> dict[str, Callable[[], object]]:
     """Return ours and torch's, with a random mask, which torch's weight was multiplied with."""
-    x = torch.randn(128, features, requires_grad=True)
+    x, grad = torch.randn(128, features), torch.randn(128, features)
     weight = torch.randn(features, features)
     mask = topk_mask(torch.rand_like(weight), round((1 - sparsity) * weight.numel()))
-    assert isinstance(mask, torch.Tensor)
+    assert isinstance(mask, Tensor)
     weight = (weight * mask).requires_grad_()
-    plan, grad = conv_plan(mask), torch.randn(128, features)
+    plan = conv_plan(mask)
 
-    def step(call: Callable[[], torch.Tensor]) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(call(), (x, weight), grad)
+    def step(call: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[], object]:
+        rows, back = x.to(dtype).requires_grad_(), grad.to(dtype)
+        return lambda: torch.autograd.grad(call(rows), (rows, weight), back)
 
+    def under_autocast(rows: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.linear(rows, weight)
+
+    narrow = torch.bfloat16
     return {
-        "sparse": step(lambda: masked_linear(x, weight, mask, plan=plan)),
-        "dense": step(lambda: F.linear(x, weight)),
+        "sparse": step(lambda rows: masked_linear(rows, weight, mask, plan=plan), torch.float32),
+        "dense": step(lambda rows: F.linear(rows, weight), torch.float32),
+        # What the module calls: the public function casts the weight as autocast would.
+        "sparse bf16": step(lambda r: MaskedLinear.apply(r, weight, None, mask, plan), narrow),
+        "dense bf16": step(under_autocast, narrow),
     }

@@ -92,11 +92,37 @@ def test_pooling_stays_in_lanes():
     model = sparse(NETS["pooling"]())
     calls, out = record_forward(model)
     assert (calls["to_lanes"], calls["from_lanes"]) == (1, 1)
-    assert (calls["lanes_max_pool2d"], calls["lanes_scale_add_relu"]) == (2, 3)
+    # Pooling computes norms and ReLUs as it reads; the last, which leaves the lanes, is computed.
+    assert (calls["lanes_max_pool2d"], calls["lanes_scale_add_relu"]) == (2, 1)
     calls = record(lambda: out.sum().backward())
     assert calls["to_lanes"] == 1
     assert "from_lanes" not in calls
     assert calls["lanes_max_pool2d_backward"] == 2
+    assert "lanes_scale_add_relu" not in calls
+    assert "lanes_relu_backward_add" not in calls
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("relu", [nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.Identity])
+def test_what_is_pooled_is_never_computed_on_its_own(norm, relu, dtype):
+    layers = (conv(3, 8, bias=True), norm(8), relu(True), nn.MaxPool2d(2), conv(8, 8))
+    model = sparse(nn.Sequential(*layers)).to(dtype)
+    results = []
+    with sl.use_backend("cpu"):
+        calls = record(lambda: results.append(model(images(3).to(dtype).requires_grad_())))
+        calls |= record(lambda: results[0].sum().backward())
+    assert calls["lanes_max_pool2d"] == calls["lanes_max_pool2d_backward"] == 1
+    assert "lanes_scale_add_relu" not in calls
+    # Without a norm the ReLU's gate is what it is given, which is there.
+    assert calls.get("lanes_relu_backward_add", 0) == (norm is nn.Identity)
+
+
+def test_a_sum_of_two_is_computed_once_for_pooling():
+    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), Residual(8, 8), nn.MaxPool2d(2))
+    calls, _ = record_forward(sparse(model))
+    assert calls["lanes_max_pool2d"] == 1
+    assert calls["lanes_scale_add_relu"] == 1
 
 
 def test_an_activation_seen_by_the_user_goes_on_in_lanes():

@@ -34,7 +34,8 @@ def lane_samples():
     none = float("nan")
     two_terms = (x, n, 1, c, c, x, 1, c, None)
     one_term = (x, n, 1, c, None, None, 0, None, None)
-    pooled, position = ops.lanes_max_pool2d(x, n, 1, *window, 1)
+    as_it_lies = (None, None, False, none)
+    pooled, position = ops.lanes_max_pool2d(x, n, 1, *as_it_lies, *window, 1)
     return {
         "to_lanes": [(images, lane_count, 1)],
         "from_lanes": [(x, n, 1)],
@@ -67,7 +68,11 @@ def lane_samples():
             (x, 1, x, 1, None, None, 6.0, x, n, 1, c, c, c, True, 1),
             (x, 1, None, 0, c, c, float("nan"), x, n, 1, c, c, None, False, 1),
         ],
-        "lanes_max_pool2d": [(x, n, 1, *window, 1)],
+        "lanes_max_pool2d": [
+            (x, n, 1, *as_it_lies, *window, 1),
+            (x, n, 1, c, c, True, 6.0, *window, 1),
+            (x, n, 1, None, c, False, none, *window, 0),
+        ],
         "lanes_max_pool2d_backward": [(pooled, n, 1, position, [4, 5], *window, 1)],
     }
 

@@ -25,7 +25,7 @@ _GRAD_INPUT = {"grad_output": "N O P Q", **_WEIGHT}
 _GRAD_WEIGHT = {"grad_output": "N O P Q", "input": "N C H W", "mask": "O I R S"}
 _LANE_INPUT, _LANE_GRAD = "B C H' W' L", "B O P' Q' L"
 _PER_CHANNEL = (
-    *("weight", "bias", "running_mean", "running_var", "mean", "invstd"),
+    *("weight", "bias", "running_mean", "running_var", "mean", "invstd", "scale", "shift"),
     *("a_scale", "a_shift", "b_scale", "b_shift", "gate_scale", "gate_shift"),
 )
 _STATISTICS = dict.fromkeys(_PER_CHANNEL, "C")
@@ -78,7 +78,7 @@ _SHAPES: dict[str, dict[str, str]] = {
         "input": "B C H''' W''' L",
         **_STATISTICS,
     },
-    "lanes_max_pool2d": {"input": _LANE_INPUT},
+    "lanes_max_pool2d": {"input": _LANE_INPUT, **_STATISTICS},
     "lanes_max_pool2d_backward": {"grad": "B C P' Q' L", "position": "B C P Q L"},
 }
 

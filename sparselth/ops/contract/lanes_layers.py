@@ -36,8 +36,8 @@ SCHEMAS: dict[str, str] = {
         "-> (Tensor, Tensor, Tensor)"
     ),
     "lanes_max_pool2d": (
-        "(Tensor input, int batch, int input_halo, int[2] kernel, int[2] stride, "
-        "int[2] padding, int halo) -> (Tensor, Tensor)"
+        "(Tensor input, int batch, int input_halo, Tensor? scale, Tensor? shift, bool relu, "
+        "float upper, int[2] kernel, int[2] stride, int[2] padding, int halo) -> (Tensor, Tensor)"
     ),
     "lanes_max_pool2d_backward": (
         "(Tensor grad, int batch, int grad_halo, Tensor position, int[2] input_hw, "
@@ -165,17 +165,22 @@ def _(
 
 
 @fake("lanes_max_pool2d")
-def _(input, batch, input_halo, kernel, stride, padding, halo):
-    """Take the maximum of each window, and note where it was.
+def _(input, batch, input_halo, scale, shift, relu, upper, kernel, stride, padding, halo):
+    """Take the maximum of each window of what is computed as it is read; note where it was.
 
+    x = input * scale + shift
+    x <- min(max(x, 0), upper)   where `relu`; without a limit where `upper` is NaN
     y[n, c, p, q] = max over r, s of x[n, c, p stride - padding + r, q stride - padding + s]
     position[n, c, p, q] = r kernel_w + s of the maximum, the first of equals
 
-    Pixels outside the image do not count. A NaN in a window is its maximum.
+    That is, of what `lanes_scale_add_relu` would return: x is rounded to the dtype of the input
+    before it is compared. Pixels outside the image do not count. A NaN in a window is its maximum.
 
-    input: x (bundles, C, H + 2 input_halo, W + 2 input_halo, L), bfloat16, float32 or
+    input: (bundles, C, H + 2 input_halo, W + 2 input_halo, L), bfloat16, float32 or
     float64.
     batch: its images.  input_halo: in pixels.
+    scale, shift: per channel, or None for 1 and 0.
+    relu: whether there is a ReLU.  upper: its limit, 6 for ReLU6.
     kernel: (kernel_h, kernel_w), at most 255 pixels in all.  stride >= 1.
     padding: at most half the kernel. All three are two ints in pixels.
     halo: of the maxima, in pixels.

@@ -3,7 +3,8 @@
 A `LazyValue` plays the part of a tensor's storage. It holds exactly one of: a buffer (see
 `layout.py`), an expression over buffers that is not computed yet, or a plain tensor.
 Expressions exist so that what follows can still join them: a batch norm, a residual addition and
-the ReLU after them become part of what the next convolution reads, or one pass over memory.
+the ReLU after them become part of what the next convolution reads, or one pass over memory; a norm
+and its ReLU part of what max pooling reads as well.
 
 Buffers are never written to. An in-place op replaces the value's state, so expressions and clones
 may share buffers freely. A plain tensor is written to, by in-place ops and through views.
@@ -74,6 +75,14 @@ class Activation(NamedTuple):
 NO_LIMIT = math.nan
 
 
+class Expression(NamedTuple):
+    """A sum, or its ReLU up to a limit, for whoever computes it as it is read."""
+
+    total: AffineSum
+    relu: bool = False
+    upper: float = NO_LIMIT
+
+
 class MaskedGrad(NamedTuple):
     """A gradient before the ReLU whose result was `gate`: 0 where gate <= 0 or >= upper.
 
@@ -136,6 +145,13 @@ def add_masked_grad(masked_grad: MaskedGrad, other: LaneBuffer | None, batch: in
 
 
 State = LaneBuffer | AffineSum | Activation | MaskedGrad | Positions | Tensor
+
+
+def expression_of(state: State) -> Expression | None:
+    """Return the activation that is not computed yet, if that is what it is."""
+    if isinstance(state, Activation):
+        return Expression(state.total, True, state.upper)
+    return Expression(state) if isinstance(state, AffineSum) else None
 
 
 class LazyValue:

@@ -42,7 +42,8 @@ def lanes_batch_norm(
     if moments is None:
         variance, mean = torch.var_mean(images, (0, 2, 3), correction=0)
     else:
-        mean, variance = (moments / moments.new_tensor([1, count])).to(images.dtype).unbind(1)
+        both = (moments / moments.new_tensor([1, count])).to(images.dtype)
+        mean, variance = both.t().contiguous()
     invstd = (variance + eps).rsqrt()
     scale = invstd.clone() if weight is None else invstd * weight
     shift = -mean * scale if bias is None else bias - mean * scale
@@ -121,9 +122,17 @@ def lanes_batch_norm_backward(
     return grad_input, grad_weight, grad_bias
 
 
-def lanes_max_pool2d(input, batch, input_halo, kernel, stride, padding, halo):
-    """Return y = max over a window (r, s) of x, and r kernel_w + s of the maximum, uint8."""
-    images = from_lanes(input, batch, input_halo)
+def lanes_max_pool2d(
+    input, batch, input_halo, scale, shift, relu, upper, kernel, stride, padding, halo
+):
+    """Return y = max over a window (r, s) of x, and r kernel_w + s of the maximum, uint8.
+
+    x = clamp(input scale + shift, 0, upper), as it is stored; unclamped without relu
+    """
+    x = lanes_scale_add_relu(
+        input, batch, input_halo, scale, shift, None, 0, None, None, relu, upper, 0
+    )
+    images = from_lanes(x, batch, 0)
     out, index = F.max_pool2d(images, kernel, stride, padding, return_indices=True)
     width = images.shape[3]
     on = out.device

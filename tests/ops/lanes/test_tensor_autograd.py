@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.usefixtures("traveling", "one_thread")]
         lambda x: F.hardtanh(batch_norm(enter_lanes(x)), 0.0, 0.5, inplace=True),
         lambda x: batch_norm(enter_lanes(x), training=False) / 3,
         lambda x: F.max_pool2d(enter_lanes(x), 2),
+        lambda x: F.max_pool2d(F.relu(batch_norm(enter_lanes(x))), 2),
+        lambda x: F.max_pool2d(F.relu(batch_norm(enter_lanes(x)) + enter_lanes(x)), 2),
     ],
 )
 def test_gradcheck(function):

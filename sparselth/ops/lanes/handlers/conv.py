@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from ...contract import OPS, ConvSettings, compute_dtype
 from ..buffers import as_buffer
 from ..handling import handles
 from ..tensor import LaneTensor, in_lanes
-from ..value import NO_LIMIT, Activation, Affine, AffineSum, LaneBuffer, LazyValue
+from ..value import Affine, AffineSum, Expression, LaneBuffer, LazyValue, expression_of
 
 _aten = torch.ops.aten
 _lanes_conv2d = OPS.lanes_conv2d.default
@@ -29,25 +28,15 @@ def _computed(lanes: Tensor, parameter: Tensor) -> Tensor:
     return parameter if parameter.dtype == dtype else parameter.to(dtype)
 
 
-class _Expression(NamedTuple):
-    """What a convolution reads: a sum, or its ReLU up to a limit."""
-
-    total: AffineSum
-    relu: bool = False
-    upper: float = NO_LIMIT
-
-
-def _expression(value: LazyValue, padding: Sequence[int]) -> _Expression | None:
+def _expression(value: LazyValue, padding: Sequence[int]) -> Expression | None:
     """Return what is to be computed as a convolution reads it; None where it lies ready."""
-    state = value.state
-    if isinstance(state, Activation):
-        return _Expression(state.total, True, state.upper)
-    if isinstance(state, AffineSum):
-        return _Expression(state)
+    expression = expression_of(value.state)
+    if expression is not None:
+        return expression
     buffer = value.buffer()
     # Without a halo for the padding it would be copied into one, whole.
     if buffer is not None and buffer.halo < max(padding):
-        return _Expression(AffineSum(Affine(buffer)))
+        return Expression(AffineSum(Affine(buffer)))
     return None
 
 
@@ -87,7 +76,7 @@ def convolved(
             data, halo = buffer.data, buffer.halo
             out = _lanes_conv2d(data, value.batch, halo, weight, mask, bias, plan, *conv)
             return LaneBuffer(out, 0)
-        expression = _Expression(AffineSum(Affine(buffer)))
+        expression = Expression(AffineSum(Affine(buffer)))
     (a, second), relu, upper = expression
     b = (None, 0, None, None) if second is None else (*second.buffer[:2], *second[1:])
     out, x, found = _lanes_fused_conv2d(

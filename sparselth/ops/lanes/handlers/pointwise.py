@@ -55,7 +55,8 @@ def _gate(x: Tensor) -> LaneBuffer | AffineSum:
     """Return what opens a ReLU: its input or its result, whichever is there."""
     state = x._value.state if isinstance(x, LaneTensor) else None
     if isinstance(state, Activation) and state.total.second is None:
-        return state.total
+        buffer, scale, shift = state.total.first
+        return buffer if scale is None and shift is None else state.total
     return state if isinstance(state, AffineSum) else as_buffer(x)
 
 

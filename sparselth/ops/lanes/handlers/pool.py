@@ -11,7 +11,7 @@ from ..buffers import as_buffer
 from ..handling import handles
 from ..layout import halo
 from ..tensor import LaneTensor, in_lanes
-from ..value import LazyValue, Positions
+from ..value import Affine, AffineSum, Expression, LazyValue, Positions, expression_of
 
 _aten = torch.ops.aten
 
@@ -21,6 +21,14 @@ _LARGEST_WINDOW = 255
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
     return (values[0], values[-1])
+
+
+def _read(x: LaneTensor) -> Expression:
+    """Return what pooling reads: an expression of one term goes along, and is not computed."""
+    expression = expression_of(x._value.state)
+    if expression is not None and expression.total.second is None:
+        return expression
+    return Expression(AffineSum(Affine(as_buffer(x))))
 
 
 @handles(
@@ -39,12 +47,14 @@ def _(x, kernel_size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
         return NotImplemented
     if any(2 * pad > size for pad, size in zip(pads, kernel, strict=True)):
         return NotImplemented  # ATen says what is wrong
-    batch, input_hw, buffer = x.shape[0], _pair(x.shape[2:]), as_buffer(x)
+    batch, input_hw = x.shape[0], _pair(x.shape[2:])
     if any(n + 2 * p < k for n, p, k in zip(input_hw, pads, kernel, strict=True)):
         return NotImplemented
+    ((buffer, scale, shift), _), relu, upper = _read(x)
     around = halo(x.dtype)
     data, where = OPS.lanes_max_pool2d.default(
-        buffer.data, batch, buffer.halo, kernel, strides, pads, around
+        *(buffer.data, batch, buffer.halo, scale, shift, relu, upper),
+        *(kernel, strides, pads, around),
     )
     out = LaneTensor.wrap(data, batch, around)
     positions = Positions(where, kernel, strides, pads, input_hw)
