@@ -222,7 +222,8 @@ def _made(name: str, container: type[nn.Module]) -> type[Any]:
             "__qualname__": own,
             "__doc__": f"`{container.__name__}` after `sparsify`; see `sparselth.nn.containers`.",
         }
-        globals()[own] = type(own, (LaneContainer, container), attributes)
+        # Messages and prints name it as its users do; files find it by the other name.
+        globals()[own] = type(container.__name__, (LaneContainer, container), attributes)
     return globals()[own]
 
 
