@@ -45,7 +45,7 @@ inline int64_t channels_at_once(int64_t channels, int64_t out_channels, int64_t 
   return nnz >= kRowWorth * groups * out_channels ? fit : channels;
 }
 
-// Threads that share so many entries: waking one takes as long as it packs some thousands.
+// Threads that share so many entries; waking the others costs some microseconds.
 inline int64_t threads_for_entries(int64_t entries, const Threads& threads) {
   constexpr int64_t kEntriesPerThread = 1 << 14;
   return std::clamp<int64_t>(entries / kEntriesPerThread, 1, threads.count);

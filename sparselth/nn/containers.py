@@ -1,6 +1,6 @@
 """Convolutions, norms, shortcuts and ReLUs in a row, as one node: containers that know the order.
 
-Modules are called one by one, and each call costs tens of microseconds whatever its images' size.
+Modules are called one by one, and what a call costs does not depend on the size of its images.
 `sparselth.sparsify` gives containers whose `forward` is known, `torch.nn.Sequential` and the units
 of ResNets, a class that looks for a masked convolution and what follows it, and runs them at once
 where nobody could tell: no hook is registered, nothing is recorded or transformed. Otherwise, and
@@ -73,6 +73,7 @@ def conv_norm(
         path.conv,
         _settings(norm),
         None if relu is None else _LIMITS[type(relu)],
+        bool(conv.feeds_norm and conv.training),
     )
 
 
@@ -210,10 +211,10 @@ def _made(name: str, container: type[nn.Module]) -> type[Any]:
     if own not in globals():
         run = _FORWARDS[name]
 
-        def forward(self, input):
-            if is_dynamo_compiling() or isinstance(input, Proxy):
-                return container.forward(self, input)
-            return run(self, input)
+        def forward(self, *args, **kwargs):
+            if kwargs or len(args) != 1 or is_dynamo_compiling() or isinstance(args[0], Proxy):
+                return container.forward(self, *args, **kwargs)
+            return run(self, args[0])
 
         attributes = {
             "plain": container,

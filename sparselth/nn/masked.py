@@ -44,7 +44,7 @@ class MaskedConvolution(ChoosingModule):
     _dims = 2
 
     # Whether a batch norm most likely takes the result, and then asks for its statistics; set by
-    # `sparsify`. Speed depends on it, results do not.
+    # `sparsify`. Speed depends on it, results only by rounding.
     feeds_norm = False
 
     groups: int

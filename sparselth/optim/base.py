@@ -23,6 +23,9 @@ from ..ops.parameter_masks import bound_to, is_sharded
 # Other subclasses may not know ops on lists.
 _LISTED = (Tensor, torch.nn.Parameter)
 
+# So many values at most are updated in lists, which hold intermediate results of all of them.
+_MOST_LISTED = 1 << 20
+
 _Pairs = dict[int, tuple[Tensor, Tensor]]
 
 
@@ -189,8 +192,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
 def _in_lists(groups: list[dict[str, Any]]) -> Iterator[None]:
     """Let torch's step update lists of parameters on a CPU, too, where nobody decided about it.
 
-    What is left to it is small and many, such as the parameters of batch norms, and each takes as
-    long to call as to update. Torch does so on GPUs by itself; the results are the same bits.
+    What is left to it is mostly small and many, as the parameters of batch norms, where calls take
+    longer than updates. Torch does so on GPUs by itself; the results are the same bits.
     """
     undecided = [
         group
@@ -201,6 +204,7 @@ def _in_lists(groups: list[dict[str, Any]]) -> Iterator[None]:
         and not isinstance(group["lr"], Tensor)
         and not torch.compiler.is_compiling()
         and all(type(p) in _LISTED and p.device.type == "cpu" for p in group["params"])
+        and sum(p.numel() for p in group["params"] if p.grad is not None) <= _MOST_LISTED
     ]
     for group in undecided:
         group["foreach"] = True

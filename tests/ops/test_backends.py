@@ -268,6 +268,7 @@ def test_every_instruction_set_agrees(simd):
             "test_masked_linear.py",
             "test_masked_linear_in_16_bits.py",
             "test_lanes_conv2d.py",
+            "test_lanes_fused_conv2d.py",
             "test_topk_mask.py",
             "test_admm_project.py",
             "test_masked_sgd.py",

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.strategies import conv_cases
 
+from sparselth.errors import SparselthError
 from sparselth.ops.contract import compute_dtype
+from sparselth.ops.contract.arguments import checked
 from sparselth.ops.lanes.layout import from_lanes, lanes, to_lanes
 from sparselth.ops.libraries import has_kernel
 from sparselth.ops.plan import conv_plan
@@ -214,6 +216,10 @@ def test_empty_weights_and_other_images_are_refused():
     terms, (weight, mask, bias, plan) = residual(3, 4, (5, 5))
     with pytest.raises(RuntimeError, match="not empty"):
         ops.lanes_fused_conv2d(*terms, weight[:0], mask[:0], bias, None, *CONV, False)
+    kernel = checked("lanes_fused_conv2d", oracle.lanes_fused_conv2d)
+    for _ in range(2):
+        with pytest.raises(SparselthError, match="not empty"):
+            kernel(*terms, weight[:0], mask[:0], bias, None, *CONV, False)
     other = to_lanes(torch.zeros(3, 4, 5, 6), lanes(torch.float32), 0)
     with pytest.raises(RuntimeError, match="one shape"):
         ops.lanes_fused_conv2d(

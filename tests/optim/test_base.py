@@ -56,3 +56,23 @@ def test_a_rate_that_is_a_tensor_keeps_torchs_own_choice():
     weight.grad = torch.ones(3)
     optimizer.step()
     assert weight[0] < 1
+
+
+def test_large_parameters_are_updated_one_by_one(monkeypatch):
+    """Lists hold intermediate results of all of them, as torch's own choice on a CPU does not."""
+    seen = []
+    step = torch.optim.SGD.step
+
+    def noted(self, closure=None):
+        seen.append(self.param_groups[0]["foreach"])
+        return step.__wrapped__(self, closure)
+
+    large, small = nn.Parameter(torch.ones((1 << 20) + 1)), nn.Parameter(torch.ones(3))
+    optimizer = sl.optim.SGD([large, small], lr=0.1)
+    monkeypatch.setattr(torch.optim.SGD, "step", noted)
+    for parameters in ((large, small), (small,)):
+        large.grad = None
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    assert seen == [None, True]

@@ -38,14 +38,15 @@ class NormSettings(NamedTuple):
 class ConvNorm(torch.autograd.Function):
     """relu(batch_norm(masked_conv2d(x, w) + bias) + shortcut), of activations in lanes.
 
-    What the modules compute one after the other, with the same kernels, in a tenth of the Python:
-    between convolutions of small images that is most of the time.
+    What the modules compute one after the other, by the same kernels and to the same bits, with
+    fewer calls and tensors between them: a network of small images waits for those.
 
     input: (N, C_in, H, W) in lanes.  weight, mask: (C_out, C_in / groups, kH, kW).  bias, gamma,
     beta: (C_out,), or None. Parameters are float32 with bfloat16 in lanes, else of its dtype.
     shortcut: in lanes, of the result's shape and dtype, or None.  plan: the mask's, or None.
     norm: in training; outside of it there are no gradients.
     upper: the limit of the ReLU, NaN for none; None for no ReLU.
+    moments: as of `MaskedConv2d`.
     """
 
     @staticmethod
@@ -62,9 +63,10 @@ class ConvNorm(torch.autograd.Function):
         conv: ConvSettings,
         norm: NormSettings,
         upper: float | None,
+        moments: bool,
     ) -> LaneTensor:
         batch = input._value.batch
-        y = lanes_conv.convolved(input, weight, mask, bias, plan, conv, norm.training)
+        y = lanes_conv.convolved(input, weight, mask, bias, plan, conv, moments)
         affine, mean, invstd = lanes_norm.normalized(y, batch, gamma, beta, *norm)
         total = AffineSum(affine, None if shortcut is None else term(shortcut))
         state = total if upper is None else Activation(total, upper)
@@ -80,25 +82,28 @@ class ConvNorm(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         if torch.is_grad_enabled() or transformed(grad):
             with forcing(ctx.forced):
-                return (*_in_ops(ctx, grad), *[None] * 5)
+                return (*_in_ops(ctx, grad), *[None] * 6)
         input, weight, _, gamma, _, _, mask, plan, out, *statistics = ctx.saved_tensors
         data, scale, shift, mean, invstd = statistics
         need_input, need_weight, need_bias, need_gamma, need_beta, need_shortcut = (
             ctx.needs_input_grad[:6]
         )
         y, batch, upper = LaneBuffer(data, 0), input._value.batch, ctx.upper
-        before = grad
-        if upper is not None:
+        if upper is None:
+            before, gate, limit = lanes_norm.split(grad)
+        else:
+            before, limit = as_buffer(grad), upper
             gate = AffineSum(Affine(y, scale, shift)) if out is None else as_buffer(out)
-            masked = MaskedGrad(as_buffer(grad), gate, upper)
-            before = LaneTensor.make(LazyValue(masked, batch), grad.shape, grad.dtype)
+            if need_shortcut:
+                masked = MaskedGrad(before, gate, limit)
+                grad = LaneTensor.make(LazyValue(masked, batch), grad.shape, grad.dtype)
         dy, *channel = lanes_norm.norm_gradients(
-            *lanes_norm.split(before), y, batch, mean, invstd, gamma, True
+            before, gate, limit, y, batch, mean, invstd, gamma, True
         )
         needs = (need_input, need_weight, need_bias)
         grads = lane_gradients(LaneTensor.of(dy, batch), input, weight, mask, plan, ctx.conv, needs)
-        rest = zip((*channel, before), (need_gamma, need_beta, need_shortcut), strict=True)
-        return (*grads, *(t if need else None for t, need in rest), *[None] * 5)
+        rest = zip((*channel, grad), (need_gamma, need_beta, need_shortcut), strict=True)
+        return (*grads, *(t if need else None for t, need in rest), *[None] * 6)
 
 
 def _in_ops(ctx, grad: Tensor) -> list[Tensor | None]:

@@ -82,6 +82,8 @@ _SHAPES: dict[str, dict[str, str]] = {
     "lanes_max_pool2d_backward": {"grad": "B C P' Q' L", "position": "B C P Q L"},
 }
 
+_NOT_EMPTY = frozenset(op for op in _SHAPES if op.startswith("lanes_fused"))
+
 _IN_LANES = frozenset(op for op in _SHAPES if op.startswith("lanes_"))
 
 # Tensors of lanes -> the argument that holds their halo.
@@ -260,6 +262,8 @@ def _check_geometry(op: str, given: Named, sizes: dict[str, int]) -> None:
         sizes["R"], sizes["S"] = _pair(op, given, "kernel", 1)
     stride, padding = _pair(op, given, "stride", 1), _pair(op, given, "padding", 0)
     dilation = (1, 1) if pooling else _pair(op, given, "dilation", 1)
+    if op in _NOT_EMPTY and 0 in sizes.values():
+        raise failure(op, "takes images and weights that are not empty")
     if pooling:
         _check_pooling(op, sizes, padding)
     else:

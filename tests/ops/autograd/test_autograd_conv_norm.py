@@ -27,7 +27,7 @@ def test_gradients_are_those_of_differences(upper, adds):
     def run(x, weight, bias, gamma, beta, shortcut=None):
         shortcut = None if shortcut is None else enter_lanes(shortcut)
         kept = weight * mask  # off the mask there is no gradient
-        rest = (mask, None, CONV, NORM, upper)
+        rest = (mask, None, CONV, NORM, upper, True)
         return ConvNorm.apply(enter_lanes(x), kept, bias, gamma, beta, shortcut, *rest).dense()
 
     given = [draw(3, 4, 4, 3), draw(4, 2, 3, 3), draw(4), draw(4), draw(4)]

@@ -43,6 +43,16 @@ def test_what_is_lazy_and_what_computes():
     assert state(torch.ops.aten.hardtanh_backward(enter_lanes(OTHER), out, 0, 6)) is MaskedGrad
 
 
+@pytest.mark.parametrize("upper", [3.0, 6.0, 9.0])
+def test_what_was_cut_lower_opens_a_relu6(upper):
+    cut = F.hardtanh(batch_norm(enter_lanes(20 * X), training=False), 0.0, upper)
+    plain = F.hardtanh(batch_norm(20 * X, training=False), 0.0, upper)
+    assert (plain == upper).any()
+    backward = torch.ops.aten.hardtanh_backward
+    got = backward(enter_lanes(OTHER), cut, 0, 6)
+    torch.testing.assert_close(got.dense(), backward(OTHER, plain, 0, 6))
+
+
 def convolved(x, kernel=3):
     weight = torch.randn(4, x.shape[1], kernel, kernel, dtype=x.dtype)
     mask = torch.rand(weight.shape) < 0.5

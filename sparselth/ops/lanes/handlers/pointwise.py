@@ -51,10 +51,11 @@ def _(x):
     return x
 
 
-def _gate(x: Tensor) -> LaneBuffer | AffineSum:
-    """Return what opens a ReLU: its input or its result, whichever is there."""
+def _gate(x: Tensor, upper: float) -> LaneBuffer | AffineSum:
+    """Return what opens a ReLU up to `upper` of which `x` is the input or the result."""
     state = x._value.state if isinstance(x, LaneTensor) else None
-    if isinstance(state, Activation) and state.total.second is None:
+    # What was cut lower opens it, where the sum before the cut may be too large.
+    if isinstance(state, Activation) and state.total.second is None and not state.upper < upper:
         buffer, scale, shift = state.total.first
         return buffer if scale is None and shift is None else state.total
     return state if isinstance(state, AffineSum) else as_buffer(x)
@@ -64,7 +65,7 @@ def _gate(x: Tensor) -> LaneBuffer | AffineSum:
 def _(grad_output, result, threshold):
     if threshold != 0 or not in_lanes(result) or not same_shape_dtype(grad_output, result):
         return NotImplemented
-    return result.like(MaskedGrad(as_buffer(grad_output), _gate(result), NO_LIMIT))
+    return result.like(MaskedGrad(as_buffer(grad_output), _gate(result, NO_LIMIT), NO_LIMIT))
 
 
 def _is_relu(lower: float, upper: float) -> bool:
@@ -91,7 +92,7 @@ def _(x, min_val=-1, max_val=1):
 def _(grad_output, x, min_val, max_val):
     if not in_lanes(x) or not _is_relu(min_val, max_val) or not same_shape_dtype(grad_output, x):
         return NotImplemented
-    return x.like(MaskedGrad(as_buffer(grad_output), _gate(x), max_val))
+    return x.like(MaskedGrad(as_buffer(grad_output), _gate(x, max_val), max_val))
 
 
 def _added(a: Tensor, b: Tensor) -> State:
