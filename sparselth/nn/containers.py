@@ -9,6 +9,7 @@ for whatever else they hold, the modules are called as before.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable
@@ -211,6 +212,7 @@ def _made(name: str, container: type[nn.Module]) -> type[Any]:
     if own not in globals():
         run = _FORWARDS[name]
 
+        @functools.wraps(container.forward)  # what records or exports a model reads the signature
         def forward(self, *args, **kwargs):
             if kwargs or len(args) != 1 or is_dynamo_compiling() or isinstance(args[0], Proxy):
                 return container.forward(self, *args, **kwargs)

@@ -1,6 +1,7 @@
 """Which containers change class, how they are copied and saved, and torchvision's among them."""
 
 import copy
+import inspect
 import io
 import subprocess
 import sys
@@ -51,6 +52,17 @@ def test_another_process_finds_the_classes_of_a_saved_model(tmp_path):
         "torch.testing.assert_close(model(x), want)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=120)
+
+
+def test_what_records_a_model_sees_the_containers_signature():
+    model = sparse(resnet())
+    for module in (model, model[3]):
+        assert inspect.signature(module.forward) == inspect.signature(
+            module.plain.forward.__get__(module)
+        )
+    recorded, x = torch.fx.symbolic_trace(model.eval()), images(3)
+    assert next(node.name for node in recorded.graph.nodes) == "input_1"
+    torch.testing.assert_close(recorded(x), model(x))
 
 
 def test_arguments_go_by_their_names():
