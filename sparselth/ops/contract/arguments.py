@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .lane_arguments import check_lanes
 from .list_arguments import Named, check_lists_of, failure
 
 # Tensor -> what its extents are called. A name that comes twice is one size; N images lie in B
@@ -86,10 +87,6 @@ _NOT_EMPTY = frozenset(op for op in _SHAPES if op.startswith("lanes_fused"))
 
 _IN_LANES = frozenset(op for op in _SHAPES if op.startswith("lanes_"))
 
-# Tensors of lanes -> the argument that holds their halo.
-_HALOS = {"grad_output": "grad_halo", "input": "input_halo", "a": "a_halo", "b": "b_halo"}
-_HALOS |= {"grad": "grad_halo", "gate": "gate_halo", "other": "other_halo"}
-
 # Tensors that are not of the dtype of the others.
 _DTYPES = {
     "mask": torch.bool,
@@ -140,7 +137,7 @@ def check(op: str, arguments: Sequence[Any]) -> None:
             raise failure(op, f"{name} must be a tensor, got None")
     if op in _SHAPES:
         sizes = _unified(op, values)
-        _check_halos(op, values, sizes)
+        check_lanes(op, values, _SHAPES[op], sizes)
         _check_geometry(op, values, sizes)
     else:
         check_lists_of(op, values)
@@ -215,33 +212,6 @@ def _check_kind(op: str, name: str, tensor: Tensor, first: Tensor) -> None:
         raise failure(op, f"{name} must be {' or '.join(map(str, wanted))}, got {tensor.dtype}")
     if not first.is_floating_point():
         raise failure(op, f"takes floating point numbers, got {first.dtype}")
-
-
-def _check_halos(op: str, given: Named, sizes: dict[str, int]) -> None:
-    """Check every halo, and that images in lanes are of one size without it; note that size."""
-    if given.get("halo", 0) < 0:
-        raise failure(op, f"a halo must be >= 0, got {given['halo']}")
-    for name, extents in _SHAPES[op].items():
-        tensor = given.get(name)
-        if tensor is None or not extents.endswith("' L"):
-            continue
-        halo = given["halo"] if op == "from_lanes" else given[_HALOS[name]]
-        if halo < 0 or 2 * halo > min(tensor.shape[2:4]):
-            raise failure(op, f"{name} {tuple(tensor.shape)} has no halo of {halo}")
-        for extent, padded in zip(extents.split()[2:4], tensor.shape[2:4], strict=True):
-            size = padded - 2 * halo
-            if sizes.setdefault(extent.strip("'"), size) != size:
-                raise failure(op, f"{name} is of other images: {size} pixels without its halo")
-    if "B" in sizes and "batch" in given:
-        batch, lanes = given["batch"], sizes["L"]
-        if batch < 0 or lanes < 1 or -(-batch // lanes) != sizes["B"]:
-            raise failure(op, f"{batch} images do not fill {sizes['B']} bundles of {lanes}")
-    if "gate_scale" in given:
-        scaled = given["gate_scale"] is not None
-        if scaled != (given["gate_shift"] is not None) or (scaled and given["gate"] is not None):
-            raise failure(op, "takes a gate, or its scale and shift, not both")
-    if given.get("lanes", 1) < 1:
-        raise failure(op, f"lanes must be >= 1, got {given['lanes']}")
 
 
 def _pair(op: str, given: Named, name: str, least: int) -> tuple[int, int]:
