@@ -31,8 +31,12 @@ SPARSELTH_INLINE void store(T* to, Vec<T> v) {  // any alignment
 
 SPARSELTH_INLINE Vec<float> load(const Bf16* from) {
 #if SPARSELTH_VECTOR_BYTES == 64
-  return (Vec<float>)_mm512_slli_epi32(
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
+  // One permutation instead of a widening and a shift: word i of `from` to word 2 i + 1.
+  const __m512i words =
+      _mm512_set_epi32(15 << 16, 14 << 16, 13 << 16, 12 << 16, 11 << 16, 10 << 16, 9 << 16, 8 << 16,
+                       7 << 16, 6 << 16, 5 << 16, 4 << 16, 3 << 16, 2 << 16, 1 << 16, 0);
+  const __m512i halves = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)from));
+  return (Vec<float>)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, words, halves);
 #elif SPARSELTH_VECTOR_BYTES == 32
   return (Vec<float>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)),
                                        16);
@@ -49,14 +53,24 @@ SPARSELTH_INLINE Vec<float> load(const Bf16* from) {
 // depend on the machine.
 SPARSELTH_INLINE Vec<uint32_t> nearest_bf16(Vec<float> v) {
   const Vec<uint32_t> bits = (Vec<uint32_t>)v;
-  const Vec<uint32_t> nearest = bits + 0x7fff + (bits >> 16 & 1);
-  return v != v ? bits | 0x400000 : nearest;  // a NaN stays one, whatever its lower bits are
+#if SPARSELTH_VECTOR_BYTES == 64
+  const __m512i down = _mm512_set1_epi32(0x7fff), up = _mm512_set1_epi32(0x8000);
+  const __mmask16 odd = _mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32(0x10000));
+  const Vec<uint32_t> half = (Vec<uint32_t>)_mm512_mask_blend_epi32(odd, down, up);
+#else
+  const Vec<uint32_t> half = 0x7fff + (bits >> 16 & 1);
+#endif
+  return v != v ? bits | 0x400000 : bits + half;  // a NaN stays one, whatever its lower bits are
 }
 
 SPARSELTH_INLINE void store(Bf16* to, Vec<float> v) {
-  const Vec<uint32_t> halves = nearest_bf16(v) >> 16;
+  const Vec<uint32_t> bits = nearest_bf16(v), halves = bits >> 16;
 #if SPARSELTH_VECTOR_BYTES == 64
-  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)halves));
+  const __m512i words =
+      _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0x001f001d, 0x001b0019, 0x00170015, 0x00130011,
+                       0x000f000d, 0x000b0009, 0x00070005, 0x00030001);
+  const __m512i upper = _mm512_permutexvar_epi16(words, (__m512i)bits);
+  _mm256_storeu_si256((__m256i*)to, _mm512_castsi512_si256(upper));
 #elif SPARSELTH_VECTOR_BYTES == 32
   _mm_storeu_si128((__m128i*)to, _mm_packus_epi32(_mm256_castsi256_si128((__m256i)halves),
                                                   _mm256_extracti128_si256((__m256i)halves, 1)));

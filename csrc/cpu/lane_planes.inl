@@ -29,7 +29,8 @@ SPARSELTH_INLINE Vec<T> keep(Vec<T> value, Integers<T> mask) {
 template <class T>
 SPARSELTH_INLINE Vec<T> gated(Vec<T> grad, Vec<T> gate, Vec<T> upper) {
   // A NaN gate is neither and passes, as in torch.
-  return (gate <= 0) | (gate >= upper) ? Vec<T>{} : grad;
+  const Vec<T> above = gate <= 0 ? Vec<T>{} : grad;
+  return gate >= upper ? Vec<T>{} : above;
 }
 
 // Zeroes pixels [to, to + count).
