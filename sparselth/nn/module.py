@@ -73,7 +73,7 @@ class MaskedModule(GuardedSlots):
             state = self._settled(name)
             if state is None and not has_values(mask):
                 raise SparselthError(_WITHOUT_VALUES)
-            kept += int(mask.sum()) if state is None else state.kept
+            kept += int(mask.count_nonzero()) if state is None else state.kept
             total += mask.numel()
         return 1.0 - kept / total if total else 0.0
 

@@ -188,7 +188,7 @@ class MaskState:
         # On the meta device it has no values yet: loading follows, and is noticed. A fake one never
         # has any, and no address either.
         self.is_fake = is_fake(mask) or is_fake(self.parameter)
-        self.kept = int(mask.sum()) if has_values(mask) else mask.numel()
+        self.kept = int(mask.count_nonzero()) if has_values(mask) else mask.numel()
         self.keeps_all = has_values(mask) and self.kept == mask.numel()
         self._watch.begin(None if self.is_fake else mask)
         self._clean_by(reference.zero_off_mask_)

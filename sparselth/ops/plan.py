@@ -112,4 +112,4 @@ def work_of(mask: Tensor, groups: int = 1) -> float:
     if mask.device.type == "cuda" and mask.dim() > 2 and (not why_missing() or has_cuda_kernels()):
         images = mask if mask.dim() == 4 else mask.unsqueeze(2)
         return candidates_for(images, groups).relative_time
-    return float(mask.sum()) / max(mask.numel(), 1)
+    return float(mask.count_nonzero()) / max(mask.numel(), 1)

@@ -186,6 +186,8 @@ def _check_masks_of_overlap(a: list[Tensor], masks: Sequence[Tensor], asked) -> 
     check_same_length(a=a, masks=masks)
     for tensor, mask in zip(a, masks, strict=True):
         check_mask(mask, tensor)
-    for i, inside in enumerate(torch.stack([mask.sum() for mask in masks]).tolist() if a else []):
+    for i, inside in enumerate(
+        torch.stack([mask.count_nonzero() for mask in masks]).tolist() if a else []
+    ):
         if (most := max(counts[i] for counts in asked)) > inside:
             raise SparselthError(f"k of tensor {i} is {most}, but its mask keeps {inside} entries")

@@ -106,7 +106,7 @@ def inverted_masks(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -
     for name, mask in masks.items():
         order = weights[name].abs().flatten().sort(stable=True).indices
         flat = torch.zeros_like(order, dtype=torch.bool)
-        flat[order[: int(mask.sum())]] = True
+        flat[order[: int(mask.count_nonzero())]] = True
         inverted[name] = flat.reshape(mask.shape)
     return inverted
 

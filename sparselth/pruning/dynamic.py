@@ -97,7 +97,7 @@ class DynamicSparsity(CountsSteps):
         trained = {name: self.model.get_parameter(name) for name in masks}
         weights = {name: w.detach() for name, w in trained.items() if w.requires_grad}
         share = self.drop * DECAYS[self.decay](self.steps / self.end)
-        kept = {name: int(masks[name].sum()) for name in weights}
+        kept = {name: int(masks[name].count_nonzero()) for name in weights}
         # No more than are asleep: those dropped may come back, and that alone would move nothing.
         dropped = {
             name: min(round(share * count), masks[name].numel() - count)

@@ -50,7 +50,8 @@ class EarlyBird:
         *before, newest = self._seen
         total = max(sum(mask.numel() for mask in newest.values()), 1)
         return [
-            sum(int(torch.ne(newest[name], mask).sum()) for name, mask in old.items()) / total
+            sum(int(torch.ne(newest[name], mask).count_nonzero()) for name, mask in old.items())
+            / total
             for old in before
         ]
 

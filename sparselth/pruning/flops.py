@@ -108,7 +108,7 @@ def least_saving(
 
     def saved(masks: Mapping[str, Tensor]) -> float:
         whole = sum(cost * masks[name].numel() for name, cost in costs.items())
-        left = sum(cost * int(masks[name].sum()) for name, cost in costs.items())
+        left = sum(cost * int(masks[name].count_nonzero()) for name, cost in costs.items())
         return 1 - left / max(whole, 1)
 
     low, high = 0.0, 1.0 - 2.0**-_HALVINGS

@@ -157,7 +157,7 @@ class GradualPruning(CountsSteps):
     def _pruned(self, left: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the share of each layer that is pruned already."""
         none = dict.fromkeys(self._sites, 0.0)
-        return none | {n: 1 - int(m.sum()) / max(m.numel(), 1) for n, m in left.items()}
+        return none | {n: 1 - int(m.count_nonzero()) / max(m.numel(), 1) for n, m in left.items()}
 
     def _together(self, shares: Mapping[str, float]) -> float:
         """Return the share of all weights together, of that of each layer."""

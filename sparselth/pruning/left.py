@@ -33,14 +33,17 @@ def units_of(weights: Mapping[str, Tensor], masks: Sequence[Tensor | None], by: 
         if mask is None:
             found[name] = whole, whole
         else:
-            found[name] = (_boxes(mask, by) if isinstance(by, Blocks) else int(mask.sum())), whole
+            found[name] = (
+                (_boxes(mask, by) if isinstance(by, Blocks) else int(mask.count_nonzero())),
+                whole,
+            )
     return found
 
 
 def _boxes(mask: Tensor, by: Blocks) -> int:
     """Return in how many boxes a mask keeps anything."""
     if by == ELEMENT or not mask.numel():
-        return int(mask.sum())
+        return int(mask.count_nonzero())
     cube = mask.reshape(axes(mask.shape))
     extents = (by.out, by.inputs, by.taps)
     box = [extent or n for extent, n in zip(extents, cube.shape, strict=True)]

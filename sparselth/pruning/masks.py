@@ -201,7 +201,7 @@ def sparsity(of: nn.Module | Mapping[str, Tensor]) -> float:
             "leaves buffers; ask before that, offload the parameters only, or remove the hooks"
         )
     total = sum(mask.numel() for mask in masks)
-    return 1.0 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
+    return 1.0 - sum(int(mask.count_nonzero()) for mask in masks) / total if total else 0.0
 
 
 __all__ = ["check_alive", "check_search", "find_masks", "sparsity"]

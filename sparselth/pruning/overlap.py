@@ -148,7 +148,7 @@ def _sizes(theta: Weights, masks: Weights | None) -> list[int]:
     """Return N_l of every layer."""
     if masks is None:
         return [tensor.numel() for tensor in theta.values()]
-    return [int(masks[name].sum()) for name in theta]
+    return [int(masks[name].count_nonzero()) for name in theta]
 
 
 def overlap_chance(

@@ -106,7 +106,7 @@ class Unstructured(ConvKernel):
 
     def __init__(self, mask: Tensor, groups: int) -> None:
         self.groups = groups
-        density = float(mask.sum()) / max(mask.numel(), 1)
+        density = float(mask.count_nonzero()) / max(mask.numel(), 1)
         self.relative_time = density * RATE_OF_CUDNN / self.RATE
         self._index: UnstructuredIndex | None = None
 
