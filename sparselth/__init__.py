@@ -25,6 +25,7 @@ from .nn import (
 )
 from .ops import use_backend, use_choice
 from .ops.backends import backends
+from .ops.lanes.memory import release_lane_memory
 from .pruning import (
     ADMM,
     GradualPruning,
@@ -77,6 +78,7 @@ __all__ = [
     "profile",
     "prune_and_finetune",
     "pruning",
+    "release_lane_memory",
     "sparsify",
     "sparsity",
     "train",

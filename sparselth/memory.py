@@ -25,3 +25,16 @@ def keep_freed_memory() -> bool:
         return False
     # Blocks from mmap always go back when freed; the trim threshold holds for the rest.
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _INT_MAX))
+
+
+def return_freed_memory() -> bool:
+    """Hand memory that was freed, and that the C library still holds, back to the system, once.
+
+    Returns whether the C library could be told (glibc; False elsewhere).
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return False
+    trim(ctypes.c_size_t(0))
+    return True

@@ -6,8 +6,8 @@
 
 #include <type_traits>
 
-#include "common/huge_pages.h"
 #include "common/isa.h"
+#include "cpu/lane_memory.h"
 #include "cpu/tensors.h"
 
 namespace sparselth {
@@ -156,10 +156,8 @@ class PerChannel {
 inline Tensor empty_lanes(const Tensor& like, int64_t bundles, int64_t channels, int64_t height,
                           int64_t width, int64_t halo, int64_t lanes,
                           std::optional<ScalarType> dtype = std::nullopt) {
-  Tensor buffer = torch::stable::new_empty(
-      like, Ints{bundles, channels, height + 2 * halo, width + 2 * halo, lanes}, dtype);
-  prefer_huge_pages(buffer.data_ptr(), buffer.numel() * buffer.element_size());
-  return buffer;
+  return empty_kept(like, {bundles, channels, height + 2 * halo, width + 2 * halo, lanes},
+                    dtype.value_or(like.scalar_type()));
 }
 
 // Uninitialized memory for a result with planes of height x width.
