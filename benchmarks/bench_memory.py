@@ -6,18 +6,24 @@ import pytest
 from memory import peak_of
 
 from sparselth.bench.ratios import Ratio
-from sparselth.bench.step import MODELS
+from sparselth.bench.step import LARGER_MODELS, MODELS
 
-CONTESTANTS = ("sparse", "dense", "dense channels_last", "reference")
+CONTESTANTS = ("sparse", "sparse bf16", "dense", "dense channels_last", "reference")
+DENSE = ("dense", "dense channels_last")
+
+CASES = [
+    *((name, sparsity) for name in MODELS for sparsity in (0.5, 0.9, 0.99)),
+    *((name, 0.9) for name in LARGER_MODELS),
+]
 
 
-@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "sparsity"), CASES)
 def bench_memory(benchmark, record, name, sparsity):
     peaks = {contestant: peak_of(name, sparsity, contestant) for contestant in CONTESTANTS}
     record(
         peaks,
-        Ratio("less than dense fp32, the smaller layout", ("dense", "dense channels_last")),
+        Ratio("less than dense fp32, the smaller layout", DENSE),
+        Ratio("less than dense fp32, ours in bf16", DENSE, ("sparse bf16",)),
         Ratio("less than dense fp32 with masks kept", ("reference",)),
         op="peak memory of a training step",
         problem=name,
