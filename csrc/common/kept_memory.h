@@ -130,8 +130,10 @@ class KeptMemory {
 
     int64_t release() {
       int64_t bytes = 0;
-      for (const auto& [begin, size] : free_)
-        bytes += to_system(base_, begin, std::min(begin + size, touched_));
+      for (const auto& [begin, size] : free_) {
+        bytes += resident(base_, begin, std::min(begin + size, touched_));
+        to_system(base_, begin, std::min(begin + size, touched_));
+      }
       touched_ = top_ = top_before_ = in_use_below();
       return bytes;
     }
@@ -160,17 +162,36 @@ class KeptMemory {
     return static_cast<char*>(mapped);
   }
 
-  // Whole pages of [begin, end) only; returns their bytes.
-  static int64_t to_system(char* base, int64_t begin, int64_t end) {
-    static const int64_t page = sysconf(_SC_PAGESIZE);
-    begin = (begin + page - 1) / page * page, end = end / page * page;
-    if (begin >= end) return 0;
-    madvise(base + begin, end - begin, MADV_DONTNEED);
-    return end - begin;
+  // Calls f(address, bytes) with the whole pages of [begin, end), if there are any.
+  template <class F>
+  static void for_pages(char* base, int64_t begin, int64_t end, const F& f) {
+    begin = (begin + page() - 1) / page() * page(), end = end / page() * page();
+    if (begin < end) f(base + begin, end - begin);
+  }
+
+  static void to_system(char* base, int64_t begin, int64_t end) {
+    for_pages(base, begin, end, [](char* at, int64_t bytes) { madvise(at, bytes, MADV_DONTNEED); });
+  }
+
+  // The bytes of [begin, end) that the system has given memory for.
+  static int64_t resident(char* base, int64_t begin, int64_t end) {
+    int64_t bytes = 0;
+    for_pages(base, begin, end, [&](char* at, int64_t all) {
+      std::vector<unsigned char> pages(all / page());
+      if (mincore(at, all, pages.data()) != 0) return;
+      for (unsigned char flags : pages) bytes += flags & 1 ? page() : 0;
+    });
+    return bytes;
+  }
+
+  static int64_t page() {
+    static const int64_t size = sysconf(_SC_PAGESIZE);
+    return size;
   }
 #else
   static char* from_system(int64_t) { return nullptr; }
-  static int64_t to_system(char*, int64_t, int64_t) { return 0; }
+  static void to_system(char*, int64_t, int64_t) {}
+  static int64_t resident(char*, int64_t, int64_t) { return 0; }
 #endif
 
   std::mutex mutex_;

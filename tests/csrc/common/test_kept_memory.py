@@ -121,6 +121,7 @@ def test_release_gives_back_what_is_free_and_nothing_else(heap):
     freed = heap.release()
     assert abs(freed - 32 * MIB) < MIB
     assert before - resident() > 28 * MIB
+    assert heap.release() == 0
     assert ctypes.string_at(blocks[1], 16 * MIB) == bytes([7]) * (16 * MIB)
     assert heap.take(16 * MIB) == blocks[0]
 
