@@ -76,34 +76,6 @@ def test_the_tensors_are_ordinary_ones():
         assert into_lanes(torch.ones(SHAPE)).is_inference()
 
 
-STEPS = """
-import resource, torch
-import torch.nn.functional as F
-import sparselth as sl
-model = sl.models.build("resnet20", num_classes=10, in_channels=3)
-sl.sparsify(model, sl.find_masks(model, sparsity=0.95))
-optimizer = sl.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-images, labels = torch.randn(64, 3, 32, 32), torch.randint(0, 10, (64,))
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    optimizer.zero_grad()
-    F.cross_entropy(model(images), labels).backward()
-    optimizer.step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-with sl.use_choice("fixed"):
-    print(min([faults() for _ in range(8)][3:]))
-"""
-
-
-@kept
-def test_a_step_fetches_no_memory_from_the_system():
-    """Without `keep_freed_memory`; a dense step of this network fetches thousands of pages."""
-    done = subprocess.run(
-        [sys.executable, "-c", STEPS], check=True, stdout=subprocess.PIPE, text=True
-    )
-    assert int(done.stdout) < 300
-
-
 def test_without_kernels_nothing_is_kept():
     script = "import sparselth as sl; print(sl.release_lane_memory())"
     done = subprocess.run(
