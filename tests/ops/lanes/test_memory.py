@@ -45,8 +45,8 @@ def test_release_says_how_much_it_gave_back():
     sl.release_lane_memory()
     size = torch.empty(SHAPE).nbytes
     held = into_lanes(torch.ones(SHAPE))
-    del_soon = into_lanes(torch.ones(SHAPE))
-    del del_soon
+    freed = into_lanes(torch.ones(SHAPE))
+    del freed
     assert abs(sl.release_lane_memory() - size) < 64 << 10
     assert sl.release_lane_memory() == 0
     assert (held == 1).all()
