@@ -1,6 +1,9 @@
 // Which instruction set the CPU kernels run on, decided once at run time.
 #pragma once
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>  // for simd.inl, which cannot include anything
 #endif
@@ -26,13 +29,22 @@ inline const char* isa_name(Isa isa) {
   }
 }
 
+#if defined(__x86_64__) && defined(__GNUC__)
+// Not every compiler's __builtin_cpu_supports knows it.
+inline bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 inline Isa widest_isa() {
 #if defined(__x86_64__) && defined(__GNUC__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return Isa::avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
+    return Isa::avx2;
 #endif
   return Isa::portable;
 }

@@ -81,13 +81,40 @@ SPARSELTH_INLINE void store(Bf16* to, Vec<float> v) {
 #endif
 }
 
+SPARSELTH_INLINE Vec<float> load(const Fp16* from) {
+#if SPARSELTH_VECTOR_BYTES == 64
+  return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#elif SPARSELTH_VECTOR_BYTES == 32
+  return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#else
+  Vec<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = value_of(from[i]);
+  return v;
+#endif
+}
+
+SPARSELTH_INLINE void store(Fp16* to, Vec<float> v) {
+#if SPARSELTH_VECTOR_BYTES == 64
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif SPARSELTH_VECTOR_BYTES == 32
+  _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) to[i] = rounded<Fp16>(v[i]);
+#endif
+}
+
 // A value as it is read again after it was stored as S.
 template <class S>
 SPARSELTH_INLINE Vec<S> as_stored(Vec<S> value) {
-  if constexpr (kIsNarrow<S>)
+  if constexpr (std::is_same_v<S, Bf16>) {
     return (Vec<S>)(nearest_bf16(value) & 0xffff0000);
-  else
+  } else if constexpr (kIsNarrow<S>) {
+    S stored[kLanes<S>];
+    store(stored, value);
+    return load(stored);
+  } else {
     return value;
+  }
 }
 
 template <class T>

@@ -31,6 +31,7 @@ inline int64_t lane_element_size(ScalarType dtype) {
     case ScalarType::Float:
       return 4;
     case ScalarType::BFloat16:
+    case ScalarType::Half:
       return 2;
     case ScalarType::Byte:
       return 1;

@@ -40,25 +40,22 @@ inline int64_t running_lanes(ScalarType dtype) {
 }
 
 template <class T>
-inline constexpr ScalarType kScalarType = kIsNarrow<T>     ? ScalarType::BFloat16
-                                          : sizeof(T) == 1 ? ScalarType::Byte
+inline constexpr ScalarType kScalarType = sizeof(T) == 1   ? ScalarType::Byte
                                           : sizeof(T) == 4 ? ScalarType::Float
                                                            : ScalarType::Double;
-
-inline constexpr const char* kLaneTypes = "takes bfloat16, float32 or float64, got ";
+template <>
+inline constexpr ScalarType kScalarType<Bf16> = ScalarType::BFloat16;
+template <>
+inline constexpr ScalarType kScalarType<Fp16> = ScalarType::Half;
+template <class T>
+inline constexpr ScalarType kScalarType<const T> = kScalarType<T>;
 
 // Calls f(T{}) with the type that activations are stored in.
 template <class F>
 void with_lane_type(ScalarType dtype, const char* op, const F& f) {
-  if (dtype == ScalarType::Float) return f(float{});
-  if (dtype == ScalarType::Double) return f(double{});
   if (dtype == ScalarType::BFloat16) return f(Bf16{});
-  fail(op, kLaneTypes, toString(dtype));
-}
-
-// What activations of this type are computed in, and weights and values per channel stored in.
-inline ScalarType lane_compute_type(ScalarType dtype) {
-  return dtype == ScalarType::BFloat16 ? ScalarType::Float : dtype;
+  if (dtype == ScalarType::Half) return f(Fp16{});
+  with_compute_type(dtype, op, f);
 }
 
 // Images (batch, C, H, W) of a tensor in lanes with this halo and so many lanes.
@@ -92,7 +89,7 @@ inline void check_halo(const char* op, int64_t halo) {
 // an operand. lanes: what its last extent must be.
 template <class T>
 LaneView<T> lane_view(const Tensor& tensor, int64_t halo, int64_t lanes, const char* op) {
-  constexpr ScalarType dtype = kScalarType<std::remove_const_t<T>>;
+  constexpr ScalarType dtype = kScalarType<T>;
   expect(tensor.scalar_type() == dtype, op, "takes ", toString(dtype), " here, got ",
          toString(tensor.scalar_type()));
   checked_images(op, tensor, tensor.dim() == 5 ? tensor.size(0) * lanes : 0, halo, lanes);

@@ -91,7 +91,7 @@ Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo
                         int64_t x_halo, const Plan& plan) {
   const char* op = "masked_conv2d_grad_weight";
   const Ints shape = {g.c_out, g.c_in / g.groups, g.kernel_h, g.kernel_w};
-  const ScalarType computed = lane_compute_type(x.scalar_type());
+  const ScalarType computed = widened_type(x.scalar_type());
   if (dy.numel() == 0) return torch::stable::new_zeros(x, shape, computed);
   Tensor dw = torch::stable::new_empty(x, shape, computed);
   if (dw.numel() == 0) return dw;
@@ -122,7 +122,7 @@ std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy
     return {conv_grad_input(g, dy, dy_halo, weight, plan),
             conv_grad_weight(g, dy, dy_halo, x, x_halo, plan)};
   Tensor dx = empty_lanes(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
-  Tensor dw = torch::stable::new_empty(x, shape_of(weight), lane_compute_type(x.scalar_type()));
+  Tensor dw = torch::stable::new_empty(x, shape_of(weight), widened_type(x.scalar_type()));
   with_lane_type(x.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     using C = Compute<T>;

@@ -43,7 +43,7 @@ inline void check_lane_grad(const char* op, const Tensor& grad, int64_t grad_hal
 inline void check_lane_parameters(const char* op, const Tensor& weight, const Tensor& mask,
                                   const std::optional<Tensor>& bias, int64_t c_out,
                                   const Tensor& lanes) {
-  const ScalarType computed = lane_compute_type(lanes.scalar_type());
+  const ScalarType computed = widened_type(lanes.scalar_type());
   const auto check = [&](const char* name, const Tensor& t) {
     expect(t.scalar_type() == computed, op, name, " must be ", toString(computed),
            " for activations of ", toString(lanes.scalar_type()), ", got ",

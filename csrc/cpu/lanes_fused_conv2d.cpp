@@ -84,8 +84,7 @@ std::tuple<Tensor, Tensor> lanes_fused_conv2d_backward(
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   const Tensor w = torch::stable::contiguous(weight);
   const Tensor dx = empty_planes(a, g.height, g.width, 0);
-  const Tensor dw =
-      torch::stable::new_empty(a, shape_of(weight), lane_compute_type(a.scalar_type()));
+  const Tensor dw = torch::stable::new_empty(a, shape_of(weight), widened_type(a.scalar_type()));
   with_lane_type(a.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     using C = Compute<T>;

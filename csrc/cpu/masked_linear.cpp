@@ -23,11 +23,6 @@ namespace sparselth {
 
 namespace {
 
-// Contiguous, and of a type that the kernels read.
-Tensor flat(const Tensor& t) {
-  return torch::stable::contiguous(t.scalar_type() == ScalarType::Half ? widened(t) : t);
-}
-
 Threads threads_for(const Plan& plan, int64_t batch) {
   return torch_threads(batch * (plan.nnz + plan.c_in() + plan.c_out));
 }
@@ -36,9 +31,11 @@ Threads threads_for(const Plan& plan, int64_t batch) {
 template <class F>
 void with_stored_types(const Tensor& activations, const Tensor& weight, const char* op,
                        const F& f) {
-  if (activations.scalar_type() == ScalarType::BFloat16)
-    return weight.scalar_type() == ScalarType::BFloat16 ? f(Bf16{}, Bf16{}) : f(Bf16{}, float{});
-  with_compute_type(activations.scalar_type(), op, [&](auto type) { f(type, type); });
+  const ScalarType stored = activations.scalar_type();
+  const bool same = weight.scalar_type() == stored;
+  if (stored == ScalarType::BFloat16) return same ? f(Bf16{}, Bf16{}) : f(Bf16{}, float{});
+  if (stored == ScalarType::Half) return same ? f(Fp16{}, Fp16{}) : f(Fp16{}, float{});
+  with_compute_type(stored, op, [&](auto type) { f(type, type); });
 }
 
 // What the passes share: rows of samples, a weight's shape and type, and its mask.
@@ -73,17 +70,17 @@ Tensor masked_linear(const Tensor& input, const Tensor& weight, const Tensor& ma
   check_rows(op, "input", input, weight.size(1));
   check_parameters(op, weight, mask, bias, input);
   const PlanHolder holder(op, plan, mask, 1, 1, PlanHalf::by_output);
-  const Tensor x = flat(input), w = flat(weight);
+  const Tensor x = torch::stable::contiguous(input), w = torch::stable::contiguous(weight);
   const std::optional<Tensor> b =
       bias ? std::optional(torch::stable::contiguous(widened(*bias))) : std::nullopt;
   Tensor y = torch::stable::new_empty(x, Ints{x.size(0), w.size(0)});
-  if (y.numel() == 0) return narrowed(y, input.scalar_type());
+  if (y.numel() == 0) return y;
   with_stored_types(x, w, op, [&]<class S, class W>(S, W) {
     const Compute<S>* added = b ? data<Compute<S>>(*b) : nullptr;
     SPARSELTH_CALL_ISA(linear_forward, holder.plan(), x.size(0), data<S>(x), data<W>(w), added,
                        data<S>(y), threads_for(holder.plan(), x.size(0)));
   });
-  return narrowed(y, input.scalar_type());
+  return y;
 }
 
 Tensor masked_linear_grad_input(const Tensor& grad_output, const Tensor& weight, const Tensor& mask,
@@ -93,14 +90,14 @@ Tensor masked_linear_grad_input(const Tensor& grad_output, const Tensor& weight,
   check_rows(op, "grad_output", grad_output, weight.size(0));
   check_parameters(op, weight, mask, std::nullopt, grad_output);
   const PlanHolder holder(op, plan, mask, 1, 1, PlanHalf::by_input);
-  const Tensor dy = flat(grad_output), w = flat(weight);
+  const Tensor dy = torch::stable::contiguous(grad_output), w = torch::stable::contiguous(weight);
   Tensor dx = torch::stable::new_empty(dy, Ints{dy.size(0), w.size(1)});
-  if (dx.numel() == 0) return narrowed(dx, grad_output.scalar_type());
+  if (dx.numel() == 0) return dx;
   with_stored_types(dy, w, op, [&]<class S, class W>(S, W) {
     SPARSELTH_CALL_ISA(linear_grad_input, holder.plan(), dy.size(0), data<S>(dy), data<W>(w),
                        data<S>(dx), threads_for(holder.plan(), dy.size(0)));
   });
-  return narrowed(dx, grad_output.scalar_type());
+  return dx;
 }
 
 Tensor masked_linear_grad_weight(const Tensor& grad_output, const Tensor& input, const Tensor& mask,
@@ -114,17 +111,15 @@ Tensor masked_linear_grad_weight(const Tensor& grad_output, const Tensor& input,
   expect(input.size(0) == grad_output.size(0), op, "input has ", input.size(0),
          " samples, grad_output ", grad_output.size(0));
   const PlanHolder holder(op, plan, mask, 1, 1, PlanHalf::by_output);
-  const Tensor dy = flat(grad_output), x = flat(input);
-  const ScalarType computed = widened_type(input.scalar_type());
-  const ScalarType wanted = wide ? computed : input.scalar_type();
-  const ScalarType written = wide ? computed : x.scalar_type();
+  const Tensor dy = torch::stable::contiguous(grad_output), x = torch::stable::contiguous(input);
+  const ScalarType stored = x.scalar_type(), wanted = wide ? widened_type(stored) : stored;
   if (dy.numel() == 0 || x.numel() == 0) return torch::stable::new_zeros(x, shape_of(mask), wanted);
-  Tensor dw = torch::stable::new_empty(x, shape_of(mask), written);
+  Tensor dw = torch::stable::new_empty(x, shape_of(mask), wanted);
   with_stored_types(x, dw, op, [&]<class S, class W>(S, W) {
     SPARSELTH_CALL_ISA(linear_grad_weight, holder.plan(), x.size(0), data<S>(dy), data<S>(x),
                        data<W>(dw), threads_for(holder.plan(), x.size(0)));
   });
-  return narrowed(dw, wanted);
+  return dw;
 }
 
 }  // namespace

@@ -24,11 +24,9 @@ namespace {
 // With one pixel both layouts are the same memory; channels are then the longer run.
 bool walks_channels(const Tensor& t) { return !t.is_contiguous() || t.size(2) * t.size(3) == 1; }
 
-// A tensor the kernels can walk: of a type of lanes, NCHW or NHWC without gaps.
+// A tensor the kernels can walk: NCHW or NHWC without gaps.
 Tensor walkable(const Tensor& t) {
-  const Tensor stored = t.scalar_type() == ScalarType::Half ? widened(t) : t;
-  const bool whole = stored.is_contiguous() || is_channels_last(stored);
-  return whole ? stored : torch::stable::contiguous(stored);
+  return t.is_contiguous() || is_channels_last(t) ? t : torch::stable::contiguous(t);
 }
 
 }  // namespace

@@ -42,9 +42,8 @@ _DENSE_FROM_DENSITY = {
     ("masked_conv2d", "cuda"): 0.15,
 }
 
-# The same on a CPU in bfloat16, which dense computes in and ours only stores. float16 is not there:
-# ours would widen whole tensors.
-_DENSE_FROM_DENSITY_IN_BF16 = {
+# The same on a CPU in 16 bits, which dense computes in and ours only stores.
+_DENSE_FROM_DENSITY_IN_16_BITS = {
     "masked_conv2d": 0.15,
     # Careful, as long as it has not been measured.
     "masked_linear": 0.04,
@@ -159,8 +158,7 @@ def prefer_dense(
     if device.type not in _LIBRARIES or not served(op, device.type):
         return True
     if device.type == "cpu" and dtype.itemsize < 4:
-        table = _DENSE_FROM_DENSITY_IN_BF16 if dtype is torch.bfloat16 else {}
-        return density >= table.get(op, 0.0)
+        return density >= _DENSE_FROM_DENSITY_IN_16_BITS[op]
     return density >= _DENSE_FROM_DENSITY.get((op, device.type), 1.0)
 
 

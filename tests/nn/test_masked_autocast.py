@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.strategies import NARROW
 from support.traveling_nets import NETS
 from torch import nn
 
@@ -69,15 +70,15 @@ def of_one_input(model, x, backend):
     not sl.ops.libraries.has_kernel("masked_conv2d", "cpu"), reason="no compiled kernels"
 )
 def test_16_bits_on_a_cpu_have_a_table_of_their_own():
-    """bfloat16 is stored by our kernels, float16 is not; linear layers need fewer weights."""
+    """Linear layers need fewer weights."""
     with sl.use_choice("fixed"):
-        for dtype, sparse in ((torch.bfloat16, True), (torch.float16, False)):
+        for dtype in (torch.bfloat16, torch.float16):
             model = network().to(dtype)
-            assert model[2].choice(torch.randn(2, 32, 8, 8).to(dtype)).sparse is sparse
+            assert model[2].choice(torch.randn(2, 32, 8, 8).to(dtype)).sparse
             rows = torch.randn(2, 32 * 64).to(dtype)
             assert not model[6].choice(rows).sparse
             model[6].set_mask(torch.rand(model[6].weight.shape) < 0.02)
-            assert model[6].choice(rows).sparse is sparse
+            assert model[6].choice(rows).sparse
             with sl.use_backend("cpu"):
                 assert model[2].choice(torch.randn(2, 32, 8, 8).to(dtype)).sparse
 
@@ -85,12 +86,12 @@ def test_16_bits_on_a_cpu_have_a_table_of_their_own():
 def test_what_is_said_under_autocast_is_what_runs():
     model = network()
     kernels = sl.ops.libraries.has_kernel("masked_conv2d", "cpu")
-    for dtype, sparse in ((torch.bfloat16, kernels), (torch.float16, False)):
+    for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype), sl.use_choice("fixed"):
-            assert model[2].choice(torch.randn(4, 32, 8, 8)).sparse is sparse
+            assert model[2].choice(torch.randn(4, 32, 8, 8)).sparse is kernels
 
 
-# --- bfloat16 in lanes ------------------------------------------------------------------------
+# --- 16 bits in lanes -------------------------------------------------------------------------
 
 
 def sparse(name):
@@ -99,27 +100,28 @@ def sparse(name):
     return sl.sparsify(model, sl.find_masks(model, sparsity=0.9))
 
 
-def step(model, x, enabled=True):
-    """Return loss and gradients of a step, under autocast if `enabled`."""
+def step(model, x, dtype=torch.bfloat16, enabled=True):
+    """Return loss and gradients of a step, under autocast to `dtype` if `enabled`."""
     model.zero_grad()
-    with sl.use_choice("fixed"), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+    with sl.use_choice("fixed"), torch.autocast("cpu", dtype, enabled=enabled):
         y = model(x)
     loss = y.float().square().mean()
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in model.parameters()]
 
 
+@pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("name", sorted(NETS))
-def test_networks_in_lanes_train_as_dense_ones_under_autocast(name):
+def test_networks_in_lanes_train_as_dense_ones_under_autocast(name, dtype):
     """Over several steps: from the second on they go by the paths that the first left."""
     model = sparse(name)
     twin, exact = copy.deepcopy(model), copy.deepcopy(model)
     compared = []
     for _ in range(6):
         x = torch.randn(16, 3, 12, 12)
-        loss, grads = step(model, x)
+        loss, grads = step(model, x, dtype)
         with sl.use_backend("reference"):
-            dense_loss, dense_grads = step(twin, x)
+            dense_loss, dense_grads = step(twin, x, dtype)
             exact_loss, exact_grads = step(exact, x, enabled=False)
         assert (loss - exact_loss).abs() <= 2 * (dense_loss - exact_loss).abs() + 0.03 * exact_loss
         assert {grad.dtype for grad in grads} == {torch.float32}
@@ -131,33 +133,35 @@ def test_networks_in_lanes_train_as_dense_ones_under_autocast(name):
 
 
 @pytest.mark.usefixtures("traveling")
-def test_activations_stay_in_16_bits_between_layers():
+@pytest.mark.parametrize("dtype", NARROW)
+def test_activations_stay_in_16_bits_between_layers(dtype):
     model = sparse("residual")
     seen = []
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)):
             module.register_forward_hook(lambda m, i, o: seen.append((type(o), o.dtype)))
-    with torch.autocast("cpu", torch.bfloat16), sl.use_choice("fixed"):
+    with torch.autocast("cpu", dtype), sl.use_choice("fixed"):
         model(torch.randn(20, 3, 12, 12))
     kinds = set(seen[1:])  # the first convolution is dense
-    assert kinds == {(LaneTensor, torch.bfloat16)}
+    assert kinds == {(LaneTensor, dtype)}
 
 
-def test_a_network_of_16_bits_stays_in_lanes_too():
-    model = sparse("residual").to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", NARROW)
+def test_a_network_of_16_bits_stays_in_lanes_too(dtype):
+    model = sparse("residual").to(dtype)
     exact = copy.deepcopy(model).float()
     x = torch.randn(20, 3, 12, 12)
     with sl.use_choice("fixed"):
-        y = model(x.bfloat16())
+        y = model(x.to(dtype))
         y.float().square().mean().backward()
         want = exact(x)
         want.square().mean().backward()
     assert (y - want).norm() < 0.1 * want.norm()
     for p, q in zip(model.parameters(), exact.parameters(), strict=True):
-        assert p.grad.dtype == torch.bfloat16
+        assert p.grad.dtype == dtype
         assert (p.grad - q.grad).norm() <= 0.2 * q.grad.norm() + 1e-2
     for t, u in zip(model.buffers(), exact.buffers(), strict=True):
-        if t.dtype == torch.bfloat16:
+        if t.dtype == dtype:
             torch.testing.assert_close(t.float(), u, rtol=0.02, atol=0.02)
 
 

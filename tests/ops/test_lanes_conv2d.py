@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.strategies import conv_cases
+from support.rounding import assert_equal_bits, hard_to_round
+from support.strategies import NARROW, conv_cases
 
 from sparselth.ops import reference
 from sparselth.ops.lanes.layout import from_lanes, lanes, to_lanes
@@ -126,31 +127,34 @@ def assert_rounded(got, exact, sums):
 
     sums: of absolute values, in place of what is summed: what float32 loses of them.
     """
-    lost = 2**-20 * sums + 2**-8 * exact.abs() + 1e-30
+    denormal = 2**-25 if got.dtype == torch.float16 else 1e-30
+    lost = 2**-20 * sums + torch.finfo(got.dtype).eps / 2 * exact.abs() + denormal
     assert ((got.double() - exact).abs() <= lost).all()
 
 
-def in_16_bits(case, halo, grad_halo):
+def in_16_bits(case, dtype, halo, grad_halo):
     """Return lanes of x and dy, and what computes the three passes exactly from them."""
     x, weight, mask, bias = case.tensors()
-    x = x.to(torch.bfloat16)
+    x = x.to(dtype)
     weight, bias = weight.float(), None if bias is None else bias.float()
     shape = reference.masked_conv2d(x.float(), weight, mask, bias, None, *case.conv).shape
-    grad = torch.randn(shape).to(torch.bfloat16)
-    count = lanes(torch.bfloat16)
+    grad = torch.randn(shape).to(dtype)
+    count = lanes(dtype)
     buffers = to_lanes(x.contiguous(), count, halo), to_lanes(grad, count, grad_halo)
     return x, grad, weight, mask, bias, buffers
 
 
+@pytest.mark.parametrize("dtype", NARROW)
 @given(case=conv_cases(), halo=st.integers(0, 2), grad_halo=st.integers(0, 2))
 @settings(max_examples=300)
-def test_16_bits_are_rounded_once(case, halo, grad_halo):
-    x, grad, weight, mask, bias, (x_lanes, grad_lanes) = in_16_bits(case, halo, grad_halo)
+def test_16_bits_are_rounded_once(dtype, case, halo, grad_halo):
+    drawn = in_16_bits(case, dtype, halo, grad_halo)
+    x, grad, weight, mask, bias, (x_lanes, grad_lanes) = drawn
     n, plan, conv, hw = case.batch, conv_plan(mask, case.groups), case.conv, list(case.size)
     y = ops.lanes_conv2d(x_lanes, n, halo, weight, mask, bias, plan, *conv)
     dx = ops.lanes_conv2d_grad_input(grad_lanes, n, grad_halo, weight, mask, plan, hw, *conv)
     dw = ops.lanes_conv2d_grad_weight(grad_lanes, grad_halo, x_lanes, n, halo, mask, plan, *conv)
-    assert (y.dtype, dx.dtype, dw.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert (y.dtype, dx.dtype, dw.dtype) == (dtype, dtype, torch.float32)
 
     def exactly(x, grad, weight, bias):
         x, grad, weight = x.double(), grad.double(), weight.double()
@@ -170,10 +174,10 @@ def test_16_bits_are_rounded_once(case, halo, grad_halo):
             assert not t[-1:, ..., n % t.shape[-1] :].any(), "a value beyond the batch"
 
 
-@given(conv_cases(batches=(1, 8, 17)))
+@given(conv_cases(batches=(1, 8, 17)), st.sampled_from(NARROW))
 @settings(max_examples=100)
-def test_both_gradients_at_once_are_those_of_each_alone_in_16_bits(case):
-    _, _, weight, mask, _, (x, grad) = in_16_bits(case, 1, 1)
+def test_both_gradients_at_once_are_those_of_each_alone_in_16_bits(case, dtype):
+    _, _, weight, mask, _, (x, grad) = in_16_bits(case, dtype, 1, 1)
     n, plan, conv, hw = case.batch, conv_plan(mask, case.groups), case.conv, list(case.size)
     dx, dw = ops.lanes_conv2d_backward(grad, 1, x, n, 1, weight, mask, plan, *conv)
     assert torch.equal(dx, ops.lanes_conv2d_grad_input(grad, n, 1, weight, mask, plan, hw, *conv))
@@ -182,19 +186,20 @@ def test_both_gradients_at_once_are_those_of_each_alone_in_16_bits(case):
     torch.testing.assert_close(dw, alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("size", [(40, 40), (9, 200), (64, 3)], ids=str)
 @pytest.mark.parametrize("conv", [CONV, ([2, 2], [1, 1], [1, 1], 1), ([1, 1], [4, 4], [4, 4], 1)])
-def test_strips_in_16_bits_meet(size, conv):
+def test_strips_in_16_bits_meet(size, conv, dtype):
     """Planes of several strips, and channels that are summed in groups."""
     n, channels = 3, 72
-    x = torch.randn(n, channels, *size).to(torch.bfloat16)
+    x = torch.randn(n, channels, *size).to(dtype)
     weight = torch.randn(channels, channels, 3, 3)
     mask = torch.rand(weight.shape) < 0.3
     buffer = to_lanes(x, lanes(x.dtype), 0)
     y = from_lanes(ops.lanes_conv2d(buffer, n, 0, weight, mask, None, None, *conv), n, 0)
     exact = reference.masked_conv2d(x.double(), weight.double(), mask, None, None, *conv)
     assert_rounded(y, exact, exact.abs() + 100)
-    grad = torch.randn(y.shape).to(torch.bfloat16)
+    grad = torch.randn(y.shape).to(dtype)
     dx, dw = ops.lanes_conv2d_backward(
         to_lanes(grad, lanes(x.dtype), 0), 0, buffer, n, 0, weight, mask, None, *conv
     )
@@ -227,33 +232,41 @@ def test_any_number_of_threads_in_16_bits(threads):
         torch.testing.assert_close(a, c, rtol=2**-7, atol=1e-3)
 
 
-def test_what_is_stored_in_16_bits_is_what_torch_rounds_to():
+@pytest.mark.parametrize("dtype", NARROW)
+def test_what_is_stored_in_16_bits_is_what_torch_rounds_to(dtype):
     """Ties to even, denormals kept, NaN stays NaN. As the biases of channels without weights."""
-    bits = torch.randint(-(2**31), 2**31, (4096,))
-    bits[::2] = (bits[::2] & ~0xFFFF) | 0x8000  # ties
-    special = [0x7F800001, 0x7FFFFFFF, -0x7FFFFF, 0x7F7FFFFF, 1, -0x7FFF8000, 0x7F800000]
-    bits[: len(special)] = torch.tensor(special)
-    values = bits.to(torch.int32).view(torch.float32)
-    x = to_lanes(torch.ones(1, 1, 1, 1, dtype=torch.bfloat16), lanes(torch.bfloat16), 0)
+    values = hard_to_round(dtype)
+    x = to_lanes(torch.ones(1, 1, 1, 1, dtype=dtype), lanes(dtype), 0)
     weight = torch.zeros(len(values), 1, 1, 1)
     conv = ([1, 1], [0, 0], [1, 1], 1)
     y = ops.lanes_conv2d(x, 1, 0, weight, torch.zeros_like(weight).bool(), values, None, *conv)
-    assert_equal_bits(from_lanes(y, 1, 0).flatten(), values.to(torch.bfloat16))
+    assert_equal_bits(from_lanes(y, 1, 0).flatten(), values.to(dtype))
 
 
-def assert_equal_bits(got, want):
-    nan = want.isnan()
-    assert torch.equal(got.isnan(), nan)
-    assert torch.equal(got.view(torch.int16)[~nan], want.view(torch.int16)[~nan])
+@pytest.mark.parametrize("flushed", [False, True])
+def test_all_of_float16_is_widened_as_by_torch(flushed):
+    x = torch.arange(2**16).to(torch.int16).view(torch.float16).view(-1, 1, 1, 1)
+    weight, mask = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1).bool()
+    conv = ([1, 1], [0, 0], [1, 1], 1)
+    torch.set_flush_denormal(flushed)
+    try:
+        y = ops.lanes_conv2d(
+            to_lanes(x, lanes(x.dtype), 0), len(x), 0, weight, mask, None, None, *conv
+        )
+    finally:
+        torch.set_flush_denormal(False)
+    # A sum begins at 0, which -0 is lost in.
+    assert_equal_bits(from_lanes(y, len(x), 0), x + 0.0)
 
 
-def test_weights_of_16_bits_are_refused():
+@pytest.mark.parametrize("dtype", NARROW)
+def test_weights_of_16_bits_are_refused(dtype):
     x, _, weight, mask, plan = problem(3, 4, (5, 5), 0.5, torch.float32)
-    with pytest.raises(RuntimeError, match="weight must be Float for activations of BFloat16"):
-        ops.lanes_conv2d(x.bfloat16(), 3, 1, weight.bfloat16(), mask, None, plan, *CONV)
+    with pytest.raises(RuntimeError, match=r"weight must be Float for activations of (BFlo|H)a"):
+        ops.lanes_conv2d(x.to(dtype), 3, 1, weight.to(dtype), mask, None, plan, *CONV)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, *NARROW])
 def test_no_channels_are_sums_of_nothing(dtype):
     """Going in there is the bias alone, coming out no gradient."""
     x = to_lanes(torch.ones(3, 0, 5, 5, dtype=dtype), lanes(dtype), 0)

@@ -4,13 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rounding import assert_equal_bits, hard_to_round
+from support.strategies import NARROW
 from torch.library import opcheck
 
 from sparselth.ops.libraries import has_kernel
 from sparselth.ops.plan import conv_plan
 
 ops = torch.ops.sparselth
-NARROW = (torch.bfloat16, torch.float16)
 with_kernels = pytest.mark.skipif(
     not has_kernel("masked_linear", "cpu"), reason="the compiled kernels are not there"
 )
@@ -103,7 +104,7 @@ def test_16_bits_match_the_oracle_rounded_once(
 @with_kernels
 @pytest.mark.parametrize(("c_in", "c_out"), [(2100, 70), (70, 2100)])
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [*NARROW, torch.float32])
 def test_groups_in_turn_match_the_oracle(c_in, c_out, threads, dtype):
     arguments = drawn(700, c_in, c_out, 0.1, dtype)
     before = torch.get_num_threads()
@@ -116,7 +117,7 @@ def test_groups_in_turn_match_the_oracle(c_in, c_out, threads, dtype):
 
 
 @with_kernels
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [*NARROW, torch.float32])
 @pytest.mark.parametrize("batch", [1, 5, 40, 300])
 @pytest.mark.parametrize("channels", [(64, 9), (300, 200), (9, 1000)], ids=str)
 def test_results_depend_on_no_number_of_threads(dtype, batch, channels):
@@ -134,34 +135,26 @@ def test_results_depend_on_no_number_of_threads(dtype, batch, channels):
             assert torch.equal(a, b)
 
 
-def assert_equal_bits(got, want):
-    nan = want.isnan()
-    assert torch.equal(got.isnan(), nan)
-    assert torch.equal(got.view(torch.int16)[~nan], want.view(torch.int16)[~nan])
-
-
 @with_kernels
+@pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("at_once", [3, 4096])  # one by one, and in vectors
-def test_the_oracle_of_rounding_is_torch(at_once):
+def test_the_oracle_of_rounding_is_torch(at_once, dtype):
     """Ties to even, denormals kept, NaN stays NaN. As the biases of outputs without weights."""
-    bits = torch.randint(-(2**31), 2**31, (4096,))
-    bits[::2] = (bits[::2] & ~0xFFFF) | 0x8000  # ties
-    special = [0x7F800001, 0x7FFFFFFF, -0x7FFFFF, 0x7F7FFFFF, 1, -0x7FFF8000, 0x7F800000]
-    bits[: len(special)] = torch.tensor(special)
-    values = bits.to(torch.int32).view(torch.float32)
-    x = torch.ones(1, 1, dtype=torch.bfloat16)
+    values = hard_to_round(dtype)
+    x = torch.ones(1, 1, dtype=dtype)
     for some in values.split(at_once):
         weight = torch.zeros(len(some), 1)
         y = ops.masked_linear(x, weight, torch.zeros_like(weight).bool(), some, None)
-        assert_equal_bits(y[0], some.to(torch.bfloat16))
-    x, grad = (t.view(torch.bfloat16) for t in bits.to(torch.int16).split(2048))
+        assert_equal_bits(y[0], some.to(dtype))
+    bits = torch.randint(2**16, (4096,)).to(torch.int16)
+    x, grad = bits.view(dtype).split(2048)
     mask = torch.eye(2048).bool()
     dw = ops.masked_linear_grad_weight(grad[None], x[None], mask, None, False)
     products = 0 + grad.float() * x.float()  # a sum begins at 0, which -0 is lost in
-    assert_equal_bits(dw.diagonal().contiguous(), products.to(torch.bfloat16))
+    assert_equal_bits(dw.diagonal().contiguous(), products.to(dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [*NARROW, torch.float32])
 def test_no_features_are_sums_of_nothing(dtype):
     """Going in there is the bias alone, coming out no gradient."""
     bias, nothing = torch.arange(4.0), torch.ones(4, 0)

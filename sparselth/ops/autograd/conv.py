@@ -117,7 +117,7 @@ class MaskedConv2d(torch.autograd.Function):
     """`masked_conv2d` by the choice made for it, differentiable any number of times.
 
     input: (N, C_in, H, W), plain or in lanes, and so is the result.  weight, mask: (C_out, C_in /
-    groups, kH, kW); with bfloat16 in lanes the weight may be float32.  bias: (C_out,), or None.
+    groups, kH, kW); with 16 bits in lanes the weight may be float32.  bias: (C_out,), or None.
     plan: the mask's, or None.  All of them checked.
     conv: stride, padding and dilation in pairs, and groups.
     dense: the passes computed densely, of "forward", "grad_input" and "grad_weight".

@@ -42,7 +42,7 @@ class ConvNorm(torch.autograd.Function):
     fewer calls and tensors between them: a network of small images waits for those.
 
     input: (N, C_in, H, W) in lanes.  weight, mask: (C_out, C_in / groups, kH, kW).  bias, gamma,
-    beta: (C_out,), or None. Parameters are float32 with bfloat16 in lanes, else of its dtype.
+    beta: (C_out,), or None. Parameters are float32 with 16 bits in lanes, else of its dtype.
     shortcut: in lanes, of the result's shape and dtype, or None.  plan: the mask's, or None.
     norm: in training; outside of it there are no gradients.
     upper: the limit of the ReLU, NaN for none; None for no ReLU.

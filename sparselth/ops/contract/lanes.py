@@ -1,11 +1,11 @@
 """The contract of the layout in lanes and of convolutions in it: schemas and fake kernels.
 
-A tensor in lanes is (bundles, C, H + 2 halo, W + 2 halo, L), contiguous, bfloat16, float32 or
-float64, with bundles = ceil(batch / L): L images side by side, around each plane `halo` zeros; see
-`lanes/layout.py`. The CPU kernels take L = `lanes.layout.lanes(dtype)` only, plain PyTorch any.
+A tensor in lanes is (bundles, C, H + 2 halo, W + 2 halo, L), contiguous, float16, bfloat16, float32
+or float64, with bundles = ceil(batch / L): L images side by side, around each plane `halo` zeros;
+see `lanes/layout.py`. The CPU kernels take L = `lanes.layout.lanes(dtype)` only, plain PyTorch any.
 Halos and spare lanes must be zero going in and are zero coming out: nothing tests for it.
 
-Only activations and their gradients are ever bfloat16: widened as they are read, rounded once as
+Only activations and their gradients ever have 16 bits: widened as they are read, rounded once as
 they are written. All sums, weights and values per channel are float32 then, `compute_dtype`.
 
 These ops run below autograd, inside the modules that hand activations in lanes on, so they have no
@@ -64,7 +64,7 @@ def _(input, lanes, halo):
 
     out[n // L, c, halo + y, halo + x, n % L] = input[n, c, y, x],   zero elsewhere
 
-    input: (N, C, H, W), bfloat16, float32 or float64, contiguous or channels_last.
+    input: (N, C, H, W), float16, bfloat16, float32 or float64, contiguous or channels_last.
     lanes: L, images of a bundle.  halo: zeros around each plane, in pixels, >= 0.
     Returns (ceil(N / L), C, H + 2 halo, W + 2 halo, L), the input's dtype, contiguous.
     """
@@ -91,10 +91,11 @@ def _(input, batch, halo):
 def _(input, batch, input_halo, weight, mask, bias, plan, stride, padding, dilation, groups):
     """Convolve images in lanes: `masked_conv2d` in another layout.
 
-    input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), bfloat16, float32 or float64. A
-    halo as wide as the kernel reaches beyond the image saves a copy of x, unless it is bfloat16.
+    input: x (bundles, C_in, H + 2 input_halo, W + 2 input_halo, L), float16, bfloat16, float32 or
+    float64. A halo as wide as the kernel reaches beyond the image saves a copy of x, unless it has
+    16 bits.
     batch: N, images in the input.  input_halo: in pixels.
-    weight: (C_out, C_in / groups, kH, kW), the input's dtype, float32 with bfloat16.
+    weight: (C_out, C_in / groups, kH, kW), the input's dtype, float32 with 16 bits.
     mask: bool, its shape; True keeps.
     bias: (C_out,), the weight's dtype, or None.
     plan: int32, the mask's by `sparselth.ops.conv_plan(mask, groups)`, or None.

@@ -61,13 +61,14 @@ def _(
     x <- min(max(x, 0), upper)   where `relu`; without a limit where `upper` is NaN
     y = conv2d(x, w * mask) + bias
 
-    a: (bundles, C_in, H + 2 a_halo, W + 2 a_halo, L), bfloat16, float32 or float64, not empty.
+    a: (bundles, C_in, H + 2 a_halo, W + 2 a_halo, L), float16, bfloat16, float32 or
+    float64, not empty.
     b: the same with b_halo, or None for no second term, whose scale and shift then do not count.
     batch: N, images in either.  a_halo, b_halo: in pixels.
     a_scale, a_shift, b_scale, b_shift: (C_in,), or None for 1 and 0.
     relu: whether there is a ReLU.  upper: its limit, 6 for ReLU6.
-    keep: whether x is wanted; bfloat16 is rounded before it is convolved then, not otherwise.
-    weight: (C_out, C_in / groups, kH, kW), the dtype of a, float32 with bfloat16, not empty.
+    keep: whether x is wanted; 16 bits are rounded before they are convolved then, not otherwise.
+    weight: (C_out, C_in / groups, kH, kW), the dtype of a, float32 with 16 bits, not empty.
     mask: bool, its shape; True keeps.
     bias: (C_out,), the weight's dtype, or None.
     plan: int32, the mask's by `sparselth.ops.conv_plan(mask, groups)`, or None.

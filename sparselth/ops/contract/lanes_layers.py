@@ -3,7 +3,7 @@
 Schemas and fake kernels. `lanes.py` says what a tensor in lanes is. These ops run below autograd,
 called by `lanes/handlers/`, so they have no formulas of their own; each has its backward beside it.
 C is the number of channels, and "per channel" is a tensor (C,) of the activations' dtype, float32
-with bfloat16.
+with 16 bits.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _(
 
     The norm's result is input * scale + shift: `lanes_scale_add_relu` computes it.
 
-    input: x (bundles, C, H + 2 input_halo, W + 2 input_halo, L), bfloat16, float32 or
+    input: x (bundles, C, H + 2 input_halo, W + 2 input_halo, L), float16, bfloat16, float32 or
     float64.
     batch: its images.  input_halo: in pixels.
     weight, bias: per channel, or None for 1 and 0.
@@ -91,7 +91,7 @@ def _(a, batch, a_halo, a_scale, a_shift, b, b_halo, b_scale, b_shift, relu, upp
     y = a * a_scale + a_shift + b * b_scale + b_shift
     y <- min(max(y, 0), upper)   where `relu`; without a limit where `upper` is NaN
 
-    a: (bundles, C, H + 2 a_halo, W + 2 a_halo, L), bfloat16, float32 or
+    a: (bundles, C, H + 2 a_halo, W + 2 a_halo, L), float16, bfloat16, float32 or
     float64.
     b: the same with b_halo, or None for no second term, whose scale and shift then do not count.
     batch: images in either.  a_halo, b_halo: in pixels.
@@ -109,7 +109,7 @@ def _(grad, grad_halo, gate, gate_halo, upper, other, other_halo, halo):
 
     dx = (0 where gate <= 0 or gate >= upper, else grad) + other
 
-    grad: (bundles, C, H + 2 grad_halo, W + 2 grad_halo, L), bfloat16, float32 or
+    grad: (bundles, C, H + 2 grad_halo, W + 2 grad_halo, L), float16, bfloat16, float32 or
     float64.
     gate: the ReLU's result or its input, the same with gate_halo; None lets everything through.
     upper: the ReLU's limit; NaN for none.
@@ -145,7 +145,7 @@ def _(
     dx = weight invstd (g - db / n - xhat dw / n)   where `training`, n = batch H W
     dx = weight invstd g                            otherwise
 
-    grad: (bundles, C, H + 2 grad_halo, W + 2 grad_halo, L), bfloat16, float32 or
+    grad: (bundles, C, H + 2 grad_halo, W + 2 grad_halo, L), float16, bfloat16, float32 or
     float64.
     gate: the ReLU's result or its input, the same with gate_halo. Or None, and with it
     gate_scale, gate_shift: per channel, for gate = x * gate_scale + gate_shift, which saves
@@ -176,7 +176,7 @@ def _(input, batch, input_halo, scale, shift, relu, upper, kernel, stride, paddi
     That is, of what `lanes_scale_add_relu` would return: x is rounded to the dtype of the input
     before it is compared. Pixels outside the image do not count. A NaN in a window is its maximum.
 
-    input: (bundles, C, H + 2 input_halo, W + 2 input_halo, L), bfloat16, float32 or
+    input: (bundles, C, H + 2 input_halo, W + 2 input_halo, L), float16, bfloat16, float32 or
     float64.
     batch: its images.  input_halo: in pixels.
     scale, shift: per channel, or None for 1 and 0.
@@ -202,7 +202,7 @@ def _(grad, batch, grad_halo, position, input_hw, kernel, stride, padding, halo)
 
     dx[n, c, y, x] = sum of grad[n, c, p, q] over the windows whose maximum was at (y, x)
 
-    grad: (bundles, C, H_out + 2 grad_halo, W_out + 2 grad_halo, L), bfloat16, float32 or
+    grad: (bundles, C, H_out + 2 grad_halo, W_out + 2 grad_halo, L), float16, bfloat16, float32 or
     float64.
     batch: its images.  grad_halo: in pixels.
     position: uint8 (bundles, C, H_out, W_out, L), of `lanes_max_pool2d`.

@@ -61,8 +61,8 @@ def use_choice(name: str) -> AbstractContextManager[None]:
     name: "measured", which is fastest, or "fixed", which gives the same numbers, bit for bit, in
     every run. Outside of any block, and in threads started inside one, the environment variable
     SPARSELTH_CHOICE holds, or "measured". The fixed table also serves deterministic algorithms
-    (`torch.use_deterministic_algorithms`), compiled and traced programs, linear layers on a GPU,
-    and float16 on the CPU.
+    (`torch.use_deterministic_algorithms`), compiled and traced programs, and linear layers on
+    a GPU.
 
     Raises SparselthError for an unknown name, at the call, before the block is entered.
     """

@@ -44,8 +44,8 @@ def recall(x: Tensor) -> LaneBuffer | None:
 def as_buffer(x: Tensor) -> LaneBuffer:
     """Return the values of an activation or gradient in lanes, converting if need be.
 
-    x: (N, C, H, W), plain in any layout, or a `LaneTensor`; bfloat16, float32 or float64, on the
-    CPU.
+    x: (N, C, H, W), plain in any layout, or a `LaneTensor`; float16, bfloat16, float32 or float64,
+    on the CPU.
     Returns (bundles, C, H + 2 halo, W + 2 halo, L) with the halo it has: that of whoever computed
     it, or `layout.halo` where it is converted here. It is shared: nobody may write to it.
     """

@@ -17,7 +17,9 @@ from .tensor import LaneTensor, in_lanes
 
 _PLAIN = (Tensor, torch.nn.Parameter, LaneTensor)
 
-DTYPES = (torch.bfloat16, torch.float32, torch.float64)
+# What activations travel in, and what they are computed in.
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+_COMPUTED = DTYPES[2:]
 
 
 def can_use_lanes(x: Tensor) -> bool:
@@ -32,7 +34,7 @@ def can_use_lanes(x: Tensor) -> bool:
     )
 
 
-def is_plain_eager_cpu(x: Tensor, dtypes: tuple[torch.dtype, ...] = DTYPES[1:]) -> bool:
+def is_plain_eager_cpu(x: Tensor, dtypes: tuple[torch.dtype, ...] = _COMPUTED) -> bool:
     """Say whether what is done to `x` besides calling ops goes unnoticed.
 
     x: not empty, of `dtypes`, on the CPU, and `is_eager`.

@@ -27,7 +27,7 @@ _HALO = 1
 def halo(dtype: torch.dtype) -> int:
     """Return what pointwise and pooling ops put around results of `dtype`, in pixels.
 
-    None around bfloat16: whoever reads it widens it into scratch, and puts the padding there.
+    None around 16 bits: whoever reads them widens them into scratch, and puts the padding there.
     """
     return 0 if dtype.itemsize < 4 else _HALO
 
@@ -36,7 +36,7 @@ def halo(dtype: torch.dtype) -> int:
 def lanes(dtype: torch.dtype) -> int:
     """Return how many images of `dtype` share one vector register here: L.
 
-    dtype: bfloat16 or float32 (16, 8 or 4 with AVX-512, AVX2 or neither) or float64 (half as many).
+    dtype: of at most 32 bits (16, 8 or 4 with AVX-512, AVX2 or neither) or float64 (half as many).
     Without the host library 16 and 8: plain PyTorch takes any.
     """
     host = libraries.host()
