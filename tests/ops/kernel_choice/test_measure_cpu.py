@@ -22,7 +22,9 @@ def test_a_close_race_takes_longer_than_a_clear_one(monkeypatch):
         return go
 
     for seconds, rounds in (
-        ((1.0, 3.0), 2),  # clear, and slow
+        ((0.01, 1.0), 0),  # hopeless
+        ((0.2, 1.0), 2),  # slow, and clear
+        ((1.0, 3.0), 2),
         ((1.0, 1.5), 3),
         ((1e-9, 1e-9), 20),
         ((5e-3, 15e-3), 3),  # clear: as many as the time allows
