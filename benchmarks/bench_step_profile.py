@@ -17,6 +17,8 @@ PARTS = {
     "sparselth::lanes_conv2d_grad_input": "convolution: input gradient",
     "sparselth::lanes_conv2d_grad_weight": "convolution: weight gradient",
     "sparselth::lanes_conv2d_backward": "convolution: both gradients",
+    "sparselth::lanes_fused_conv2d": "convolution: forward",
+    "sparselth::lanes_fused_conv2d_backward": "convolution: both gradients",
     "sparselth::lanes_batch_norm": "batch norm: statistics",
     "sparselth::lanes_scale_add_relu": "batch norm, addition and ReLU: forward",
     "sparselth::lanes_batch_norm_backward": "batch norm and ReLU: backward",

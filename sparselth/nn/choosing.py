@@ -89,11 +89,16 @@ class ChoosingModule(MaskedModule):
 
     def _known_path(self, x: Tensor) -> Path | None:
         """Return how inputs like `x` are computed, if one was and nothing has changed since."""
+        weight = self._parameters.get("weight")
+        return None if weight is None else self._path_of(kind_of(x, weight))
+
+    def _path_of(self, kind: tuple | None) -> Path | None:
+        """Return the same for a kind of input, of `paths.kind_of` this layer's weight."""
         parameters, state = self._parameters, self._states.get("weight")
         weight = parameters.get("weight")
-        if state is None or weight is None or "bias" not in parameters:
+        if kind is None or state is None or weight is None or "bias" not in parameters:
             return None
-        path = self._paths.get(kind_of(x, weight))
+        path = self._paths.get(kind)
         if path is None or path.derived is not state.derived or path.geometry != self._geometry():
             return None
         return path if state.unchanged(weight, self._buffers.get("weight_mask")) else None

@@ -82,3 +82,12 @@ def kind_of(x: Tensor, weight: Tensor) -> tuple | None:
         torch.are_deterministic_algorithms_enabled(),
         settings(),
     )
+
+
+def kind_after(kind: tuple, shape: tuple[int, ...], requires_grad: bool, weight: Tensor) -> tuple:
+    """Return the kind of a result in lanes that a layer of `weight` gets, without having it.
+
+    kind: of what it is computed from, in the same dtype.  shape: of the result.
+    """
+    own = (LaneTensor, shape, *kind[2:5], True, requires_grad, kind[7])
+    return (*own, weight.dtype, weight.requires_grad, *kind[10:])

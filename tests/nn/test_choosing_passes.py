@@ -12,7 +12,7 @@ from torch import nn
 import sparselth as sl
 from sparselth.ops import reference
 from sparselth.ops.kernel_choice.measure_cpu import PASSES
-from sparselth.ops.lanes import convert as lanes_module
+from sparselth.ops.lanes import buffers
 
 pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
 
@@ -81,8 +81,8 @@ def test_a_plain_gradient_is_converted_once(clock, monkeypatch):
     conv = masked_conv()
     y = conv(X.clone().requires_grad_())
     calls = []
-    real = lanes_module.as_lanes
-    monkeypatch.setattr(lanes_module, "as_lanes", lambda x: calls.append(x.shape) or real(x))
+    real = buffers._to_lanes
+    monkeypatch.setattr(buffers, "_to_lanes", lambda x, *n: calls.append(x.shape) or real(x, *n))
     y.backward(torch.ones(y.shape))
     assert calls == [y.shape]
 

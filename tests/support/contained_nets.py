@@ -64,8 +64,11 @@ def watched(model):
 def counts(monkeypatch):
     """Return a list that grows with each convolution that is run with its norm."""
     calls = []
-    apply = containers.ConvNorm.apply
-    monkeypatch.setattr(
-        containers.ConvNorm, "apply", lambda *args: calls.append(1) or apply(*args), raising=False
-    )
+    apply = containers.ConvNorms.apply
+
+    def counted(*args):
+        calls.extend(args[3])
+        return apply(*args)
+
+    monkeypatch.setattr(containers.ConvNorms, "apply", counted, raising=False)
     return calls

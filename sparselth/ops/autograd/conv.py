@@ -13,9 +13,11 @@ from torch import Tensor
 from .. import reference
 from ..bitmask import mark_on_mask
 from ..contract import OPS, ConvSettings
+from ..lanes.buffers import as_buffer
 from ..lanes.convert import as_lanes, enter_lanes
 from ..lanes.handlers import conv as lanes_conv
 from ..lanes.tensor import LaneTensor, in_lanes
+from ..lanes.value import LaneBuffer, LazyValue
 from ..switches import forced, forcing
 from ..transforms import transformed
 from .registry import NO_PASSES, of_dtype, register_formula, serving
@@ -162,31 +164,28 @@ def _fused_gradients(ctx, grad, needs) -> tuple[Tensor | None, Tensor | None, Te
     input, weight, mask, plan = ctx.saved_tensors
     if not in_lanes(input):
         return _gradients(ctx, grad, needs)
-    if type(grad) is Tensor:
-        grad = enter_lanes(grad)
-    return lane_gradients(grad, input, weight, mask, plan, ctx.conv, needs)
+    value, input_hw = input._value, input.shape[2:]
+    dx, dw, db = lane_gradients(
+        as_buffer(grad), value, input_hw, weight, mask, plan, ctx.conv, needs
+    )
+    return None if dx is None else LaneTensor.of(dx, value.batch), dw, db
 
 
 def lane_gradients(
-    grad: LaneTensor,
-    input: LaneTensor,
+    grad: LaneBuffer,
+    value: LazyValue,
+    input_hw: Sequence[int],
     weight: Tensor,
     mask: Tensor,
     plan: Tensor | None,
     conv: ConvSettings,
     needs: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of input, weight and bias, those that `needs` names, in one pass."""
-    need_input, need_weight, need_bias = needs
-    grad_input = grad_weight = None
-    if need_input and need_weight:
-        run = lanes_conv.conv_backward
-        grad_input, grad_weight = run(grad, input, weight, mask, plan, *conv)
-    elif need_input:
-        run = lanes_conv.conv_grad_input
-        grad_input = run(grad, weight, mask, plan, input.shape[2:], *conv)
-    elif need_weight:
-        grad_weight = lanes_conv.conv_grad_weight(grad, input, mask, plan, *conv)
-    if grad_weight is not None:
-        mark_on_mask(grad_weight, mask)
-    return grad_input, grad_weight, lanes_conv.channel_sums(grad) if need_bias else None
+) -> tuple[LaneBuffer | None, Tensor | None, Tensor | None]:
+    """Return the gradients of input, weight and bias, those that `needs` names, in one pass.
+
+    The arguments are those of `handlers.conv.conv_gradients`.
+    """
+    dx, dw = lanes_conv.conv_gradients(grad, value, input_hw, weight, mask, plan, conv, needs[:2])
+    if dw is not None:
+        mark_on_mask(dw, mask)
+    return dx, dw, lanes_conv.channel_sums(grad) if needs[2] else None

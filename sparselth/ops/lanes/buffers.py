@@ -10,7 +10,7 @@ from torch import Tensor
 from ..contract import OPS
 from . import layout
 from .tensor import LaneTensor
-from .value import LaneBuffer
+from .value import LaneBuffer, LazyValue
 
 _to_lanes = OPS.to_lanes.default
 
@@ -50,14 +50,16 @@ def as_buffer(x: Tensor) -> LaneBuffer:
     it, or `layout.halo` where it is converted here. It is shared: nobody may write to it.
     """
     if isinstance(x, LaneTensor):
-        buffer = x._value.buffer()
-        if buffer is not None:
-            return buffer
-        x = x._value.read()
-    else:
-        buffer = recall(x)
-        if buffer is not None:
-            return buffer
+        return buffer_of(x._value)
+    return recall(x) or _converted(x)
+
+
+def buffer_of(value: LazyValue) -> LaneBuffer:
+    """Return the same of what stands behind a `LaneTensor`, which may have turned plain."""
+    return value.buffer() or _converted(value.read())
+
+
+def _converted(x: Tensor) -> LaneBuffer:
     halo = layout.halo(x.dtype)
     return LaneBuffer(_to_lanes(x.contiguous(), layout.lanes(x.dtype), halo), halo)
 

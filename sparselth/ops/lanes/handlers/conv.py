@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...contract import OPS, ConvSettings, compute_dtype
-from ..buffers import as_buffer
+from ..buffers import as_buffer, buffer_of
 from ..handling import handles
 from ..tensor import LaneTensor, in_lanes
 from ..value import Affine, AffineSum, Expression, LaneBuffer, LazyValue, expression_of
@@ -22,9 +22,9 @@ _lanes_conv2d_grad_input = OPS.lanes_conv2d_grad_input.default
 _lanes_conv2d_grad_weight = OPS.lanes_conv2d_grad_weight.default
 
 
-def _computed(lanes: Tensor, parameter: Tensor) -> Tensor:
+def _computed(stored: torch.dtype, parameter: Tensor) -> Tensor:
     """Return a weight or bias as the ops in lanes take it: float32 for activations of 16 bits."""
-    dtype = compute_dtype(lanes.dtype)
+    dtype = compute_dtype(stored)
     return parameter if parameter.dtype == dtype else parameter.to(dtype)
 
 
@@ -49,12 +49,13 @@ def conv(input, weight, mask, bias, plan, stride, padding, dilation, groups, mom
     if not in_lanes(input) or isinstance(weight, LaneTensor):
         return NotImplemented
     conv = (stride, padding, dilation, groups)
-    out = convolved(input, weight, mask, bias, plan, conv, moments)
+    out = convolved(input._value, input.dtype, weight, mask, bias, plan, conv, moments)
     return LaneTensor.of(out, input._value.batch)
 
 
 def convolved(
-    input: LaneTensor,
+    value: LazyValue,
+    dtype: torch.dtype,
     weight: Tensor,
     mask: Tensor,
     bias: Tensor | None,
@@ -64,14 +65,14 @@ def convolved(
 ) -> LaneBuffer:
     """Return the same as a buffer, computing what is not computed yet of the input as it is read.
 
+    value: the input.  dtype: the input's.
     A sum of two terms is kept for whoever reads it next: of one term it takes as long to compute
     again as to read.
     """
-    value = input._value
-    weight, bias = _computed(input, weight), None if bias is None else _computed(input, bias)
+    weight, bias = _computed(dtype, weight), None if bias is None else _computed(dtype, bias)
     expression = _expression(value, conv[1]) if weight.numel() else None
     if expression is None:
-        buffer = as_buffer(input)
+        buffer = buffer_of(value)
         if not moments or not weight.numel():
             data, halo = buffer.data, buffer.halo
             out = _lanes_conv2d(data, value.batch, halo, weight, mask, bias, plan, *conv)
@@ -95,7 +96,7 @@ def conv_grad_input(grad_output, weight, mask, plan, input_hw, stride, padding, 
         return NotImplemented
     grad, batch = as_buffer(grad_output), grad_output.shape[0]
     conv = (stride, padding, dilation, groups)
-    weight = _computed(grad_output, weight)
+    weight = _computed(grad_output.dtype, weight)
     out = _lanes_conv2d_grad_input(grad.data, batch, grad.halo, weight, mask, plan, input_hw, *conv)
     return LaneTensor.wrap(out, batch, 0)
 
@@ -112,43 +113,45 @@ def conv_grad_weight(grad_output, input, mask, plan, stride, padding, dilation, 
     )
 
 
-def conv_backward(grad_output, input, weight, mask, plan, stride, padding, dilation, groups):
-    """Return both gradients of a convolution of lanes. ATen has no op like it.
-
-    grad_output: (N, C_out, H_out, W_out), plain or in lanes.  input: (N, C_in, H, W), likewise.
-    weight, mask, plan, stride, padding, dilation, groups: as of the op `masked_conv2d`.
-    Returns dx in lanes, without a halo, and dw of the weight's shape, 0 where the mask prunes;
-    float32 for an input of 16 bits.
-    """
-    conv = (stride, padding, dilation, groups)
-    dx, dw = conv_gradients(as_buffer(grad_output), input, weight, mask, plan, conv)
-    return LaneTensor.of(dx, input.shape[0]), dw
-
-
 def conv_gradients(
     grad: LaneBuffer,
-    input: Tensor,
+    value: LazyValue,
+    input_hw: Sequence[int],
     weight: Tensor,
     mask: Tensor,
     plan: Tensor | None,
     conv: ConvSettings,
-) -> tuple[LaneBuffer, Tensor]:
-    """Return the same, dx as a buffer, of a gradient that is one."""
-    weight, batch = _computed(input, weight), input.shape[0]
-    expression = None
-    if in_lanes(input) and weight.numel():
-        expression = _expression(input._value, conv[1])
-    rest = (weight, mask, plan, *conv)
+    needs: Sequence[bool],
+) -> tuple[LaneBuffer | None, Tensor | None]:
+    """Return the gradients of input and weight, of a convolution in lanes: both in one pass.
+
+    grad: dy.  value: the input.  input_hw: its (H, W).  weight, mask, plan, conv: as of
+    the op `masked_conv2d`.  needs: which of the two are wanted; the others are None.
+    Returns dx, without a halo, and dw of the weight's shape, 0 where the mask prunes; float32 for
+    an input of 16 bits.
+    """
+    need_input, need_weight = needs
+    batch, weight = value.batch, _computed(grad.data.dtype, weight)
+    given, rest = (grad.data, batch, grad.halo), (mask, plan)
+    if not need_weight:
+        if not need_input:
+            return None, None
+        return LaneBuffer(_lanes_conv2d_grad_input(*given, weight, *rest, input_hw, *conv), 0), None
+    if not need_input:
+        buffer = buffer_of(value)
+        x = (buffer.data, batch, buffer.halo)
+        return None, _lanes_conv2d_grad_weight(grad.data, grad.halo, *x, *rest, *conv)
+    expression = _expression(value, conv[1]) if weight.numel() else None
     if expression is not None and expression.total.second is None:
         ((buffer, scale, shift), _), relu, upper = expression
         dx, dw = _lanes_fused_conv2d_backward(
             *(grad.data, grad.halo, buffer.data, batch, buffer.halo, scale, shift, relu, upper),
-            *rest,
+            *(weight, *rest, *conv),
         )
     else:
-        buffer = as_buffer(input)
+        buffer = buffer_of(value)
         dx, dw = _lanes_conv2d_backward(
-            grad.data, grad.halo, buffer.data, batch, buffer.halo, *rest
+            *(grad.data, grad.halo, buffer.data, batch, buffer.halo, weight, *rest, *conv)
         )
     return LaneBuffer(dx, 0), dw
 
@@ -158,9 +161,9 @@ def _(x, dim, keepdim=False, *, dtype=None):
     # The gradient of a convolution's bias.
     if not in_lanes(x) or sorted(dim or ()) != [0, 2, 3] or keepdim or dtype is not None:
         return NotImplemented
-    return channel_sums(x).to(x.dtype)
+    return channel_sums(as_buffer(x)).to(x.dtype)
 
 
-def channel_sums(x: Tensor) -> Tensor:
+def channel_sums(x: LaneBuffer) -> Tensor:
     """Return sums over images and pixels, float32 of 16 bits; halos and spare lanes are zero."""
-    return as_buffer(x).data.sum((0, 2, 3, 4), dtype=compute_dtype(x.dtype))
+    return x.data.sum((0, 2, 3, 4), dtype=compute_dtype(x.data.dtype))

@@ -95,7 +95,8 @@ def _(grad_output, x, min_val, max_val):
     return x.like(MaskedGrad(as_buffer(grad_output), _gate(x, max_val), max_val))
 
 
-def _added(a: Tensor, b: Tensor) -> State:
+def added(a: Tensor, b: Tensor) -> State:
+    """Return the sum of two activations or gradients, of which one is in lanes."""
     for gradient, other in ((a, b), (b, a)):
         if isinstance(gradient, LaneTensor) and isinstance(gradient._value.state, MaskedGrad):
             return add_masked_grad(gradient._value.state, as_buffer(other), gradient._value.batch)
@@ -117,14 +118,14 @@ def _(a, b, *, alpha=1):
     if not isinstance(a, Tensor) or not _addable(a, b, alpha):
         return NotImplemented
     like: Any = a if in_lanes(a) else b
-    return like.like(_added(a, b))
+    return like.like(added(a, b))
 
 
 @handles(_aten.add_.Tensor, takes=_TERMS)
 def _(a, b, *, alpha=1):
     if not in_lanes(a) or not _addable(a, b, alpha):
         return NotImplemented
-    a._value.state = _added(a, b)
+    a._value.state = added(a, b)
     return a
 
 
