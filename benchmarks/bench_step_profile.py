@@ -60,11 +60,12 @@ def fastest_profile(step: Callable[[], None]) -> dict[str, float]:
 
 @pytest.mark.parametrize("sparsity", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize("name", MODELS)
-def bench_step_profile(benchmark, name, sparsity):
-    step = CONTESTANTS["sparse"](name, sparsity)
+@pytest.mark.parametrize("contestant", ["sparse", "sparse bf16"])
+def bench_step_profile(benchmark, contestant, name, sparsity):
+    step = CONTESTANTS[contestant](name, sparsity)
     parts = fastest_profile(step)
     benchmark.extra_info.update(
-        op="where a sparse training step's time goes",
+        op=f"where the time of a {contestant} training step goes",
         device="cpu",
         threads=torch.get_num_threads(),
         problem=name,

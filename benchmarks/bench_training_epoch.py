@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import sparselth as sl
+from sparselth.bench.conv import both_layouts
 from sparselth.bench.ratios import Ratio
 from sparselth.data import Batches, ImageSet
 from sparselth.models import build
@@ -50,8 +51,15 @@ def image_set(device: str) -> ImageSet:
 class Epoch:
     """One epoch after another of a network."""
 
-    def __init__(self, model: nn.Module, device: str, form: str, layout: torch.memory_format):
-        precision = "bf16" if device == "cuda" and form == "graph" else "fp32"
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str,
+        form: str,
+        layout: torch.memory_format,
+        precision: str = "fp32",
+    ):
+        precision = "bf16" if device == "cuda" and form == "graph" else precision
         recipe = Recipe(step=form, precision=precision)
         self.model = model.to(device, memory_format=layout)
         self.optimizer = optimizer_for(model, recipe)
@@ -77,11 +85,16 @@ def contestants(device: str, sparsity: float) -> dict[str, Callable[[], Epoch]]:
     """Return what makes each contestant, by name."""
     form = "graph" if device == "cuda" else "eager"
 
-    def made(change: Callable[[nn.Module, dict[str, torch.Tensor]], object], form, layout):
+    def made(
+        change: Callable[[nn.Module, dict[str, torch.Tensor]], object],
+        form: str,
+        layout: torch.memory_format,
+        precision: str = "fp32",
+    ) -> Epoch:
         torch.manual_seed(0)
         model = build("resnet20", num_classes=10, in_channels=3).to(device)
         change(model, sl.find_masks(model, sparsity=sparsity))
-        return Epoch(model, device, form, layout)
+        return Epoch(model, device, form, layout, precision)
 
     def multiplied(model: nn.Module, masks: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
@@ -102,6 +115,7 @@ def contestants(device: str, sparsity: float) -> dict[str, Callable[[], Epoch]]:
         "prune channels_last": lambda: made(pruned, "eager", last),
     }
     if device == "cpu":
+        found["sparse bf16"] = lambda: made(sl.sparsify, form, torch.contiguous_format, "bf16")
         found["dense"] = lambda: made(multiplied, form, torch.contiguous_format)
         found["prune"] = lambda: made(pruned, "eager", torch.contiguous_format)
     return found
@@ -129,10 +143,14 @@ def bench_training_epoch(benchmark, record, device, sparsity):
             best = best_times(epochs, ROUNDS[device])
     else:
         best = best_times(epochs, ROUNDS[device])
+    theirs = {"torch.nn.utils.prune": both_layouts("prune"), "dense": both_layouts("dense")}
+    ratios = [Ratio(name, of) for name, of in theirs.items()]
+    if device == "cpu":
+        ours = ("sparse bf16",)
+        ratios += [Ratio(f"{name}, ours in bf16", of, ours) for name, of in theirs.items()]
     record(
         best,
-        Ratio("torch.nn.utils.prune", ("prune", "prune channels_last")),
-        Ratio("dense", ("dense", "dense channels_last")),
+        *ratios,
         op="training epoch",
         device=device,
         problem="resnet20",
