@@ -11,32 +11,6 @@
 #include "cpu/lane_operands.inl"
 #include "cpu/strip_moments.inl"
 
-// How a pass divides its rows: strips of `rows`, the last one with what is left.
-struct Strips {
-  int64_t count, rows;
-
-  int64_t begin(int64_t strip) const { return strip * rows; }
-  int64_t end(int64_t strip, int64_t total) const {
-    return strip + 1 == count ? total : (strip + 1) * rows;
-  }
-  int64_t longest(int64_t total) const { return std::max(rows, total - (count - 1) * rows); }
-};
-
-// total: rows to divide. first_bytes: of scratch for a strip of one row.  row_bytes: for each
-// further one. Strips have a multiple of kMostTileRows rows, so that every tile fits.
-inline Strips divide_rows(int64_t total, int64_t bundles, int64_t first_bytes, int64_t row_bytes,
-                          const Threads& threads) {
-  constexpr int64_t kMostTileRows = 4;
-  row_bytes = std::max<int64_t>(1, row_bytes);  // of no channels
-  const int64_t room = l2_bytes() / 2;
-  const int64_t fit = std::max<int64_t>(kMostTileRows, 1 + (room - first_bytes) / row_bytes);
-  int64_t count = (total + fit - 1) / fit;
-  count = std::max(count, (threads.count + bundles - 1) / bundles);
-  const int64_t rows =
-      std::max<int64_t>(kMostTileRows, total / count / kMostTileRows * kMostTileRows);
-  return {std::max<int64_t>(1, total / rows), rows};
-}
-
 // Tiles of a phase's rows [begin, end).
 template <class T>
 int64_t tiles_of(const Phase<T>& phase, int64_t begin, int64_t end) {
@@ -59,39 +33,6 @@ int64_t waiting_sums(const Correlation<T>& c, int64_t channels) {
   return 0;
 }
 
-// A strip, and the one that its thread takes next, if there is one.
-struct StripAt {
-  int64_t bundle, strip;
-  bool has_next;
-  int64_t next_bundle, next_strip;
-};
-
-// Strips of all bundles, and parts of the output channels where there are fewer than threads.
-struct StripTasks {
-  int64_t bundles, parts, runs;
-  Strips strips;
-
-  StripTasks(int64_t bundles, const Strips& strips, int64_t most_parts, const Threads& threads)
-      : bundles(bundles), strips(strips) {
-    const int64_t whole = std::max<int64_t>(1, bundles * strips.count);
-    parts = std::clamp<int64_t>(threads.count / whole, 1, std::max<int64_t>(1, most_parts));
-    runs = std::min(threads.count / parts, bundles * strips.count);
-  }
-
-  // Calls f(at, part, run), a run of neighboring strips and a part at a time.
-  template <class F>
-  void run(const Threads& threads, const F& f) const {
-    const int64_t total = bundles * strips.count;
-    threads.run(runs * parts, [&](int64_t task) {
-      const int64_t run = task / parts, end = (run + 1) * total / runs;
-      for (int64_t i = run * total / runs; i < end; ++i)
-        f(StripAt{i / strips.count, i % strips.count, i + 1 < end, (i + 1) / strips.count,
-                  (i + 1) % strips.count},
-          task % parts, run);
-    });
-  }
-};
-
 // moments: of the results, (c_out, 2), or nullptr.
 template <class S>
 void conv_forward_in_strips(const ConvGeometry& g, const Plan& plan, const Operand<S>& x,
@@ -101,7 +42,8 @@ void conv_forward_in_strips(const ConvGeometry& g, const Plan& plan, const Opera
   const int64_t halo = forward_halo(g), reach = rows_reached(g), bundles = x.a.bundles;
   const int64_t row_bytes = StripReader<S>::row_bytes(x, halo);
   const Strips strips =
-      divide_rows(g.out_height, bundles, reach * row_bytes, g.stride_h * row_bytes, threads);
+      divide_rows(g.out_height, bundles, reach * row_bytes, g.stride_h * row_bytes,
+                  threads.count);
   const auto rows_of = [&](int64_t strip) {
     const int64_t begin = strips.begin(strip) * g.stride_h - g.pad_h;
     const int64_t rows = strips.end(strip, g.out_height) - strips.begin(strip);
@@ -116,7 +58,7 @@ void conv_forward_in_strips(const ConvGeometry& g, const Plan& plan, const Opera
   const LaneView<T>& view = reader.view();
   const Correlation<T> c = forward_correlation<T>(g, plan, view, weight, threads);
   const int64_t waiting = kIsNarrow<S> ? waiting_sums(c, g.c_out) : 0;
-  const StripTasks tasks(bundles, strips, g.c_out, threads);
+  const StripTasks tasks(bundles, strips, g.c_out, threads.count);
   StripMoments<T> found(moments != nullptr, bundles, strips.count, g.c_out);
   tasks.run(threads, [&](const StripAt& at, int64_t part, int64_t) {
     const int64_t bundle = at.bundle, s = at.strip;
@@ -175,7 +117,7 @@ struct GradientStrips {
     const int64_t around_dy = input ? taps.high - taps.low : 1;
     strips = divide_rows(input ? std::min(g.out_height, fewest_rows) : g.out_height, bundles,
                          around_dy * dy_bytes + weight * rows_reached(g) * x_bytes,
-                         dy_bytes + weight * g.stride_h * x_bytes, threads);
+                         dy_bytes + weight * g.stride_h * x_bytes, threads.count);
   }
 
   // Of dy, those whose products with x are summed.
@@ -225,7 +167,7 @@ void conv_backward_in_strips(const ConvGeometry& g, const Plan& plan, const Oper
   if (rows.weight) products = grad_weight_phase<T>(g, plan, in, threads);
   const int64_t waiting = kIsNarrow<S> ? waiting_sums(input, g.c_in) : 0;
   const int64_t most_parts = std::min(rows.input ? g.c_in : g.c_out, g.c_out);
-  const StripTasks tasks(bundles, strips, most_parts, threads);
+  const StripTasks tasks(bundles, strips, most_parts, threads.count);
   WeightSums<T> sums(rows.weight ? tasks.runs : 0, plan.nnz);
 
   tasks.run(threads, [&](const StripAt& at, int64_t part, int64_t run) {

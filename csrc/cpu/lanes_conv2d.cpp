@@ -17,6 +17,7 @@
 #include "common/plan.h"
 #include "common/workspace.h"
 #include "cpu/parallel.h"
+#include "cpu/strips.h"
 #include "cpu/tensors.h"
 #include "cpu/threads.h"
 #include "cpu/to_lanes.h"

@@ -17,6 +17,7 @@
 #include "common/workspace.h"
 #include "cpu/lanes_conv2d.h"
 #include "cpu/parallel.h"
+#include "cpu/strips.h"
 #include "cpu/tensors.h"
 #include "cpu/threads.h"
 
