@@ -26,7 +26,7 @@ from .checks import (
 )
 from .contract import ConvSettings
 from .geometry import as_int, as_pair, same_padding
-from .lanes.convert import can_use_lanes, is_plain_eager_cpu
+from .lanes.convert import DTYPES, can_use_lanes, is_plain_eager_cpu
 from .lanes.tensor import in_lanes
 from .transforms import transformed
 
@@ -155,7 +155,8 @@ def check_conv2d(
 
 def _direct(x: Tensor, weight: Tensor) -> bool:
     """Tell whether x is in lanes and nothing between here and the kernel needs to see the op."""
-    return in_lanes(x) and forced() is None and can_use_lanes(x) and is_plain_eager_cpu(weight)
+    plain = is_plain_eager_cpu(weight, DTYPES)
+    return plain and in_lanes(x) and forced() is None and can_use_lanes(x)
 
 
 def _check_not_empty(x: Tensor, weight: Tensor, stride, padding, dilation) -> None:

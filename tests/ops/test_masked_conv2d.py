@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from support.strategies import ConvCase, conv_cases
+from support.strategies import FLOATS, ConvCase, conv_cases
 
 import sparselth as sl
 from sparselth.ops import conv, masked_conv2d, reference
 from sparselth.ops.contract import memory_format
+from sparselth.ops.lanes.convert import enter_lanes
+from sparselth.ops.lanes.handlers import conv as lanes_conv
+from sparselth.ops.libraries import has_kernel
 from sparselth.ops.plan import conv_plan
 
 ops = torch.ops.sparselth
@@ -184,3 +187,19 @@ def test_settings_that_are_none_are_named(value):
     x, weight = torch.randn(2, 4, 9, 9), torch.randn(4, 4, 3, 3)
     with pytest.raises(sl.SparselthError, match="stride must be one or two ints >= 1, got"):
         sl.ops.masked_conv2d(x, weight, weight > 0, stride=value)
+
+
+@pytest.mark.skipif(not has_kernel("lanes_conv2d", "cpu"), reason="no compiled kernels")
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_images_in_lanes_take_one_pass_for_both_gradients(dtype, monkeypatch):
+    x, weight, mask = _layer(size=5)
+    x, weight = (t.to(dtype).requires_grad_() for t in (x, weight))
+    calls = []
+    real = lanes_conv._lanes_conv2d_backward
+    monkeypatch.setattr(lanes_conv, "_lanes_conv2d_backward", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(lanes_conv, "_lanes_fused_conv2d_backward", None)
+    y = masked_conv2d(enter_lanes(x), weight, mask)
+    y.float().square().sum().backward()
+    assert calls == [1]
+    assert (x.grad.dtype, weight.grad.dtype) == (dtype, dtype)
+    assert not weight.grad[~mask].any()
