@@ -136,7 +136,7 @@ def cases(
 def measure(case: Case, *, seconds: float = 1.0) -> dict[str, Any]:
     """Time the candidates of a case in turn, and return what a result file holds of it.
 
-    seconds: how long they take turns; three rounds at least. Times are in milliseconds.
+    seconds: how long they take turns, nine calls at least. Times are in milliseconds.
     """
     torch.manual_seed(0)
     best, rounds = best_times(case.candidates(), seconds=seconds)

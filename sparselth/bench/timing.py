@@ -21,13 +21,16 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def _steady(call: Callable[[], object]) -> float:
-    """Return the best of some calls in a row: the first ones bring caches and threads in."""
-    best, calls, start = float("inf"), 0, time.perf_counter()
-    while calls < 3 or time.perf_counter() - start < 0.015:
-        best = min(best, _milliseconds(call))
-        calls += 1
-    return best
+# Calls that each candidate gets at least.
+_CALLS = 9
+
+
+def _steady(call: Callable[[], object]) -> list[float]:
+    """Time some calls in a row: the first ones bring caches and threads in. Long ones need none."""
+    times: list[float] = []
+    while sum(times) < 15 or (len(times) < 3 and sum(times) < 50):
+        times.append(_milliseconds(call))
+    return times
 
 
 def best_times(
@@ -38,17 +41,23 @@ def best_times(
     """Time the candidates in turn; return the minima in milliseconds, and the rounds.
 
     before: called before each candidate, with its name, untimed.  seconds: how long they take
-    turns; three rounds at least.
+    turns, at least: until each was called nine times. Calls that take long alternate one by one, as
+    slow moments of a machine last for seconds.
     """
     best = dict.fromkeys(candidates, float("inf"))
+    calls = dict.fromkeys(candidates, 0)
     for name, call in candidates.items():
         before(name)
         call()
     deadline = time.perf_counter() + seconds
     rounds = 0
-    while rounds < 3 or (rounds < 100 and time.perf_counter() < deadline):
+    while min(calls.values(), default=_CALLS) < _CALLS or (
+        rounds < 100 and time.perf_counter() < deadline
+    ):
         rounds += 1
         for name, call in candidates.items():
             before(name)
-            best[name] = min(best[name], _steady(call))
+            times = _steady(call)
+            best[name] = min(best[name], *times)
+            calls[name] += len(times)
     return best, rounds

@@ -196,7 +196,9 @@ def test_images_in_lanes_take_one_pass_for_both_gradients(dtype, monkeypatch):
     x, weight = (t.to(dtype).requires_grad_() for t in (x, weight))
     calls = []
     real = lanes_conv._lanes_conv2d_backward
-    monkeypatch.setattr(lanes_conv, "_lanes_conv2d_backward", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(
+        lanes_conv, "_lanes_conv2d_backward", lambda *a: calls.append(1) or real(*a)
+    )
     monkeypatch.setattr(lanes_conv, "_lanes_fused_conv2d_backward", None)
     y = masked_conv2d(enter_lanes(x), weight, mask)
     y.float().square().sum().backward()
