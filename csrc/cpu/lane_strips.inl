@@ -42,8 +42,7 @@ void conv_forward_in_strips(const ConvGeometry& g, const Plan& plan, const Opera
   const int64_t halo = forward_halo(g), reach = rows_reached(g), bundles = x.a.bundles;
   const int64_t row_bytes = StripReader<S>::row_bytes(x, halo);
   const Strips strips =
-      divide_rows(g.out_height, bundles, reach * row_bytes, g.stride_h * row_bytes,
-                  threads.count);
+      divide_rows(g.out_height, bundles, reach * row_bytes, g.stride_h * row_bytes, threads.count);
   const auto rows_of = [&](int64_t strip) {
     const int64_t begin = strips.begin(strip) * g.stride_h - g.pad_h;
     const int64_t rows = strips.end(strip, g.out_height) - strips.begin(strip);

@@ -32,7 +32,7 @@ inline int64_t turns(int64_t tasks, int64_t threads) { return (tasks + threads -
 inline Strips divide_rows(int64_t total, int64_t bundles, int64_t first_bytes, int64_t row_bytes,
                           int64_t threads, int64_t room = l2_bytes() / 2) {
   constexpr int64_t kMostTileRows = 4;
-  constexpr double kReadAgain = 0.5;  // what a strip costs besides its own rows, in rows
+  constexpr double kReadAgain = 0.5;            // what a strip costs besides its own rows, in rows
   row_bytes = std::max<int64_t>(1, row_bytes);  // of no channels
   const int64_t fit = std::max<int64_t>(kMostTileRows, 1 + (room - first_bytes) / row_bytes);
   const int64_t least = (total + fit - 1) / fit;

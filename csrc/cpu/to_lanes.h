@@ -5,8 +5,7 @@
 
 namespace sparselth {
 
-// x (N, C, H, W), any strides, of any type of lanes: bundles with a halo of
-// zeros.
+// x (N, C, H, W), any strides, of any type of lanes: bundles with a halo of zeros.
 Tensor to_lanes(const Tensor& x, int64_t lanes, int64_t halo);
 // Images of a tensor in lanes, written to `images`: contiguous or channels_last.
 void from_lanes_into(const Tensor& input, int64_t halo, const Tensor& images);
