@@ -2,7 +2,8 @@
 
 Synthetic 32 x 32 images, cropped and mirrored anew in each epoch. `prune` is the same loop with
 `torch.nn.utils.prune`, `dense` that of a model whose weights were multiplied with the masks
-beforehand. A second benchmark says what share of the sparse epoch the data and the optimizer take.
+beforehand; `sparse bf16` has `Recipe(precision="bf16")`. A second benchmark says what share of the
+sparse epoch the data and the optimizer take.
 
 On a GPU images stay on the device and steps are bfloat16 in CUDA graphs, but for `prune`, which is
 eager, as people run it.

@@ -1,13 +1,9 @@
 """When passes run on fewer threads, by csrc/common/crowding.h, on a clock of our own."""
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
+from support.compiled import library_of
 
 SOURCE = """
 #include <vector>
@@ -30,15 +26,7 @@ MILLISECOND = 1_000_000
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("there is no g++")
-    folder = tmp_path_factory.mktemp("crowding")
-    (folder / "crowding.cpp").write_text(SOURCE)
-    source, library = folder / "crowding.cpp", folder / "crowding.so"
-    flags = ["-std=c++20", "-O1", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([compiler, *flags, "-o", str(library), str(source)], check=True)
-    library = ctypes.CDLL(str(library))
+    library = ctypes.CDLL(library_of(SOURCE, tmp_path_factory.mktemp("crowding")))
     library.make.restype = ctypes.c_void_p
     library.threads.restype = ctypes.c_int64
     return library

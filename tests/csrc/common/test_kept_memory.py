@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,8 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-ROOT = Path(__file__).resolve().parents[3]
+from support.compiled import library_of
 
 SOURCE = """
 #include "common/kept_memory.h"
@@ -36,15 +34,7 @@ pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="memory is 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("there is no g++")
-    folder = tmp_path_factory.mktemp("kept_memory")
-    source, library = folder / "kept_memory.cpp", folder / "kept_memory.so"
-    source.write_text(SOURCE)
-    flags = ["-std=c++20", "-O1", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([compiler, *flags, "-o", str(library), str(source), "-lpthread"], check=True)
-    return str(library)
+    return library_of(SOURCE, tmp_path_factory.mktemp("kept_memory"), "-lpthread")
 
 
 class Heap:

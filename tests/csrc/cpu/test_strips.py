@@ -1,15 +1,11 @@
 """How convolutions through strips divide their work among any number of threads: tasks, counted."""
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-ROOT = Path(__file__).resolve().parents[3]
+from support.compiled import library_of
 
 SOURCE = """
 #include "cpu/strips.h"
@@ -41,15 +37,7 @@ extern "C" int64_t divide(int64_t bundles, int64_t total, int64_t channels, int6
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("there is no g++")
-    folder = tmp_path_factory.mktemp("strips")
-    source, library = folder / "strips.cpp", folder / "strips.so"
-    source.write_text(SOURCE)
-    flags = ["-std=c++20", "-O1", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([compiler, *flags, "-o", str(library), str(source)], check=True)
-    return ctypes.CDLL(str(library))
+    return ctypes.CDLL(library_of(SOURCE, tmp_path_factory.mktemp("strips")))
 
 
 def divide(library, bundles, rows, channels, threads, columns=8, room=1 << 19):
