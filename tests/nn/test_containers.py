@@ -208,3 +208,31 @@ def test_a_chain_goes_on_after_what_breaks_it(monkeypatch):
     assert len(calls) == 4
     assert nodes(out).count("ConvNormsBackward") == 2
     assert_same_step(model, x)
+
+
+def test_an_input_that_turns_plain_before_the_backward():
+    x = images(3)
+    model = known(sparse(resnet()), x)
+    want = step(model, x)
+    model.zero_grad()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+    given = x.clone().requires_grad_()
+    hidden = model[:3](given)
+    out = model[3:](hidden)
+    hidden.detach().numpy()  # for good: a view of the plain values
+    out.square().sum().backward()
+    got = [out, given.grad, *(p.grad for p in model.parameters())]
+    for a, b in zip(got, want, strict=False):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_inference_mode_is_evaluation():
+    x = images(3)
+    model = sparse(resnet()).eval()
+    with torch.no_grad():
+        want = model(x)
+    with torch.inference_mode():
+        for _ in range(3):
+            torch.testing.assert_close(model(x), want, rtol=1e-9, atol=1e-9)
