@@ -33,6 +33,9 @@ struct PlanRows {
 struct Plan {
   int64_t c_out, c_in_per_group, taps, groups, nnz;
   PlanRows by_output, by_input;
+  // Whether the weight lies in memory as (C_out, kH, kW, C_in), and its gradient is to. Of one
+  // group only: what is checked says nothing of a channel within its group.
+  bool channels_last = false;
 
   explicit Plan(const int32_t* data)
       : c_out(data[1]), c_in_per_group(data[2]), taps(data[3]), groups(data[4]), nnz(data[5]) {
@@ -42,6 +45,13 @@ struct Plan {
     by_input = {at, at + c_in() + 1, at + c_in() + 1 + nnz};
   }
   int64_t c_in() const { return c_in_per_group * groups; }
+
+  // Where entry j by output, one of output channel o, lies in the dense weight.
+  int64_t weight_at(int64_t o, int32_t j) const {
+    if (!channels_last) return by_output.at[j];
+    const int32_t code = by_output.code[j];
+    return (o * taps + (code & ((1 << kTapBits) - 1))) * c_in_per_group + (code >> kTapBits);
+  }
 };
 
 // Whether 32 bits hold the indices of a mask. row: weights per output channel.

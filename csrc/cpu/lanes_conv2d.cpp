@@ -93,9 +93,9 @@ Tensor conv_grad_weight(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo
   const char* op = "masked_conv2d_grad_weight";
   const Ints shape = {g.c_out, g.c_in / g.groups, g.kernel_h, g.kernel_w};
   const ScalarType computed = widened_type(x.scalar_type());
-  if (dy.numel() == 0) return torch::stable::new_zeros(x, shape, computed);
-  Tensor dw = torch::stable::new_empty(x, shape, computed);
+  Tensor dw = empty_images(x, shape, computed, plan.channels_last);
   if (dw.numel() == 0) return dw;
+  if (dy.numel() == 0) return torch::stable::zero_(dw);
   with_lane_type(x.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     using C = Compute<T>;
@@ -123,7 +123,8 @@ std::tuple<Tensor, Tensor> conv_backward(const ConvGeometry& g, const Tensor& dy
     return {conv_grad_input(g, dy, dy_halo, weight, plan),
             conv_grad_weight(g, dy, dy_halo, x, x_halo, plan)};
   Tensor dx = empty_lanes(dy, dy.size(0), g.c_in, g.height, g.width, 0, dy.size(4));
-  Tensor dw = torch::stable::new_empty(x, shape_of(weight), widened_type(x.scalar_type()));
+  const Tensor dw =
+      empty_images(x, shape_of(weight), widened_type(x.scalar_type()), plan.channels_last);
   with_lane_type(x.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     using C = Compute<T>;
@@ -156,10 +157,10 @@ Tensor lanes_conv2d(const Tensor& input, int64_t batch, int64_t halo, const Tens
       checked_conv(op, x_shape, shape_of(weight), stride, padding, dilation, groups);
   check_lane_parameters(op, weight, mask, bias, g.c_out, input);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
+  const Plan p = holder.plan_for(weight);
   const std::optional<Tensor> b =
       bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
-  return conv_forward(g, torch::stable::contiguous(input), halo, torch::stable::contiguous(weight),
-                      b, holder.plan());
+  return conv_forward(g, torch::stable::contiguous(input), halo, as_read(weight, p), b, p);
 }
 
 Tensor lanes_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64_t halo,
@@ -174,8 +175,8 @@ Tensor lanes_conv2d_grad_input(const Tensor& grad_output, int64_t batch, int64_t
   check_lane_parameters(op, weight, mask, std::nullopt, g.c_out, grad_output);
   check_lane_grad(op, grad_output, halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
-  return conv_grad_input(g, torch::stable::contiguous(grad_output), halo,
-                         torch::stable::contiguous(weight), holder.plan());
+  const Plan p = holder.plan_for(weight);
+  return conv_grad_input(g, torch::stable::contiguous(grad_output), halo, as_read(weight, p), p);
 }
 
 Tensor lanes_conv2d_grad_weight(const Tensor& grad_output, int64_t grad_halo, const Tensor& input,
@@ -208,9 +209,9 @@ std::tuple<Tensor, Tensor> lanes_conv2d_backward(const Tensor& grad_output, int6
   check_lane_parameters(op, weight, mask, std::nullopt, g.c_out, grad_output);
   check_lane_grad(op, grad_output, grad_halo, g);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
+  const Plan p = holder.plan_for(weight);
   return conv_backward(g, torch::stable::contiguous(grad_output), grad_halo,
-                       torch::stable::contiguous(input), halo, torch::stable::contiguous(weight),
-                       holder.plan());
+                       torch::stable::contiguous(input), halo, as_read(weight, p), p);
 }
 
 }  // namespace

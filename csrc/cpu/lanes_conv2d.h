@@ -13,7 +13,7 @@
 namespace sparselth {
 
 // Tensors in lanes with any halo; results have none. weight, bias and the weight's gradient: dense,
-// contiguous, of the type that activations are computed in.
+// of the type that activations are computed in; contiguous, or the weights as the plan says.
 Tensor conv_forward(const ConvGeometry& g, const Tensor& x, int64_t x_halo, const Tensor& weight,
                     const std::optional<Tensor>& bias, const Plan& plan);
 Tensor conv_grad_input(const ConvGeometry& g, const Tensor& dy, int64_t dy_halo,

@@ -56,25 +56,26 @@ inline TileShape forward_tile(const ConvGeometry& g, const Plan& plan) {
                      {g.c_in / g.groups, g.taps(), double(plan.nnz) / double(g.c_out)});
 }
 
-// The rows of forward and grad weight. weight: null where only the offsets are read.
-template <class T>
+// The rows of forward and grad weight. value: as `pack_rows` takes it.
+template <class T, class F>
 PackedRows<T> pack_forward(const ConvGeometry& g, const Plan& plan, const LaneView<T>& x,
-                           TileShape tile, const T* weight, const Threads& threads) {
+                           TileShape tile, const F& value, const Threads& threads) {
   const int64_t footprint =
       tile_footprint(tile, g.stride_h, g.stride_w, g.dilation_h * (g.kernel_h - 1) + 1,
                      g.dilation_w * (g.kernel_w - 1) + 1);
-  return pack_rows(plan.by_output, g.c_out, g.c_in,
-                   channels_at_once(g.c_in, g.c_out, plan.nnz, footprint), weight,
-                   forward_taps(g, x.row_size(), x.lanes), x.plane_size(), threads);
+  return pack_rows<T>(plan.by_output, g.c_out, g.c_in,
+                      channels_at_once(g.c_in, g.c_out, plan.nnz, footprint), value,
+                      forward_taps(g, x.row_size(), x.lanes), x.plane_size(), threads);
 }
 
 template <class T>
 Correlation<T> forward_correlation(const ConvGeometry& g, const Plan& plan, const LaneView<T>& x,
                                    const T* weight, const Threads& threads) {
   const TileShape tile = forward_tile(g, plan);
+  const auto value = [&](int64_t o, int32_t j) { return weight[plan.weight_at(o, j)]; };
   Correlation<T> c{{}, -g.pad_h, -g.pad_w, g.stride_h, g.stride_w, 1, 1};
   c.phases.push_back(
-      {0, 0, g.out_height, g.out_width, tile, pack_forward(g, plan, x, tile, weight, threads)});
+      {0, 0, g.out_height, g.out_width, tile, pack_forward(g, plan, x, tile, value, threads)});
   return c;
 }
 
@@ -86,6 +87,7 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan,
   const auto horizontal = axis_phases(g.width, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w);
   const Reach rows = reach(vertical, g.out_height), cols = reach(horizontal, g.out_width);
   const std::vector<T> values = values_by_output(plan, weight, threads);
+  const auto value = [&](int64_t, int32_t j) { return values[plan.by_input.at[j]]; };
   Correlation<T> c{{}, rows.low, cols.low, 1, 1, g.stride_h, g.stride_w};
   for (const AxisPhase& v : vertical)
     for (const AxisPhase& h : horizontal) {
@@ -105,8 +107,8 @@ Correlation<T> grad_input_correlation(const ConvGeometry& g, const Plan& plan,
       const int64_t group =
           channels_at_once(g.c_out, g.c_in, plan.nnz * used / g.taps(), footprint);
       c.phases.push_back({v.first, h.first, v.count, h.count, tile,
-                          pack_rows(plan.by_input, g.c_in, g.c_out, group, values.data(), taps,
-                                    dy.plane_size(), threads)});
+                          pack_rows<T>(plan.by_input, g.c_in, g.c_out, group, value, taps,
+                                       dy.plane_size(), threads)});
     }
   return c;
 }
@@ -240,9 +242,8 @@ template <class T>
 Phase<T> grad_weight_phase(const ConvGeometry& g, const Plan& plan, const LaneView<T>& x,
                            const Threads& threads) {
   const TileShape tile = forward_tile(g, plan);
-  const T* no_values = nullptr;
   return {0,           0,    g.out_height,
-          g.out_width, tile, pack_forward(g, plan, x, tile, no_values, threads)};
+          g.out_width, tile, pack_forward(g, plan, x, tile, nullptr, threads)};
 }
 
 // Sums of the weight gradient: each run of rows has its own, added up in order at the end.
@@ -253,18 +254,18 @@ class WeightSums {
 
   T* of_run(int64_t run) { return sums_.data() + run * nnz_; }
 
-  // dw: dense; zero where the mask is False. entries: in the order of the sums.
+  // dw: dense, as the plan says; zero where the mask is False. entries: in the order of the sums.
   void write(const ConvGeometry& g, const Plan& plan, const PackedRows<T>& entries, T* dw,
              const Threads& threads) const {
     const int64_t row = g.c_in / g.groups * g.taps(), tasks = std::min(threads.count, g.c_out);
     threads.run(tasks, [&](int64_t task) {
       for (int64_t o = task * g.c_out / tasks; o < (task + 1) * g.c_out / tasks; ++o) {
         std::fill(dw + o * row, dw + (o + 1) * row, T(0));
-        const int32_t* at = plan.by_output.at + plan.by_output.begin[o];
+        int32_t j = plan.by_output.begin[o];
         entries.for_each_of(o, [&](int32_t entry) {
           T sum = 0;
           for (int64_t run = 0; run < runs_; ++run) sum += sums_[run * nnz_ + entry];
-          dw[*at++] = sum;
+          dw[plan.weight_at(o, j++)] = sum;
         });
       }
     });

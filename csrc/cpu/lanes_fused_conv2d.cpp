@@ -42,7 +42,8 @@ std::tuple<Tensor, Tensor, Tensor> lanes_fused_conv2d(
   check_lane_parameters(op, weight, mask, bias, g.c_out, a);
   expect(g.c_out > 0 && a.numel() > 0, op, "takes images and weights that are not empty");
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
-  const Tensor w = torch::stable::contiguous(weight);
+  const Plan p = holder.plan_for(weight);
+  const Tensor w = as_read(weight, p);
   const std::optional<Tensor> added =
       bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
   const Tensor y = empty_lanes(a, a.size(0), g.c_out, g.out_height, g.out_width, 0, a.size(4));
@@ -56,7 +57,7 @@ std::tuple<Tensor, Tensor, Tensor> lanes_fused_conv2d(
     const LaneOperand<T> left(a, a_halo, op), right(b, b_halo, left, op);
     const PerChannel<C> as(a_scale, g.c_in, op), ah(a_shift, g.c_in, op);
     const PerChannel<C> bs(b_scale, g.c_in, op), bh(b_shift, g.c_in, op);
-    SPARSELTH_CALL_ISA(conv_forward_in_strips<T>, g, holder.plan(),
+    SPARSELTH_CALL_ISA(conv_forward_in_strips<T>, g, p,
                        {left.view(),
                         right.view(),
                         batch,
@@ -64,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor> lanes_fused_conv2d(
                         relu,
                         keep ? lane_view<T>(x, 0, op) : LaneView<T>{}},
                        data<C>(w), added ? data<C>(*added) : nullptr, lane_view<T>(y, 0, op),
-                       moments ? data<double>(found) : nullptr, conv_threads(g, holder.plan()));
+                       moments ? data<double>(found) : nullptr, conv_threads(g, p));
   });
   return {y, x, found};
 }
@@ -83,18 +84,20 @@ std::tuple<Tensor, Tensor> lanes_fused_conv2d_backward(
   check_lane_grad(op, grad_output, grad_halo, g);
   expect(g.c_out > 0 && a.numel() > 0, op, "takes images and weights that are not empty");
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
-  const Tensor w = torch::stable::contiguous(weight);
+  const Plan p = holder.plan_for(weight);
+  const Tensor w = as_read(weight, p);
   const Tensor dx = empty_planes(a, g.height, g.width, 0);
-  const Tensor dw = torch::stable::new_empty(a, shape_of(weight), widened_type(a.scalar_type()));
+  const Tensor dw =
+      empty_images(a, shape_of(weight), widened_type(a.scalar_type()), p.channels_last);
   with_lane_type(a.scalar_type(), op, [&](auto type) {
     using T = decltype(type);
     using C = Compute<T>;
     const LaneOperand<T> grad(grad_output, grad_halo, op), left(a, a_halo, op);
     const PerChannel<C> as(a_scale, g.c_in, op), ah(a_shift, g.c_in, op);
     SPARSELTH_CALL_ISA(
-        conv_backward_in_strips<T>, g, holder.plan(), {grad.view(), {}, batch},
+        conv_backward_in_strips<T>, g, p, {grad.view(), {}, batch},
         {left.view(), {}, batch, {as.data(), ah.data(), nullptr, nullptr, C(upper)}, relu},
-        data<C>(w), lane_view<T>(dx, 0, op), data<C>(dw), conv_threads(g, holder.plan()));
+        data<C>(w), lane_view<T>(dx, 0, op), data<C>(dw), conv_threads(g, p));
   });
   return {dx, dw};
 }

@@ -95,12 +95,13 @@ class PackedSamples {
   T* values_;
 };
 
-// weight: what rows.at refers to; null where only the offsets are read.
-template <class W>
-PackedRows<Compute<W>> linear_rows(const PlanRows& rows, int64_t channels, int64_t in_channels,
-                                   int64_t nnz, int cols, const W* weight, const Threads& threads) {
-  return pack_rows(rows, channels, in_channels, channels_at_once(in_channels, channels, nnz, cols),
-                   weight, {0}, int64_t(cols) * kLanes<W>, threads);
+// value: as `pack_rows` takes it.
+template <class T, class F>
+PackedRows<T> linear_rows(const PlanRows& rows, int64_t channels, int64_t in_channels, int64_t nnz,
+                          int cols, const F& value, const Threads& threads) {
+  return pack_rows<T>(rows, channels, in_channels,
+                      channels_at_once(in_channels, channels, nnz, cols), value, {0},
+                      int64_t(cols) * kLanes<T>, threads);
 }
 
 // Calls f(group, first, last) for parts of the output channels, `least` or more of each group.
@@ -138,7 +139,8 @@ void linear_map(int64_t batch, int64_t c_in, int64_t c_out, const PlanRows& rows
   const int64_t step = out.channel_step(), groups = (batch + step - 1) / step;
   const int64_t most = groups_at_once(groups, in.group_bytes(), threads);
   const int64_t room = l2_bytes() / 4, least = (out.group_bytes() + room - 1) / room;
-  const PackedRows<T> weights = linear_rows(rows, c_out, c_in, nnz, cols, weight, threads);
+  const auto value = [&](int64_t, int32_t j) { return value_of(weight[rows.at[j]]); };
+  const PackedRows<T> weights = linear_rows<T>(rows, c_out, c_in, nnz, cols, value, threads);
   PackedSamples<S> packed(x, in, most);
   for (int64_t begin = 0; begin < groups; begin += most) {
     const int64_t count = std::min(most, groups - begin);
@@ -191,8 +193,8 @@ void linear_grad_weight(const Plan& plan, int64_t batch, const S* dy, const S* x
   const SampleLayout<S> in(batch, plan.c_in(), cols), out(batch, plan.c_out, cols);
   const int64_t step = out.channel_step(), groups = (batch + step - 1) / step;
   const int64_t most = groups_at_once(groups, in.group_bytes() + out.group_bytes(), threads);
-  const PackedRows<T> weights = linear_rows(plan.by_output, plan.c_out, plan.c_in(), plan.nnz, cols,
-                                            static_cast<const T*>(nullptr), threads);
+  const PackedRows<T> weights =
+      linear_rows<T>(plan.by_output, plan.c_out, plan.c_in(), plan.nnz, cols, nullptr, threads);
   PackedSamples<S> packed(x, in, most), grad(dy, out, most);
   std::vector<T> sums(plan.nnz, T(0));
   for (int64_t begin = 0; begin < groups; begin += most) {

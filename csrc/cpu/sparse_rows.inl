@@ -56,23 +56,24 @@ template <class W>
 std::vector<Compute<W>> values_by_output(const Plan& plan, const W* weight,
                                          const Threads& threads) {
   std::vector<Compute<W>> values(size_t(plan.nnz));
-  const int64_t runs = threads_for_entries(plan.nnz, threads);
+  const int64_t runs = std::min(threads_for_entries(plan.nnz, threads), plan.c_out);
   threads.run(runs, [&](int64_t run) {
-    for (int64_t j = run * plan.nnz / runs; j < (run + 1) * plan.nnz / runs; ++j)
-      values[j] = value_of(weight[plan.by_output.at[j]]);
+    for (int64_t o = run * plan.c_out / runs; o < (run + 1) * plan.c_out / runs; ++o)
+      for (int32_t j = plan.by_output.begin[o]; j < plan.by_output.begin[o + 1]; ++j)
+        values[j] = value_of(weight[plan.weight_at(o, j)]);
   });
   return values;
 }
 
-// Fills the rows of output channels with the entries whose tap has an offset >= 0. values: what
-// rows.at refers to, or null for rows of which only the offsets are read.
-template <class W>
-PackedRows<Compute<W>> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_channels,
-                                 int64_t group, const W* values,
-                                 const std::vector<int64_t>& tap_offset, int64_t channel_step,
-                                 const Threads& threads) {
+// Fills the rows of output channels with the entries whose tap has an offset >= 0. value: called
+// as value(channel, entry), or nullptr for rows of which only the offsets are read.
+template <class T, class F>
+PackedRows<T> pack_rows(const PlanRows& rows, int64_t channels, int64_t in_channels, int64_t group,
+                        const F& value, const std::vector<int64_t>& tap_offset,
+                        int64_t channel_step, const Threads& threads) {
   constexpr int32_t kTapMask = (1 << kTapBits) - 1;
-  PackedRows<Compute<W>> packed;
+  constexpr bool kHasValues = !std::is_null_pointer_v<F>;
+  PackedRows<T> packed;
   packed.channels = channels;
   // At least one, though it be empty: results start from the bias in the first.
   packed.groups = std::max<int64_t>(1, (in_channels + group - 1) / group);
@@ -105,14 +106,15 @@ PackedRows<Compute<W>> pack_rows(const PlanRows& rows, int64_t channels, int64_t
   for (size_t i = 1; i < packed.begin.size(); ++i) packed.begin[i] += packed.begin[i - 1];
 
   packed.offset.resize(packed.begin.back());
-  if (values) packed.value.resize(packed.begin.back());
+  if constexpr (kHasValues) packed.value.resize(packed.begin.back());
   for_each_segment([&](int32_t first, int32_t last, int64_t i) {
     int32_t to = packed.begin[i];
+    [[maybe_unused]] const int64_t o = i % channels;
     for (int32_t j = first; j < last; ++j) {
       const int64_t channel = rows.code[j] >> kTapBits, tap = offset_of(j);
       if (!all_taps && tap < 0) continue;
       packed.offset[to] = uint32_t(channel * channel_step + tap);
-      if (values) packed.value[to] = value_of(values[rows.at[j]]);
+      if constexpr (kHasValues) packed.value[to] = value(o, j);
       ++to;
     }
   });

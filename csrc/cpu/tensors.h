@@ -65,11 +65,22 @@ class PlanHolder {
     }
   }
   Plan plan() const { return Plan(tensor_ ? data<int32_t>(*tensor_) : built_.data()); }
+  // For kernels that read `weight`, and write its gradient, as `as_read` leaves it.
+  Plan plan_for(const Tensor& weight) const {
+    Plan made = plan();
+    made.channels_last = made.groups == 1 && prefers_channels_last(weight);
+    return made;
+  }
 
  private:
   std::optional<Tensor> tensor_;
   std::vector<int32_t> built_;
 };
+
+// A weight as kernels read it by `plan`: copied only where it lies in neither of the two layouts.
+inline Tensor as_read(const Tensor& weight, const Plan& plan) {
+  return plan.channels_last ? weight : torch::stable::contiguous(weight);
+}
 
 // Calls f(T{}) with the compute type of `dtype`: float or double.
 template <class F>

@@ -113,7 +113,7 @@ class ChoosingModule(MaskedModule):
         choice: Choice,
     ) -> None:
         """Keep the way that an input of a kind went, as `dtype`, for the next one."""
-        if kind is None or state.is_shared or choice.doubtful or forced() == "reference":
+        if kind is None or state.owners.is_shared or choice.doubtful or forced() == "reference":
             return
         paths = self.__dict__.setdefault("_paths", {})
         if len(paths) >= MOST_PATHS:
@@ -163,7 +163,7 @@ class ChoosingModule(MaskedModule):
         """Return the same where nothing is out of the ordinary, on a `Path` that is."""
         if state.keeps_all or not has_bits(state.parameter):
             return self._dense_weight(state)
-        return ApplyBits.apply(state.parameter, state.bits(), state.mask)
+        return ApplyBits.apply(state.parameter, state.laid_out.bits(state.parameter), state.mask)
 
     def _compiled_plan(self, x: Tensor, geometry: Any, groups: int) -> tuple[bool, Tensor | None]:
         """Say whether a compiled program takes the sparse op for `x`, and return its plan.

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .state import mask_name
+from .owners import mask_name
 
 
 def class_of(module: nn.Module) -> type[nn.Module]:

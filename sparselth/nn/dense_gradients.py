@@ -66,7 +66,7 @@ class DenseGradients:
         self.states = self._states_now()
         self._sums = {state: Collector() for state in self.states.values()}
         for state, total in self._sums.items():
-            layers = [layer for layer, _ in state.owners()]
+            layers = [layer for layer, _ in state.owners]
             state.on_gradient = total.add
             if all(isinstance(layer, (MaskedConvolution, MaskedLinear)) for layer in layers):
                 self._hooks += [hook_on_own_output(layer, total.hook) for layer in layers]

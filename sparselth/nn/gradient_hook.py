@@ -24,6 +24,9 @@ class HasMask(Protocol):
     def mask_in_slots(self) -> Tensor:
         """Return the mask as its owners have it."""
 
+    def keeps_all_of(self, mask: Tensor) -> bool:
+        """Say whether `mask` is known to keep everything."""
+
 
 class GradientHook:
     """The hook on a parameter that sets its gradients to zero off the mask that are not so already.
@@ -50,7 +53,8 @@ class GradientHook:
             if state.on_gradient is not None:
                 state.on_gradient(grad)
             mask = state.mask_in_slots()
-            return None if take_mark(grad, mask) else reference.apply_mask(grad, mask)
+            on_mask = take_mark(grad, mask) or state.keeps_all_of(mask)
+            return None if on_mask else reference.apply_mask(grad, mask)
 
         self._handle = parameter.register_hook(zero_off_mask)
         self._holder = parameter._cdata

@@ -19,7 +19,7 @@ from ..errors import SparselthError
 from ..ops.transforms import has_values
 from .convert import checked_masks, densify, masks_of, masks_of_zeros, sparsify
 from .kinds import masked_modules, usual_sites
-from .state import mask_name
+from .owners import mask_name
 
 State = Mapping[str, Any]
 

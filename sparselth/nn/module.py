@@ -21,10 +21,11 @@ from ..ops.checks import check_mask
 from ..ops.parameter_masks import is_sharded
 from ..ops.transforms import has_values, is_recording
 from .classes import become, remake
+from .owners import mask_name
 from .reading import forwards
 from .sharded import Shard
 from .slots import GuardedSlots
-from .state import MaskState, mask_name
+from .state import MaskState
 
 _WITHOUT_VALUES = (
     "the mask lies on the meta device, without values, as offloading leaves buffers; ask before "
@@ -89,7 +90,7 @@ class MaskedModule(GuardedSlots):
                 "it back, or use sparselth.densify before masks are removed"
             )
         state = self._states.get(name)
-        if state is None or not state.is_shared or torch.compiler.is_compiling():
+        if state is None or not state.owners.is_shared or torch.compiler.is_compiling():
             return mask
         return state.mask_in_slots() if mask is state.mask else mask
 
@@ -151,7 +152,7 @@ class MaskedModule(GuardedSlots):
         return (
             self._parameters.get(name) is state.parameter
             and self._buffers.get(mask_name(name)) is state.mask
-            and (not state.is_shared or state.mask_in_slots() is state.mask)
+            and (not state.owners.is_shared or state.mask_in_slots() is state.mask)
         )
 
     def _shard(self, name: str) -> Shard | None:
@@ -214,7 +215,7 @@ class MaskedModule(GuardedSlots):
         if not torch.compiler.is_compiling() and can_apply_bits(weight):
             state = self._settled(name)
             if state is not None:
-                return ApplyBits.apply(weight, state.bits(), state.mask)
+                return ApplyBits.apply(weight, state.laid_out.bits(state.parameter), state.mask)
         return reference.apply_mask(weight, mask)
 
     @contextmanager

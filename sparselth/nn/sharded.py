@@ -60,6 +60,10 @@ class Shard:
             self._mask = _placed_like(whole.mask, self.parameter)
         return self._mask
 
+    def stored_mask(self) -> Tensor:
+        """Return the mask of the part: nothing that depends on strides takes a DTensor."""
+        return self.mask
+
     def take_slots(self) -> None:
         """Take a mask that was put into a slot past the module."""
         whole = self.whole

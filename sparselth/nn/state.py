@@ -12,8 +12,7 @@ outside. Cleaning writes beneath the version counter: no forward has saved what 
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,20 +20,17 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops import reference
-from ..ops.bitmask import apply_bits_, bits_of, has_bits
+from ..ops.bitmask import apply_bits_, has_bits
 from ..ops.checks import check_mask
 from ..ops.parameter_masks import bind, bound_to, unbind
 from ..ops.plan import forget_plan
 from ..ops.transforms import has_values, is_fake
 from .gradient_hook import GradientHook
+from .laid_out import LaidOut
+from .owners import Owners, mask_name
 from .service import Service
 from .sharded import Shard
 from .watch import MaskWatch, version_of
-
-
-def mask_name(name: str) -> str:
-    """Return what the mask of a parameter is called, as a buffer of the same module."""
-    return f"{name}_mask"
 
 
 class MaskState:
@@ -45,8 +41,7 @@ class MaskState:
 
     def __init__(self, parameter: nn.Parameter, mask: Tensor) -> None:
         self.parameter = parameter
-        self._owned: list[tuple[weakref.ref[nn.Module], str]] = []
-        self.is_shared = False
+        self.owners = Owners()
         self._hook = GradientHook(self)
         self.shard: Shard | None = None
         self.kept, self.keeps_all = 0, False
@@ -68,7 +63,7 @@ class MaskState:
 
     def is_only_of(self, module: nn.Module) -> bool:
         """Say whether nobody but `module` has the parameter."""
-        return all(owner is module for owner, _ in self.owners())
+        return all(owner is module for owner, _ in self.owners)
 
     def adopt(self, parameter: nn.Parameter) -> None:
         """Take `parameter` in the place of the one before, which is free then."""
@@ -100,25 +95,15 @@ class MaskState:
         if bound_to(self.parameter) is self:
             unbind(self.parameter)
 
-    def owners(self) -> Iterator[tuple[nn.Module, str]]:
-        """Yield the modules that have the parameter, with what they call it."""
-        for reference_, name in self._owned:
-            module = reference_()
-            if module is not None:
-                yield module, name
-
     def add_owner(self, module: nn.Module, name: str) -> None:
         """Note that `module` has the parameter under `name`; its mask becomes this one."""
-        if not any(owner is module and name == other for owner, other in self.owners()):
-            self._owned.append((weakref.ref(module), name))
-        self.is_shared = len(self._owned) > 1
+        self.owners.add(module, name)
         module._buffers[mask_name(name)] = self.mask
 
     def leave(self, module: nn.Module) -> None:
         """Forget an owner; the last one frees the parameter."""
-        self._owned = [(owner, name) for owner, name in self._owned if owner() is not module]
-        self.is_shared = len(self._owned) > 1
-        if not any(True for _ in self.owners()):
+        self.owners.remove(module)
+        if not any(True for _ in self.owners):
             self.release()
 
     # --- the mask -----------------------------------------------------------------------------
@@ -134,19 +119,14 @@ class MaskState:
         if mask is not self.mask:
             self._watch = MaskWatch()
         self.mask = mask
-        for module, name in self.owners():
+        for module, name in self.owners:
             module._buffers[mask_name(name)] = mask
         self.renew(similar)
 
     def mask_in_slots(self) -> Tensor:
         """Return the mask as its owners have it: one put into a slot past the module, or `mask`."""
-        for owner, name in self._owned:  # not owners(): asked for in every step and backward
-            module = owner()
-            mask = None if module is None else module._buffers.get(mask_name(name))
-            # On the meta device, where offloading leaves buffers, it has no values.
-            if mask is not None and mask is not self.mask and not mask.is_meta:
-                return mask
-        return self.mask
+        other = self.owners.other_mask(self.mask)
+        return self.mask if other is None else other
 
     def take_slots(self) -> None:
         """Take a mask that was put into a slot past the module (`_buffers[name] = mask`).
@@ -163,15 +143,7 @@ class MaskState:
             return
         mask = mask.to(beside.device)
         check_mask(mask, beside, "the mask of a parameter")
-        for module, name in self.owners():
-            other = module._buffers.get(mask_name(name))
-            if other is None or other is self.mask or other.is_meta:
-                continue
-            if not torch.equal(other.to(mask.device), mask):
-                raise SparselthError(
-                    f"two different masks were put into {mask_name(name)!r} of modules that share "
-                    "the parameter; a shared weight has one"
-                )
+        self.owners.check_agree(mask, self.mask)
         self.set_mask(mask)
 
     @torch.no_grad()
@@ -184,7 +156,7 @@ class MaskState:
         forget_plan(mask)
         self._before = self.derived if similar else {}
         self.derived: dict[Any, Service] = {}
-        self._bits: Tensor | None = None
+        self.laid_out = LaidOut(mask)
         # On the meta device it has no values yet: loading follows, and is noticed. A fake one never
         # has any, and no address either.
         self.is_fake = is_fake(mask) or is_fake(self.parameter)
@@ -204,13 +176,11 @@ class MaskState:
             self.derived[geometry] = service
         return service
 
-    def bits(self) -> Tensor:
-        """Return the mask as `bitmask.apply_bits` takes it for the parameter as it is."""
-        parameter, bits = self.parameter, self._bits
-        wanted = (parameter.itemsize, parameter.stride())
-        if bits is None or (bits.itemsize, bits.stride()) != wanted:
-            bits = self._bits = bits_of(self.mask, parameter)
-        return bits
+    def stored_mask(self) -> Tensor:
+        """Return the mask as it is now, stored as the parameter is."""
+        if not self.parameter.is_contiguous():
+            self._follow_mask()
+        return self.laid_out.bools(self.parameter)
 
     # --- keeping the parameter on it ------------------------------------------------------------
 
@@ -223,10 +193,8 @@ class MaskState:
         parameter = self.parameter
         if self.is_fake:
             return
-        if self.mask_changed():
-            self._fit()
-            self.renew()
-        elif (parameter.data_ptr(), version_of(parameter)) != self._clean:
+        written = (parameter.data_ptr(), version_of(parameter)) != self._clean
+        if not self._follow_mask() and written:
             self._fit()
             self.clean_()
         if not self._hook.held and parameter.requires_grad:
@@ -237,16 +205,28 @@ class MaskState:
         return (
             parameter is self.parameter
             and mask is self.mask
-            and not (self.is_shared or self._watch.exposed or self.collector)
+            and not (self.owners.is_shared or self.collector)
             and not (parameter.is_inference() or mask.is_inference())  # which have no counter
             and (parameter.data_ptr(), parameter._version) == self._clean
-            and (mask.data_ptr(), mask._version) == self._watch.seen
+            and self._watch.knows(mask)
             and (self._hook.held or not parameter.requires_grad)
         )
+
+    def keeps_all_of(self, mask: Tensor) -> bool:
+        """Say whether `mask` is its own and keeps everything for sure, without looking at it."""
+        return self.keeps_all and mask is self.mask and self._watch.knows(mask)
 
     def mask_changed(self) -> bool:
         """Say whether the mask holds something else than when it was last looked at."""
         return not self.is_fake and self._watch.changed(self.mask)
+
+    def _follow_mask(self) -> bool:
+        """Take up what was written to the mask, and say whether anything was."""
+        if not self.mask_changed():
+            return False
+        self._fit()
+        self.renew()
+        return True
 
     def show_mask(self) -> Tensor:
         """Return the mask to somebody who may write to it, through `data` or numpy too.
@@ -275,13 +255,11 @@ class MaskState:
         once: it will not be asked for again and again, so that bits are not worth their memory.
         """
         self.take_slots()
-        if self.mask_changed():
-            self._fit()
-            self.renew()
+        if self._follow_mask():
             return
         on_cpu = self.parameter.device.type == "cpu"  # where branches are what a fill waits for
-        if on_cpu and has_bits(self.parameter) and not (once and self._bits is None):
-            self._clean_by(lambda values, _: apply_bits_(values, self.bits()))
+        if on_cpu and has_bits(self.parameter) and not (once and not self.laid_out.has_bits):
+            self._clean_by(lambda values, _: apply_bits_(values, self.laid_out.bits(values)))
         else:
             self._clean_by(reference.zero_off_mask_)
 

@@ -12,6 +12,10 @@ def version_of(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+def _stamp(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), version_of(tensor)
+
+
 class MaskWatch:
     """What is remembered of a mask, to tell whether it holds something else now.
 
@@ -27,7 +31,7 @@ class MaskWatch:
 
     def begin(self, mask: Tensor | None) -> None:
         """Remember a mask as it is; None for one without values or address."""
-        self.seen = (0, 0) if mask is None else (mask.data_ptr(), version_of(mask))
+        self.seen = (0, 0) if mask is None else _stamp(mask)
         with torch.inference_mode(False):
             self._copy = mask.clone() if self._compares and mask is not None else None
 
@@ -37,12 +41,15 @@ class MaskWatch:
             self._compares = self.exposed = True
             self._copy = mask.clone()
 
+    def knows(self, mask: Tensor) -> bool:
+        """Say whether counters tell that the mask is as it was; it may be so where they do not."""
+        return not self.exposed and _stamp(mask) == self.seen
+
     def changed(self, mask: Tensor) -> bool:
         """Say whether the mask holds something else than when it was last looked at."""
-        seen = (mask.data_ptr(), version_of(mask))
-        if seen == self.seen and not self.exposed:
+        if self.knows(mask):
             return False
-        same, self.seen = self._is_known(mask), seen
+        same, self.seen = self._is_known(mask), _stamp(mask)
         self._compares |= not same
         return not same
 

@@ -30,6 +30,9 @@ class BoundMask(Protocol):
     def mask(self) -> Tensor:
         """The mask: bool, of its shape, on its device, and placed like it."""
 
+    def stored_mask(self) -> Tensor:
+        """Return the mask, stored in memory as the parameter is."""
+
     def take_slots(self) -> None:
         """Take a mask that was put into a module's slot past the module."""
 

@@ -150,8 +150,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
     def _fused_step(self, group: dict[str, Any], pairs: _Pairs) -> list[Member]:
         """Update masked and penalized parameters and hide their gradients from torch's step."""
         bound = {id(p): bound_to(p) for p in group["params"] if p.grad is not None}
+        stored = {key: one and one.stored_mask() for key, one in bound.items()}
         found = [
-            (p, p.grad, None if bound[id(p)] is None else bound[id(p)].mask, pairs.get(id(p)))
+            (p, p.grad, stored[id(p)], pairs.get(id(p)))
             for p in group["params"]
             if p.grad is not None
         ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..nn import masks_of, move_masks
 from ..nn.kinds import masked_modules
-from ..nn.state import mask_name
+from ..nn.owners import mask_name
 from .checkpoint import CheckpointError, CheckpointFolder, same_tensors
 from .distributed import World
 from .history import History

@@ -38,7 +38,7 @@ import torch
 
 from . import conv, gpu, lanes, lanes_fused, lanes_layers, linear, selection, steps
 from .arguments import compute_dtype, output_size
-from .registry import NAMESPACE, ConvSettings, describe, memory_format
+from .registry import NAMESPACE, ConvSettings, describe, like_weight, memory_format
 
 # The ops that public functions call; then all, with those behind them.
 SCHEMAS = conv.SCHEMAS | linear.SCHEMAS | selection.SCHEMAS | steps.SCHEMAS
@@ -55,6 +55,7 @@ __all__ = [
     "ConvSettings",
     "compute_dtype",
     "describe",
+    "like_weight",
     "memory_format",
     "output_size",
 ]

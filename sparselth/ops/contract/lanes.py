@@ -20,7 +20,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .arguments import compute_dtype, output_size
-from .registry import CONV, define, fake
+from .registry import CONV, define, fake, like_weight
 
 SCHEMAS: dict[str, str] = {
     "to_lanes": "(Tensor input, int lanes, int halo) -> Tensor",
@@ -191,7 +191,7 @@ def _(
     batch: N, images in either.  input_halo: in pixels.
     weight, mask, plan, stride, padding, dilation, groups: the forward's.
     Returns dx (bundles, C_in, H, W, L), without a halo; and dw (C_out, C_in / groups, kH, kW), the
-    weight's dtype, zero where the mask prunes.
+    weight's dtype, zero where the mask prunes, channels_last where the weight is and has one group.
     """
-    dw = input.new_empty(mask.shape, dtype=compute_dtype(input.dtype))
+    dw = like_weight(weight.new_empty(weight.shape), weight, groups)
     return with_halo(input, input_halo, 0), dw

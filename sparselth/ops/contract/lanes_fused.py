@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import compute_dtype, output_size
+from .arguments import output_size
 from .lanes import lanes_like, with_halo
-from .registry import CONV, define, fake
+from .registry import CONV, define, fake, like_weight
 
 SCHEMAS: dict[str, str] = {
     "lanes_fused_conv2d": (
@@ -116,6 +116,8 @@ def _(
     a, batch, a_halo, a_scale, a_shift, relu, upper: the forward's, which had no b.
     weight, mask, plan, stride, padding, dilation, groups: the forward's.
     Returns dx (bundles, C_in, H, W, L), the gradient of x, not of a; and dw (C_out, C_in / groups,
-    kH, kW), the weight's dtype, zero where the mask prunes.
+    kH, kW), the weight's dtype, zero where the mask prunes, channels_last where the weight is and
+    has one group.
     """
-    return with_halo(a, a_halo, 0), a.new_empty(mask.shape, dtype=compute_dtype(a.dtype))
+    dw = like_weight(weight.new_empty(weight.shape), weight, groups)
+    return with_halo(a, a_halo, 0), dw

@@ -63,6 +63,15 @@ def memory_format(like: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def like_weight(gradient: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """Return a weight's gradient in its layout, so that autograd and optimizers need no copies.
+
+    gradient, weight: (C_out, C_in / groups, kH, kW).  groups: with more than one it is contiguous.
+    """
+    layout = memory_format(weight) if groups == 1 else torch.contiguous_format
+    return gradient.contiguous(memory_format=layout)
+
+
 def fake(name: str):
     """Return the decorator that registers an op's fake kernel, which checks arguments first.
 

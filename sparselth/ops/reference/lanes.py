@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..contract import compute_dtype
+from ..contract import compute_dtype, like_weight
 from ..lanes.layout import from_lanes, to_lanes
 from .conv import masked_conv2d, masked_conv2d_grad_input, masked_conv2d_grad_weight
 
@@ -92,4 +92,4 @@ def lanes_conv2d_backward(
     grad_weight = lanes_conv2d_grad_weight(
         grad_output, grad_halo, input, batch, input_halo, mask, plan, *conv
     )
-    return grad_input, grad_weight
+    return grad_input, like_weight(grad_weight, weight, groups)
