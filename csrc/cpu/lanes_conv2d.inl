@@ -242,8 +242,7 @@ template <class T>
 Phase<T> grad_weight_phase(const ConvGeometry& g, const Plan& plan, const LaneView<T>& x,
                            const Threads& threads) {
   const TileShape tile = forward_tile(g, plan);
-  return {0,           0,    g.out_height,
-          g.out_width, tile, pack_forward(g, plan, x, tile, nullptr, threads)};
+  return {0, 0, g.out_height, g.out_width, tile, pack_forward(g, plan, x, tile, nullptr, threads)};
 }
 
 // Sums of the weight gradient: each run of rows has its own, added up in order at the end.

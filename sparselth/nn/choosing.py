@@ -118,7 +118,8 @@ class ChoosingModule(MaskedModule):
         paths = self.__dict__.setdefault("_paths", {})
         if len(paths) >= MOST_PATHS:
             paths.clear()
-        paths[kind] = Path(state.derived, self._geometry(), dtype, service.plan, conv, choice)
+        plan = service.plan if choice.sparse else None
+        paths[kind] = Path(state.derived, self._geometry(), dtype, plan, conv, choice)
 
     def forget_paths(self) -> None:
         """Let the next input of every kind be checked and chosen for again."""
@@ -150,7 +151,7 @@ class ChoosingModule(MaskedModule):
         choice = choosing.decide(measured, wanted, arrives)
         if choice.doubtful and service.note_doubt(key) >= _MOST_MEASUREMENTS:
             choice = replace(choice, doubtful=False)  # it will not get better
-        service.choices[key] = choice
+        service.choose(key, choice)
         return choice
 
     def _dense_weight(self, state: MaskState) -> Tensor:
@@ -178,6 +179,6 @@ class ChoosingModule(MaskedModule):
         mask = self._mask("weight")
         if mask.device.type == "cpu" and not plannable(mask.shape, groups):
             return False, None
-        if service is None or service.plan is None or mask.device.type != "cpu":
+        if service is None or not service.has_plan or mask.device.type != "cpu":
             return True, None  # the op finds out for itself
         return True, torch.ops.sparselth.mask_plan(mask, groups)

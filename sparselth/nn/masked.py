@@ -17,7 +17,6 @@ from torch.fx import Proxy
 
 from ..ops import conv as public_conv
 from ..ops import linear as public_linear
-from ..ops import reference
 from ..ops.autocast import autocast
 from ..ops.autograd.conv import MaskedConv2d as Convolve
 from ..ops.autograd.linear import MaskedLinear as Multiply
@@ -134,7 +133,7 @@ class MaskedConvolution(ChoosingModule):
     ) -> Tensor:
         if choice.timings is not None and in_lanes(x):
             x = x.dense()  # once, for the forward and for the weight's gradient
-        return reference.masked_conv2d(x, weight, None, bias, None, *conv)
+        return F.conv2d(x, weight, bias, *conv)
 
     def _compiled(self, input: Tensor) -> Tensor:
         weight = self._slot("weight")
@@ -243,12 +242,12 @@ class MaskedLinear(ChoosingModule, nn.Linear):
         (x,), weight, bias = autocast(input), state.parameter, self.bias
         service = self._service(state)
         choice = self._choose(x, None, state, service)
-        mask, plan = state.mask, service.plan
         kind = kind_of(input, weight)
         if not choice.sparse:
             self._leave_path(kind, x.dtype, state, service, None, choice)
             return F.linear(x, self._dense_weight(state), bias)
         cast = autocast(x, weight, bias)  # as it is checked; the op does not need it rounded
+        mask, plan = state.mask, service.plan
         public_linear.check_linear(x, cast[1], mask, cast[2])
         implementation(self._op, x.device)  # whether a forced backend has it
         rows = public_linear.as_rows(x)

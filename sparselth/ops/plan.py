@@ -36,6 +36,15 @@ def plannable(shape: Sequence[int], groups: int = 1) -> bool:
     return fits and math.prod(shape) < 1 << 31
 
 
+def takes_plan(mask: Tensor, groups: int = 1) -> bool:
+    """Say whether kernels take a plan of `mask`, and there is what builds it.
+
+    Not where it has no values, on the meta device or fake.
+    """
+    on_cpu = mask.device.type == "cpu" and libraries.host() is not None
+    return on_cpu and plannable(mask.shape, groups) and has_values(mask)
+
+
 def conv_plan(mask: Tensor, groups: int = 1) -> Tensor | None:
     """Build the plan of a convolution or linear mask.
 
