@@ -38,7 +38,7 @@ SECONDS = 330
 TABLE_CHARACTERS, SUMMARY_CHARACTERS = 7000, 2500
 
 # The kernels that ncu looks at, by their names in the sources.
-PROFILED = "regex:correlate|sum_blocks|pack_blocks|add_splits|column_vectors|unstructured"
+PROFILED = "regex:correlate|sum_blocks|pack_blocks|add_splits|halo_blocks|column_vectors"
 
 
 def experiment(name: str, seconds: float, rows: Path) -> Part:
@@ -57,8 +57,8 @@ def profiled() -> list[str]:
         "benchmarks/single_kernels.py",
         "--large",
         "blocks",
+        "halo_block",
         "column_vector",
-        "unstructured",
     ]
     return [*ncu, *wanted, *script]
 

@@ -167,10 +167,11 @@ def blocks() -> None:
 
 
 def scattered() -> None:
-    """Time the CUDA kernels on vectors and on single weights."""
+    """Time the CUDA kernels on blocks, vectors and single weights."""
     needs_kernels("cuda")
     needs_kernels("triton")
-    for pattern, sparsities in {"16x1": (0.9, 0.95), "element": (0.98,), "8x1": (0.95,)}.items():
+    patterns = {"32x32": (0.9, 0.95, 0.5), "16x1": (0.9, 0.95), "element": (0.98,), "8x1": (0.95,)}
+    for pattern, sparsities in patterns.items():
         for layer in LAYERS[:4]:
             compare("cuda", pattern, layer, sparsities)
 

@@ -62,6 +62,11 @@ def blocks() -> Pairs:
         yield from convolution("triton", pattern, 0.5, DTYPE)
 
 
+def halo_blocks() -> Pairs:
+    needs_kernels("cuda")
+    yield from convolution("cuda", "32x32", 0.2, torch.bfloat16)
+
+
 def column_vectors() -> Pairs:
     needs_kernels("cuda")
     for pattern in ("16x1", "8x1"):
@@ -102,6 +107,7 @@ def triton_lists() -> Pairs:
 
 
 KERNELS: dict[str, Callable[[], Pairs]] = {
+    "halo_block": halo_blocks,
     "column_vector": column_vectors,
     "unstructured": unstructured,
     "cuda_lists": cuda_lists,

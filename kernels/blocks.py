@@ -12,8 +12,9 @@ phases, by their remainder, each reached by taps of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -23,9 +24,7 @@ from torch import Tensor
 
 Pair = tuple[int, int]
 
-# Size of blocks -> teraflops that tensor cores are expected to reach with it in 16 bits. An
-# estimate for an H100, nothing measured: only the proportions matter, where a mask fits several.
-EXPECTED_RATE = {64: 500.0, 32: 425.0, 16: 300.0}
+SIZES = (64, 32, 16)
 
 
 class Walk(NamedTuple):
@@ -62,6 +61,22 @@ class BlockIndex:
     host: Tensor
     walks: dict[tuple, list[Walk]] = field(default_factory=dict)
 
+    @cached_property
+    def slots(self) -> Tensor:
+        """The slot of every block of the weight, or -1: int32 on the mask's device.
+
+        Flat, over group, blocks of output channels, blocks of input channels, tap.
+        """
+        c_out, c_in, height, width = self.shape
+        outs, taps = c_out // self.groups, height * width
+        edges = [-(-n // self.size) for n in (outs, c_in)]
+        group, out, inside, tap = self.host.long().unbind(1)
+        row = group * edges[0] + (out - group * outs) // self.size
+        slots = torch.full((self.groups * edges[0] * edges[1] * taps,), -1, dtype=torch.int32)
+        at = (row * edges[1] + inside // self.size) * taps + tap
+        slots[at] = torch.arange(len(self.host), dtype=torch.int32)
+        return slots.to(self.blocks.device)
+
     @property
     def density(self) -> float:
         """Share of the weight that lies in listed blocks, counted as whole blocks."""
@@ -71,19 +86,21 @@ class BlockIndex:
         return len(self.host) / max(there, 1)
 
 
-def find_blocks(mask: Tensor, groups: int = 1, size: int | None = None) -> BlockIndex:
+def find_blocks(mask: Tensor, groups: int, size: int) -> BlockIndex:
     """List the blocks of a mask.
 
-    mask: bool (C_out, C_in / groups, kH, kW).  size: 16, 32 or 64; the one that should cost least
-    when None.
+    mask: bool (C_out, C_in / groups, kH, kW).  size: one of `SIZES`.
     """
-    sizes = EXPECTED_RATE if size is None else (size,)
-    found = {edge: _listed(mask, groups, edge) for edge in sizes}
+    return cheapest_blocks(mask, groups, {size: 1.0})
 
-    def cost(edge: int) -> float:
-        return len(found[edge]) * edge**2 / EXPECTED_RATE[edge]
 
-    best = min(found, key=cost)
+def cheapest_blocks(mask: Tensor, groups: int, costs: Mapping[int, float]) -> BlockIndex:
+    """List the blocks of a mask, of the size with which it should cost least.
+
+    mask: as in `find_blocks`.  costs: size of blocks -> what a weight costs in them.
+    """
+    found = {size: _listed(mask, groups, size) for size in costs}
+    best = min(found, key=lambda size: len(found[size]) * size**2 * costs[size])
     c_out, c_in, height, width = mask.shape
     host = found[best].cpu()
     return BlockIndex(best, (c_out, c_in, height, width), groups, host.to(mask.device), host)

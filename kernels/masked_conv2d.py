@@ -166,7 +166,9 @@ def pack(weight: Tensor, mask: Tensor, index: BlockIndex) -> Tensor:
     """
     (weight, w_strides), (mask, m_strides) = by_tap(weight), by_tap(mask)
     packed = weight.new_empty(len(index.host), index.size, index.size)
-    if len(packed):
+    if not len(packed):
+        return packed
+    with guard(weight.device):
         pack_blocks[(len(packed),)](
             weight, mask.view(torch.uint8), index.blocks, packed, index.shape[1],
             index.shape[0] // index.groups, *w_strides, *m_strides, SIZE=index.size,
@@ -223,6 +225,7 @@ def serves(dtype: torch.dtype) -> bool:
 def masked_conv2d(
     input: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, index: BlockIndex,
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], *, relu: bool = False,
+    packed: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Return y = conv2d(x, w * mask) + bias, or max(y, 0): (N, C_out, H_out, W_out), channels_last.
 
@@ -231,6 +234,7 @@ def masked_conv2d(
     weight, mask (bool): (C_out, C_in / groups, kH, kW), of any strides.  bias: (C_out,), or None.
     index: the blocks of this very mask, which also know the groups: `blocks.find_blocks`.
     stride, padding, dilation: [height, width] in pixels.
+    packed: the weight's blocks, of `pack`; packed here when None.
     Nothing is checked here: `sparselth/ops/contract/arguments.py` does it before.
     """
     batch, _, height, width = input.shape
@@ -245,6 +249,7 @@ def masked_conv2d(
     y = torch.empty_like(y, memory_format=torch.channels_last)
     walk = forward_walk(index, (p, q), *(tuple(pair) for pair in (stride, padding, dilation)))
     with guard(input.device):
-        x, packed = channels_last(input), pack(weight, mask, index)
+        x = channels_last(input)
+        packed = pack(weight, mask, index) if packed is None else packed
         run_walks(x, packed, bias, y, walk, index, transposed=False, relu=relu)
     return y

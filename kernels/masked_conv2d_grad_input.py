@@ -22,12 +22,13 @@ from .tables import guard
 
 def masked_conv2d_grad_input(
     grad_output: Tensor, weight: Tensor, mask: Tensor, index: BlockIndex, input_hw: Sequence[int],
-    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], *,
+    packed: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Return dx (N, C_in, *input_hw), channels_last, the dtype of grad_output.
 
     grad_output: dy (N, C_out, H_out, W_out), on a GPU; converted where it is not channels_last.
-    weight, mask, index, stride, padding, dilation: the forward's, see `masked_conv2d.py`.
+    weight, mask, index, stride, padding, dilation, packed: the forward's, see `masked_conv2d.py`.
     input_hw: (H, W) of the input, in pixels.
     """
     height, width = input_hw
@@ -36,6 +37,7 @@ def masked_conv2d_grad_input(
     pairs = (tuple(pair) for pair in (stride, padding, dilation))
     walks = grad_input_walks(index, (height, width), *pairs)
     with guard(grad_output.device):
-        dy, packed = channels_last(grad_output), pack(weight, mask, index)
+        dy = channels_last(grad_output)
+        packed = pack(weight, mask, index) if packed is None else packed
         run_walks(dy, packed, None, dx, walks, index, transposed=True)
     return dx

@@ -4,8 +4,9 @@
                      dy[n, p, q, o] x[n, p sh - ph + r dh, q sw - pw + s dw, i]     where kept
 
 A program sums one block over one of SPLITS runs of output positions; a second kernel adds the runs
-up in order, rounds once and stores what the mask keeps. How many runs there are depends on the
-problem alone, so that the result is the same on every GPU of a kind and in every run.
+up in a fixed order, rounds once and stores what the mask keeps, and zeros all over the weight. How
+many runs there are depends on the problem alone, so that the result is the same on every GPU of a
+kind and in every run.
 
 Cost: 2 size^2 operations for each listed block and output position. Types: see `masked_conv2d.py`.
 """
@@ -22,7 +23,6 @@ from torch import Tensor
 from .blocks import BlockIndex
 from .masked_conv2d import (
     MOST_32_BIT,
-    WHOLE_BLOCK_WARPS,
     by_tap,
     channels_last,
     is_whole,
@@ -41,8 +41,11 @@ OPTIONS = {
 }
 
 # Programs enough to fill the largest GPU a few times, and the least work worth a run.
-MOST_PROGRAMS = 2048
+MOST_PROGRAMS = 1024
 LEAST_STEPS = 8
+
+# Values of a block that a program adds up, of so many runs at a time, and its warps.
+PIECE, RUNS_AT_ONCE, ADDING_WARPS = 512, 8, 4
 
 # --- device code ----------------------------------------------------------------------------
 
@@ -74,6 +77,7 @@ def sum_blocks(
     total = tl.zeros([SIZE, SIZE], tl.float32)
     begin = split * per_split
     for start in range(begin, min(begin + per_split, positions), BLOCK_K):
+        # Counted on from step to step instead of divided, they spill: up to 864 bytes a thread.
         position = start + tl.arange(0, BLOCK_K)
         real = position < positions
         image = position // (out_height * out_width)
@@ -96,27 +100,42 @@ def sum_blocks(
     tl.store(partial + (split * tl.num_programs(0) + block) * SIZE * SIZE + place, total)
 
 
-@triton.jit(do_not_specialize=["splits", "c_in", "taps", "outs_per_group"])
+COUNTS = ["splits", "count", "c_in", "outs_per_group", "out_blocks", "in_blocks", "taps"]
+
+
+@triton.jit(do_not_specialize=COUNTS)
 def add_splits(
-    partial, mask, blocks, dw, splits, c_in, taps, outs_per_group, m_out, m_in, m_tap,
-    SIZE: tl.constexpr,
+    partial, mask, slots, dw, splits, count, c_in, outs_per_group, out_blocks, in_blocks, taps,
+    m_out, m_in, m_tap, SIZE: tl.constexpr, PIECE: tl.constexpr, RUNS: tl.constexpr,
 ):  # fmt: skip
-    """Add block program_id(0) up and store the weights that the mask keeps."""
+    """Add piece program_id(1) of block program_id(0) up, and store it where the mask keeps.
+
+    Every block of the weight has its program, also those that are not listed: they become zero.
+    count: listed blocks.
+    """
     block = tl.program_id(0)
-    lane = tl.arange(0, SIZE)
-    place = lane[:, None] * SIZE + lane[None, :]
-    total = tl.zeros([SIZE, SIZE], tl.float32)
-    for split in range(splits):
-        total += tl.load(partial + (split * tl.num_programs(0) + block) * SIZE * SIZE + place)
-    group = tl.load(blocks + 4 * block)
-    out = tl.load(blocks + 4 * block + 1) + lane[:, None]
-    inside = tl.load(blocks + 4 * block + 2) + lane[None, :]
-    tap = tl.load(blocks + 4 * block + 3)
-    there = (out < (group + 1) * outs_per_group) & (inside < c_in)
-    at = out.to(tl.int64) * m_out + inside * m_in + tap * m_tap
-    kept = tl.load(mask + at, there, other=0) != 0
-    at = (out.to(tl.int64) * c_in + inside) * taps + tap
-    tl.store(dw + at, total.to(dw.dtype.element_ty), there & kept)
+    slot = tl.load(slots + block)
+    tap, rest = block % taps, block // taps
+    first_in, rest = rest % in_blocks * SIZE, rest // in_blocks
+    first_out, group = rest % out_blocks * SIZE, rest // out_blocks
+
+    place = tl.program_id(1) * PIECE + tl.arange(0, PIECE)
+    run = tl.arange(0, RUNS)
+    total = tl.zeros([PIECE], tl.float32)
+    # Not listed: no runs.
+    for first in range(0, tl.where(slot >= 0, splits, 0), RUNS):
+        at = ((first + run) * count + slot) * SIZE * SIZE
+        values = tl.load(
+            partial + at[:, None] + place[None, :], (first + run < splits)[:, None], other=0
+        )
+        total += tl.sum(values, 0)
+    inside = first_in + place % SIZE
+    within = first_out + place // SIZE
+    there = (within < outs_per_group) & (inside < c_in)
+    out = (group * outs_per_group + within).to(tl.int64)
+    kept = tl.load(mask + out * m_out + inside * m_in + tap * m_tap, there & (slot >= 0), other=0)
+    total = tl.where(kept != 0, total, 0.0)
+    tl.store(dw + (out * c_in + inside) * taps + tap, total.to(dw.dtype.element_ty), there)
 
 
 # --- launcher -------------------------------------------------------------------------------
@@ -143,13 +162,14 @@ def masked_conv2d_grad_weight(
     converted where they are not channels_last.
     mask, index, stride, padding, dilation: the forward's, see `masked_conv2d.py`.
     """
-    dw = input.new_zeros(index.shape)
     positions = grad_output.numel() // max(grad_output.shape[1], 1)
     blocks, size = len(index.host), index.size
     if blocks == 0 or positions == 0:
-        return dw
+        return input.new_zeros(index.shape)
+    dw = input.new_empty(index.shape)
     c_out, c_in, kernel_h, kernel_w = index.shape
     outs, block_k = c_out // index.groups, BLOCK_K[size]
+    piece = min(PIECE, size * size)
     splits, per_split = splits_of(blocks, positions, block_k)
     mask, m_strides = by_tap(mask)
     with guard(input.device):
@@ -163,8 +183,9 @@ def masked_conv2d_grad_weight(
             *dilation, WHOLE=is_whole(index), WIDE=max(x.numel(), dy.numel()) > MOST_32_BIT,
             PRECISION=precision(x.dtype), SIZE=size, BLOCK_K=block_k, **OPTIONS[size],
         )  # fmt: skip
-        add_splits[(blocks,)](
-            partial, mask.view(torch.uint8), index.blocks, dw, splits, c_in,
-            kernel_h * kernel_w, outs, *m_strides, SIZE=size, num_warps=WHOLE_BLOCK_WARPS[size],
+        add_splits[(index.slots.numel(), size * size // piece)](
+            partial, mask.view(torch.uint8), index.slots, dw, splits, blocks, c_in, outs,
+            triton.cdiv(outs, size), triton.cdiv(c_in, size), kernel_h * kernel_w, *m_strides,
+            SIZE=size, PIECE=piece, RUNS=RUNS_AT_ONCE, num_warps=ADDING_WARPS,
         )  # fmt: skip
     return dw

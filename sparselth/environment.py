@@ -12,7 +12,7 @@ from .errors import SparselthError
 SETTINGS: dict[str, tuple[str, ...] | None] = {
     "SPARSELTH_BENCH_ROWS": None,
     "SPARSELTH_BUILD": None,
-    "SPARSELTH_CHOICE": ("measured", "fixed"),
+    "SPARSELTH_CHOICE": ("measured", "graphed", "fixed"),
     "SPARSELTH_DISABLE": ("_C", "_C_cuda", "_host", "triton"),
     "SPARSELTH_SIMD": ("portable", "avx2", "avx512"),
 }

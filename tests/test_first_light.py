@@ -70,7 +70,7 @@ def test_an_experiment_that_fails_is_one_line_and_the_next_one_runs(tried):
 def test_single_kernels_are_compared_with_their_oracles(tried):
     names = ["cuda_lists", "blocks", "triton_lists"]
     if has_cuda_kernels():
-        names += ["column_vector", "unstructured"]
+        names += ["halo_block", "column_vector", "unstructured"]
     code, output, _ = tried("single_kernels.py", *names)
     assert code == 0, output
     assert f"as their oracles: {', '.join(names)}" in output

@@ -92,7 +92,7 @@ struct ColumnVectorTile : VirtualInput {
   int32_t tile_w, tile_h;           // pixels; tile_w * tile_h == kPixels
   int32_t plane_w, plane_h, plane;  // of one column in shared memory, in rows of 8 images
   int32_t tiles_x, tiles_y, tiles_n;
-  Divisor by_pixels, by_plane_w;
+  Divisor by_quads, by_plane_w;
 
   int32_t tiles() const { return tiles_x * tiles_y * tiles_n; }
   int64_t all_tiles() const { return int64_t(tiles_x) * tiles_y * tiles_n; }  // to be checked
@@ -118,7 +118,7 @@ inline bool cut_into_vector_tiles(const ConvPass& pass, ColumnVectorTile& t) {
   t.tiles_x = (t.out_w + t.tile_w - 1) / t.tile_w;
   t.tiles_y = (t.out_h + t.tile_h - 1) / t.tile_h;
   t.tiles_n = (t.batch + kImages - 1) / kImages;
-  t.by_pixels = Divisor(t.plane_h * t.plane_w), t.by_plane_w = Divisor(t.plane_w);
+  t.by_quads = Divisor(t.quads()), t.by_plane_w = Divisor(t.plane_w);
   return t.shared_bytes() <= kTileBytes;
 }
 
@@ -169,14 +169,16 @@ __global__ void pack_vectors(const __grid_constant__ ColumnVectorPlan plan, cons
 }
 
 // Copies the tile's pixels of one chunk of columns to shared memory, zero where there are none: a
-// thread takes four columns of a pixel for all images and turns them around.
+// thread takes four columns of a pixel for all images and turns them around. Neighboring threads
+// take neighboring columns, which are neighbors in memory: 64 bytes of a pixel by eight of them.
+// Each of the eight stores its columns in another order, so that all banks take part.
 template <class T>
 __device__ void load_vector_tile(const ColumnVectorTile& t, int32_t image, int32_t y, int32_t x,
                                  int32_t chunk, const T* input, uint4* tile) {
   const uint32_t pixels = t.plane_h * t.plane_w, count = t.quads() * pixels;
   const bool whole = t.columns % 4 == 0 && aligned_to<uint2>(input);
   for (uint32_t i = threadIdx.x; i < count; i += kThreads) {
-    const uint32_t quad = t.by_pixels.quotient(i), pixel = i - quad * pixels;
+    const uint32_t pixel = t.by_quads.quotient(i), quad = i - pixel * t.quads();
     const uint32_t line = t.by_plane_w.quotient(pixel);
     const int32_t first = chunk * kColumns + int32_t(quad) * 4;
     const int64_t from_pixel = t.pixel_of(y, x, int32_t(line), int32_t(pixel - line * t.plane_w));
@@ -198,12 +200,12 @@ __device__ void load_vector_tile(const ColumnVectorTile& t, int32_t image, int32
       pairs[n][0] = values.x, pairs[n][1] = values.y;
     }
 #pragma unroll
-    for (int column = 0; column < 4; ++column) {
-      const auto both = [&](int n) {  // images n and n + 1 of the column
-        const int shift = column % 2 * 16;
-        const uint32_t low = pairs[n][column / 2] >> shift & 0xffff;
-        return low | (pairs[n + 1][column / 2] >> shift & 0xffff) << 16;
+    for (int turn = 0; turn < 4; ++turn) {
+      const uint32_t column = (turn + quad / 2) % 4, shift = column % 2 * 16;
+      const auto half = [&](int n) {  // of image n; no index into registers
+        return (column < 2 ? pairs[n][0] : pairs[n][1]) >> shift & 0xffff;
       };
+      const auto both = [&](int n) { return half(n) | half(n + 1) << 16; };
       tile[(quad * 4 + column) * t.plane + pixel] = {both(0), both(2), both(4), both(6)};
     }
   }

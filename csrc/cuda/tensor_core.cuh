@@ -13,6 +13,7 @@
 namespace sparselth::cuda {
 
 #ifdef SPARSELTH_EMULATION
+using emulation::load_matrices;
 using emulation::load_matrices_transposed;
 using emulation::multiply_add;
 #else
@@ -23,6 +24,16 @@ using emulation::multiply_add;
 __device__ inline void load_matrices_transposed(const void* row, uint32_t (&matrices)[4]) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+               : "r"(address)
+               : "memory");
+}
+
+// The same, as they lie. matrices[m]: columns 2 (l % 4) and 2 (l % 4) + 1 of matrix m, in row l
+// / 4.
+__device__ inline void load_matrices(const void* row, uint32_t (&matrices)[4]) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
                : "r"(address)
                : "memory");

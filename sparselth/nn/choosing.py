@@ -14,9 +14,11 @@ from ..ops.autocast import autocast
 from ..ops.backends import forced
 from ..ops.bitmask import ApplyBits, has_bits
 from ..ops.kernel_choice import decide as choosing
+from ..ops.kernel_choice import known
 from ..ops.kernel_choice.decide import Choice
 from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.plan import plannable
+from ..ops.switches import mode
 from ..ops.transforms import transformed
 from .module import MaskedModule
 from .paths import MOST_PATHS, Path, kind_of
@@ -136,9 +138,9 @@ class ChoosingModule(MaskedModule):
     def _look_up(self, x: Tensor, conv: Any, state: MaskState, service: Service) -> Choice:
         wanted = choosing.wanted_passes(x, state.parameter)
         arrives = choosing.needs_no_conversion(x)
-        size = (choosing.rounded(x.shape[0]), *x.shape[1:])
+        size = (known.rounded(x.shape[0]), *x.shape[1:])
         plain = x.is_contiguous()
-        key = (size, x.dtype, plain, arrives, wanted, torch.get_num_threads())
+        key = (size, x.dtype, plain, arrives, wanted, torch.get_num_threads(), mode())
         choice = service.choices.get(key)
         anew = choice is not None and choice.doubtful and service.is_due(key, _FORWARDS_IN_DOUBT)
         if choice is not None and not anew:
@@ -158,11 +160,12 @@ class ChoosingModule(MaskedModule):
         """Return the weight for dense passes, its mask applied in the cheapest way."""
         if forced() == "reference":
             return reference.apply_mask(state.parameter, state.mask)
-        return state.parameter if state.keeps_all else self._masked()
+        as_it_is = state.keeps_all or state.serves_itself()
+        return state.parameter if as_it_is else self._masked()
 
     def _kept(self, state: MaskState) -> Tensor:
         """Return the same where nothing is out of the ordinary, on a `Path` that is."""
-        if state.keeps_all or not has_bits(state.parameter):
+        if state.keeps_all or state.serves_itself() or not has_bits(state.parameter):
             return self._dense_weight(state)
         return ApplyBits.apply(state.parameter, state.laid_out.bits(state.parameter), state.mask)
 

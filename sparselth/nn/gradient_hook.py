@@ -9,7 +9,6 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..ops import reference
 from ..ops.bitmask import take_mark
 
 
@@ -26,6 +25,9 @@ class HasMask(Protocol):
 
     def keeps_all_of(self, mask: Tensor) -> bool:
         """Say whether `mask` is known to keep everything."""
+
+    def cut(self, grad: Tensor, mask: Tensor) -> Tensor:
+        """Return a gradient of the parameter with zeros off `mask`."""
 
 
 class GradientHook:
@@ -54,7 +56,7 @@ class GradientHook:
                 state.on_gradient(grad)
             mask = state.mask_in_slots()
             on_mask = take_mark(grad, mask) or state.keeps_all_of(mask)
-            return None if on_mask else reference.apply_mask(grad, mask)
+            return None if on_mask else state.cut(grad, mask)
 
         self._handle = parameter.register_hook(zero_off_mask)
         self._holder = parameter._cdata

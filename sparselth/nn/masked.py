@@ -20,9 +20,10 @@ from ..ops import linear as public_linear
 from ..ops.autocast import autocast
 from ..ops.autograd.conv import MaskedConv2d as Convolve
 from ..ops.autograd.linear import MaskedLinear as Multiply
+from ..ops.autograd.registry import of_dtype
 from ..ops.backends import implementation
 from ..ops.contract import ConvSettings
-from ..ops.kernel_choice import decide as choosing
+from ..ops.kernel_choice import known
 from ..ops.kernel_choice.decide import Choice
 from ..ops.kernel_choice.measure_cpu import Timings
 from ..ops.lanes.convert import can_use_lanes, enter_lanes
@@ -63,12 +64,16 @@ class MaskedConvolution(ChoosingModule):
         """
         if is_dynamo_compiling() or (path := self._known_path(input)) is None:
             return self._checked(input)
-        bias, state, choice = self._parameters["bias"], self._states["weight"], path.choice
-        weight, mask, conv = state.parameter, state.mask, path.conv
+        bias: Tensor | None = self._parameters["bias"]
+        state, choice, conv = self._states["weight"], path.choice, path.conv
+        weight: Tensor = state.parameter
+        mask = state.mask
         if not choice.sparse:
             return self._densely(input, self._kept(state), bias, conv, choice)
         x = input if input.dtype is path.dtype else input.to(path.dtype)
-        if not mask.is_cuda and type(x) is not LaneTensor:
+        if mask.is_cuda:
+            weight, bias = of_dtype(weight, x), None if bias is None else of_dtype(bias, x)
+        elif type(x) is not LaneTensor:
             x = enter_lanes(x)
         moments = self.feeds_norm and self.training
         return Convolve.apply(x, weight, bias, mask, path.plan, conv, choice.dense_passes, moments)
@@ -162,7 +167,7 @@ class MaskedConvolution(ChoosingModule):
     def _measured(self, x: Tensor, conv: Any, state: MaskState, anew: bool) -> Timings | None:
         weight = as_images(state.parameter.detach().to(x.dtype))  # another under autocast
         plan = self._service(state).plan
-        return choosing.conv_timings(x, weight, as_images(state.mask), plan, conv, anew=anew)
+        return known.conv_timings(x, weight, as_images(state.mask), plan, conv, anew=anew)
 
 
 class MaskedConv2d(MaskedConvolution, nn.Conv2d):
@@ -202,8 +207,7 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     `set_mask`.
     input: (..., C_in).
     weight: (C_out, C_in).  weight_mask: bool, its shape, True keeps; a buffer.
-    Whether the sparse or the dense kernel serves an input is chosen, see `sparselth.use_choice`;
-    on a GPU it is the dense one, with the mask applied.
+    Whether the sparse or the dense kernel serves an input is chosen, see `sparselth.use_choice`.
     """
 
     _op = "masked_linear"
@@ -272,4 +276,4 @@ class MaskedLinear(ChoosingModule, nn.Linear):
     def _measured(self, x: Tensor, conv: Any, state: MaskState, anew: bool) -> Timings | None:
         plan = self._service(state).plan
         weight = state.parameter.detach().to(x.dtype)  # another under autocast
-        return choosing.linear_timings(x, weight, state.mask, plan, anew=anew)
+        return known.linear_timings(x, weight, state.mask, plan, anew=anew)

@@ -2,7 +2,7 @@
 
 The first forward of a kind of input goes through every check, makes the choice and leaves a `Path`.
 Later ones of its kind take that, as long as nothing else is going on (a program recorded, a
-transform, autocast on a GPU), nobody wrote to the weight or its mask, and the layer's settings
+transform), nobody wrote to the weight or its mask, and the layer's settings
 stay.
 """
 
@@ -57,9 +57,7 @@ def kind_of(x: Tensor, weight: Tensor) -> tuple | None:
         return None
     cast = None
     if _autocast():
-        cast = autocast_dtype("cpu")
-        if x.device.type != "cpu":
-            return None
+        cast = autocast_dtype(x.device.type)
     kind = type(x)
     if kind is LaneTensor:
         if not in_lanes(x):

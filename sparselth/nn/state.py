@@ -20,17 +20,20 @@ from torch import Tensor, nn
 
 from ..errors import SparselthError
 from ..ops import reference
-from ..ops.bitmask import apply_bits_, has_bits
+from ..ops.bitmask import ApplyBits, apply_bits_, can_apply_bits, has_bits
 from ..ops.checks import check_mask
 from ..ops.parameter_masks import bind, bound_to, unbind
 from ..ops.plan import forget_plan
-from ..ops.transforms import has_values, is_fake
+from ..ops.transforms import has_values, is_fake, transformed
 from .gradient_hook import GradientHook
 from .laid_out import LaidOut
 from .owners import Owners, mask_name
 from .service import Service
 from .sharded import Shard
 from .watch import MaskWatch, version_of
+
+# Where a parameter is taken to be on its mask while its version counter stands.
+_CLEAN_BY_VERSION = ("cuda",)
 
 
 class MaskState:
@@ -215,6 +218,25 @@ class MaskState:
     def keeps_all_of(self, mask: Tensor) -> bool:
         """Say whether `mask` is its own and keeps everything for sure, without looking at it."""
         return self.keeps_all and mask is self.mask and self._watch.knows(mask)
+
+    def cut(self, grad: Tensor, mask: Tensor) -> Tensor:
+        """Return a gradient with zeros off `mask`, by bits if it is its own."""
+        alike = type(grad) is Tensor and grad.dtype == self.parameter.dtype
+        known = mask is self.mask and self._watch.knows(mask)
+        if alike and known and can_apply_bits(self.parameter) and not transformed(grad):
+            return ApplyBits.apply(grad, self.laid_out.bits(self.parameter))
+        return reference.apply_mask(grad, mask)
+
+    def serves_itself(self) -> bool:
+        """Say whether dense layers compute with the parameter itself, its gradient cut by the hook.
+
+        Writes through `data` pass the version counter: on a CPU the mask is applied all the same.
+        """
+        return (
+            self.parameter.device.type in _CLEAN_BY_VERSION
+            and self.on_gradient is None
+            and (self._hook.held or not self.parameter.requires_grad)
+        )
 
     def mask_changed(self) -> bool:
         """Say whether the mask holds something else than when it was last looked at."""

@@ -12,6 +12,7 @@ from torch.fx import Proxy
 from ..ops.autocast import autocast
 from ..ops.autograd.conv import MaskedConv2d
 from ..ops.kernel_choice import decide as choosing
+from ..ops.kernel_choice import known
 from ..ops.lanes.convert import enter_lanes, is_plain_eager_cpu
 from ..ops.plan import conv_plan, plannable
 from .classes import become
@@ -87,12 +88,12 @@ class StemConv2d(NotScriptable, nn.Conv2d):
         if self._enters is None:
             self._enters = {}
         wanted = choosing.wanted_passes(x, self.weight)
-        size = (choosing.rounded(x.shape[0]), *x.shape[1:])
+        size = (known.rounded(x.shape[0]), *x.shape[1:])
         dtypes = (x.dtype, self.weight.dtype)
-        key = (conv, size, dtypes, choosing.layout_of(x), wanted, torch.get_num_threads())
+        key = (conv, size, dtypes, known.layout_of(x), wanted, torch.get_num_threads())
         if key not in self._enters and len(self._enters) < _MEASURED_INPUTS:
             _, weight = autocast(x, self.weight.detach())
-            timings = choosing.conv_timings(x, weight, *self._mask_and_plan(), conv)
+            timings = known.conv_timings(x, weight, *self._mask_and_plan(), conv)
             self._enters[key] = timings is not None and choosing.decide_stem(timings, wanted)
         return self._enters.get(key, False)
 

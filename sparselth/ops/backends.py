@@ -7,6 +7,7 @@ the kernel by device; `use_backend` overrides it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from ..errors import SparselthError
 from . import libraries, reference
 from .contract import ALL_SCHEMAS
 from .gpu import launchers
-from .gpu.conv import CONVOLUTIONS
 from .switches import forced, forcing
 
 libraries.load()  # before anybody asks what is there
@@ -28,9 +28,9 @@ BACKENDS = ("reference", "cpu", "cuda", "triton")
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
 
 # The dispatcher has one slot for CUDA tensors. The first of these that is there takes it; an op
-# that is not listed has a kernel in _C_cuda or none. Convolutions choose among both.
+# that is not listed has a kernel in _C_cuda or none. Those by mask choose among both.
 _ON_CUDA = dict.fromkeys(launchers.OPS, ("cuda", "triton")) | dict.fromkeys(
-    CONVOLUTIONS, ("triton",)
+    launchers.BY_MASK, ("triton",)
 )
 
 # From this density on, dense is at least as fast: where the columns of `make bench` cross 1, see
@@ -39,8 +39,9 @@ _DENSE_FROM_DENSITY = {
     ("masked_conv2d", "cpu"): 0.3,
     # 0.11 on a Zen 4, 0.07 on an Intel Xeon.
     ("masked_linear", "cpu"): 0.07,
-    # Of dense cuDNN's time, as expected. Careful, as long as no GPU has measured it.
-    ("masked_conv2d", "cuda"): 0.15,
+    # Of dense cuDNN's time, as expected by `gpu/rates.py`, which is careful already.
+    ("masked_conv2d", "cuda"): 0.6,
+    ("masked_linear", "cuda"): 0.6,
 }
 
 # The same on a CPU in 16 bits, which dense computes in and ours only stores.
@@ -124,7 +125,7 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
             f"use_backend({name!r}) is on, but it has no kernel of {op} for tensors on "
             f"{device}; use_backend('reference') serves every op everywhere"
         )
-    if name == "triton" and op not in CONVOLUTIONS:
+    if name == "triton" and op not in launchers.BY_MASK:
         return launchers.kernel(op)
     return getattr(torch.ops.sparselth, op)  # differentiable
 
@@ -132,8 +133,8 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
 def _has_kernel(op: str, backend: str) -> bool:
     if backend == "triton":
         return op in launchers.OPS
-    if backend == "cuda" and op in CONVOLUTIONS:
-        op = op.replace("masked", "unstructured").removesuffix("_relu")
+    if backend == "cuda" and op in launchers.BY_MASK:
+        op = re.sub("masked_(conv2d|linear)", "unstructured_conv2d", op).removesuffix("_relu")
     return libraries.has_kernel(op, backend)
 
 
@@ -169,7 +170,7 @@ def served(op: str, device: str) -> bool:
         return True
     if device != "cuda" or op not in launchers.OPS:
         return False
-    return not launchers.why_missing() or (op in CONVOLUTIONS and _has_kernel(op, "cuda"))
+    return not launchers.why_missing() or (op in launchers.BY_MASK and _has_kernel(op, "cuda"))
 
 
 def backends() -> BackendReports:
@@ -190,7 +191,7 @@ def backends() -> BackendReports:
 
 
 def _origin(op: str, backend: str) -> str:
-    if op in CONVOLUTIONS and backend != "cpu":
+    if op in launchers.BY_MASK and backend != "cpu":
         return {"cuda": "_C_cuda, for scattered masks", "triton": "Triton, for blocks"}[backend]
     if backend != "triton":
         return f"compiled in {_LIBRARIES[backend]}"

@@ -38,7 +38,8 @@ def masked_linear(
     Returns y (..., C_out), the dtype of x, contiguous.
 
     It runs the sparse kernel for any mask, also where dense would be faster: choosing is done by
-    `sparselth.nn.MaskedLinear`. On a GPU it is dense with the mask applied.
+    `sparselth.nn.MaskedLinear`. On a GPU the kernels of convolutions serve masks of blocks, vectors
+    and few single weights; where none fits it is dense with the mask applied.
     Differentiable any number of times; the weight gradient is exactly zero where the mask is False.
     Under `torch.autocast` x, weight and bias are cast as for `linear`.
 

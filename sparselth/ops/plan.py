@@ -18,6 +18,7 @@ from . import derived, libraries
 from .contract import NAMESPACE
 from .gpu.candidates import candidates_for
 from .gpu.kernel import has_cuda_kernels
+from .gpu.linear import as_kernels
 from .gpu.triton_support import why_missing
 from .transforms import has_values
 
@@ -112,13 +113,14 @@ def _(mask, groups):
 def work_of(mask: Tensor, groups: int = 1) -> float:
     """Return what sparse kernels should take, as a share of dense's time or work, in [0, 1].
 
-    mask: as in `conv_plan`. On a GPU, of a convolution: the time that the kernel which serves it
-    should take. Else the share of the weight that is kept. 1 for a mask without values, which dense
+    mask: as in `conv_plan`. On a GPU the time that the kernel which serves it should take. Else the
+    share of the weight that is kept. 1 for a mask without values, which dense
     kernels serve.
     """
     if not has_values(mask):
         return 1.0
-    if mask.device.type == "cuda" and mask.dim() > 2 and (not why_missing() or has_cuda_kernels()):
-        images = mask if mask.dim() == 4 else mask.unsqueeze(2)
+    if mask.device.type == "cuda" and (not why_missing() or has_cuda_kernels()):
+        images = as_kernels(mask) if mask.dim() == 2 else mask
+        images = images.unsqueeze(2) if mask.dim() == 3 else images
         return candidates_for(images, groups).relative_time
     return float(mask.count_nonzero()) / max(mask.numel(), 1)

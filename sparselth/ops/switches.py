@@ -35,7 +35,7 @@ def forced() -> str | None:
 
 
 def mode() -> str:
-    """Return how `use_choice` has choices made in this context: "measured" or "fixed"."""
+    """Return how `use_choice` has choices made in this context: see there."""
     return _mode.get()
 
 

@@ -1,6 +1,7 @@
 // The emulation itself: what it must compute, and what it must refuse. argv[1] names the case.
 #include <string>
 
+#include "async_copy.h"
 #include "tensor_core.h"
 
 namespace {
@@ -79,6 +80,44 @@ __global__ void matrices() {
                          right[2] == right[0] && right[3] == right[1];
 }
 
+// Without transposition a lane gets two neighbors of one row.
+__global__ void matrices_as_they_lie() {
+  __shared__ uint4 rows[32];
+  const uint32_t lane = threadIdx.x % 32;
+  uint16_t values[8];
+  for (uint32_t j = 0; j < 8; ++j) values[j] = uint16_t(8 * lane + j);
+  if (threadIdx.x < 32) std::memcpy(&rows[31 - lane], values, 16);
+  __syncthreads();
+  uint32_t found[4];
+  emulation::load_matrices(&rows[31 - lane], found);
+  results[threadIdx.x] = 1;
+  for (uint32_t m = 0; m < 4; ++m) {
+    const uint32_t first = 8 * (8 * m + lane / 4) + 2 * (lane % 4);
+    if (found[m] != (first | (first + 1) << 16)) results[threadIdx.x] = 0;
+  }
+}
+
+// What is copied is there once it was waited for, and not before.
+__global__ void async_copies() {
+  __shared__ uint4 copied[3 * kThreads];
+  alignas(16) const uint32_t source[4] = {threadIdx.x, 1, 2, 3};
+  uint4* const own = copied + 3 * threadIdx.x;
+  emulation::copy_async(own, source, true);
+  emulation::commit_copies();
+  emulation::copy_async(own + 1, nullptr, false);
+  emulation::commit_copies();
+  emulation::copy_async(own + 2, source, true);
+  const bool before = own[0].x == 0xcdcdcdcd && own[1].x == 0xcdcdcdcd;
+  emulation::wait_for_copies<1>();
+  const bool first = own[0].x == threadIdx.x && own[0].w == 3 && own[1].x == 0xcdcdcdcd;
+  emulation::wait_for_copies<0>();
+  const bool second = own[1].x == 0 && own[1].w == 0;
+  const bool open = own[2].x == 0xcdcdcdcd;  // of no group yet
+  emulation::commit_copies();
+  emulation::wait_for_copies<0>();
+  results[threadIdx.x] = before && first && second && open && own[2].x == threadIdx.x;
+}
+
 void expect(bool condition) {
   if (!condition) emulation::fail("a wrong result");
 }
@@ -98,6 +137,12 @@ int main(int, char** argv) {
     for (uint32_t i = 0; i < kThreads; ++i) expect(results[i] == 496 + 16000 + 7);
   } else if (name == "matrices") {
     run(matrices);
+    for (uint32_t i = 0; i < kThreads; ++i) expect(results[i] == 1);
+  } else if (name == "matrices_as_they_lie") {
+    run(matrices_as_they_lie);
+    for (uint32_t i = 0; i < kThreads; ++i) expect(results[i] == 1);
+  } else if (name == "async_copies") {
+    run(async_copies);
     for (uint32_t i = 0; i < kThreads; ++i) expect(results[i] == 1);
   } else if (name == "left_over") {
     run(left_over, 8);

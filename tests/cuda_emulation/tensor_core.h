@@ -33,6 +33,14 @@ inline void load_matrices_transposed(const void* row, uint32_t (&matrices)[4]) {
   }
 }
 
+inline void load_matrices(const void* row, uint32_t (&matrices)[4]) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) fail("ldmatrix: a row is not aligned");
+  const Given rows(0x504, reinterpret_cast<uint64_t>(row));
+  const int l = lane();
+  for (int m = 0; m < 4; ++m)
+    std::memcpy(&matrices[m], reinterpret_cast<const uint32_t*>(rows.of[8 * m + l / 4]) + l % 4, 4);
+}
+
 template <class T>
 float widened(uint16_t bits) {
   if constexpr (std::is_same_v<T, __half>) {

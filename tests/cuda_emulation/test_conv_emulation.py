@@ -17,6 +17,7 @@ pytestmark = [
 CALLS = [
     *((op, dtype) for op in conv_cases.ENTRIES for dtype in conv_cases.DTYPES),
     *((op, dtype) for op in conv_cases.VECTORS for dtype in conv_cases.HALVES),
+    *((op, dtype) for op in conv_cases.BLOCKS for dtype in conv_cases.HALVES),
 ]
 
 

@@ -20,6 +20,7 @@ pytestmark = [
 
 FORWARD, GRAD_INPUT, GRAD_WEIGHT = conv_cases.ENTRIES
 BY_VECTORS, VECTORS_BACK = conv_cases.VECTORS
+BY_BLOCKS, BLOCKS_BACK = conv_cases.BLOCKS
 MUTANTS = [
     Mutant("dilation is forgotten", "unstructured_tile.cuh", "tap * t.dilation_w", "tap", FORWARD),
     Mutant(
@@ -245,6 +246,90 @@ MUTANTS = [
         "if (group < 0) return;",
         "",
         VECTORS_BACK,
+    ),
+    Mutant(
+        "a tile is multiplied before it has come",
+        "halo_block_conv2d.cu",
+        "wait_for_copies<1>();",
+        "",
+        BY_BLOCKS,
+    ),
+    Mutant(
+        "others' part of a tile is not waited for",
+        "halo_block_conv2d.cu",
+        "__syncthreads();  // all have copied their part",
+        "",
+        BY_BLOCKS,
+    ),
+    Mutant(
+        "a tile is overwritten while it is read",
+        "halo_block_conv2d.cu",
+        "__syncthreads();  // the tile has been read",
+        "",
+        BLOCKS_BACK,
+    ),
+    Mutant(
+        "segments lie as they come, and are read as turned",
+        "halo_block_conv2d.cu",
+        "tile + pixel * kSegments + turned(pixel, segment);",
+        "tile + pixel * kSegments + segment;",
+        BY_BLOCKS,
+    ),
+    Mutant(
+        "an odd number of channels is copied by the segment",
+        "halo_block_conv2d.cu",
+        "const bool whole = t.columns % 8 == 0 && aligned_to<uint4>(input);",
+        "const bool whole = true;",
+        BY_BLOCKS,
+    ),
+    Mutant(
+        "channels past the last are read",
+        "halo_block_conv2d.cu",
+        "from >= 0 && first < t.columns;",
+        "from >= 0;",
+        BY_BLOCKS,
+    ),
+    Mutant(
+        "images past the batch are read by the block",
+        "halo_block_conv2d.cu",
+        "from >= 0 && image + int32_t(n) < t.batch;",
+        "from >= 0;",
+        BLOCKS_BACK,
+    ),
+    Mutant(
+        "the mask is not applied within a block",
+        "halo_block_conv2d.cu",
+        "return kept ? bits_of",
+        "return true ? bits_of",
+        BY_BLOCKS,
+    ),
+    Mutant(
+        "both halves of a block's columns are the first",
+        "halo_block_conv2d.cu",
+        "fragment / 2 * 16 + lane % 4 * 2",
+        "lane % 4 * 2",
+        BY_BLOCKS,
+    ),
+    Mutant(
+        "a thread block looks at its first rows for work",
+        "halo_block_conv2d.cu",
+        "block < last_block; ++block",
+        "block < first_block + 1; ++block",
+        BY_BLOCKS,
+    ),
+    Mutant(
+        "pixels below the image are written",
+        "halo_block_conv2d.cu",
+        "if (n >= t.batch || out_y >= t.out_h ||",
+        "if (n >= t.batch ||",
+        BLOCKS_BACK,
+    ),
+    Mutant(
+        "rows past the last are written by the block",
+        "halo_block_conv2d.cu",
+        "if (row >= rows) continue;",
+        "",
+        BY_BLOCKS,
     ),
 ]
 

@@ -47,6 +47,8 @@ def test_a_result_does_not_depend_on_the_order_of_blocks(program: Path) -> None:
         ("reverse", ""),
         ("collectives", ""),
         ("matrices", ""),
+        ("matrices_as_they_lie", ""),
+        ("async_copies", ""),
         ("left_over", ""),
         ("early_return", "not all threads reach the barrier"),
         ("divided_warp", "a warp's collectives differ"),

@@ -118,7 +118,7 @@ def network(mask):
 def test_a_module_measures_when_its_mask_is_new(autocast):
     x, _, mask = blocks_of_32(torch.float32)
     model, x = network(mask), x[:, :3]
-    sl.ops.kernel_choice.decide.clear_choices()
+    sl.ops.kernel_choice.known.clear_choices()
     # Tests choose by the fixed table, see conftest.py; this one asks for the other way.
     with (
         sl.use_choice("measured"),

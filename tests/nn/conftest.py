@@ -4,7 +4,7 @@ import pytest
 from support.stop_watch import Fake
 
 import sparselth as sl
-from sparselth.ops.kernel_choice import decide, measure_cpu
+from sparselth.ops.kernel_choice import known, measure_cpu
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def clock(monkeypatch):
     fake = Fake()
     monkeypatch.setattr(measure_cpu, "measure_conv", fake)
     monkeypatch.setattr(measure_cpu, "measure_linear", fake)
-    decide.clear_choices()
+    known.clear_choices()
     with sl.use_choice("measured"):
         yield fake
-    decide.clear_choices()
+    known.clear_choices()

@@ -10,7 +10,7 @@ from torch import nn
 
 import sparselth as sl
 from sparselth.ops import libraries
-from sparselth.ops.kernel_choice import decide
+from sparselth.ops.kernel_choice import known
 from sparselth.ops.lanes.convert import enter_lanes
 from sparselth.ops.lanes.tensor import LaneTensor
 
@@ -57,7 +57,7 @@ def test_a_new_mask_is_measured_anew(clock):
     conv(X)
     assert clock.calls == 3
     clock.dense = (0.1, 0.1, 0.1)
-    decide.clear_choices()
+    known.clear_choices()
     assert conv.choice(X).sparse  # kept by the module until its mask changes
     conv.refresh_mask()
     assert not conv.choice(X).sparse
@@ -145,7 +145,7 @@ def test_choices_are_never_saved(clock):
 @pytest.mark.skipif(not libraries.status()[0].loaded, reason="needs the compiled CPU library")
 def test_measured_for_real_a_full_mask_is_dense_and_an_empty_one_sparse():
     x = torch.randn(16, 128, 8, 8)
-    decide.clear_choices()
+    known.clear_choices()
     with sl.use_choice("measured"):
         for sparsity, wins in ((0.0, False), (0.99, True)):
             conv = nn.Conv2d(128, 128, 3, padding=1, bias=False)

@@ -102,7 +102,7 @@ def test_passes_that_measuring_made_dense_round_as_torch_does(monkeypatch, dense
         return Timings({name: faster if name in dense else sparse for name in PASSES})
 
     monkeypatch.setattr(measure_cpu, "measure_linear", measured)
-    sl.ops.kernel_choice.decide.clear_choices()
+    sl.ops.kernel_choice.known.clear_choices()
     made = layer(0.1)
     plain = sl.densify(copy.deepcopy(made))
     with sl.use_choice("measured"), autocast():
@@ -118,7 +118,7 @@ def test_passes_that_measuring_made_dense_round_as_torch_does(monkeypatch, dense
         y.float().square().sum().backward()
     assert made.weight.grad.dtype == torch.float32
     assert not made.weight.grad[~made.weight_mask].any()
-    sl.ops.kernel_choice.decide.clear_choices()
+    sl.ops.kernel_choice.known.clear_choices()
 
 
 @with_kernels

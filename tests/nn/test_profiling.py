@@ -8,7 +8,7 @@ from torch import nn
 
 import sparselth as sl
 from sparselth.ops import libraries
-from sparselth.ops.kernel_choice import decide, measure_cpu
+from sparselth.ops.kernel_choice import decide, known, measure_cpu
 from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 
 pytestmark = pytest.mark.usefixtures("traveling", "one_thread")
@@ -21,9 +21,9 @@ def clock(monkeypatch):
     times = Timings(passes, Conversions(0.5, 0.5, 0.5, 0.5))
     monkeypatch.setattr(measure_cpu, "measure_conv", lambda *args, **kwargs: times)
     monkeypatch.setattr(measure_cpu, "measure_linear", lambda *args, **kwargs: Timings(passes))
-    decide.clear_choices()
+    known.clear_choices()
     yield
-    decide.clear_choices()
+    known.clear_choices()
 
 
 def net():

@@ -9,7 +9,7 @@ from torch import nn
 
 import sparselth as sl
 from sparselth.nn import StemConv2d
-from sparselth.ops.kernel_choice import decide, measure_cpu
+from sparselth.ops.kernel_choice import known, measure_cpu
 from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 from sparselth.ops.lanes.tensor import LaneTensor
 
@@ -41,10 +41,10 @@ def clock(monkeypatch):
         return Timings(passes, Conversions(to_y=0.5, from_y=0.5))
 
     monkeypatch.setattr(measure_cpu, "measure_conv", measured)
-    decide.clear_choices()
+    known.clear_choices()
     with sl.use_choice("measured"):
         yield Clock
-    decide.clear_choices()
+    known.clear_choices()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_it_computes_what_the_dense_convolution_does(clock, options, batch):
 def test_the_layout_it_hands_on_counts(clock):
     clock.dense = 0.9  # with the change of layout it loses
     assert isinstance(sparse(net())[0](torch.randn(2, 3, 5, 5)), LaneTensor)
-    decide.clear_choices()
+    known.clear_choices()
     clock.dense = 0.1
     assert type(sparse(net())[0](torch.randn(2, 3, 5, 5))) is torch.Tensor
 

@@ -14,7 +14,14 @@ import sparselth as sl
 from sparselth.ops import libraries, reference
 from sparselth.ops.backends import forced, implementation, prefer_dense
 from sparselth.ops.contract import ALL_SCHEMAS as SCHEMAS
-from sparselth.ops.gpu import blocks, launchers, triton_support, unstructured
+from sparselth.ops.gpu import (
+    blocks,
+    column_vector,
+    halo_blocks,
+    launchers,
+    triton_support,
+    unstructured,
+)
 from sparselth.ops.gpu import conv as gpu_conv
 from sparselth.ops.gpu.candidates import find_candidates
 from sparselth.ops.libraries import has_kernel
@@ -110,7 +117,7 @@ def test_cuda_convolutions_do_without_triton(monkeypatch):
     pytest.importorskip("sparselth.kernels.blocks", reason="the kernels are not installed")
     for module in (launchers, blocks):
         monkeypatch.setattr(module, "why_missing", lambda: "triton is not installed")
-    for module in (launchers, unstructured):
+    for module in (launchers, unstructured, column_vector, halo_blocks):
         monkeypatch.setattr(module, "has_cuda_kernels", lambda: True)
     monkeypatch.setattr(blocks.Blocks, "for_mask", lambda mask, groups: None)
     assert launchers.launcher("masked_conv2d") is gpu_conv.masked_conv2d
@@ -118,9 +125,10 @@ def test_cuda_convolutions_do_without_triton(monkeypatch):
     found = find_candidates(mask, 1)
     assert "blocks" not in [kernel.name for kernel in found.kernels]
     assert found.choose().name in ("unstructured", "compaction")
-    scarce = torch.rand(16, 16, 3, 3) < 0.02
+    scarce = torch.rand(64, 64, 3, 3) < 0.005
     assert find_candidates(scarce, 1).choose().name == "unstructured"
-    monkeypatch.setattr(unstructured, "has_cuda_kernels", lambda: False)
+    for module in (unstructured, column_vector, halo_blocks):
+        monkeypatch.setattr(module, "has_cuda_kernels", lambda: False)
     mask[:, :, 1, 1] = True  # nothing to leave out
     assert find_candidates(mask, 1).choose().name != "blocks"
     x, weight = torch.randn(2, 16, 5, 5), torch.randn(16, 16, 3, 3)
@@ -135,12 +143,12 @@ def test_triton_serves_its_ops_on_a_gpu_when_forced(monkeypatch):
     with sl.use_backend("triton"):
         for op in launchers.OPS:
             found = implementation(op, torch.device("cuda"))
-            if op in gpu_conv.CONVOLUTIONS:  # which choose among Triton's, and are differentiable
+            if op in launchers.BY_MASK:  # which choose among Triton's, and are differentiable
                 assert found is getattr(torch.ops.sparselth, op)
             else:
                 assert found is launchers.launcher(op)
                 assert found.__module__.startswith("sparselth.kernels.")
-        for op, device in (("topk_mask", "cpu"), ("masked_linear", "cuda")):
+        for op, device in (("topk_mask", "cpu"), ("lanes_conv2d", "cuda")):
             with pytest.raises(ValueError, match=rf"but it has no kernel of {op} for tensors on"):
                 implementation(op, torch.device(device))
     available = {r.op for r in sl.backends() if r.backend == "triton" and r.available}

@@ -3,6 +3,7 @@
 import torch
 
 from sparselth.ops.gpu.column_vector import find_column_vectors
+from sparselth.ops.gpu.halo_blocks import find_halo_blocks
 from sparselth.ops.gpu.unstructured import find_unstructured
 from sparselth.ops.lanes.layout import lanes
 
@@ -91,20 +92,23 @@ def gpu_samples():
         ],
         "unstructured_conv2d_grad_input": [(y, weight, mask, by_input, [4, 5], *conv)],
         "unstructured_conv2d_grad_weight": [(y, x, mask, by_output, *conv)],
-        **column_vector_samples(),
+        **tensor_core_samples(),
     }
 
 
-def column_vector_samples():
+def tensor_core_samples():
     x, weight, mask, bias, conv = (
         t if isinstance(t, tuple) else t.detach().half() if t.is_floating_point() else t
         for t in conv_arguments(torch.channels_last, groups=1)
     )
     by_output, by_input = find_column_vectors(mask, 8)
+    blocks = find_halo_blocks(mask)
     y = ops.column_vector_conv2d(x, weight, mask, bias, by_output, 8, *conv)
     return {
         "column_vector_conv2d": [(x, weight, mask, bias, by_output, 8, *conv)],
         "column_vector_conv2d_grad_input": [(y, weight, mask, by_input, 8, [4, 5], *conv)],
+        "halo_block_conv2d": [(x, weight, mask, bias, blocks.by_output, *conv)],
+        "halo_block_conv2d_grad_input": [(y, weight, mask, blocks.by_input, [4, 5], *conv)],
     }
 
 

@@ -40,6 +40,8 @@ _SHAPES: dict[str, dict[str, str]] = {
     "unstructured_conv2d_grad_weight": _GRAD_WEIGHT,
     "column_vector_conv2d": _FORWARD,
     "column_vector_conv2d_grad_input": _GRAD_INPUT,
+    "halo_block_conv2d": _FORWARD,
+    "halo_block_conv2d_grad_input": _GRAD_INPUT,
     "masked_linear": {"input": "N I", "weight": "O I", "mask": "O I", "bias": "O"},
     "masked_linear_grad_input": {"grad_output": "N O", "weight": "O I", "mask": "O I"},
     "masked_linear_grad_weight": {"grad_output": "N O", "input": "N I", "mask": "O I"},

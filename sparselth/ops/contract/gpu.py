@@ -33,6 +33,8 @@ SCHEMAS: dict[str, str] = {
     "column_vector_conv2d_grad_input": _GRAD_INPUT.replace(
         "Tensor plan,", "Tensor plan, int vector,"
     ),
+    "halo_block_conv2d": _FORWARD,
+    "halo_block_conv2d_grad_input": _GRAD_INPUT,
 }
 
 define(SCHEMAS)
@@ -118,6 +120,40 @@ def _(grad_output, weight, mask, plan, vector, input_hw, *conv):
     grad_output: dy (N, C_out, H_out, W_out), float16 or bfloat16, channels_last.
     weight, mask, vector: the forward's, and so are stride, padding, dilation and groups.
     plan: int32 (length,), `gpu.column_vector.find_column_vectors(mask, vector).by_input`.
+    input_hw: (H, W) of the input, two ints in pixels.
+    Returns dx (N, C_in, H, W), the dtype of grad_output, channels_last.
+    """
+    grad = _grad_input(grad_output, weight, mask, plan, input_hw, *conv)
+    return grad.contiguous(memory_format=torch.channels_last)
+
+
+@fake("halo_block_conv2d")
+def _(input, weight, mask, bias, plan, *conv):
+    """Convolve by blocks of 32 x 32 weights on tensor cores, each pixel fetched once for all taps.
+
+    A block is 32 neighboring outputs by as many neighboring inputs of one tap, listed where any of
+    its weights is kept; what the mask prunes inside it counts as zero. Any mask is served exactly.
+
+    input: (N, C_in, H, W), float16 or bfloat16, channels_last.
+    weight: (C_out, C_in, kH, kW), the input's dtype.  mask: bool, its shape; True keeps.
+    bias: (C_out,), the input's dtype, or None.
+    plan: int32 (length,), `gpu.halo_blocks.find_halo_blocks(mask).by_output`.
+    stride, padding, dilation: two ints each, in pixels.  groups: 1.
+    Returns y (N, C_out, H_out, W_out), the input's dtype, channels_last.
+    """
+    out = _forward(input, weight, mask, bias, plan, *conv)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+@fake("halo_block_conv2d_grad_input")
+def _(grad_output, weight, mask, plan, input_hw, *conv):
+    """Compute the gradient of `halo_block_conv2d` with respect to its input.
+
+    As `masked_conv2d_grad_input`, by the same blocks.
+
+    grad_output: dy (N, C_out, H_out, W_out), float16 or bfloat16, channels_last.
+    weight, mask: the forward's, and so are stride, padding, dilation and groups.
+    plan: int32 (length,), `gpu.halo_blocks.find_halo_blocks(mask).by_input`.
     input_hw: (H, W) of the input, two ints in pixels.
     Returns dx (N, C_in, H, W), the dtype of grad_output, channels_last.
     """

@@ -1,9 +1,11 @@
 """Masked convolutions on a GPU: kernels as objects of one protocol, and which serves a mask.
 
 kernel.py          what a kernel is to whoever chooses: `ConvKernel`
+rates.py           how fast each is expected to run, or was measured to
 blocks.py          the block-sparse kernels of `sparselth.kernels` (Triton, tensor cores)
 compaction.py      cuDNN on what remains where whole filters or channels are gone
 unstructured.py    CUDA C++: single weights, for scattered masks at high sparsity
+halo_blocks.py     CUDA C++: blocks of 32 x 32 on tensor cores, in 16 bits, each pixel fetched once
 column_vector.py   CUDA C++: vectors of 16 or 8 weights on tensor cores, in 16 bits
 candidates.py      the list of them, and the one that should take least time for a mask
 conv.py            the ops of the contract by whichever is chosen

@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from torch import Tensor
 
+from .. import derived
 from ..contract import ConvSettings
-from .kernel import RATE_OF_CUDNN, ConvKernel
+from .kernel import ConvKernel
+from .rates import slower_than_cudnn
 from .triton_support import why_missing
+
+# Under what a forward leaves its packed blocks with the weight, for the input gradient.
+_PACKED = "packed blocks"
 
 
 @cache
@@ -20,6 +26,12 @@ def launcher(op: str) -> Callable[..., Tensor]:
     op: a module of `sparselth.kernels`, whose function has its name.
     """
     return getattr(importlib.import_module(f"sparselth.kernels.{op}"), op)
+
+
+def pack(weight: Tensor, mask: Tensor, index: Any) -> Tensor:
+    """Return a weight's kept blocks as kernels read them, see `kernels/masked_conv2d.py`."""
+    kernels = importlib.import_module("sparselth.kernels.masked_conv2d")
+    return kernels.pack(weight, mask, index)
 
 
 class Blocks(ConvKernel):
@@ -33,10 +45,9 @@ class Blocks(ConvKernel):
 
     def __init__(self, mask: Tensor, groups: int) -> None:
         blocks = importlib.import_module("sparselth.kernels.blocks")
-        self.index = blocks.find_blocks(mask, groups)
-        self.relative_time = (
-            self.index.density * RATE_OF_CUDNN / blocks.EXPECTED_RATE[self.index.size]
-        )
+        costs = {size: slower_than_cudnn(f"{self.name}{size}") for size in blocks.SIZES}
+        self.index = blocks.cheapest_blocks(mask, groups, costs)
+        self.relative_time = self.index.density * costs[self.index.size]
 
     @classmethod
     def for_mask(cls, mask: Tensor, groups: int) -> Blocks | None:
@@ -45,17 +56,25 @@ class Blocks(ConvKernel):
 
     def forward(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
         """Return y, channels_last: a product per listed block and tile of output positions."""
-        return launcher("masked_conv2d")(input, weight, mask, bias, self.index, *conv[:3])
+        return self._forward(input, weight, mask, bias, conv)
 
     def forward_relu(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
         """Return max(y, 0), channels_last, computed before y is stored."""
+        return self._forward(input, weight, mask, bias, conv, relu=True)
+
+    def _forward(self, input, weight, mask, bias, conv, relu=False) -> Tensor:
+        packed = pack(weight, mask, self.index)
+        if not weight.is_inference():
+            derived.note(weight, _PACKED, (self, packed))
         run = launcher("masked_conv2d")
-        return run(input, weight, mask, bias, self.index, *conv[:3], relu=True)
+        return run(input, weight, mask, bias, self.index, *conv[:3], relu=relu, packed=packed)
 
     def grad_input(self, grad_output, weight, mask, input_hw, conv: ConvSettings) -> Tensor:
         """Return dx, channels_last: the same blocks, read by input channel."""
+        known = None if weight.is_inference() else derived.recall(weight, _PACKED)
+        packed = known[1] if known is not None and known[0] is self else None
         run = launcher("masked_conv2d_grad_input")
-        return run(grad_output, weight, mask, self.index, input_hw, *conv[:3])
+        return run(grad_output, weight, mask, self.index, input_hw, *conv[:3], packed=packed)
 
     def grad_weight(self, grad_output, input, mask, conv: ConvSettings) -> Tensor:
         """Return dw, contiguous: a product per listed block, stored where kept."""

@@ -7,6 +7,7 @@ cuDNN.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,12 +21,14 @@ from ..switches import forced
 from .blocks import Blocks
 from .column_vector import ColumnVector8, ColumnVector16
 from .compaction import Compacted
+from .halo_blocks import HaloBlocks
 from .kernel import DTYPES, ConvKernel
 from .unstructured import Unstructured
 
 KERNELS: tuple[type[ConvKernel], ...] = (
     Blocks,
     Compacted,
+    HaloBlocks,
     Unstructured,
     ColumnVector16,
     ColumnVector8,
@@ -91,6 +94,38 @@ class ConvCandidates:
         """The time that should be taken, as a share of dense cuDNN's."""
         kernel = self.choose()
         return 1.0 if kernel is None else kernel.relative_time
+
+
+class Rebuilt:
+    """Counts backwards that found nothing known of their mask, and warns of it, once.
+
+    The forward of a mask looks at it; whoever keeps saved tensors elsewhere until the backward
+    (`torch.autograd.graph.saved_tensors_hooks`, offloading) hands over another tensor then.
+    """
+
+    def __init__(self, most: int = 32) -> None:
+        self.most, self.count = most, 0
+
+    def note(self) -> None:
+        """Count one."""
+        self.count += 1
+        if self.count == self.most:
+            warnings.warn(
+                f"{self.most} backwards of masked convolutions looked at their masks anew, which "
+                "waits for the GPU: what saves tensors for the backward replaced them. Let it "
+                "leave bool tensors where they are",
+                stacklevel=2,
+            )
+
+
+_rebuilt = Rebuilt()
+
+
+def candidates_in_backward(mask: Tensor, groups: int) -> ConvCandidates:
+    """Return what `candidates_for` does, which the forward should have found."""
+    if not mask.is_inference() and derived.recall(mask, ("candidates", groups)) is None:
+        _rebuilt.note()
+    return candidates_for(mask, groups)
 
 
 def find_candidates(mask: Tensor, groups: int) -> ConvCandidates:

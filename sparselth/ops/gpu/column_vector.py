@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract import OPS, ConvSettings, output_size
-from .kernel import RATE_OF_CUDNN, ConvKernel
-from .unstructured import Unstructured
+from ..reference import masked_conv2d_grad_input, masked_conv2d_grad_weight
+from .kernel import ConvKernel, has_cuda_kernels
+from .rates import slower_than_cudnn
 
 # As in column_vector_conv2d.cu.
 _ROWS, _STEP, _COLUMNS, _PIXELS, _TILE_BYTES = 64, 16, 32, 32, 96 << 10
@@ -155,24 +156,23 @@ def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv: ConvSett
 
 
 class ColumnVector(ConvKernel):
-    """Vectors of weights on tensor cores; the weight's gradient by single weights."""
+    """Vectors of weights on tensor cores; gradients by cuDNN where they would be slower."""
 
     backend = "cuda"
     dtypes = (torch.float16, torch.bfloat16)
     length: ClassVar[int]
-    rate: ClassVar[float]
-    """Teraflops that it is expected to reach; what shared memory can feed is 474 and 237."""
 
-    def __init__(self, mask: Tensor, single: Unstructured) -> None:
-        self.single = single
-        forward_and_back = sum(densities(mask, self.length)) * RATE_OF_CUDNN / self.rate
-        self.relative_time = (forward_and_back + self.single.relative_time) / 3
+    def __init__(self, mask: Tensor) -> None:
+        slower = slower_than_cudnn(self.name)
+        forward, backward = (density * slower for density in densities(mask, self.length))
+        # Vectors of outputs are seldom vectors of inputs, too.
+        self.goes_back_by_vectors = backward < 1.0
+        self.relative_time = (forward + min(backward, 1.0) + 1.0) / 3
         self._index: ColumnVectorIndex | None = None
 
     @classmethod
     def for_mask(cls, mask: Tensor, groups: int) -> ColumnVector | None:
-        single = Unstructured.for_mask(mask, groups)
-        return cls(mask, single) if single is not None and groups == 1 else None
+        return cls(mask) if has_cuda_kernels() and groups == 1 else None
 
     def index(self, mask: Tensor) -> ColumnVectorIndex:
         """Return the vectors that cover the mask; found when they are wanted first."""
@@ -181,7 +181,7 @@ class ColumnVector(ConvKernel):
         return self._index
 
     def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
-        return all_passes_fit(shape, input_hw, conv) and self.single.fits(shape, input_hw, conv)
+        return all_passes_fit(shape, input_hw, conv)
 
     def forward(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
         """Return y, channels_last, from x in channels_last: converted if it is not."""
@@ -189,28 +189,30 @@ class ColumnVector(ConvKernel):
         return run(_channels_last(input), weight, mask, bias, index, self.length, *conv)
 
     def grad_input(self, grad_output, weight, mask, input_hw, conv: ConvSettings) -> Tensor:
-        """Return dx, channels_last, from dy in channels_last: converted if it is not."""
+        """Return dx: by vectors of inputs, channels_last, or by cuDNN where that is faster."""
+        if not self.goes_back_by_vectors:
+            return masked_conv2d_grad_input(grad_output, weight, mask, None, input_hw, *conv)
         index, run = self.index(mask).by_input, OPS.column_vector_conv2d_grad_input
         grad = _channels_last(grad_output)
         return run(grad, weight, mask, index, self.length, input_hw, *conv)
 
     def grad_weight(self, grad_output, input, mask, conv: ConvSettings) -> Tensor:
-        """Return dw, contiguous, by single weights: see `Unstructured.grad_weight`."""
-        return self.single.grad_weight(grad_output, input, mask, conv)
+        """Return dw, contiguous, by cuDNN, zero where pruned: the sparse ones are slower."""
+        return masked_conv2d_grad_weight(grad_output, input, mask, None, *conv)
 
 
 class ColumnVector16(ColumnVector):
     """By vectors of 16 weights."""
 
     name = "column_vector16"
-    length, rate = 16, 250.0
+    length = 16
 
 
 class ColumnVector8(ColumnVector):
     """By vectors of 8 weights."""
 
     name = "column_vector8"
-    length, rate = 8, 150.0
+    length = 8
 
 
 def _channels_last(x: Tensor) -> Tensor:

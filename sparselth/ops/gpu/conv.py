@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import reference
 from ..contract import memory_format
-from .candidates import candidates_for
+from .candidates import candidates_for, candidates_in_backward
 
 CONVOLUTIONS = (
     "masked_conv2d",
@@ -40,7 +40,7 @@ def masked_conv2d_relu(*arguments: Any) -> Tensor:
 
 def masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv: Any) -> Tensor:
     """Return dx in the layout of grad_output: see the op `masked_conv2d_grad_input`."""
-    kernel = candidates_for(mask, conv[3]).choose(grad_output.dtype, input_hw, conv)
+    kernel = candidates_in_backward(mask, conv[3]).choose(grad_output.dtype, input_hw, conv)
     if kernel is None:
         return reference.masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     grad = kernel.grad_input(grad_output, weight, mask, input_hw, conv)
@@ -49,7 +49,7 @@ def masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv: A
 
 def masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv: Any) -> Tensor:
     """Return dw, contiguous, 0 where pruned: see the op `masked_conv2d_grad_weight`."""
-    kernel = candidates_for(mask, conv[3]).choose(input.dtype, input.shape[2:], conv)
+    kernel = candidates_in_backward(mask, conv[3]).choose(input.dtype, input.shape[2:], conv)
     if kernel is None:
         return reference.masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)
     return kernel.grad_weight(grad_output, input, mask, conv)

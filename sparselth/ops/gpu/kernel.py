@@ -13,10 +13,6 @@ from torch import Tensor
 from ..contract import ConvSettings
 from ..libraries import has_kernel
 
-# Teraflops that cuDNN is expected to reach in 16 bits, beside which the kernels give their own
-# rates. Estimates for an H100, nothing measured: only the proportions matter.
-RATE_OF_CUDNN = 450.0
-
 # float64 has no tensor cores worth a kernel: the reference serves it.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

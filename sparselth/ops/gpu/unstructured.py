@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..contract import OPS, ConvSettings, output_size
-from .kernel import RATE_OF_CUDNN, ConvKernel, has_cuda_kernels
+from .kernel import ConvKernel, has_cuda_kernels
+from .rates import slower_than_cudnn
 
 # As in unstructured_tile.cuh.
 _SLOTS, _ROWS, _COLUMNS, _TILE_BYTES = 8, 64, 32, 72 << 10
@@ -101,13 +102,10 @@ class Unstructured(ConvKernel):
     name = "unstructured"
     backend = "cuda"
 
-    # Teraflops that it is expected to reach, beside `RATE_OF_CUDNN`.
-    RATE = 12.5
-
     def __init__(self, mask: Tensor, groups: int) -> None:
         self.groups = groups
         density = float(mask.count_nonzero()) / max(mask.numel(), 1)
-        self.relative_time = density * RATE_OF_CUDNN / self.RATE
+        self.relative_time = density * slower_than_cudnn(self.name)
         self._index: UnstructuredIndex | None = None
 
     @classmethod

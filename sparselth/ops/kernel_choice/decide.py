@@ -15,8 +15,7 @@ change of layout costs the additions and norms around the layer is not measured.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -24,28 +23,20 @@ import torch
 from torch import Tensor
 
 from ...checks import check_name
-from ...memory import return_freed_memory
 from .. import backends, libraries
-from ..contract import ConvSettings, output_size
-from ..gpu.candidates import candidates_for
 from ..gpu.kernel import DTYPES as GPU_DTYPES
 from ..lanes.convert import DTYPES, can_use_lanes, is_eager, is_plain_eager_cpu
 from ..lanes.tensor import in_lanes
-from ..patterns import classify
 from ..switches import choosing, mode
-from . import measure_cpu, measure_gpu
 from .measure_cpu import Timings
 
-MODES = ("measured", "fixed")
+MODES = ("measured", "graphed", "fixed")
 
 # A choice is in doubt where the rounds disagreed by this much, and its lead is not twice as large.
 NOISE = 0.1
 
 # Timing is noisy; and what is equally fast should stay what users know.
 MARGIN, ENTRY_MARGIN = 0.03, 0.2
-
-_CACHED = 1024
-_timings: OrderedDict[tuple, Timings] = OrderedDict()
 
 
 def checked_mode(name: str) -> str:
@@ -58,11 +49,12 @@ def use_choice(name: str) -> AbstractContextManager[None]:
     """Choose between sparse and dense by measuring, or by a fixed table, in the `with` block.
 
     Decorates a function as well.
-    name: "measured", which is fastest, or "fixed", which gives the same numbers, bit for bit, in
-    every run. Outside of any block, and in threads started inside one, the environment variable
-    SPARSELTH_CHOICE holds, or "measured". The fixed table also serves deterministic algorithms
-    (`torch.use_deterministic_algorithms`), compiled and traced programs, and linear layers on
-    a GPU.
+    name: "measured", which is fastest; "graphed", the same for steps that run as CUDA graphs, where
+    it does not count how long the host takes to launch kernels; or "fixed", which gives the same
+    numbers, bit for bit, in every run. Outside of any block, and in threads started inside one, the
+    environment variable SPARSELTH_CHOICE holds, or "measured". The fixed table also serves
+    deterministic algorithms (`torch.use_deterministic_algorithms`), and compiled and traced
+    programs.
 
     Raises SparselthError for an unknown name, at the call, before the block is entered.
     """
@@ -114,6 +106,12 @@ def decide(timings: Timings, wanted: Sequence[str], in_lanes: bool) -> Choice:
     dense_passes = frozenset(n for n, p in passes.items() if p.best < p.sparse)
     dense = sum(p.dense for p in passes.values())
     sparse = sum(p.best for p in passes.values())
+    if timings.host and mode() == "measured":
+        # Device and host work side by side: a layer takes as long as the slower of them.
+        host = {name: timings.host[name] for name in wanted}
+        dense = max(dense, sum(h.dense for h in host.values()))
+        mixed = (h.dense if name in dense_passes else h.sparse for name, h in host.items())
+        sparse = max(sparse, sum(mixed))
     c = timings.conversions
     # What crosses the border of the lanes, and its gradient, if any, the other way.
     differentiated = "grad_input" in passes
@@ -161,7 +159,7 @@ def measurable(op: str, x: Tensor) -> bool:
     """Say whether sparse and dense can be timed against each other for `x`."""
     if x.device.type == "cuda":
         return (
-            op == "masked_conv2d"
+            op in ("masked_conv2d", "masked_linear")
             and x.dtype in GPU_DTYPES
             and x.numel() > 0
             and is_eager(x)
@@ -177,7 +175,7 @@ def measurable(op: str, x: Tensor) -> bool:
 def measures(op: str, x: Tensor) -> bool:
     """Say whether the choice for `x` is made by measuring."""
     return (
-        mode() == "measured"
+        mode() in ("measured", "graphed")
         and not torch.compiler.is_compiling()
         and backends.forced() is None
         and not torch.are_deterministic_algorithms_enabled()
@@ -185,108 +183,6 @@ def measures(op: str, x: Tensor) -> bool:
     )
 
 
-# --- the cache --------------------------------------------------------------------------------
-
-
-def clear_choices() -> None:
-    """Forget every measured time.
-
-    Modules keep the choices they made; what is chosen from now on is measured anew. Takes and
-    returns nothing.
-    """
-    _timings.clear()
-
-
-def rounded(count: int) -> int:
-    """Round a batch up to a power of two: batches that share a choice."""
-    return 1 << (count - 1).bit_length()
-
-
 def needs_no_conversion(x: Tensor) -> bool:
     """Say whether sparse kernels take `x` as it arrives: in lanes, or on a GPU."""
     return x.device.type == "cuda" or in_lanes(x)
-
-
-def layout_of(x: Tensor) -> torch.memory_format:
-    """Return the layout that dense gets `x` in."""
-    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
-        return torch.contiguous_format
-    return torch.channels_last
-
-
-def conv_timings(
-    x: Tensor,
-    weight: Tensor,
-    mask: Tensor,
-    plan: Tensor | None,
-    conv: ConvSettings,
-    *,
-    anew: bool = False,
-) -> Timings | None:
-    """Return the timings of a convolution of `x`, measured unless known; None if it cannot be.
-
-    x: (N, C_in, H, W), of any layout.  weight, mask: (C_out, C_in / groups, kH, kW).  plan: the
-    mask's, or None.  conv: stride, padding and dilation in pairs, and groups. Times are in
-    milliseconds, known by sizes, dtype, layout, threads and the mask's density in steps of 5 %.
-    anew: measure also what is known.
-    """
-    if not (_alike(x, weight) and _fits(x.shape, weight, conv)):
-        return None  # the call itself will say what is wrong
-    if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return None  # nothing runs while a graph is captured
-    layout = layout_of(x)
-    size = (rounded(x.shape[0]), *x.shape[1:])
-    settings = (*map(tuple, conv[:3]), conv[3], layout)
-    on = (measure_gpu if x.device.type == "cuda" else measure_cpu).measure_conv
-    where: tuple = ()
-    if x.device.type == "cuda":
-        where = (x.device, round(candidates_for(mask, conv[3]).relative_time, 2))
-    key = ("masked_conv2d", size, *settings, *_key(weight, mask), *where)
-    return _cached(key, lambda: on(x.shape, weight, mask, plan, conv, layout=layout), anew)
-
-
-def linear_timings(
-    x: Tensor, weight: Tensor, mask: Tensor, plan: Tensor | None, *, anew: bool = False
-) -> Timings | None:
-    """Return the timings of a linear layer, measured unless known; None if it cannot be.
-
-    x: (..., C_in), on the CPU.  weight, mask: (C_out, C_in).  plan: the mask's, or None.
-    anew: measure also what is known.
-    """
-    if not _alike(x, weight) or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        return None
-    rows = x.numel() // weight.shape[1]
-    key = ("masked_linear", rounded(rows), *_key(weight, mask))
-    return _cached(key, lambda: measure_cpu.measure_linear(rows, weight, mask, plan), anew)
-
-
-def _cached(key: tuple, measured: Callable[[], Timings], anew: bool) -> Timings:
-    timings = None if anew else _timings.get(key)
-    if timings is None:
-        timings = _timings[key] = measured()
-        # What the contestants used lies in the heap, in pieces, below what the training allocates.
-        return_freed_memory()
-        if len(_timings) > _CACHED:
-            _timings.popitem(last=False)
-    return timings
-
-
-def _key(weight: Tensor, mask: Tensor) -> tuple:
-    kept = int(mask.count_nonzero())
-    # Steps of 5 %: finer ones make no difference in time.
-    bucket = round(math.log(kept) / math.log(1.05)) if kept else -1
-    threads = torch.get_num_threads()
-    return (tuple(weight.shape), weight.dtype, threads, bucket, classify(mask))
-
-
-def _alike(x: Tensor, weight: Tensor) -> bool:
-    plain = type(weight) in (Tensor, torch.nn.Parameter)
-    return plain and x.dtype == weight.dtype and x.device == weight.device
-
-
-def _fits(shape: Sequence[int], weight: Tensor, conv: ConvSettings) -> bool:
-    stride, padding, dilation, groups = conv
-    return shape[1] == weight.shape[1] * groups and all(
-        output_size(shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) > 0
-        for i in range(2)
-    )

@@ -72,10 +72,14 @@ class Conversions:
 
 @dataclass(frozen=True)
 class Timings:
-    """What was measured of one layer: a timing for each of `PASSES`, and the conversions."""
+    """What was measured of one layer: a timing for each of `PASSES`, and the conversions.
+
+    host: on a GPU, for each pass the time in which the host launches it; elsewhere nothing.
+    """
 
     passes: dict[str, PassTiming]
     conversions: Conversions = field(default_factory=Conversions)
+    host: dict[str, PassTiming] = field(default_factory=dict)
 
 
 class Race(NamedTuple):
@@ -151,7 +155,7 @@ def measure_conv(
     grad = _random(_output_shape(x_shape, weight, conv), weight.dtype)
     grad = grad.contiguous(memory_format=layout)
     x_blocks, grad_blocks = _to_lanes(x), _to_lanes(grad)
-    applied = _applied(weight, mask)
+    applied = applied_by_bits(weight, mask)
     masked, wide, h = applied(weight), weight.to(compute_dtype(weight.dtype)), halo(weight.dtype)
     around, conversions = _conversions(x, grad, x_blocks, grad_blocks, weight, mask)
     contestants: dict[str, tuple[_Run, _Run]] = {
@@ -189,7 +193,7 @@ def measure_linear(rows: int, weight: Tensor, mask: Tensor, plan: Tensor | None)
     wide = weight.to(compute_dtype(weight.dtype))
     x = _random((rows, weight.shape[1]), weight.dtype)
     grad = _random((rows, weight.shape[0]), weight.dtype)
-    applied = _applied(weight, mask)
+    applied = applied_by_bits(weight, mask)
     masked = applied(weight)
     contestants: dict[str, tuple[_Run, _Run]] = {
         "forward": (
@@ -209,7 +213,7 @@ def measure_linear(rows: int, weight: Tensor, mask: Tensor, plan: Tensor | None)
     return Timings(_timed(contestants, dict.fromkeys(PASSES, masking)))
 
 
-def _applied(weight: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
+def applied_by_bits(weight: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
     """Return what dense layers apply the mask with; nothing where it keeps everything."""
     if mask.all():
         return lambda values: values

@@ -33,3 +33,15 @@ def column_vector_conv2d_grad_input(grad_output, weight, mask, plan, vector, inp
     """Return dx of `masked_conv2d_grad_input`, channels_last."""
     grad = masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     return grad.contiguous(memory_format=torch.channels_last)
+
+
+def halo_block_conv2d(input, weight, mask, bias, plan, *conv):
+    """Return y of `masked_conv2d`, channels_last."""
+    out = masked_conv2d(input, weight, mask, bias, plan, *conv)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def halo_block_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv):
+    """Return dx of `masked_conv2d_grad_input`, channels_last."""
+    grad = masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
+    return grad.contiguous(memory_format=torch.channels_last)

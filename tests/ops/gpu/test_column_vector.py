@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from support.strategies import conv_cases
 
+from sparselth.ops import reference
+from sparselth.ops.gpu import column_vector
 from sparselth.ops.gpu.column_vector import LENGTHS, all_passes_fit, densities, find_column_vectors
 
 
@@ -80,3 +82,30 @@ def test_neighbors_in_a_k_step_are_of_different_banks():
 def test_what_fits_into_shared_memory(kernel, stride, dilation, there):
     conv = ([stride] * 2, [kernel // 2 * dilation] * 2, [dilation] * 2, 1)
     assert all_passes_fit((64, 64, kernel, kernel), (56, 56), conv) == there
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_gradients_are_dense_where_vectors_would_be_slower(length, monkeypatch):
+    monkeypatch.setattr(column_vector, "has_cuda_kernels", lambda: True)
+    kind = {16: column_vector.ColumnVector16, 8: column_vector.ColumnVector8}[length]
+    torch.manual_seed(0)
+    mask = (torch.rand(64 // length, 64, 3, 3) < 0.02).repeat_interleave(length, 0)
+    outward = kind.for_mask(mask, 1)
+    both = kind.for_mask(mask & (torch.rand(1, 4, 1, 1) < 0.2).repeat_interleave(16, 1), 1)
+    assert not outward.goes_back_by_vectors
+    assert both.goes_back_by_vectors
+    assert both.relative_time < outward.relative_time < 1
+    x, weight = torch.randn(2, 64, 5, 5).bfloat16(), torch.randn(64, 64, 3, 3).bfloat16()
+    conv = ([1, 1], [1, 1], [1, 1], 1)
+    grad = torch.randn(2, 64, 5, 5).bfloat16()
+    for got, want in (
+        (
+            outward.grad_input(grad, weight, mask, [5, 5], conv),
+            reference.masked_conv2d_grad_input(grad, weight, mask, None, [5, 5], *conv),
+        ),
+        (
+            outward.grad_weight(grad, x, mask, conv),
+            reference.masked_conv2d_grad_weight(grad, x, mask, None, *conv),
+        ),
+    ):
+        assert torch.equal(got, want)

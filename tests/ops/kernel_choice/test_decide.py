@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 import sparselth as sl
-from sparselth.ops.kernel_choice import decide, measure_cpu
+from sparselth.ops.kernel_choice import decide
 from sparselth.ops.kernel_choice.measure_cpu import PASSES, Conversions, PassTiming, Timings
 
 CONV = ((1, 1), (1, 1), (1, 1), 1)
@@ -53,6 +54,34 @@ def test_conversions_are_charged_to_who_crosses_the_border(wanted, plain, arrivi
     assert made.dense_ms == 50.0 * len(wanted) + arriving
 
 
+@pytest.mark.parametrize(
+    ("mode", "host", "sparse_wins"),
+    [
+        ("measured", (3.0, 1.0), False),  # the device waits for the host
+        ("measured", (0.9, 1.0), True),
+        ("measured", (3.0, 4.0), True),
+        ("graphed", (3.0, 1.0), True),  # nobody waits for it
+    ],
+)
+def test_the_host_counts_where_it_is_the_slower_one(mode, host, sparse_wins):
+    times = timings(1.0, 2.0)
+    times = replace(times, host={name: PassTiming(*host) for name in PASSES})
+    with sl.use_choice(mode):
+        made = decide.decide(times, PASSES, in_lanes=True)
+    assert made.sparse is sparse_wins
+    slower = (max(1.0, host[0]), max(2.0, host[1])) if mode == "measured" else (1.0, 2.0)
+    assert (made.sparse_ms, made.dense_ms) == pytest.approx([3 * ms for ms in slower])
+
+
+def test_a_dense_pass_of_a_sparse_layer_is_launched_like_one():
+    times = timings((1.0, 1.0, 9.0), (9.0, 9.0, 2.0))
+    host = {name: PassTiming(4.0, 1.0) for name in PASSES}
+    with sl.use_choice("measured"):
+        made = decide.decide(replace(times, host=host), PASSES, in_lanes=True)
+    assert made.dense_passes == {"grad_weight"}
+    assert made.sparse_ms == pytest.approx(4.0 + 4.0 + 1.0)
+
+
 def test_a_lone_sparse_layer_that_conversions_eat_up_is_dense():
     times = timings(9.0, 10.0, around=2.0, convert=1.0)
     assert not decide.decide(times, PASSES, in_lanes=False).sparse
@@ -91,7 +120,9 @@ def test_the_mode_nests_and_is_restored():
             raise RuntimeError
         assert decide.mode() == "measured"
     assert decide.mode() == "fixed"
-    with pytest.raises(ValueError, match="unknown choice 'fastest'; known: fixed, measured"):
+    with pytest.raises(
+        ValueError, match="unknown choice 'fastest'; known: fixed, graphed, measured"
+    ):
         sl.use_choice("fastest")
 
 
@@ -100,7 +131,7 @@ def test_the_mode_nests_and_is_restored():
     [
         ("", "measured"),
         ("fixed", "fixed"),
-        ("fast", "variable SPARSELTH_CHOICE holds 'fast'; known: measured, fixed"),
+        ("fast", "variable SPARSELTH_CHOICE holds 'fast'; known: measured, graphed, fixed"),
         ("fixed,measured", "SPARSELTH_CHOICE holds 'fixed,measured'"),
     ],
 )
@@ -142,86 +173,3 @@ def test_nothing_is_measured_without_kernels(monkeypatch):
     with sl.use_choice("measured"):
         assert not decide.measures("masked_conv2d", torch.randn(2, 3, 5, 5))
         assert not decide.measures("masked_linear", torch.randn(2, 3))
-
-
-# --- the cache --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Count measurements; each takes no time and says that sparse wins."""
-    calls = []
-
-    def fake(*args, **kwargs):
-        calls.append(args)
-        return timings(1.0, 2.0)
-
-    monkeypatch.setattr(measure_cpu, "measure_conv", fake)
-    monkeypatch.setattr(measure_cpu, "measure_linear", fake)
-    decide.clear_choices()
-    yield calls
-    decide.clear_choices()
-
-
-def conv_times(x, mask, conv=CONV):
-    weight = torch.zeros(mask.shape, dtype=x.dtype)
-    return decide.conv_timings(x, weight, mask, None, conv)
-
-
-def first(kept, shape=(8, 8, 3, 3)):
-    """Return a mask that keeps the first weights."""
-    return (torch.arange(torch.Size(shape).numel()) < kept).view(shape)
-
-
-def test_what_is_alike_is_measured_once(counted):
-    x = torch.randn(6, 8, 5, 5)
-    conv_times(x, first(301))
-    conv_times(torch.randn(8, 8, 5, 5), first(301))  # the batch is rounded up
-    conv_times(x, first(303))  # and the density to steps
-    assert len(counted) == 1
-    decide.clear_choices()
-    conv_times(x, first(301))
-    assert len(counted) == 2
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_what_differs_is_measured_anew(counted):
-    x = torch.randn(8, 8, 5, 5)
-    conv_times(x, first(301))
-    conv_times(torch.randn(9, 8, 5, 5), first(301))
-    conv_times(torch.randn(8, 8, 6, 5), first(301))
-    conv_times(x.double(), first(301))
-    conv_times(x, first(150))
-    conv_times(x, first(0))
-    conv_times(x, first(288))  # whole filters
-    conv_times(x, first(301), ((2, 2), *CONV[1:]))
-    conv_times(x.contiguous(memory_format=torch.channels_last), first(301))
-    assert len(counted) == 9
-    torch.set_num_threads(2)
-    conv_times(x, first(301))
-    assert len(counted) == 10
-
-
-def test_linear_is_cached_by_rows(counted):
-    weight, mask = torch.zeros(8, 8), first(20, (8, 8))
-    for shape in ((6, 8), (8, 8), (2, 3, 8), (9, 8)):
-        decide.linear_timings(torch.randn(shape), weight, mask, None)
-    assert len(counted) == 2
-
-
-def test_what_does_not_fit_is_not_measured(counted):
-    assert conv_times(torch.randn(2, 5, 5, 5), first(9)) is None
-    assert conv_times(torch.randn(2, 8, 1, 1), first(9), ((1, 1), (0, 0), (1, 1), 1)) is None
-    assert (
-        decide.linear_timings(torch.randn(2, 3), torch.zeros(8, 8), first(9, (8, 8)), None) is None
-    )
-    double = torch.zeros(8, 8, dtype=torch.float64)
-    assert decide.linear_timings(torch.randn(2, 8), double, first(9, (8, 8)), None) is None
-    assert not counted
-
-
-def test_the_cache_is_bounded(counted, monkeypatch):
-    monkeypatch.setattr(decide, "_CACHED", 3)
-    for height in range(3, 9):
-        conv_times(torch.randn(1, 8, height, 3), first(9))
-    assert len(decide._timings) == 3

@@ -60,7 +60,7 @@ def test_text_becomes_settings():
         ({"generators": ["magnitude-"]}, "take -shuffled or -inverted"),
         ({"protocols": ["rewound"]}, "rewind, scratch-b"),
         ({"allocation": "even"}, "known: erk, global, lamp, uniform"),
-        ({"choice": "fastest"}, "fixed, measured"),
+        ({"choice": "fastest"}, "fixed, graphed, measured"),
         ({"imp_reset": "theta_T"}, "none, theta_0, theta_k"),
         ({"imp_rate": 0.0}, "imp_rate is 0.0"),
         ({"imp_rate": 1.0}, "imp_rate is 1.0"),

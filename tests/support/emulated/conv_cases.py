@@ -1,5 +1,5 @@
-"""Random convolutions for the emulated kernels of single weights and of vectors, and the oracle's
-answers.
+"""Random convolutions for the emulated kernels of single weights, vectors and blocks, and the
+oracle's answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparselth.ops.gpu import column_vector, unstructured
+from sparselth.ops.gpu import column_vector, halo_blocks, unstructured
 from sparselth.ops.reference import gpu
 
 ENTRIES = (
@@ -21,9 +21,10 @@ ENTRIES = (
     "unstructured_conv2d_grad_weight",
 )
 VECTORS = ("column_vector_conv2d", "column_vector_conv2d_grad_input")
+BLOCKS = ("halo_block_conv2d", "halo_block_conv2d_grad_input")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HALVES = DTYPES[1:]
-OPS = (*ENTRIES, *VECTORS)
+OPS = (*ENTRIES, *VECTORS, *BLOCKS)
 SEEDS = range(64)
 
 
@@ -47,7 +48,10 @@ class Case:
     label: str
 
     def encode(self) -> bytes:
-        place = ENTRIES.index(self.op) if self.op in ENTRIES else self._place_by_vectors()
+        if self.op in VECTORS:
+            place = self._place_by_vectors()
+        else:
+            place = (ENTRIES if self.op in ENTRIES else BLOCKS).index(self.op)
         head = (place, DTYPES.index(self.dtype), self.seed, self.has_bias)
         plan, *arrays = self.arrays
         parts = [struct.pack("20q", *head, *self.shapes, plan.numel()), _raw(plan)]
@@ -79,24 +83,27 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
 
     Every eighth has planes so large that a lane holds eight pixels, every eighth more columns than
     are in shared memory at a time, every eighth more rows than a block has, every eighth both.
-    Vectors have no groups, and half of the time whole quads of channels; eight cases have those of
-    16 weights, eight those of 8, and so on.
+    On tensor cores there are no groups, and half of the time whole segments of channels; eight
+    cases have vectors of 16 weights, eight those of 8, and so on.
     """
     g = torch.Generator().manual_seed(seed)
-    by_vectors = op in VECTORS
+    by_vectors, by_blocks = op in VECTORS, op in BLOCKS
+    on_tensor_cores, segment = by_vectors or by_blocks, 4 if by_vectors else 8
 
     def integer(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (1,), generator=g))
 
     while True:
-        groups = 1 if by_vectors else (1, 1, 1, 2, 3)[integer(0, 4)]
+        groups = 1 if on_tensor_cores else (1, 1, 1, 2, 3)[integer(0, 4)]
         outs, ins = integer(1, 5), integer(1, 5)
         if seed % 8 in (2, 5):
             ins = integer(30, 70)
         if seed % 8 in (4, 5):
             outs = integer(60, 70)
-        if by_vectors and integer(0, 1):
-            outs, ins = -(-outs // 4) * 4, -(-ins // 4) * 4
+        if on_tensor_cores and integer(0, 1):
+            outs, ins = -(-outs // segment) * segment, -(-ins // segment) * segment
+        if by_blocks and seed % 16 == 4:
+            outs = integer(130, 140)  # more than a thread block has
         kernel = (integer(1, 3), integer(1, 3))
         height, width = integer(1, 7), integer(1, 9)
         if seed % 8 == 6:
@@ -107,32 +114,36 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         there = height + 2 * padding[0] >= reach[0] and width + 2 * padding[1] >= reach[1]
         conv = (stride, padding, dilation, groups)
         shape = (outs * groups, ins, *kernel)
-        all_passes_fit = column_vector.all_passes_fit if by_vectors else unstructured.all_passes_fit
-        if there and all_passes_fit(shape, (height, width), conv):
+        kernels = column_vector if by_vectors else halo_blocks if by_blocks else unstructured
+        if there and kernels.all_passes_fit(shape, (height, width), conv):
             break
     batch = integer(1, 5) if seed % 8 != 6 else 1
     batch += 8 * (by_vectors and seed % 8 == 1)
-    layout = torch.channels_last if by_vectors else torch.contiguous_format
+    layout = torch.channels_last if on_tensor_cores else torch.contiguous_format
     x = torch.randn(batch, ins * groups, height, width, generator=g).to(dtype)
     x = x.contiguous(memory_format=layout)
     weight = torch.randn(shape, generator=g).to(dtype)
     density = (0.02, 0.1, 0.5, 1.0, 0.0)[integer(0, 4)]
     mask = torch.rand(weight.shape, generator=g) < density
     if seed % 8 == 5:  # not every group has something in every stretch of columns
-        for first in range(0, len(mask), 16):
+        rows = 32 if by_blocks else 16
+        for first in range(0, len(mask), rows):
             pruned = 32 * integer(0, 1)
-            mask[first : first + 16, pruned : pruned + 32] = False
+            mask[first : first + rows, pruned : pruned + 32] = False
     bias = torch.randn(outs * groups, generator=g).to(dtype) if integer(0, 1) else None
     y = gpu.unstructured_conv2d(x.float(), weight.float(), mask, None, None, *conv)
     grad = torch.randn(y.shape, generator=g).to(dtype).contiguous(memory_format=layout)
     weight.masked_fill_(~mask, torch.nan)  # a pruned weight does not multiply
     length = [column_vector.LENGTHS[seed // 8 % 2]] if by_vectors else []
+    plans: Any
     if by_vectors:
         plans = column_vector.find_column_vectors(mask, *length)
+    elif by_blocks:
+        plans = halo_blocks.find_halo_blocks(mask)
     else:
         plans = unstructured.find_unstructured(mask, groups)
     plan = plans.by_input if op.endswith("grad_input") else plans.by_output
-    weights = [weight, mask] if by_vectors else [weight]
+    weights = [weight, mask] if on_tensor_cores else [weight]
     arguments: tuple[Any, ...]
     if op.endswith("grad_weight"):
         x.masked_fill_(torch.rand(x.shape, generator=g) < 0.004 * (seed % 3 == 0), torch.inf)
@@ -172,7 +183,7 @@ def mismatches(cases: list[Case], output: bytes) -> list[str]:
     wrong, position = [], 0
     for case in cases:
         want = case.oracle()
-        if case.op in VECTORS:
+        if case.op in (*VECTORS, *BLOCKS):
             want = want.permute(0, 2, 3, 1)  # as it lies in memory
         size = want.numel() * case.dtype.itemsize
         chunk = bytearray(output[position : position + size])

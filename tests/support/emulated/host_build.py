@@ -69,7 +69,15 @@ def build(
             raise ValueError(f"mutant {mutant.name}: its text must occur once in {mutant.file}")
         files[mutant.file] = files[mutant.file].replace(mutant.old, mutant.new)
     files = {name: for_the_host(text) for name, text in files.items()}
-    for name in (driver, "emulation.h", "fiber.h", "reading.h", "conv_head.h", "tensor_core.h"):
+    for name in (
+        driver,
+        "emulation.h",
+        "fiber.h",
+        "reading.h",
+        "conv_head.h",
+        "tensor_core.h",
+        "async_copy.h",
+    ):
         files[name] = for_the_host((HERE / name).read_text())
     command = [str(compiler()), *FLAGS, *flags]
     key = hashlib.sha256(repr((files, command)).encode()).hexdigest()[:16]

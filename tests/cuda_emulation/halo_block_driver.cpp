@@ -1,0 +1,48 @@
+// Reads convolutions from stdin, runs the kernel of blocks of weights, writes the results.
+//
+// A case, as conv_cases.py encodes it: what read_head reads; int64 length of the plan and the
+// plan; then input, weight, mask and bias, activations in channels_last, weight and mask
+// contiguous.
+#include "conv_head.h"
+#include "halo_block_conv2d.cu"
+
+namespace {
+
+using namespace sparselth;
+using namespace sparselth::cuda;
+
+template <class T>
+void run(const Head& head) {
+  const auto& [op, dtype, has_bias, g] = head;
+  const bool forward = op == 0;
+  const int64_t inputs = head.inputs(), outputs = head.outputs(), weights = head.weights();
+  const int64_t rows = forward ? g.c_out : g.c_in;
+  HaloTile tile;
+  if (!cut_into_halo_tiles(forward ? forward_pass(g) : backward_pass(g), tile))
+    emulation::fail("does not fit");
+  const int64_t length = read_word();
+  const Array words = read(length, 4);
+  const HaloPlan plan =
+      read_halo_plan(static_cast<const int32_t*>(words.data()), length, rows, tile.columns);
+  if (plan.blocks < 0) emulation::fail("the plan's length is wrong");
+  const Array input = read(forward ? inputs : outputs, sizeof(T));
+  const Array weight = read(weights, sizeof(T)), mask = read(weights, 1);
+  const Array bias = read(has_bias ? rows : 0, sizeof(T));
+  const Array result(forward ? outputs : inputs, sizeof(T)), packed(plan.blocks, kPackedBytes);
+  const int64_t taps = g.taps(), out = g.c_in * taps;
+  const BlockStrides strides =
+      forward ? BlockStrides{out, taps, 1, 0} : BlockStrides{taps, out, -1, taps - 1};
+  queue_convolve_halo_blocks<T>(tile, plan, input.data(), weight.data(), mask.data(), strides,
+                                strides, has_bias ? bias.data() : nullptr, int32_t(rows),
+                                packed.data(), result.data(), nullptr);
+  result.write();
+}
+
+}  // namespace
+
+int main() {
+  for (int64_t left = read_word(); left > 0; --left) {
+    const Head head = read_head();
+    head.dtype == 1 ? run<__half>(head) : run<__nv_bfloat16>(head);
+  }
+}
