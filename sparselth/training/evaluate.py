@@ -14,14 +14,15 @@ from ..data import BatchSource
 from ..data.given import beyond, check_labels
 from ..errors import SparselthError
 from .distributed import World
-from .logits import logits_of
+from .logits import laid_out, logits_of
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: BatchSource, world: World | None = None) -> float:
     """Return the test accuracy in percent, NaN without test data; the model's mode is left.
 
-    model: returns logits (N, classes); evaluated in eval mode, without gradients.
+    model: returns logits (N, classes); evaluated in eval mode, without gradients, within the
+    autocast of the caller, on a GPU on images in channels_last.
     batches: of `sparselth.data.batches_of`; all of their test data is seen.
     world: the processes among which the batches are dealt, when there are several.
 
@@ -40,7 +41,7 @@ def evaluate(model: nn.Module, batches: BatchSource, world: World | None = None)
     classes = 0
     with _evaluating(model):
         for x, labels in batches.test():
-            logits = logits_of(model, x, "test")
+            logits = logits_of(model, laid_out(x), "test")
             correct += (logits.argmax(1) == labels).sum()
             seen += len(labels)
             # Looked at when all is done: each look would wait for a GPU.
@@ -61,7 +62,7 @@ def rehearse(model: nn.Module, batches: BatchSource) -> None:
     """
     with _evaluating(model):
         for x, labels in batches.test():
-            classes = logits_of(model, x, "test").shape[1]
+            classes = logits_of(model, laid_out(x), "test").shape[1]
             batches.check_labels(classes)
             check_labels(labels, classes, "test")  # of an iterable that the line above left
             return

@@ -11,6 +11,12 @@ from ..checks import called
 from ..errors import SparselthError
 
 
+def laid_out(x: Tensor) -> Tensor:
+    """Return x in the layout that models are trained in: images on a GPU in channels_last."""
+    images = x.device.type == "cuda" and x.dim() == 4
+    return x.contiguous(memory_format=torch.channels_last) if images else x
+
+
 def logits_of(model: nn.Module, x: Tensor, what: str) -> Tensor:
     """Call the model, and require logits, a tensor (N, classes).
 

@@ -164,7 +164,7 @@ class _Trainer:
         in_progress = restore(self.folder, parts) if self.folder else None
         history = parts.history
         if self.tests and len(history) < self.recipe.epochs:
-            with self._own_random_state(), use_choice(self.recipe.choice):
+            with self._own_random_state(), self._choosing(), parts.step.autocast():
                 rehearse(parts.model, self.batches)
         started: list[Callback] = []
         try:
@@ -172,7 +172,7 @@ class _Trainer:
                 started.append(callback)
                 callback.train_begin(parts.model, self.recipe, history)
             for epoch in range(len(history), self.recipe.epochs):
-                with use_choice(self.recipe.choice):
+                with self._choosing():
                     history.records.append(self._epoch(epoch, in_progress))
                 in_progress = None
                 if self.folder:
@@ -206,9 +206,14 @@ class _Trainer:
             parts.regularizer.end_epoch(epoch + 1)
         record = tally.record(epoch, learning_rate, self.world)
         if recipe.evaluates(epoch):
-            accuracy = evaluate(parts.model, self.batches, self.world)
+            with parts.step.autocast():
+                accuracy = evaluate(parts.model, self.batches, self.world)
             record = dataclasses.replace(record, test_accuracy=accuracy)
         return record
+
+    def _choosing(self) -> AbstractContextManager[None]:
+        graphed = self.recipe.step == "graph" and self.recipe.choice == "measured"
+        return use_choice("graphed" if graphed else self.recipe.choice)
 
     def _own_random_state(self) -> AbstractContextManager[None]:
         """Leave the caller's state as it was.

@@ -37,7 +37,7 @@ class Recipe:
     not the weights that training begins with.
     choice: how sparse and dense kernels are chosen between. "fixed" trains to the same numbers in
     every run, bit for bit, also when stopped and resumed; "measured" is faster and rounds as the
-    measurements fall out. See `sparselth.use_choice`.
+    measurements fall out, "graphed" with step="graph". See `sparselth.use_choice`.
     optimizer: "sgd" or "adamw", those of `sparselth.optim`.
     precision: what the forward computes in, by autocast: "fp32", "bf16" or "fp16", which scales the
     loss, and leaves out updates whose gradients overflow.

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data.given import IGNORED, check_labels
 from ..errors import SparselthError
-from .logits import logits_of
+from .logits import laid_out, logits_of
 from .recipe import Recipe
 
 Result = tuple[Tensor, Tensor]
@@ -74,8 +74,7 @@ class TrainingStep:
             self._run = _Graphed(self._update, optimizer)
 
     def __call__(self, x: Tensor, labels: Tensor, images: int) -> Result:
-        if self.device.type == "cuda" and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = laid_out(x)
         if self._unchecked and self.recipe.step == "compile":
             self._try(x, labels)  # a compiled program cannot look at labels
         return self._run(x, labels, images)
@@ -85,7 +84,7 @@ class TrainingStep:
         training = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
-            with torch.random.fork_rng(), self._autocast():
+            with torch.random.fork_rng(), self.autocast():
                 self._check(logits_of(self.model, x, "data"), labels)
         finally:
             for module, was in training.items():
@@ -119,7 +118,8 @@ class TrainingStep:
         loss = F.cross_entropy(logits, labels)
         return loss, (logits.detach().argmax(1) == labels).sum()
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that forwards are computed in, in the recipe's precision."""
         dtype = _DTYPES.get(self.recipe.precision)
         if dtype is None:
             return nullcontext()
@@ -135,7 +135,7 @@ class TrainingStep:
         for i, part in enumerate(parts):
             share = len(part[0]) / images
             with self._gathering_later(i + 1 < len(parts)):
-                with self._autocast():
+                with self.autocast():
                     loss, correct = self._forward(*part)
                 self._backward(loss, share)
             results.append((loss.detach().float() * (len(part[0]) / len(x)), correct))
