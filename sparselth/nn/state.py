@@ -222,7 +222,7 @@ class MaskState:
     def cut(self, grad: Tensor, mask: Tensor) -> Tensor:
         """Return a gradient with zeros off `mask`, by bits if it is its own."""
         alike = type(grad) is Tensor and grad.dtype == self.parameter.dtype
-        known = mask is self.mask and self._watch.knows(mask)
+        known = mask is self.mask and not self.is_fake and self._watch.knows(mask)
         if alike and known and can_apply_bits(self.parameter) and not transformed(grad):
             return ApplyBits.apply(grad, self.laid_out.bits(self.parameter))
         return reference.apply_mask(grad, mask)

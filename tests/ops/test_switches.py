@@ -16,12 +16,12 @@ from sparselth.ops import switches
 from sparselth.ops.autograd import linear, registry
 from sparselth.ops.kernel_choice import decide
 
-_OTHER_CHOICE = [name for name in decide.MODES if name != decide.mode()]
+_OTHER_CHOICE = next(name for name in decide.MODES if name != decide.mode())
 BOTH = pytest.mark.parametrize(
     ("use", "name", "read", "outside"),
     [
         (sl.use_backend, "reference", switches.forced, None),
-        (sl.use_choice, *_OTHER_CHOICE, decide.mode, decide.mode()),
+        (sl.use_choice, _OTHER_CHOICE, decide.mode, decide.mode()),
     ],
     ids=["use_backend", "use_choice"],
 )
