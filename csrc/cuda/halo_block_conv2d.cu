@@ -181,10 +181,9 @@ __device__ void load_halo_tile(const HaloTile& t, const int32_t* origin, int32_t
       continue;
     }
     uint32_t pairs[4] = {};
-    if (there) {
-      const int32_t count = t.columns - first < 8 ? t.columns - first : 8;
-      for (int32_t c = 0; c < count; ++c) pairs[c / 2] |= bits_of(values[c]) << c % 2 * 16;
-    }
+#pragma unroll
+    for (int c = 0; c < 8; ++c)
+      if (there && first + c < t.columns) pairs[c / 2] |= bits_of(values[c]) << c % 2 * 16;
     *to = {pairs[0], pairs[1], pairs[2], pairs[3]};
   }
 }
