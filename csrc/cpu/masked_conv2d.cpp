@@ -34,8 +34,9 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const Tensor& ma
       checked_forward(op, input, weight, mask, bias, stride, padding, dilation, groups);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_output);
   const int64_t halo = forward_halo(g);
-  const Plan p = holder.plan_for(weight);
-  const Tensor y = conv_forward(g, in_lanes(input, halo), halo, as_read(widened(weight), p),
+  const Tensor w = widened(weight);
+  const Plan p = holder.plan_for(w);
+  const Tensor y = conv_forward(g, in_lanes(input, halo), halo, as_read(w, p),
                                 bias ? std::optional(dense(*bias)) : std::nullopt, p);
   return as_images(y, g.batch, input);
 }
@@ -49,9 +50,9 @@ Tensor masked_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
                                             padding, dilation, groups);
   const PlanHolder holder(op, plan, mask, g.taps(), groups, PlanHalf::by_input);
   const int64_t halo = grad_input_halo(g);
-  const Plan p = holder.plan_for(weight);
-  const Tensor dx =
-      conv_grad_input(g, in_lanes(grad_output, halo), halo, as_read(widened(weight), p), p);
+  const Tensor w = widened(weight);
+  const Plan p = holder.plan_for(w);
+  const Tensor dx = conv_grad_input(g, in_lanes(grad_output, halo), halo, as_read(w, p), p);
   return as_images(dx, g.batch, grad_output);
 }
 

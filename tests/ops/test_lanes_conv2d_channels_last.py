@@ -59,6 +59,21 @@ def test_every_pass_gives_the_same_bits(case, dtype):
     assert dw.is_contiguous(memory_format=layout)
 
 
+@given(conv_cases(batches=(1, 5)), st.sampled_from(FLOATS))
+@settings(max_examples=60)
+def test_ordinary_images_give_the_same_bits(case, dtype):
+    x, weight, mask, bias = case.tensors()
+    x, weight = x.to(dtype), weight.to(dtype).contiguous()
+    bias = None if bias is None else bias.to(dtype)
+    plan = conv_plan(mask, case.groups) if case.plan else None
+    turned = weight.contiguous(memory_format=torch.channels_last)
+    want, got = (ops.masked_conv2d(x, w, mask, bias, plan, *case.conv) for w in (weight, turned))
+    assert torch.equal(got, want)
+    rest = (mask, plan, list(case.size), *case.conv)
+    grads = [ops.masked_conv2d_grad_input(want, w, *rest) for w in (weight, turned)]
+    assert torch.equal(*grads)
+
+
 @pytest.mark.parametrize("where", ["at", "code"])
 def test_a_plan_that_leads_outside_is_refused(where):
     mask = torch.rand(4, 3, 3, 3) < 0.5
