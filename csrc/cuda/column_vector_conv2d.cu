@@ -124,13 +124,6 @@ inline bool cut_into_vector_tiles(const ConvPass& pass, ColumnVectorTile& t) {
 
 // --- device code --------------------------------------------------------------------------
 
-template <class T>
-__device__ uint32_t bits_of(T value) {
-  uint16_t bits;
-  std::memcpy(&bits, &value, 2);
-  return bits;
-}
-
 // Packs the weights as multiply_add takes them: packed[step][lane]. row_stride: between the rows of
 // a vector in the weight.
 template <class T, int kVector>

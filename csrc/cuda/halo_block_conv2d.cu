@@ -27,105 +27,12 @@
 //   codes     per block: tap row, tap column << 8
 //   runs      per block: row block * chunks + chunk, for whoever packs the weights
 #include "async_copy.cuh"
+#include "halo_block_tile.cuh"
 #include "tensor_core.cuh"
-#include "virtual_input.cuh"
 
 namespace sparselth::cuda {
 
-// --- launch table -------------------------------------------------------------------------
-
-constexpr int kEdge = 32;                           // rows and columns of a block of weights
-constexpr int kRowBlocks = 4;                       // of a thread block
-constexpr int kPixels = 256;                        // of a tile
-constexpr int kSegments = kEdge * 2 / 16;           // of 16 bytes: a pixel's columns
-constexpr int kFragments = kEdge * kEdge / 8 / 32;  // of 8 weights for each lane: a block
-constexpr int kWarpTiles = kPixels / kWarps / 16;   // of 16 pixels
-constexpr uint32_t kTileBytes = 96 << 10;
-
-struct HaloPlan {
-  const int32_t* starts;
-  const int32_t* codes;
-  const int32_t* runs;
-  int32_t row_blocks, chunks, blocks;
-
-  __host__ __device__ int32_t row_groups() const {
-    return (row_blocks + kRowBlocks - 1) / kRowBlocks;
-  }
-};
-
-// The plan of `rows` x `columns` in `length` words; its blocks are negative where the length is
-// wrong.
-inline HaloPlan read_halo_plan(const int32_t* words, int64_t length, int64_t rows,
-                               int64_t columns) {
-  HaloPlan plan{};
-  plan.row_blocks = int32_t((rows + kEdge - 1) / kEdge);
-  plan.chunks = int32_t((columns + kEdge - 1) / kEdge);
-  const int64_t head = int64_t(plan.row_blocks) * plan.chunks + 1, rest = length - head;
-  // Places in the packed weights are counted in 32 bits.
-  const bool whole = rest >= 0 && rest % 2 == 0 && rest / 2 < (int64_t(1) << 22);
-  plan.blocks = whole ? int32_t(rest / 2) : -1;
-  plan.starts = words, plan.codes = words + head, plan.runs = plan.codes + plan.blocks;
-  return plan;
-}
-
-struct HaloTile : VirtualInput {
-  int32_t tile_w, tile_h, tile_n;  // pixels of the result, and images
-  int32_t plane_w, plane_h, halo;  // pixels read: of an image, and of all
-  int32_t tiles_x, tiles_y, tiles_n;
-  int32_t stages;  // tiles in shared memory at a time
-  Divisor by_plane, by_plane_w;
-
-  int64_t all_tiles() const { return int64_t(tiles_x) * tiles_y * tiles_n; }
-  // Of the tiles, and of where their pixels come from.
-  uint32_t shared_bytes() const { return uint32_t(halo) * (stages * kSegments * 16 + 4); }
-};
-
-inline int32_t covering(int32_t extent) {
-  int32_t tile = 1;
-  while (tile < 16 && tile < extent) tile *= 2;
-  return tile;
-}
-
-// False where the tile does not fit into shared memory.
-inline bool cut_into_halo_tiles(const ConvPass& pass, HaloTile& t) {
-  t = HaloTile{{pass}};
-  t.tile_w = covering(t.out_w), t.tile_h = covering(t.out_h);
-  t.tile_n = kPixels / (t.tile_w * t.tile_h);
-  if (t.kernel_h > kLargestKernel || t.kernel_w > kLargestKernel) return false;
-  if (!reach_fits(t.tile_w, t.down_w, t.kernel_w, t.dilation_w, kTileBytes) ||
-      !reach_fits(t.tile_h, t.down_h, t.kernel_h, t.dilation_h, kTileBytes / t.tile_w))
-    return false;
-  t.plane_w = (t.tile_w - 1) * t.down_w + (t.kernel_w - 1) * t.dilation_w + 1;
-  t.plane_h = (t.tile_h - 1) * t.down_h + (t.kernel_h - 1) * t.dilation_h + 1;
-  const int64_t plane = int64_t(t.plane_h) * t.plane_w;
-  if (plane * t.tile_n > kTileBytes) return false;
-  t.halo = int32_t(plane) * t.tile_n;
-  t.tiles_x = (t.out_w + t.tile_w - 1) / t.tile_w;
-  t.tiles_y = (t.out_h + t.tile_h - 1) / t.tile_h;
-  t.tiles_n = (t.batch + t.tile_n - 1) / t.tile_n;
-  t.by_plane = Divisor(uint32_t(plane)), t.by_plane_w = Divisor(uint32_t(t.plane_w));
-  t.stages = 2;
-  if (t.shared_bytes() > kTileBytes) t.stages = 1;
-  return t.shared_bytes() <= kTileBytes && int64_t(t.batch) * t.in_h * t.in_w < (int64_t(1) << 31);
-}
-
-// Where a weight's or mask's value of (row, column, tap) lies.
-struct BlockStrides {
-  int64_t row, column, tap, first;
-
-  __device__ int64_t at(int32_t r, int32_t c, int32_t t) const {
-    return first + r * row + c * column + t * tap;
-  }
-};
-
 // --- device code --------------------------------------------------------------------------
-
-template <class T>
-__device__ uint32_t bits_of(T value) {
-  uint16_t bits;
-  std::memcpy(&bits, &value, 2);
-  return bits;
-}
 
 // Packs the weights as convolve_halo_blocks takes them: packed[block][fragment][lane].
 template <class T>

@@ -12,6 +12,14 @@
 
 namespace sparselth::cuda {
 
+// A 16-bit value as half of a register.
+template <class T>
+__device__ uint32_t bits_of(T value) {
+  uint16_t bits;
+  std::memcpy(&bits, &value, 2);
+  return bits;
+}
+
 #ifdef SPARSELTH_EMULATION
 using emulation::load_matrices;
 using emulation::load_matrices_transposed;

@@ -193,3 +193,47 @@ def test_every_kernel_that_is_ranked_by_its_rate_has_one():
     for rate in RATES.values():
         assert rate.teraflops > 0
         assert rate.source == "estimated" or re.search(r"\d{4}-\d{2}-\d{2}", rate.source)
+
+
+def test_a_weight_is_packed_once_for_both_passes(monkeypatch):
+    packed, given = [], []
+
+    def pack(weight, mask, index):
+        packed.append(weight.clone())
+        return packed[-1]
+
+    def launcher(op):
+        def run(x, *rest, packed=None, **options):
+            given.append(packed)
+            return x
+
+        return run
+
+    monkeypatch.setattr(blocks, "pack", pack)
+    monkeypatch.setattr(blocks, "launcher", launcher)
+    mask, weight = in_blocks(), torch.randn(64, 64, 3, 3)
+    x, conv = torch.randn(1, 64, 4, 4), ([1, 1], [1, 1], [1, 1], 1)
+    kernel = next(k for k in candidates_for(mask, 1).kernels if k.name == "blocks")
+
+    def step():
+        kernel.forward(x, weight, mask, None, conv)
+        kernel.grad_input(x, weight, mask, [4, 4], conv)
+        return given[-2:]
+
+    for turn in range(2):
+        assert all(one is packed[turn] for one in step())
+        weight.mul_(2)
+    # Written to after the forward: what it left is of another weight.
+    kernel.grad_input(x, weight, mask, [4, 4], conv)
+    assert given[-1] is None
+    step()
+    mask[0, 0, 0, 0] = True  # and of another mask
+    other = next(k for k in candidates_for(mask, 1).kernels if k.name == "blocks")
+    other.grad_input(x, weight, mask, [4, 4], conv)
+    assert given[-1] is None
+    with torch.inference_mode():
+        inside = torch.randn(64, 64, 3, 3)
+        kernel.forward(x, inside, mask, None, conv)
+        kernel.grad_input(x, inside, mask, [4, 4], conv)
+    assert given[-1] is None
+    assert len(packed) == 4
