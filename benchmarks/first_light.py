@@ -38,7 +38,7 @@ SECONDS = 330
 TABLE_CHARACTERS, SUMMARY_CHARACTERS = 7000, 2500
 
 # The kernels that ncu looks at, by their names in the sources.
-PROFILED = "regex:correlate|sum_blocks|pack_blocks|add_splits|halo_blocks|column_vectors"
+PROFILED = "regex:correlate|sum_blocks|pack_blocks|pack_wide|add_splits|halo_blocks|column_vectors"
 
 
 def experiment(name: str, seconds: float, rows: Path) -> Part:
@@ -57,6 +57,7 @@ def profiled() -> list[str]:
         "benchmarks/single_kernels.py",
         "--large",
         "blocks",
+        "tma_blocks",
         "halo_block",
         "column_vector",
     ]

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from first_light_rows import DEVICE, DRY, DTYPE, LAST, keep, kept, microseconds, say
+from first_light_rows import DEVICE, DRY, DTYPE, HALF, LAST, keep, kept, microseconds, say
 from gpu_timing import cudnn, kernel_microseconds, require_cudnn
 from torch import Tensor
 
@@ -20,7 +20,7 @@ import sparselth as sl
 from sparselth.bench.layers import Layer
 from sparselth.ops import reference
 from sparselth.ops.gpu import conv as gpu_conv
-from sparselth.ops.gpu.candidates import candidates_for
+from sparselth.ops.gpu.candidates import KERNELS, candidates_for
 from sparselth.ops.gpu.kernel import has_cuda_kernels
 from sparselth.ops.patterns import find_pattern
 from sparselth.ops.switches import forcing
@@ -39,11 +39,11 @@ MOST_ERROR = 0.02
 Pass = Callable[[], Tensor]
 
 
-def tensors(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+def tensors(layer: Layer, dtype: torch.dtype = DTYPE) -> tuple[Tensor, Tensor, Tensor]:
     """Draw x, weight and the gradient of the output, channels_last."""
     shape = (layer.batch, layer.channels, layer.size, layer.size)
-    x, grad = (torch.randn(shape, device=DEVICE, dtype=DTYPE) for _ in range(2))
-    weight = torch.randn(layer.channels, layer.channels, 3, 3, device=DEVICE, dtype=DTYPE)
+    x, grad = (torch.randn(shape, device=DEVICE, dtype=dtype) for _ in range(2))
+    weight = torch.randn(layer.channels, layer.channels, 3, 3, device=DEVICE, dtype=dtype)
     return tuple(t.contiguous(memory_format=LAST) for t in (x, weight / layer.channels, grad))
 
 
@@ -108,14 +108,30 @@ def forced(backend: str) -> Iterator[None]:
         yield
 
 
-def compare(backend: str, pattern: str, layer: Layer, sparsities: tuple[float, ...]) -> None:
-    """Time every pass of a backend on masks of a pattern, and keep the ratio to cuDNN's."""
-    x, weight, grad = tensors(layer)
+def leave_only(kernel: str, mask: Tensor) -> None:
+    """Let one kernel alone serve a mask, whichever should be faster."""
+    candidates = candidates_for(mask, 1)
+    candidates.kernels = [k for k in candidates.kernels if k.name == kernel]
+    if not candidates.kernels:
+        missing = next(k for k in KERNELS if k.name == kernel).why_missing(mask.device)
+        raise SystemExit(f"{kernel}: {missing or 'does not serve this mask'}")
+
+
+def compare(
+    backend: str, pattern: str, layer: Layer, sparsities: tuple[float, ...], only: str = ""
+) -> None:
+    """Time every pass of a backend on masks of a pattern, and keep the ratio to cuDNN's.
+
+    only: the kernel to be timed; else the one that is expected to be fastest.
+    """
+    x, weight, grad = tensors(layer, HALF if only == "tma_blocks" else DTYPE)
     for sparsity, mask in masks(layer, pattern, sparsities):
         exact = dense_passes(x, reference.apply_mask(weight, mask), grad)
+        if only:
+            leave_only(only, mask)
         with forced(backend):
             ours = masked_passes(x, weight, grad, mask)
-            kernel = candidates_for(mask, 1).choose(DTYPE).name
+            kernel = candidates_for(mask, 1).choose(x.dtype).name
             for name, call in ours.items():
                 error = difference(call(), reference_of(exact, name, mask))
                 us = microseconds(call)
@@ -163,7 +179,7 @@ def blocks() -> None:
     needs_kernels("triton")
     for pattern in ("32x32", "64x64", "16x16"):
         for layer in LAYERS:
-            compare("triton", pattern, layer, (0.9,) if DRY else (0.9, 0.5, 0.95))
+            compare("triton", pattern, layer, (0.9,) if DRY else (0.9, 0.5, 0.95), "blocks")
 
 
 def scattered() -> None:
@@ -177,34 +193,32 @@ def scattered() -> None:
 
 
 def tma() -> None:
-    """Time the experiment of `tma_conv2d.py`, in every configuration of its launch table."""
+    """Time blocks whose pixels are copied by the hardware: the choice's shape, then each shape."""
     needs_kernels("triton")
-    import tma_conv2d
-    from sparselth.kernels.blocks import find_blocks
-
-    for size in (32, 64):
+    for pattern in ("32x32", "64x64"):
         for layer in LAYERS:
-            x, weight, grad = tensors(layer)
-            for sparsity, mask in masks(layer, f"{size}x{size}", (0.9, 0.5, 0.0)):
-                index = find_blocks(mask, 1, size)
-                want = reference_of(
-                    dense_passes(x, reference.apply_mask(weight, mask), grad), "forward", mask
+            compare("triton", pattern, layer, (0.9,) if DRY else (0.9, 0.95), "tma_blocks")
+    from sparselth.kernels import masked_conv2d_tma, wide_blocks
+
+    for layer in LAYERS[:2]:
+        x, weight, grad = tensors(layer, HALF)
+        for sparsity, mask in masks(layer, "32x32", (0.9, 0.5)):
+            want = reference_of(
+                dense_passes(x, reference.apply_mask(weight, mask), grad), "forward", mask
+            )
+            for shape in wide_blocks.SHAPES:
+                index = wide_blocks.cheapest_wide_blocks(mask, {shape: 1.0})
+                packed = masked_conv2d_tma.pack(weight, mask, index)
+                run = partial(
+                    masked_conv2d_tma.masked_conv2d_tma, x, packed, None, index, *CONV[1:3]
                 )
-                for options in tma_conv2d.CONFIGURATIONS:
-                    run = partial(tma_conv2d.masked_conv2d, x, weight, mask, index, 1, *options)
-                    _one_configuration(layer, size, sparsity, options, run, want)
+                _one_shape(layer, shape, sparsity, run, want)
 
 
-def _one_configuration(layer, size, sparsity, options, run: Pass, want: Tensor) -> None:
-    tile_h, tile_w, warps, stages = options
-    problem = f"{layer}, {size}x{size}, {tile_h}x{tile_w} {warps} warps {stages} stages"
-    try:
-        error = difference(run(), want)
-        us = microseconds(run)
-    except Exception as failed:  # a prototype: what else there is to try is tried
-        say(f"tma failed: {problem}", why=f"{type(failed).__name__}: {str(failed)[:160]}")
-        return
+def _one_shape(layer: Layer, shape, sparsity: float, run: Pass, want: Tensor) -> None:
+    error, us = difference(run(), want), microseconds(run)
     values = {"sparse": us} | against(layer, "forward")
     rate = (1 - sparsity) * flops(layer) / us / 1e6
+    problem = f"{layer}, 32x32 by blocks of {shape[0]}x{shape[1]}"
     over = CUDNN if "dense" in values else ""
     keep("forward by TMA", problem, sparsity, values, over, TF_of_kept=round(rate, 1), error=error)

@@ -19,6 +19,7 @@ DRY = not torch.cuda.is_available()
 DEVICE = "cpu" if DRY else "cuda"
 # The interpreter converts float32 alone as a GPU does.
 DTYPE = torch.float32 if DRY else torch.bfloat16
+HALF = torch.float16 if DRY else torch.bfloat16  # the interpreter does not round to bfloat16
 LAST = torch.channels_last
 
 # A file that gets a JSON object a line, as benchmarks/conftest.py writes it.

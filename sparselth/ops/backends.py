@@ -8,7 +8,7 @@ the kernel by device; `use_backend` overrides it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from ..checks import check_name
 from ..errors import SparselthError
 from . import libraries, reference
 from .contract import ALL_SCHEMAS
-from .gpu import launchers
+from .gpu import candidates, launchers
 from .switches import forced, forcing
 
 libraries.load()  # before anybody asks what is there
@@ -80,9 +80,21 @@ class BackendReports(list[BackendReport]):
         notes = [f"{name}: {why}" for name, why in missing.items() if why]
         if _mark(True, "cuda") != "yes" and not missing["cuda"]:
             notes.append("cuda: built, and torch sees no GPU to run it on")
+        if torch.cuda.is_available():
+            notes += ["", "convolutions on this GPU, whichever should be fastest for a mask:"]
+            notes += _convolutions_here()
         return "\n".join([*lines, "", *notes]).rstrip()
 
     __repr__ = __str__
+
+
+def _convolutions_here() -> Iterator[str]:
+    """Say of each kernel what it serves, or why nothing, so that others take its place."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    for kernel in candidates.KERNELS:
+        types = ", ".join(str(dtype).removeprefix("torch.") for dtype in kernel.dtypes)
+        what = kernel.why_missing(device) or f"{kernel.serves}; {types}"
+        yield f"  {kernel.name.ljust(16)} {what}"
 
 
 def _mark(available: bool, backend: str) -> str:

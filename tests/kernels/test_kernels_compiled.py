@@ -12,11 +12,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels are not compiled", allow_module_level=True)
 
 import sparselth.kernels
+from sparselth.kernels import masked_conv2d_tma
 from support.triton import agreement
 from support.triton.compiling import (
     CAPABILITIES,
     compiled_for,
     instructions,
+    launch_boxes,
     launch_convolutions,
     launch_lists,
     resources,
@@ -93,6 +95,36 @@ def test_blocks_are_multiplied_by_tensor_cores(compiling, capability, instructio
         assert found[instruction] > 0
         # The gather goes straight to shared memory, several bytes at a time, ahead of the products.
         assert found["LDGSTS"] > 0
+
+
+# A block's copies in a turn of the loop, those of the turns ahead of it, and no more shared memory
+# than a block of the GPU may have.
+@pytest.mark.parametrize(("capability", "instruction"), [(90, "HGMMA"), (100, "UTCHMMA")])
+@pytest.mark.parametrize("shape", [(32, 32), (64, 128)])
+def test_copies_of_boxes_run_ahead_of_the_products(compiling, capability, instruction, shape):
+    launches = compiling(capability)
+    launch_boxes(torch.bfloat16, shape)
+    for kernel in launches.kernels.values():
+        name, found, use = kernel.metadata.name, resources(kernel), instructions(kernel)
+        assert found.spilled == 0, f"{name} spills"
+        assert found.registers <= 255
+        if name == "correlate_boxes":
+            assert use["UTMALDG"] > 2
+            assert use[instruction] > 0
+            turn = 2 * shape[0] * (256 + shape[1])
+            assert 2 * turn < found.shared <= 227 * 1024
+    names = [kernel.metadata.name for kernel in launches.kernels.values()]
+    assert sorted(names) == ["correlate_boxes", "correlate_boxes", "pack_wide_blocks"]
+
+
+def test_tiles_of_boxes_fit_the_images(compiling):
+    launches = compiling(90)
+    for extent, tile in ((16, (1, 16, 16)), (28, (16, 4, 4)), (14, (8, 2, 16)), (8, (4, 8, 8))):
+        assert masked_conv2d_tma.tile_of(32, extent, extent) == tile
+        launch_boxes(torch.bfloat16, (16, 16), extent=extent, batch=32)
+    before = set(launches.kernels)
+    launch_boxes(torch.bfloat16, (16, 16), channels=64, extent=32, batch=3)
+    assert set(launches.kernels) == before
 
 
 def test_float32_is_multiplied_exactly_where_cudnn_would(compiling):

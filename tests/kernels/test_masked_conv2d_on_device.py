@@ -14,11 +14,13 @@ pytest.importorskip("hypothesis", reason="it draws the cases")
 
 import sparselth.kernels as kernels  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
-from support.strategies import conv_cases  # noqa: E402
+from sparselth.kernels import wide_blocks  # noqa: E402
+from support.strategies import conv_cases, stride_1_cases  # noqa: E402
 from support.triton import agreement  # noqa: E402
 
 import sparselth as sl  # noqa: E402
 from sparselth.ops.gpu.candidates import candidates_for  # noqa: E402
+from sparselth.ops.gpu.tma_blocks import TmaBlocks  # noqa: E402
 
 CONVOLVED = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -36,6 +38,15 @@ def precise():
 @settings(max_examples=16)
 def test_convolutions_are_the_oracles(precise, dtype, size, case):
     agreement.same_convolution(kernels, case, dtype, size, "cuda")
+
+
+@pytest.mark.skipif(bool(TmaBlocks.why_missing(torch.device("cuda"))), reason="no copies of boxes")
+@pytest.mark.parametrize("shape", wide_blocks.SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", CONVOLVED[:2], ids=str)
+@given(stride_1_cases())
+@settings(max_examples=16)
+def test_convolutions_by_boxes_are_the_oracles(dtype, shape, case):
+    agreement.same_wide_convolution(kernels, case, shape, "cuda", dtype)
 
 
 def blocks_of_32(dtype, batch=32, channels=128, size=16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,19 @@ def conv_cases(draw, batches=(0, 1, 2, 5, 8, 17), extent=20):
         reach = case.dilation[axis] * (case.kernel[axis] - 1) + 1
         assume(case.size[axis] + 2 * case.padding[axis] >= reach)
     return case
+
+
+@st.composite
+def stride_1_cases(draw, batches=(0, 1, 2, 5, 8, 17), extent=20):
+    """Draw what copies of boxes serve: stride 1, no groups, channels in eights, up to three taps
+    an axis, as each is a turn of the kernel's loop.
+    """
+    case = draw(conv_cases(batches, extent))
+    outs, ins = draw(st.sampled_from([(8, 8), (24, 40), (136, 16), (16, 72)]))
+    density = draw(st.sampled_from([0.0, 0.002, 0.02, 1.0]))
+    kernel = (min(case.kernel[0], 3), min(case.kernel[1], 3))
+    changes = {"stride": (1, 1), "kernel": kernel, "out_per_group": outs, "in_per_group": ins}
+    return dataclasses.replace(case, groups=1, density=density, **changes)
 
 
 NARROW = (torch.float16, torch.bfloat16)

@@ -41,6 +41,7 @@ class Blocks(ConvKernel):
     """
 
     name = "blocks"
+    serves = "any mask and geometry"
     backend = "triton"
 
     def __init__(self, mask: Tensor, groups: int) -> None:

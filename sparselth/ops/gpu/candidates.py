@@ -23,10 +23,12 @@ from .column_vector import ColumnVector8, ColumnVector16
 from .compaction import Compacted
 from .halo_blocks import HaloBlocks
 from .kernel import DTYPES, ConvKernel
+from .tma_blocks import TmaBlocks
 from .unstructured import Unstructured
 
 KERNELS: tuple[type[ConvKernel], ...] = (
     Blocks,
+    TmaBlocks,
     Compacted,
     HaloBlocks,
     Unstructured,

@@ -159,6 +159,7 @@ class ColumnVector(ConvKernel):
     """Vectors of weights on tensor cores; gradients by cuDNN where they would be slower."""
 
     backend = "cuda"
+    serves = "no groups, a tile within 96 KiB"
     dtypes = (torch.float16, torch.bfloat16)
     length: ClassVar[int]
 

@@ -75,6 +75,7 @@ class Compacted(ConvKernel):
     """
 
     name = "compaction"
+    serves = "whole filters or channels pruned, no groups"
     backend = "triton"  # forced with the kernels that serve where nothing can be left out
 
     def __init__(self, found: Compaction) -> None:

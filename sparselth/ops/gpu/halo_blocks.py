@@ -90,6 +90,7 @@ class HaloBlocks(ConvKernel):
     """Blocks of 32 x 32 weights, each pixel fetched once for all taps; dw by cuDNN, masked."""
 
     name = "halo_blocks"
+    serves = "no groups, a tile and its halo within 96 KiB"
     backend = "cuda"
     dtypes = (torch.float16, torch.bfloat16)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..contract import ConvSettings
 from ..libraries import has_kernel
+from .triton_support import why_missing as why_no_triton
 
 # float64 has no tensor cores worth a kernel: the reference serves it.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -40,6 +41,8 @@ class ConvKernel(ABC):
     backend: ClassVar[str]  # "triton" or "cuda", by which it is forced
     dtypes: ClassVar[tuple[torch.dtype, ...]] = DTYPES
 
+    serves: ClassVar[str]  # besides `dtypes`, what masks and geometry, in a few words
+
     relative_time: float
     """The time that it should take, as a share of dense cuDNN's."""
 
@@ -50,6 +53,13 @@ class ConvKernel(ABC):
 
         mask: bool (C_out, C_in / groups, kH, kW), on a GPU: looking at it waits for that.
         """
+
+    @classmethod
+    def why_missing(cls, device: torch.device) -> str:
+        """Say why no mask can be served on this GPU; nothing where masks can."""
+        if cls.backend == "triton":
+            return why_no_triton()
+        return "" if has_cuda_kernels() else "sparselth was built without _C_cuda"
 
     def fits(self, shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
         """Say whether images of this size can be served, in all passes.

@@ -28,6 +28,13 @@ RATES: dict[str, Rate] = {
     "blocks64": Rate(220.0),
     "blocks32": Rate(120.0),
     "blocks16": Rate(60.0),
+    # By depth and width: limited by what comes from the caches, 5.5 TB/s.
+    "tma_blocks64x64": Rate(230.0),
+    "tma_blocks32x32": Rate(130.0),
+    "tma_blocks16x16": Rate(65.0),
+    "tma_blocks64x128": Rate(350.0),
+    "tma_blocks32x128": Rate(350.0),
+    "tma_blocks16x128": Rate(300.0),
     "halo_blocks": Rate(250.0),
     "column_vector16": Rate(60.0),
     "column_vector8": Rate(40.0),

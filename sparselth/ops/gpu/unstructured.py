@@ -100,6 +100,7 @@ class Unstructured(ConvKernel):
     """Single weights, each times 32 pixels at once."""
 
     name = "unstructured"
+    serves = "single weights, a tile within 72 KiB"
     backend = "cuda"
 
     def __init__(self, mask: Tensor, groups: int) -> None:

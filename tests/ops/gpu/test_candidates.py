@@ -188,8 +188,11 @@ def test_backwards_that_look_at_their_masks_anew_are_warned_of_once(monkeypatch)
 
 def test_every_kernel_that_is_ranked_by_its_rate_has_one():
     blocks_of = importlib.import_module("sparselth.kernels.blocks").SIZES
-    ranked = {kernel.name for kernel in candidates.KERNELS} - {"blocks", "compaction"}
-    assert set(RATES) == {CUDNN, *ranked, *(f"blocks{size}" for size in blocks_of)}
+    shapes = importlib.import_module("sparselth.kernels.wide_blocks").SHAPES
+    by_size = {*(f"blocks{size}" for size in blocks_of)}
+    by_size |= {f"tma_blocks{depth}x{width}" for depth, width in shapes}
+    ranked = {kernel.name for kernel in candidates.KERNELS}
+    assert set(RATES) == {CUDNN, *by_size, *ranked} - {"blocks", "tma_blocks", "compaction"}
     for rate in RATES.values():
         assert rate.teraflops > 0
         assert rate.source == "estimated" or re.search(r"\d{4}-\d{2}-\d{2}", rate.source)

@@ -172,15 +172,43 @@ def same_convolution(package, case, dtype, size, device="cpu") -> None:
     )
     dw = kernel(package, "masked_conv2d_grad_weight")(grad, x, mask, index, *conv)
     want_dw = reference.masked_conv2d_grad_weight(grad.double(), wide[0], mask, None, *case.conv)
-    eps = torch.finfo(dtype).eps
     for got, want in ((y, want_y), (dx, want_dx), (dw, want_dw)):
-        assert got.dtype == dtype
-        assert got.shape == want.shape
-        scale = want.abs().amax() if want.numel() else 0  # sums of many terms cancel
-        torch.testing.assert_close(
-            got.double(), want, rtol=2 * eps, atol=float(16 * eps * scale) + eps
-        )
+        same_results(got, want, dtype)
     assert not dw[~mask].any(), "a pruned weight got a gradient"
+
+
+def same_wide_convolution(package, case, shape, device="cpu", dtype=torch.float16) -> None:
+    """Compare the two passes by copied boxes.  case: without groups.  shape: of blocks."""
+    lists, kernels = (
+        importlib.import_module(f"{package.__name__}.{name}")
+        for name in ("wide_blocks", "masked_conv2d_tma")
+    )
+    _, padding, dilation, _ = case.conv
+    conv = ([1, 1], padding, dilation, 1)
+    x, weight, mask, bias = (t if t is None else t.to(device) for t in case.tensors(dtype))
+    index = lists.cheapest_wide_blocks(mask, {shape: 1.0})
+    if case.layout != "contiguous":  # of the weight and its mask too, as Module.to() makes them
+        weight, mask = (t.contiguous(memory_format=torch.channels_last) for t in (weight, mask))
+    packed = kernels.pack(weight, mask, index)
+    y = kernels.masked_conv2d_tma(x, packed, bias, index, padding, dilation)
+    positive = kernels.masked_conv2d_tma(x, packed, bias, index, padding, dilation, relu=True)
+    assert torch.equal(positive, y.relu())
+    wide = [t if t is None else t.double() for t in (x, weight, bias)]
+    want_y = reference.masked_conv2d(wide[0], wide[1], mask, wide[2], None, *conv)
+    same_results(y, want_y, dtype)
+    grad, hw = torch.randn_like(y), list(case.size)
+    dx = kernels.masked_conv2d_tma_grad_input(grad, packed, index, hw, padding, dilation)
+    want_dx = reference.masked_conv2d_grad_input(grad.double(), wide[1], mask, None, hw, *conv)
+    same_results(dx, want_dx, dtype)
+
+
+def same_results(got, want, dtype) -> None:
+    """Compare results of sums of many terms, which cancel.  want: in float64."""
+    assert got.dtype == dtype
+    assert got.shape == want.shape
+    eps = torch.finfo(dtype).eps
+    scale = float(want.abs().amax()) if want.numel() else 0.0
+    torch.testing.assert_close(got.double(), want, rtol=2 * eps, atol=16 * eps * scale + eps)
 
 
 def same_scores(package, pattern, dtype, device="cpu") -> None:

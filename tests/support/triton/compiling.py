@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import sparselth.kernels
 import torch
 import triton
+from sparselth.kernels import masked_conv2d_tma
 from sparselth.kernels.blocks import find_blocks
+from sparselth.kernels.wide_blocks import cheapest_wide_blocks
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
@@ -108,6 +110,18 @@ def launch_convolutions(dtype, size, channels=128, batch=8, extent=16) -> None:
     y = call["masked_conv2d"](x, weight, mask, bias, index, *conv, relu=True)
     call["masked_conv2d_grad_input"](y, weight, mask, index, (extent, extent), *conv)
     call["masked_conv2d_grad_weight"](y, x, mask, index, *conv)
+
+
+def launch_boxes(dtype, shape, channels=128, batch=8, extent=16) -> None:
+    """Call the launchers by copied boxes, with blocks of a shape, for both passes."""
+    mask = torch.ones(channels, channels, 3, 3, dtype=torch.bool)
+    weight, index = torch.empty(mask.shape, dtype=dtype), cheapest_wide_blocks(mask, {shape: 1.0})
+    x = torch.empty(batch, channels, extent, extent, dtype=dtype)
+    x, bias = x.contiguous(memory_format=torch.channels_last), torch.empty(channels, dtype=dtype)
+    packed, conv = masked_conv2d_tma.pack(weight, mask, index), ((1, 1), (1, 1))
+    y = masked_conv2d_tma.masked_conv2d_tma(x, packed, bias, index, *conv, relu=True)
+    run = masked_conv2d_tma.masked_conv2d_tma_grad_input
+    run(y, packed, index, (extent, extent), *conv)
 
 
 class Resources(NamedTuple):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sparselth.ops import reference
 from sparselth.ops.gpu import conv as gpu_conv
 from sparselth.ops.gpu.candidates import candidates_for
+from sparselth.ops.gpu.tma_blocks import TmaBlocks
 from support.strategies import ConvCase
 from support.triton import agreement
 from support.triton.interpreting import (
@@ -26,6 +27,7 @@ from support.triton.interpreting import (
     SHARES,
     SIZES,
     TRUSTED,
+    WIDE,
     in_numpy,
     shrink,
 )
@@ -89,6 +91,54 @@ def precise():
 @settings(max_examples=60)
 def test_convolutions_are_the_oracles(kernels, precise, case, dtype, size):
     agreement.same_convolution(kernels, case, dtype, size)
+
+
+@given(WIDE, st.sampled_from([(16, 16), (32, 32), (16, 128), (32, 128), (64, 64)]))
+@settings(max_examples=40)
+def test_convolutions_by_boxes_are_the_oracles(kernels, case, shape):
+    agreement.same_wide_convolution(kernels, case, shape)
+
+
+def test_a_kernel_by_boxes_packs_once_and_leaves_the_weight_gradient_to_blocks(
+    kernels, precise, monkeypatch
+):
+    torch.manual_seed(0)
+    mask = (torch.rand(1, 3, 3, 3) < 0.4).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    kernel = TmaBlocks.for_mask(mask, 1)
+    packings, pack = [], kernel.pack
+
+    def counted(*pair):
+        packings.append(pair)
+        return pack(*pair)
+
+    monkeypatch.setattr(kernel, "pack", counted)
+    x, weight = torch.randn(2, 48, 5, 6).half(), torch.randn(mask.shape).half()
+    conv = ([1, 1], [1, 1], [1, 1], 1)
+    y = kernel.forward(x, weight, mask, None, conv)
+    grad = torch.randn_like(y)
+    got = (y, kernel.grad_input(grad, weight, mask, [5, 6], conv))
+    assert len(packings) == 1
+    want = (
+        reference.masked_conv2d(x.double(), weight.double(), mask, None, None, *conv),
+        reference.masked_conv2d_grad_input(
+            grad.double(), weight.double(), mask, None, [5, 6], *conv
+        ),
+    )
+    for pair in zip(got, want, strict=True):
+        agreement.same_results(*pair, torch.float16)
+    weight.add_(1)  # since the forward: packed anew
+    kernel.grad_input(grad, weight, mask, [5, 6], conv)
+    assert len(packings) == 2
+    dw = kernel.grad_weight(grad, x, mask, conv)
+    want_dw = reference.masked_conv2d_grad_weight(grad.double(), x.double(), mask, None, *conv)
+    agreement.same_results(dw, want_dw, torch.float16)
+    # Parts of tensors may begin anywhere; a descriptor cannot.
+    odd = torch.randn(1 + x.numel()).half()[1:].as_strided(x.shape, (48 * 30, 1, 48 * 6, 48))
+    agreement.same_results(
+        kernel.forward(odd, weight, mask, None, conv),
+        reference.masked_conv2d(odd.double(), weight.double(), mask, None, None, *conv),
+        torch.float16,
+    )
 
 
 def whole_blocks(**changes) -> ConvCase:

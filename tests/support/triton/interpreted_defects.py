@@ -28,6 +28,7 @@ from support.triton.interpreting import (
     SHARES,
     SIZES,
     TRUSTED,
+    WIDE,
     in_numpy,
     shrink,
 )
@@ -137,6 +138,42 @@ DEFECTS = {
         *("convolutions", "masked_conv2d_grad_weight.py"),
         *("tl.where(kept != 0, total, 0.0)", "total + 0.0"),
     ),
+    "pixels of the tap before": (
+        *("boxes", "masked_conv2d_tma.py"),
+        *("left - pad_w + right * dilation_w", "left - pad_w + down * dilation_w"),
+    ),
+    "padding forgotten": (
+        *("boxes", "masked_conv2d_tma.py"),
+        *("top - pad_h + down * dilation_h", "top + down * dilation_h"),
+    ),
+    "the next block's weights": (
+        *("boxes", "masked_conv2d_tma.py"),
+        *("packed.load([i * DEPTH, 0])", "packed.load([(i + 1) * DEPTH, 0])"),
+    ),
+    "the bias of the first row of blocks": (
+        *("boxes", "masked_conv2d_tma.py"),
+        *("out = first_out + tl.arange(0, WIDTH)", "out = tl.arange(0, WIDTH)"),
+    ),
+    "taps of the input gradient not turned": (
+        *("boxes", "masked_conv2d_tma.py"),
+        *("taps_h * taps_w - 1 - tap", "tap"),
+    ),
+    "pruned weights in wide blocks": (
+        *("boxes", "masked_conv2d_tma.py"),
+        *("there & (kept != 0)", "there"),
+    ),
+    "packed blocks of the other pass": (
+        *("boxes", "masked_conv2d_tma.py"),
+        *("own = packed[index.forward.count :]", "own = packed[:]"),
+    ),
+    "a row of blocks too short": (
+        *("boxes", "wide_blocks.py"),
+        *("(ends - counts, ends, torch", "(ends - counts, ends - 1, torch"),
+    ),
+    "boxes over the batch counted down": (
+        *("boxes", "masked_conv2d_tma.py"),
+        *("image = tile // (tiles_w * tiles_h) * IMAGES", "image = tile // (tiles_w * tiles_h)"),
+    ),
     "settings in float32": (
         *("steps", "steps.py"),
         *("bits.to(tl.float64, bitcast=True)", "bits.to(tl.float64, bitcast=True).to(tl.float32)"),
@@ -191,11 +228,15 @@ def checks(package, examples) -> dict[str, Callable[[], None]]:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             agreement.same_convolution(package, case, torch.float32, size)
 
+    def boxes(case, shape):
+        agreement.same_wide_convolution(package, case, shape)
+
     step = (SIZES, st.sampled_from(TRUSTED), st.just(True), agreement.settings_of_steps())
     adamw = (SIZES, st.sampled_from(TRUSTED), st.just(True), agreement.settings_of_adamw())
     return {
         "adamw": quick(partial(agreement.same_adamw, package), examples, *adamw),
         "convolutions": quick(convolutions, examples, CONVOLUTIONS, st.just(16)),
+        "boxes": quick(boxes, examples, WIDE, st.sampled_from([(16, 16), (16, 128)])),
         "unstructured": quick(entries, examples, BITS),
         "patterns": quick(partial(agreement.same_masks, package), examples, PATTERNED),
         "projections": quick(

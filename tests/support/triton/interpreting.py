@@ -16,7 +16,13 @@ import triton.language as tl
 from hypothesis import strategies as st
 
 from sparselth.ops.patterns import Blocks, KernelShapes
-from support.strategies import FLOATS, conv_cases, patterned_lists, tensor_lists
+from support.strategies import (
+    FLOATS,
+    conv_cases,
+    patterned_lists,
+    stride_1_cases,
+    tensor_lists,
+)
 from support.triton import agreement
 from support.triton.quick_interpreter import speed_up
 
@@ -42,6 +48,7 @@ PATTERNED = patterned_lists(agreement.WEIGHTS, TRUSTED).map(
 BITS = tensor_lists(agreement.SHAPES, FLOATS)
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=3)
 CONVOLUTIONS = conv_cases(batches=(0, 1, 2, 5), extent=9)  # many tiles, since those are small too
+WIDE = stride_1_cases(batches=(0, 1, 5, 6), extent=6)
 SIZES = st.lists(st.sampled_from([0, 1, 5, 300, 700]), min_size=1, max_size=4)
 PATTERNS = (
     *("16x1", "1x16", "32x40", "filter", "channel", "kernel", Blocks(3, 0, 1), Blocks(0, 5, 2)),
@@ -69,3 +76,5 @@ def shrink(package, monkeypatch) -> None:
     monkeypatch.setattr(forward, "BLOCK_M", small)
     monkeypatch.setattr(grad_weight, "BLOCK_K", small)
     monkeypatch.setattr(grad_weight, "LEAST_STEPS", 1)
+    boxes = importlib.import_module(f"{package.__name__}.masked_conv2d_tma")
+    monkeypatch.setattr(boxes, "TILES", ((4, 2, 2), (1, 4, 4), (2, 1, 8)))

@@ -22,6 +22,7 @@ os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
 
 import torch  # noqa: E402
 import triton  # noqa: E402
+from sparselth.kernels import wide_blocks  # noqa: E402
 
 import sparselth  # noqa: E402
 from support.triton.compiling import (  # noqa: E402
@@ -29,6 +30,7 @@ from support.triton.compiling import (  # noqa: E402
     TOOLS,
     compiled_for,
     instructions,
+    launch_boxes,
     launch_convolutions,
     launch_lists,
     resources,
@@ -49,6 +51,14 @@ def triton_lines() -> list[str]:
                 entries.append(
                     (f"blocks of {size}", dtype, lambda d=dtype, s=size: launch_convolutions(d, s))
                 )
+        for shape in wide_blocks.SHAPES if capability >= 90 else ():
+            entries.append(
+                (
+                    f"boxes, blocks of {shape[0]} x {shape[1]}",
+                    torch.bfloat16,
+                    lambda s=shape: launch_boxes(torch.bfloat16, s),
+                )
+            )
         for entry, dtype, launch in entries:
             launches = compiled_for(capability)
             launch()
