@@ -16,6 +16,7 @@ from sparselth.kernels import masked_conv2d_tma
 from support.triton import agreement
 from support.triton.compiling import (
     CAPABILITIES,
+    ask,
     compiled_for,
     instructions,
     launch_boxes,
@@ -23,6 +24,7 @@ from support.triton.compiling import (
     launch_lists,
     resources,
 )
+from support.triton.inner_loop import inner_loop
 
 PATTERNS = (
     *([], [0, 16, 1, 1], [0, 1, 16, 1], [0, 1, 0, 0], [0, 0, 1, 0]),
@@ -113,6 +115,12 @@ def test_copies_of_boxes_run_ahead_of_the_products(compiling, capability, instru
             assert use[instruction] > 0
             turn = 2 * shape[0] * (256 + shape[1])
             assert 2 * turn < found.shared <= 227 * 1024
+            loop = inner_loop(ask("nvdisasm", "-c", "-ndf", of=kernel))
+            if capability == 90:  # Blackwell's instructions do not say how much they multiply
+                assert loop.operations == 2 * 256 * shape[0] * shape[1] // 8  # of one of 8 warps
+                assert loop.per_thousand < 2
+            else:
+                assert loop is None
     names = [kernel.metadata.name for kernel in launches.kernels.values()]
     assert sorted(names) == ["correlate_boxes", "correlate_boxes", "pack_wide_blocks"]
 

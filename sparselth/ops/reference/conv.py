@@ -68,4 +68,6 @@ def masked_conv2d_grad_weight(grad_output, input, mask, plan, stride, padding, d
     conv = (stride, padding, dilation, groups)
     weight = input.new_empty(mask.shape)  # only its shape is read
     _, grad, _ = convolution_backward(grad_output, input, weight, conv, [False, True, False])
-    return apply_mask(grad.contiguous(), mask)
+    # Where cuDNN left it in another layout, the pass that masks it is the one that moves it: the
+    # result lies as its first operand does.
+    return apply_mask(grad, mask.contiguous()).contiguous()
