@@ -105,22 +105,24 @@ __global__ void __launch_bounds__(kThreads, 1)
        i += int64_t(splits) * plan.items * kTile<T>)
     store_pack(grad_weight, uint32_t(i), valid_count<kVec<T>>(uint32_t(i), weights), Pack<T>{});
 
-  uint32_t used_rows = 0, used_columns = 0;
-  int32_t first_row = 0, first_column = 0;  // of the panel
-  for (int32_t slot = 0; slot < kItemBlocks; ++slot) {
+  uint32_t used = 0;  // groups of 32 channels that blocks have: of dy, and of x from bit 4 on
+  for (int32_t slot = lane; slot < kItemBlocks; slot += 32) {
     const PanelBlock block(plan, item, slot);
-    if (!block.listed) continue;
-    used_rows |= 1u << block.row, used_columns |= 1u << block.column;
-    first_row = block.first_row - block.row * kEdge;
-    first_column = block.first_column - block.column * kEdge;
+    if (block.listed) used |= 1u << block.row | 1u << kPanelEdge << block.column;
   }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    used |= __shfl_xor_sync(kAllLanes, used, distance);
   // Of the warp's blocks: where dy's and x's channels begin in a pixel, and how far the tap is.
   int32_t grad_segment[kSlots], segment[kSlots], shift[kSlots], count = 0;
+  int32_t first_row, first_column;  // of the panel
 #pragma unroll
   for (int s = 0; s < kSlots; ++s) {
     const PanelBlock block(plan, item, warp * kSlots + s);
     grad_segment[s] = block.row * kSegments, segment[s] = block.column * kSegments;
     shift[s] = block.tap_row * t.dilation_h * t.plane_w + block.tap_column * t.dilation_w;
+    first_row = block.first_row - block.row * kEdge;
+    first_column = block.first_column - block.column * kEdge;
     if (block.listed) count = s + 1;
   }
 
@@ -176,9 +178,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const auto load = [&](int32_t turn) {
     uint4* const grads = stage_of(turn);
-    load_panel(origin_of(turn), kTilePixels, rows, first_row, used_rows, grad_output, grads);
-    load_panel(origin_of(turn) + kTilePixels, t.halo, t.columns, first_column, used_columns, input,
-               grads + kTilePixels * kPanelSegments);
+    load_panel(origin_of(turn), kTilePixels, rows, first_row, used, grad_output, grads);
+    load_panel(origin_of(turn) + kTilePixels, t.halo, t.columns, first_column, used >> kPanelEdge,
+               input, grads + kTilePixels * kPanelSegments);
   };
   const auto inside_of = [&](int32_t turn) {
     uint32_t inside = 0;
