@@ -286,7 +286,7 @@ void queue_correlate_halo_blocks(const PanelTile& t, const PanelPlan& plan, cons
                 t, plan, static_cast<const T*>(input), static_cast<const T*>(grad_output), rows,
                 splits, uint32_t(weights), sums, static_cast<T*>(grad_weight));
   int32_t shares = 1;
-  while (shares < kWarps && shares * 4 < splits) shares *= 2;
+  while (shares < kWarps && shares * kSharedSplits < splits) shares *= 2;
   launch(finish_halo_blocks<T>, uint32_t(plan.items * kItemBlocks * shares), stream, plan,
          static_cast<const Sums*>(sums), static_cast<const bool*>(mask), rows, t.columns, splits,
          shares, static_cast<T*>(grad_weight));

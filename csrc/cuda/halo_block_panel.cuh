@@ -18,11 +18,11 @@ constexpr int kTileEdge = 8;
 constexpr int kSteps = kTilePixels / 16;
 
 // What splits are chosen for: the SMs of an H100, each with one thread block. A GPU's own number
-// would make the result depend on it.
+// would make the result depend on it. kSharedSplits: what a warp at least adds up of a block.
 #ifdef SPARSELTH_EMULATION
-constexpr int32_t kSms = 3;  // the small cases there shall add tiles up as well
+constexpr int32_t kSms = 3, kSharedSplits = 1;  // the small cases there shall add up as well
 #else
-constexpr int32_t kSms = 132;
+constexpr int32_t kSms = 132, kSharedSplits = 4;
 #endif
 constexpr int32_t kStartTiles = 4;  // what a split costs, counted in tiles: mostly its partial sums
 

@@ -1,12 +1,14 @@
 """The contract of the convolutions behind `masked_conv2d` on a GPU: schemas and fake kernels.
 
 They compute what the ops of `conv.py` do, for CUDA tensors, with a plan of their own: by output
-channel, for the input gradient by input channel, for a weight gradient of blocks by both. They run below autograd, chosen by
-`gpu/candidates.py`, so they have no formulas of their own. Sums are in float32.
+channel, for the input gradient by input channel, for a weight gradient of blocks by both. They run
+below autograd, chosen by `gpu/candidates.py`, so they have no formulas of their own. Sums are in
+float32.
 
 CUDA tensors raise RuntimeError besides where a kernel reaches too far for shared memory, which
-`ConvKernel.fits` tells beforehand. A plan's length is compared with its mask, its words are not: a
-kernel that finds one that leads outside of its tensors traps.
+`ConvKernel.fits` tells beforehand, and `gpu.halo_blocks.grad_weight_fits` for that of blocks. A
+plan's length is compared with its mask, its words are not: a kernel that finds one that leads
+outside of its tensors traps.
 """
 
 from __future__ import annotations

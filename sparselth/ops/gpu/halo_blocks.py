@@ -28,9 +28,7 @@ _WARPS, _SLOTS = 8, 5
 
 
 class HaloBlockIndex(NamedTuple):
-    """The plans of one mask, by output, by input channel and by panel: int32 (length,) on its
-    device.
-    """
+    """The plans of one mask, int32 (length,) on its device: by output, input, and panel of both."""
 
     by_output: Tensor
     by_input: Tensor
