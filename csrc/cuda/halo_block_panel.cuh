@@ -44,12 +44,13 @@ struct PanelBlock {
 
   __device__ PanelBlock(const PanelPlan& plan, int32_t item, int32_t slot) {
     const int32_t panel = plan.codes(item)[-1], word = plan.codes(item)[slot];
+    trap_unless(panel >= 0 && panel < plan.row_panels * plan.column_panels);
     listed = word >= 0;
     const int32_t code = listed ? word : 0;  // the first block of a panel is always there
     row = code & 3, column = code >> 2 & 3, tap_row = code >> 4 & 255, tap_column = code >> 12;
     const int32_t row_block = panel / plan.column_panels * kPanelEdge + row;
     const int32_t column_block = panel % plan.column_panels * kPanelEdge + column;
-    trap_unless(panel >= 0 && row_block < plan.row_blocks && column_block < plan.column_blocks &&
+    trap_unless(row_block < plan.row_blocks && column_block < plan.column_blocks &&
                 tap_row < plan.kernel_h && tap_column < plan.kernel_w);
     first_row = row_block * kEdge, first_column = column_block * kEdge;
   }
