@@ -50,7 +50,7 @@ def experiment(name: str, seconds: float, rows: Path) -> Part:
 def profiled() -> list[str]:
     """Return one call of the convolutions' kernels, on a layer that fills a GPU, under ncu."""
     sections = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "WarpStateStats")
-    ncu = ["ncu", "--clock-control", "none", "--kernel-name", PROFILED, "--launch-count", "16"]
+    ncu = ["ncu", "--clock-control", "none", "--kernel-name", PROFILED, "--launch-count", "24"]
     wanted = [word for section in sections for word in ("--section", section)]
     script = [
         PYTHON,

@@ -26,9 +26,7 @@
 //   starts    row blocks * chunks + 1: where the blocks of (32 rows, 32 columns) begin
 //   codes     per block: tap row, tap column << 8
 //   runs      per block: row block * chunks + chunk, for whoever packs the weights
-#include "async_copy.cuh"
 #include "halo_block_tile.cuh"
-#include "tensor_core.cuh"
 
 namespace sparselth::cuda {
 
@@ -83,15 +81,7 @@ __device__ void load_halo_tile(const HaloTile& t, const int32_t* origin, int32_t
     uint4* to = tile + pixel * kSegments + turned(pixel, segment);
     const bool there = from >= 0 && first < t.columns;
     const T* values = input + (there ? int64_t(from) * t.columns + first : 0);
-    if (whole) {
-      copy_async(to, values, there);
-      continue;
-    }
-    uint32_t pairs[4] = {};
-#pragma unroll
-    for (int c = 0; c < 8; ++c)
-      if (there && first + c < t.columns) pairs[c / 2] |= bits_of(values[c]) << c % 2 * 16;
-    *to = {pairs[0], pairs[1], pairs[2], pairs[3]};
+    copy_segment(to, values, t.columns - first, there, whole);
   }
 }
 

@@ -1,6 +1,9 @@
-// What a thread block of halo_block_conv2d computes, and the plan it walks: see there.
+// What a thread block of halo_block_conv2d computes, and the plan it walks: see there. How a result
+// is cut into tiles, and how pixels are copied, is its weight gradient's too.
 #pragma once
 
+#include "async_copy.cuh"
+#include "tensor_core.cuh"
 #include "virtual_input.cuh"
 
 namespace sparselth::cuda {
@@ -53,17 +56,18 @@ struct HaloTile : VirtualInput {
   uint32_t shared_bytes() const { return uint32_t(halo) * (stages * kSegments * 16 + 4); }
 };
 
-inline int32_t covering(int32_t extent) {
+inline int32_t covering(int32_t extent, int32_t most) {
   int32_t tile = 1;
-  while (tile < 16 && tile < extent) tile *= 2;
+  while (tile < most && tile < extent) tile *= 2;
   return tile;
 }
 
-// False where the tile does not fit into shared memory.
-inline bool cut_into_halo_tiles(const ConvPass& pass, HaloTile& t) {
+// Tiles of `pixels`, of an image at most `edge` wide and high; all but the stages. False where one
+// alone is too large.
+inline bool cut_into_planes(const ConvPass& pass, int32_t pixels, int32_t edge, HaloTile& t) {
   t = HaloTile{{pass}};
-  t.tile_w = covering(t.out_w), t.tile_h = covering(t.out_h);
-  t.tile_n = kPixels / (t.tile_w * t.tile_h);
+  t.tile_w = covering(t.out_w, edge), t.tile_h = covering(t.out_h, edge);
+  t.tile_n = pixels / (t.tile_w * t.tile_h);
   if (t.kernel_h > kLargestKernel || t.kernel_w > kLargestKernel) return false;
   if (!reach_fits(t.tile_w, t.down_w, t.kernel_w, t.dilation_w, kTileBytes) ||
       !reach_fits(t.tile_h, t.down_h, t.kernel_h, t.dilation_h, kTileBytes / t.tile_w))
@@ -77,9 +81,27 @@ inline bool cut_into_halo_tiles(const ConvPass& pass, HaloTile& t) {
   t.tiles_y = (t.out_h + t.tile_h - 1) / t.tile_h;
   t.tiles_n = (t.batch + t.tile_n - 1) / t.tile_n;
   t.by_plane = Divisor(uint32_t(plane)), t.by_plane_w = Divisor(uint32_t(t.plane_w));
+  return int64_t(t.batch) * t.in_h * t.in_w < (int64_t(1) << 31);
+}
+
+// False where the tile does not fit into shared memory.
+inline bool cut_into_halo_tiles(const ConvPass& pass, HaloTile& t) {
+  if (!cut_into_planes(pass, kPixels, 16, t)) return false;
   t.stages = 2;
   if (t.shared_bytes() > kTileBytes) t.stages = 1;
-  return t.shared_bytes() <= kTileBytes && int64_t(t.batch) * t.in_h * t.in_w < (int64_t(1) << 31);
+  return t.shared_bytes() <= kTileBytes;
+}
+
+// Copies eight channels of a pixel, of which `left` exist; zeros where it is not there. whole:
+// whether all pixels' channels are eight at a time, on a boundary of 16 bytes.
+template <class T>
+__device__ void copy_segment(uint4* to, const T* values, int32_t left, bool there, bool whole) {
+  if (whole) return copy_async(to, values, there);
+  uint32_t pairs[4] = {};
+#pragma unroll
+  for (int c = 0; c < 8; ++c)
+    if (there && c < left) pairs[c / 2] |= bits_of(values[c]) << c % 2 * 16;
+  *to = {pairs[0], pairs[1], pairs[2], pairs[3]};
 }
 
 // Where a weight's or mask's value of (row, column, tap) lies.

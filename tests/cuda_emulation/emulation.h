@@ -169,7 +169,7 @@ struct Shared {
     used += (size + 2 * kRedZone - 1) / kRedZone * kRedZone;
     if (used + kRedZone > kSharedBytes) fail("out of shared memory");
     ASAN_UNPOISON_MEMORY_REGION(place, size);
-    std::memset(place, 0xcd, size);
+    std::memset(place, 0xff, size);  // NaN in every format, which zeros do not hide
     return place;
   }
 };

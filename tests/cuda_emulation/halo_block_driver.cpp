@@ -1,20 +1,23 @@
-// Reads convolutions from stdin, runs the kernel of blocks of weights, writes the results.
+// Reads convolutions from stdin, runs the kernels of blocks of weights, writes the results.
 //
 // A case, as conv_cases.py encodes it: what read_head reads; int64 length of the plan and the
-// plan; then input, weight, mask and bias, activations in channels_last, weight and mask
-// contiguous.
+// plan; then input, weight, mask and bias, or grad_output, input and mask; activations in
+// channels_last, weight and mask contiguous.
 #include "conv_head.h"
 #include "halo_block_conv2d.cu"
+#include "halo_block_conv2d_grad_weight.cu"
 
 namespace {
 
 using namespace sparselth;
 using namespace sparselth::cuda;
 
+enum Op { kForward, kGradInput, kGradWeight };
+
 template <class T>
-void run(const Head& head) {
+void convolve(const Head& head) {
   const auto& [op, dtype, has_bias, g] = head;
-  const bool forward = op == 0;
+  const bool forward = op == kForward;
   const int64_t inputs = head.inputs(), outputs = head.outputs(), weights = head.weights();
   const int64_t rows = forward ? g.c_out : g.c_in;
   HaloTile tile;
@@ -36,6 +39,31 @@ void run(const Head& head) {
                                 strides, has_bias ? bias.data() : nullptr, int32_t(rows),
                                 packed.data(), result.data(), nullptr);
   result.write();
+}
+
+template <class T>
+void correlate(const Head& head) {
+  const ConvGeometry& g = head.geometry;
+  PanelTile tile;
+  if (!cut_into_panel_tiles(forward_pass(g), tile)) emulation::fail("does not fit");
+  const int64_t length = read_word();
+  const Array words = read(length, 4);
+  const PanelPlan plan =
+      read_panel_plan(static_cast<const int32_t*>(words.data()), length, g.c_out, forward_pass(g));
+  if (plan.items < 0) emulation::fail("the plan's length is wrong");
+  const Array grad_output = read(head.outputs(), sizeof(T)), input = read(head.inputs(), sizeof(T));
+  const Array mask = read(head.weights(), 1), result(head.weights(), sizeof(T));
+  const Array partial(partial_sums(tile, plan), 4);
+  if (plan.items == 0) std::memset(result.data(), 0, result.bytes());
+  if (plan.items != 0)
+    queue_correlate_halo_blocks<T>(tile, plan, input.data(), grad_output.data(), mask.data(),
+                                   int32_t(g.c_out), partial.data(), result.data(), nullptr);
+  result.write();
+}
+
+template <class T>
+void run(const Head& head) {
+  head.op == kGradWeight ? correlate<T>(head) : convolve<T>(head);
 }
 
 }  // namespace

@@ -107,12 +107,12 @@ __global__ void async_copies() {
   emulation::copy_async(own + 1, nullptr, false);
   emulation::commit_copies();
   emulation::copy_async(own + 2, source, true);
-  const bool before = own[0].x == 0xcdcdcdcd && own[1].x == 0xcdcdcdcd;
+  const bool before = own[0].x == 0xffffffff && own[1].x == 0xffffffff;
   emulation::wait_for_copies<1>();
-  const bool first = own[0].x == threadIdx.x && own[0].w == 3 && own[1].x == 0xcdcdcdcd;
+  const bool first = own[0].x == threadIdx.x && own[0].w == 3 && own[1].x == 0xffffffff;
   emulation::wait_for_copies<0>();
   const bool second = own[1].x == 0 && own[1].w == 0;
-  const bool open = own[2].x == 0xcdcdcdcd;  // of no group yet
+  const bool open = own[2].x == 0xffffffff;  // of no group yet
   emulation::commit_copies();
   emulation::wait_for_copies<0>();
   results[threadIdx.x] = before && first && second && open && own[2].x == threadIdx.x;

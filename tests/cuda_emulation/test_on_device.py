@@ -79,6 +79,7 @@ def test_kernel_agrees_with_the_oracle(op, dtype):
 CONVOLUTIONS = [
     *((op, dtype) for op in conv_cases.ENTRIES for dtype in conv_cases.DTYPES),
     *((op, dtype) for op in conv_cases.VECTORS for dtype in conv_cases.HALVES),
+    *((op, dtype) for op in conv_cases.BLOCKS for dtype in conv_cases.HALVES),
 ]
 
 

@@ -109,6 +109,7 @@ def tensor_core_samples():
         "column_vector_conv2d_grad_input": [(y, weight, mask, by_input, 8, [4, 5], *conv)],
         "halo_block_conv2d": [(x, weight, mask, bias, blocks.by_output, *conv)],
         "halo_block_conv2d_grad_input": [(y, weight, mask, blocks.by_input, [4, 5], *conv)],
+        "halo_block_conv2d_grad_weight": [(y, x, mask, blocks.by_panel, *conv)],
     }
 
 

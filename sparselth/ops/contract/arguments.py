@@ -42,6 +42,7 @@ _SHAPES: dict[str, dict[str, str]] = {
     "column_vector_conv2d_grad_input": _GRAD_INPUT,
     "halo_block_conv2d": _FORWARD,
     "halo_block_conv2d_grad_input": _GRAD_INPUT,
+    "halo_block_conv2d_grad_weight": _GRAD_WEIGHT,
     "masked_linear": {"input": "N I", "weight": "O I", "mask": "O I", "bias": "O"},
     "masked_linear_grad_input": {"grad_output": "N O", "weight": "O I", "mask": "O I"},
     "masked_linear_grad_weight": {"grad_output": "N O", "input": "N I", "mask": "O I"},

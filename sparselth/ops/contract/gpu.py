@@ -1,12 +1,14 @@
 """The contract of the convolutions behind `masked_conv2d` on a GPU: schemas and fake kernels.
 
 They compute what the ops of `conv.py` do, for CUDA tensors, with a plan of their own: by output
-channel, for the input gradient by input channel. They run below autograd, chosen by
-`gpu/candidates.py`, so they have no formulas of their own. Sums are in float32.
+channel, for the input gradient by input channel, for a weight gradient of blocks by both. They run
+below autograd, chosen by `gpu/candidates.py`, so they have no formulas of their own. Sums are in
+float32.
 
 CUDA tensors raise RuntimeError besides where a kernel reaches too far for shared memory, which
-`ConvKernel.fits` tells beforehand. A plan's length is compared with its mask, its words are not: a
-kernel that finds one that leads outside of its tensors traps.
+`ConvKernel.fits` tells beforehand, and `gpu.halo_blocks.grad_weight_fits` for that of blocks. A
+plan's length is compared with its mask, its words are not: a kernel that finds one that leads
+outside of its tensors traps.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ SCHEMAS: dict[str, str] = {
     ),
     "halo_block_conv2d": _FORWARD,
     "halo_block_conv2d_grad_input": _GRAD_INPUT,
+    "halo_block_conv2d_grad_weight": _GRAD_WEIGHT,
 }
 
 define(SCHEMAS)
@@ -159,3 +162,18 @@ def _(grad_output, weight, mask, plan, input_hw, *conv):
     """
     grad = _grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     return grad.contiguous(memory_format=torch.channels_last)
+
+
+@fake("halo_block_conv2d_grad_weight")
+def _(grad_output, input, mask, plan, stride, padding, dilation, groups):
+    """Compute the gradient of `halo_block_conv2d` with respect to its weight, where kept.
+
+    As `masked_conv2d_grad_weight`, by the same blocks: exactly zero where the mask prunes.
+
+    grad_output: dy (N, C_out, H_out, W_out), float16 or bfloat16, channels_last.
+    input: x (N, C_in, H, W), the dtype of grad_output, channels_last.
+    mask, stride, padding, dilation, groups: the forward's.
+    plan: int32 (length,), `gpu.halo_blocks.find_halo_blocks(mask).by_panel`.
+    Returns dw (C_out, C_in, kH, kW), the dtype of the input, contiguous.
+    """
+    return input.new_empty(mask.shape)

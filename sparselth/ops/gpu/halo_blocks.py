@@ -1,8 +1,9 @@
 """Masks as blocks of 32 x 32 weights: what `halo_block_conv2d` walks on a GPU's tensor cores.
 
 A pass computes rows (outputs; inputs for the input gradient) from columns, 32 by 32. A plan lists
-the blocks that keep anything by (32 rows, 32 columns), and of those by tap.
-`csrc/cuda/halo_block_conv2d.cu` holds the layout.
+the blocks that keep anything by (32 rows, 32 columns), and of those by tap. The weight gradient
+goes by panels of 128 outputs x 128 inputs, whose blocks are dealt out to items of work. The layouts
+are held by `csrc/cuda/halo_block_conv2d.cu` and `halo_block_conv2d_grad_weight.cu`.
 """
 
 from __future__ import annotations
@@ -19,26 +20,31 @@ from ..reference import masked_conv2d_grad_weight
 from .kernel import ConvKernel, has_cuda_kernels
 from .rates import slower_than_cudnn
 
-# As in halo_block_conv2d.cu.
+# As in halo_block_tile.cuh and halo_block_panel.cuh.
 _EDGE, _PIXELS, _MOST_TILE, _TILE_BYTES, _PIXEL_BYTES = 32, 256, 16, 96 << 10, 64
 _LARGEST_KERNEL = 255
+_PANEL_EDGE, _PANEL_PIXELS, _MOST_PANEL_TILE, _PANEL_PIXEL_BYTES = 4, 64, 8, 256
+_WARPS, _SLOTS = 8, 5
 
 
 class HaloBlockIndex(NamedTuple):
-    """The plans of one mask, by output and by input channel: int32 (length,) on its device."""
+    """The plans of one mask, int32 (length,) on its device: by output, input, and panel of both."""
 
     by_output: Tensor
     by_input: Tensor
+    by_panel: Tensor
 
 
 def find_halo_blocks(mask: Tensor) -> HaloBlockIndex:
-    """List the blocks of a convolution without groups, for two of its passes.
+    """List the blocks of a convolution without groups, for each of its passes.
 
     mask: bool (C_out, C_in, kH, kW), on any device.
     """
     listed = _listed(mask)
     # Seen from the input, rows are inputs and the taps are turned around.
-    return HaloBlockIndex(_plan(listed), _plan(listed.transpose(0, 1).flip(2, 3)))
+    return HaloBlockIndex(
+        _plan(listed), _plan(listed.transpose(0, 1).flip(2, 3)), _plan_of_panels(listed)
+    )
 
 
 def _listed(mask: Tensor) -> Tensor:
@@ -56,6 +62,53 @@ def _plan(listed: Tensor) -> Tensor:
     return torch.cat(parts).to(torch.int32)
 
 
+def _plan_of_panels(listed: Tensor) -> Tensor:
+    """Deal a panel's blocks out to as few items as hold them, and an item's to its warps, evenly.
+
+    Neighbors stay together: a warp whose blocks are of the same outputs loads their gradients once.
+    """
+    row, column, tap_row, tap_column = listed.nonzero().unbind(1)
+    row_panels, column_panels = (-(-extent // _PANEL_EDGE) for extent in listed.shape[:2])
+    panel = row // _PANEL_EDGE * column_panels + column // _PANEL_EDGE
+    order = panel.argsort(stable=True)
+    code = row % _PANEL_EDGE | column % _PANEL_EDGE << 2 | tap_row << 4 | tap_column << 12
+    panel, code = panel[order], code[order]
+    blocks = torch.bincount(panel, minlength=row_panels * column_panels)
+    items = -(-blocks // (_WARPS * _SLOTS))
+    rank = torch.arange(len(code), device=code.device) - (blocks.cumsum(0) - blocks)[panel]
+    part, rank, share = _dealt(rank, blocks[panel], items[panel])
+    item = (items.cumsum(0) - items)[panel] + part
+    warp, slot, _ = _dealt(rank, share, torch.full_like(share, _WARPS))
+    of_panel = torch.arange(len(items), device=items.device).repeat_interleave(items)
+    words = torch.full((len(of_panel), 1 + _WARPS * _SLOTS), -1, device=code.device)
+    words[:, 0] = of_panel
+    words[item, 1 + warp * _SLOTS + slot] = code
+    return words.flatten().to(torch.int32)
+
+
+def _dealt(rank: Tensor, count: Tensor, hands: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Deal `count` to `hands`: return whose number `rank` is, its rank there, and how many are."""
+    hand = rank * hands // count
+    first, end = (-(-(hand + i) * count // hands) for i in range(2))
+    return hand, rank - first, end - first
+
+
+def _tile_pixels(
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    out_hw: Sequence[int],
+    pixels: int,
+    edge: int,
+) -> int:
+    """Return how many pixels a tile of `pixels` reads, of an image at most `edge` high and wide."""
+    tile = [min(edge, 1 << max(extent - 1, 0).bit_length()) for extent in out_hw]
+    plane_h, plane_w = (
+        (tile[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 for i in range(2)
+    )
+    return plane_h * plane_w * (pixels // (tile[0] * tile[1]))
+
+
 def fits_shared_memory(
     kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], out_hw: Sequence[int]
 ) -> bool:
@@ -63,14 +116,8 @@ def fits_shared_memory(
 
     stride: 1 for an input gradient.  out_hw: (height, width) of the pass's result.
     """
-    if max(kernel) > _LARGEST_KERNEL:
-        return False
-    tile = [min(_MOST_TILE, 1 << max(extent - 1, 0).bit_length()) for extent in out_hw]
-    plane_h, plane_w = (
-        (tile[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 for i in range(2)
-    )
-    pixels = plane_h * plane_w * (_PIXELS // (tile[0] * tile[1]))
-    return pixels * (_PIXEL_BYTES + 4) <= _TILE_BYTES
+    pixels = _tile_pixels(kernel, stride, dilation, out_hw, _PIXELS, _MOST_TILE)
+    return max(kernel) <= _LARGEST_KERNEL and pixels * (_PIXEL_BYTES + 4) <= _TILE_BYTES
 
 
 def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
@@ -78,16 +125,27 @@ def all_passes_fit(shape: Sequence[int], input_hw: Sequence[int], conv: ConvSett
 
     shape: (C_out, C_in, kH, kW).  conv: stride, padding, dilation, groups.
     """
+    forward = fits_shared_memory(shape[2:], conv[0], conv[2], _output_hw(shape, input_hw, conv))
+    return forward and fits_shared_memory(shape[2:], (1, 1), conv[2], input_hw)
+
+
+def grad_weight_fits(shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> bool:
+    """Say whether the weight gradient's tiles of both activations fit: arguments as there."""
+    kernel, out_hw = shape[2:], _output_hw(shape, input_hw, conv)
+    halo = _tile_pixels(kernel, conv[0], conv[2], out_hw, _PANEL_PIXELS, _MOST_PANEL_TILE)
+    pixels = _PANEL_PIXELS + halo + 1  # one of zeros
+    return max(kernel) <= _LARGEST_KERNEL and pixels * (_PANEL_PIXEL_BYTES + 8) <= _TILE_BYTES
+
+
+def _output_hw(shape: Sequence[int], input_hw: Sequence[int], conv: ConvSettings) -> list[int]:
     stride, padding, dilation, _ = conv
-    out_hw = [
+    return [
         output_size(input_hw[i], shape[2 + i], stride[i], padding[i], dilation[i]) for i in range(2)
     ]
-    forward = fits_shared_memory(shape[2:], stride, dilation, out_hw)
-    return forward and fits_shared_memory(shape[2:], (1, 1), dilation, input_hw)
 
 
 class HaloBlocks(ConvKernel):
-    """Blocks of 32 x 32 weights, each pixel fetched once for all taps; dw by cuDNN, masked."""
+    """Blocks of 32 x 32 weights, each pixel fetched once for all taps."""
 
     name = "halo_blocks"
     serves = "no groups, a tile and its halo within 96 KiB"
@@ -96,7 +154,7 @@ class HaloBlocks(ConvKernel):
 
     def __init__(self, mask: Tensor) -> None:
         density = float(_listed(mask).float().mean())
-        self.relative_time = (2 * density * slower_than_cudnn(self.name) + 1.0) / 3
+        self.relative_time = density * slower_than_cudnn(self.name)
         self._index: HaloBlockIndex | None = None
 
     @classmethod
@@ -124,5 +182,9 @@ class HaloBlocks(ConvKernel):
         return run(grad, weight, mask, self.index(mask).by_input, input_hw, *conv)
 
     def grad_weight(self, grad_output, input, mask, conv: ConvSettings) -> Tensor:
-        """Return dw, contiguous, by cuDNN, zero where pruned."""
-        return masked_conv2d_grad_weight(grad_output, input, mask, None, *conv)
+        """Return dw, contiguous, zero where pruned; by cuDNN where its tile is too large."""
+        if not grad_weight_fits(mask.shape, input.shape[2:], conv):
+            return masked_conv2d_grad_weight(grad_output, input, mask, None, *conv)
+        grad, x = (t.contiguous(memory_format=torch.channels_last) for t in (grad_output, input))
+        index = self.index(mask).by_panel
+        return OPS.halo_block_conv2d_grad_weight(grad, x, mask, index, *conv)

@@ -45,3 +45,8 @@ def halo_block_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *con
     """Return dx of `masked_conv2d_grad_input`, channels_last."""
     grad = masked_conv2d_grad_input(grad_output, weight, mask, plan, input_hw, *conv)
     return grad.contiguous(memory_format=torch.channels_last)
+
+
+def halo_block_conv2d_grad_weight(grad_output, input, mask, plan, *conv):
+    """Return dw of `masked_conv2d_grad_weight`."""
+    return masked_conv2d_grad_weight(grad_output, input, mask, plan, *conv)

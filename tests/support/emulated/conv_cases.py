@@ -21,7 +21,11 @@ ENTRIES = (
     "unstructured_conv2d_grad_weight",
 )
 VECTORS = ("column_vector_conv2d", "column_vector_conv2d_grad_input")
-BLOCKS = ("halo_block_conv2d", "halo_block_conv2d_grad_input")
+BLOCKS = (
+    "halo_block_conv2d",
+    "halo_block_conv2d_grad_input",
+    "halo_block_conv2d_grad_weight",
+)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HALVES = DTYPES[1:]
 OPS = (*ENTRIES, *VECTORS, *BLOCKS)
@@ -104,6 +108,8 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
             outs, ins = -(-outs // segment) * segment, -(-ins // segment) * segment
         if by_blocks and seed % 16 == 4:
             outs = integer(130, 140)  # more than a thread block has
+        if op == BLOCKS[2] and seed % 16 in (4, 12):
+            ins = integer(130, 140)
         kernel = (integer(1, 3), integer(1, 3))
         height, width = integer(1, 7), integer(1, 9)
         if seed % 8 == 6:
@@ -115,7 +121,8 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
         conv = (stride, padding, dilation, groups)
         shape = (outs * groups, ins, *kernel)
         kernels = column_vector if by_vectors else halo_blocks if by_blocks else unstructured
-        if there and kernels.all_passes_fit(shape, (height, width), conv):
+        fits = halo_blocks.grad_weight_fits if op == BLOCKS[2] else kernels.all_passes_fit
+        if there and fits(shape, (height, width), conv):
             break
     batch = integer(1, 5) if seed % 8 != 6 else 1
     batch += 8 * (by_vectors and seed % 8 == 1)
@@ -143,11 +150,14 @@ def draw(op: str, dtype: torch.dtype, seed: int) -> Case:
     else:
         plans = unstructured.find_unstructured(mask, groups)
     plan = plans.by_input if op.endswith("grad_input") else plans.by_output
+    if op == BLOCKS[2]:
+        plan = plans.by_panel
     weights = [weight, mask] if on_tensor_cores else [weight]
     arguments: tuple[Any, ...]
     if op.endswith("grad_weight"):
         x.masked_fill_(torch.rand(x.shape, generator=g) < 0.004 * (seed % 3 == 0), torch.inf)
-        arguments, arrays = (grad, x, mask, plan, *conv), [grad, x]
+        arguments = (grad, x, mask, plan, *conv)
+        arrays = [grad, x, *([mask] if on_tensor_cores else [])]
     elif op.endswith("grad_input"):
         arguments = (grad, weight, mask, plan, *length, [height, width], *conv)
         arrays = [grad, *weights]
@@ -183,7 +193,7 @@ def mismatches(cases: list[Case], output: bytes) -> list[str]:
     wrong, position = [], 0
     for case in cases:
         want = case.oracle()
-        if case.op in (*VECTORS, *BLOCKS):
+        if case.op in (*VECTORS, *BLOCKS) and not case.op.endswith("grad_weight"):
             want = want.permute(0, 2, 3, 1)  # as it lies in memory
         size = want.numel() * case.dtype.itemsize
         chunk = bytearray(output[position : position + size])

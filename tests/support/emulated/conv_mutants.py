@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import conv_cases, tensor_core_mutants
+from . import conv_cases, panel_mutants, tensor_core_mutants
 from .host_build import Mutant
 
 FORWARD, GRAD_INPUT, GRAD_WEIGHT = conv_cases.ENTRIES
@@ -136,4 +136,5 @@ MUTANTS = [
         GRAD_WEIGHT,
     ),
     *tensor_core_mutants.MUTANTS,
+    *panel_mutants.MUTANTS,
 ]

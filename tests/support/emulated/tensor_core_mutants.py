@@ -6,7 +6,7 @@ from . import conv_cases
 from .host_build import Mutant
 
 BY_VECTORS, VECTORS_BACK = conv_cases.VECTORS
-BY_BLOCKS, BLOCKS_BACK = conv_cases.BLOCKS
+BY_BLOCKS, BLOCKS_BACK, _ = conv_cases.BLOCKS
 
 MUTANTS = [
     Mutant(
