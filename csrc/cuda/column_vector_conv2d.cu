@@ -19,51 +19,61 @@
 // layout of both.
 //
 // x, y: channels_last, float16 or bfloat16, sums in float32, in the plan's order: the same results
-// in every run. A block computes 64 rows for 32 pixels of 8 images; a warp one group, for half of
-// the pixels with vectors of 16. Per k-step and warp: 16 mma, and 8 ldmatrix.x4 with vectors of 16,
-// 16 with those of 8, which shared memory then bounds: an expected half of the rate.
+// in every run. A block computes 64 rows for 32 pixels of 8 images, or 32 rows where else there
+// would be too few blocks; a warp one group, for a part of the pixels. With 64 rows, per k-step and
+// warp: 16 mma, and 8 ldmatrix.x4 with vectors of 16, 16 with those of 8, which shared memory then
+// bounds: an expected half of the rate.
 //
 // Plan, int32, built by sparselth/ops/gpu/column_vector.py:
 //   group of each slot    its first row / V for vectors of V, or -1; `slots` of them, a multiple of
 //                         64 / V, those with the most vectors first
 //   starts                slots * chunks + 1: where the k-steps of (slot, chunk of columns) begin
-//   codes                 16 per k-step: column % kColumns, tap row << 5, tap column << 13
-//   bases                 16 per k-step: the flat index in the weight of the vector's first row; -1
-//                         for one that fills up the k-step
+//   codes                 16 per k-step: column % kColumns, tap row << 5, tap column << 13; with
+//                         kFiller one that fills up the k-step and counts as zero
 //
 // Reference: the operand layout of vectors follows Li et al., "Efficient Quantized Sparse Matrix
 // Operations on Tensor Cores", SC 2022 (Magicube).
 #include "tensor_core.cuh"
 #include "virtual_input.cuh"
+#include "weight_strides.cuh"
 
 namespace sparselth::cuda {
 
 // --- launch table -------------------------------------------------------------------------
 
-constexpr int kStep = 16;     // columns of a k-step
-constexpr int kRows = 64;     // of a block
-constexpr int kImages = 8;    // of a tile: what one row of ldmatrix holds
-constexpr int kPixels = 32;   // of a tile
-constexpr int kColumns = 32;  // in shared memory at a time
-constexpr int kSums = kRows * kPixels * kImages / kThreads / 4;  // results of mma, per thread
+constexpr int kStep = 16;                     // columns of a k-step
+constexpr int kImages = 8;                    // of a tile: what one row of ldmatrix holds
+constexpr int kPixels = 32;                   // of a tile
+constexpr int kColumns = 32;                  // in shared memory at a time
+constexpr int kMostRows = 64, kFewRows = 32;  // of a block
+constexpr int32_t kFiller = 1 << 21;
 constexpr uint32_t kTileBytes = 96 << 10;
 
-// How vectors of 16 or 8 rows are dealt to warps.
+// From so many blocks of kMostRows on none is made smaller: an H100's SMs. A GPU's own number would
+// make the time of a layer hard to compare.
+#ifdef SPARSELTH_EMULATION
+constexpr int64_t kEnoughBlocks = 3;  // the small cases there shall have both
+#else
+constexpr int64_t kEnoughBlocks = 132;
+#endif
+
 template <int kVector>
+using Weights = std::conditional_t<kVector == 16, uint4, uint2>;  // of a k-step, per lane
+
+// How vectors of 16 or 8 rows are dealt to warps.
+template <int kVector, int kRows>
 struct Split {
   static_assert(kVector == 16 || kVector == 8);
   static constexpr int kGroups = kRows / kVector;  // of a block, each with as many warps
-  static constexpr int kPairs = kPixels * kGroups / kWarps / 2;     // of pixels, of a warp
-  using Weights = std::conditional_t<kVector == 16, uint4, uint2>;  // of a k-step, per lane
+  static constexpr int kPairs = kPixels * kGroups / kWarps / 2;           // of pixels, of a warp
+  static constexpr int kSums = kRows * kPixels * kImages / kThreads / 4;  // mma's, per thread
 };
 
 struct ColumnVectorPlan {
   const int32_t* groups;
   const int32_t* starts;
   const int32_t* codes;
-  const int32_t* bases;
   int32_t slots, chunks, steps;
-  int64_t weights;  // of the mask
 
   static __device__ int32_t groups_of(int32_t rows, int32_t vector) {
     return (rows + vector - 1) / vector;
@@ -73,18 +83,17 @@ struct ColumnVectorPlan {
 // The plan of `rows` rows in `length` words, by vectors of `vector` of them; its steps are negative
 // where the length is wrong.
 inline ColumnVectorPlan read_column_vector_plan(const int32_t* words, int64_t length, int64_t rows,
-                                                int64_t columns, int64_t vector, int64_t weights) {
+                                                int64_t columns, int64_t vector) {
   ColumnVectorPlan plan{};
-  plan.weights = weights;
-  plan.slots = int32_t((rows + kRows - 1) / kRows * (kRows / vector));
+  plan.slots = int32_t((rows + kMostRows - 1) / kMostRows * (kMostRows / vector));
   plan.chunks = int32_t((columns + kColumns - 1) / kColumns);
   const int64_t head = int64_t(plan.slots) * (1 + plan.chunks) + 1, rest = length - head;
-  const int64_t steps = rest / (2 * kStep);
+  const int64_t steps = rest / kStep;
   // Places of its words are counted in 32 bits.
-  const bool whole = rest >= 0 && rest % (2 * kStep) == 0 && steps < (int64_t(1) << 27);
+  const bool whole = rest >= 0 && rest % kStep == 0 && steps < (int64_t(1) << 27);
   plan.steps = whole ? int32_t(steps) : -1;
   plan.groups = words, plan.starts = plan.groups + plan.slots;
-  plan.codes = plan.groups + head, plan.bases = plan.codes + int64_t(plan.steps) * kStep;
+  plan.codes = plan.groups + head;
   return plan;
 }
 
@@ -124,12 +133,13 @@ inline bool cut_into_vector_tiles(const ConvPass& pass, ColumnVectorTile& t) {
 
 // --- device code --------------------------------------------------------------------------
 
-// Packs the weights as multiply_add takes them: packed[step][lane]. row_stride: between the rows of
-// a vector in the weight.
+// Packs the weights as multiply_add takes them: packed[step][lane].
 template <class T, int kVector>
 __global__ void pack_vectors(const __grid_constant__ ColumnVectorPlan plan, const T* weight,
-                             const bool* mask, int32_t rows, int32_t row_stride,
-                             typename Split<kVector>::Weights* packed) {
+                             const bool* mask, const __grid_constant__ WeightStrides of_weight,
+                             const __grid_constant__ WeightStrides of_mask, int32_t rows,
+                             int32_t columns, int32_t kernel_h, int32_t kernel_w,
+                             Weights<kVector>* packed) {
   const int32_t lane = threadIdx.x % 32;
   const int32_t step = blockIdx.x * kWarps + threadIdx.x / 32;
   if (step >= plan.steps) return;
@@ -141,13 +151,16 @@ __global__ void pack_vectors(const __grid_constant__ ColumnVectorPlan plan, cons
   }
   const int32_t group = plan.groups[run / plan.chunks];
   trap_unless(group >= 0 && group < ColumnVectorPlan::groups_of(rows, kVector));
-  const int32_t first_row = group * kVector;
-  const auto half = [&](int32_t row, int32_t column) -> uint32_t {
-    const int32_t base = plan.bases[step * kStep + column];
-    if (base < 0 || first_row + row >= rows) return 0;
-    const int64_t at = int64_t(base) + row * row_stride;
-    trap_unless(at < plan.weights);
-    return mask[at] ? bits_of(weight[at]) : 0;
+  const int32_t first_row = group * kVector, first_column = run % plan.chunks * kColumns;
+  const auto half = [&](int32_t place, int32_t of_step) -> uint32_t {
+    const int32_t code = plan.codes[step * kStep + of_step], row = first_row + place;
+    const int32_t column = first_column + (code & 31);
+    const int32_t tap_row = code >> 5 & 255, tap_column = code >> 13 & 255;
+    trap_unless(column < columns && tap_row < kernel_h && tap_column < kernel_w);
+    if ((code & kFiller) != 0 || row >= rows) return 0;
+    const int32_t tap = tap_row * kernel_w + tap_column;
+    const bool kept = mask[of_mask.at(row, column, tap)];
+    return kept ? bits_of(weight[of_weight.at(row, column, tap)]) : 0;
   };
   const auto pair = [&](int32_t row, int32_t column) {
     return half(row, column) | half(row, column + 1) << 16;
@@ -206,13 +219,14 @@ __device__ void load_vector_tile(const ColumnVectorTile& t, int32_t image, int32
 
 // input: (batch, columns, in_h, in_w).  output: (batch, rows, out_h, out_w); both channels_last.
 // bias: per row, or null.
-template <class T, int kVector>
+template <class T, int kVector, int kRows>
 __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while one multiplies
     convolve_column_vectors(const __grid_constant__ ColumnVectorTile t,
                             const __grid_constant__ ColumnVectorPlan plan, const T* input,
-                            const typename Split<kVector>::Weights* packed, const T* bias,
-                            int32_t rows, T* output) {
-  constexpr int kGroups = Split<kVector>::kGroups, kPairs = Split<kVector>::kPairs;
+                            const Weights<kVector>* packed, const T* bias, int32_t rows,
+                            T* output) {
+  using Shares = Split<kVector, kRows>;
+  constexpr int kGroups = Shares::kGroups, kPairs = Shares::kPairs, kSums = Shares::kSums;
   extern __shared__ uint4 tile[];
   const int32_t row_blocks = plan.slots / kGroups, lane = threadIdx.x % 32;
   const int32_t first_slot = blockIdx.x % row_blocks * kGroups, at = blockIdx.x / row_blocks;
@@ -286,20 +300,36 @@ __global__ void __launch_bounds__(kThreads, 2)  // two blocks: one loads while o
 
 // packed: bytes per k-step.
 template <int kVector>
-constexpr int64_t kPackedBytes = 32 * sizeof(typename Split<kVector>::Weights);
+constexpr int64_t kPackedBytes = 32 * sizeof(Weights<kVector>);
+
+template <class T, int kVector, int kRows>
+void queue_blocks_of_rows(const ColumnVectorTile& t, const ColumnVectorPlan& plan,
+                          const void* input, const void* packed, const void* bias, int32_t rows,
+                          void* output, cudaStream_t stream) {
+  const int32_t row_blocks = plan.slots / Split<kVector, kRows>::kGroups;
+  launch_shared(convolve_column_vectors<T, kVector, kRows>, uint32_t(t.tiles() * row_blocks),
+                t.shared_bytes(), stream, t, plan, static_cast<const T*>(input),
+                static_cast<const Weights<kVector>*>(packed), static_cast<const T*>(bias), rows,
+                static_cast<T*>(output));
+}
 
 template <class T, int kVector>
 void queue_convolve_column_vectors(const ColumnVectorTile& t, const ColumnVectorPlan& plan,
                                    const void* input, const void* weight, const void* mask,
-                                   int32_t row_stride, const void* bias, int32_t rows, void* packed,
-                                   void* output, cudaStream_t stream) {
-  auto* weights = static_cast<typename Split<kVector>::Weights*>(packed);
+                                   const WeightStrides& of_weight, const WeightStrides& of_mask,
+                                   const void* bias, int32_t rows, void* packed, void* output,
+                                   cudaStream_t stream) {
   launch(pack_vectors<T, kVector>, uint32_t((plan.steps + kWarps - 1) / kWarps), stream, plan,
-         static_cast<const T*>(weight), static_cast<const bool*>(mask), rows, row_stride, weights);
-  const int32_t row_blocks = plan.slots / Split<kVector>::kGroups;
-  launch_shared(convolve_column_vectors<T, kVector>, uint32_t(t.tiles() * row_blocks),
-                t.shared_bytes(), stream, t, plan, static_cast<const T*>(input), weights,
-                static_cast<const T*>(bias), rows, static_cast<T*>(output));
+         static_cast<const T*>(weight), static_cast<const bool*>(mask), of_weight, of_mask, rows,
+         t.columns, t.kernel_h, t.kernel_w, static_cast<Weights<kVector>*>(packed));
+  const auto queue = [&](auto rows_of_block) {
+    queue_blocks_of_rows<T, kVector, rows_of_block()>(t, plan, input, packed, bias, rows, output,
+                                                      stream);
+  };
+  if (t.all_tiles() * (plan.slots / Split<kVector, kMostRows>::kGroups) < kEnoughBlocks)
+    queue(std::integral_constant<int, kFewRows>{});
+  else
+    queue(std::integral_constant<int, kMostRows>{});
 }
 
 }  // namespace sparselth::cuda
@@ -312,24 +342,25 @@ void queue_convolve_column_vectors(const ColumnVectorTile& t, const ColumnVector
 
 namespace sparselth::cuda {
 
-// rows: channels of the result; row_stride: between them in the weight.
+// rows: channels of the result.
 template <int kVector>
 Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, const Tensor& weight,
                  const Tensor& mask, const std::optional<Tensor>& bias, const Tensor& words,
-                 int64_t rows, int64_t row_stride, int64_t groups) {
+                 int64_t rows, bool by_input, int64_t groups) {
   expect(groups == 1, op, "no groups");
   expect(is_channels_last(input), op, "activations in channels_last");
   ColumnVectorTile t;
   const bool fits = cut_into_vector_tiles(pass, t);
-  const ColumnVectorPlan plan = read_column_vector_plan(plan_words(op, words, mask), words.numel(),
-                                                        rows, t.columns, kVector, mask.numel());
-  check_conv(op, fits, plan.steps >= 0, t.all_tiles() * (plan.slots / Split<kVector>::kGroups));
+  const ColumnVectorPlan plan =
+      read_column_vector_plan(plan_words(op, words, mask), words.numel(), rows, t.columns, kVector);
+  check_conv(op, fits, plan.steps >= 0,
+             t.all_tiles() * (plan.slots / Split<kVector, kMostRows>::kGroups));
   const Ints shape = {t.batch, rows, t.out_h, t.out_w};
   Tensor y = torch::stable::empty(shape, input.scalar_type(), std::nullopt, input.device(),
                                   std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
   if (y.numel() == 0) return y;
   const DeviceGuard guard(input.get_device_index());
-  const Tensor w = torch::stable::contiguous(weight), m = torch::stable::contiguous(mask);
+  const WeightInPlace w(weight, by_input), m(mask, by_input);
   std::optional<Tensor> b;
   if (bias.has_value()) b = torch::stable::contiguous(*bias);
   const int64_t bytes = plan.steps * kPackedBytes<kVector>;
@@ -337,8 +368,8 @@ Tensor convolved(const char* op, const ConvPass& pass, const Tensor& input, cons
   dispatch_float(input.scalar_type(), op, [&]<class T>(T*) {
     if constexpr (sizeof(T) == 2) {
       queue_convolve_column_vectors<T, kVector>(
-          t, plan, input.const_data_ptr(), w.const_data_ptr(), m.const_data_ptr(),
-          int32_t(row_stride), b.has_value() ? b->const_data_ptr() : nullptr, int32_t(rows),
+          t, plan, input.const_data_ptr(), w.tensor.const_data_ptr(), m.tensor.const_data_ptr(),
+          w.strides, m.strides, b.has_value() ? b->const_data_ptr() : nullptr, int32_t(rows),
           packed.mutable_data_ptr(), y.mutable_data_ptr(),
           current_stream(input.get_device_index()));
     } else {
@@ -362,8 +393,8 @@ Tensor column_vector_conv2d(const Tensor& input, const Tensor& weight, const Ten
   const char* op = "column_vector_conv2d";
   const ConvGeometry g =
       checked_forward(op, input, weight, mask, bias, stride, padding, dilation, groups);
-  return convolved_by(vector, op, forward_pass(g), input, weight, mask, bias, plan, g.c_out,
-                      g.c_in * g.taps(), groups);
+  return convolved_by(vector, op, forward_pass(g), input, weight, mask, bias, plan, g.c_out, false,
+                      groups);
 }
 
 Tensor column_vector_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight,
@@ -374,7 +405,7 @@ Tensor column_vector_conv2d_grad_input(const Tensor& grad_output, const Tensor& 
   const ConvGeometry g = checked_grad_input(op, grad_output, weight, mask, input_hw, stride,
                                             padding, dilation, groups);
   return convolved_by(vector, op, backward_pass(g), grad_output, weight, mask,
-                      std::optional<Tensor>(), plan, g.c_in, g.taps(), groups);
+                      std::optional<Tensor>(), plan, g.c_in, true, groups);
 }
 
 }  // namespace sparselth::cuda

@@ -27,6 +27,7 @@
 //   codes     per block: tap row, tap column << 8
 //   runs      per block: row block * chunks + chunk, for whoever packs the weights
 #include "halo_block_tile.cuh"
+#include "weight_strides.cuh"
 
 namespace sparselth::cuda {
 
@@ -35,8 +36,8 @@ namespace sparselth::cuda {
 // Packs the weights as convolve_halo_blocks takes them: packed[block][fragment][lane].
 template <class T>
 __global__ void pack_halo_blocks(const __grid_constant__ HaloPlan plan, const T* weight,
-                                 const bool* mask, const __grid_constant__ BlockStrides of_weight,
-                                 const __grid_constant__ BlockStrides of_mask, int32_t rows,
+                                 const bool* mask, const __grid_constant__ WeightStrides of_weight,
+                                 const __grid_constant__ WeightStrides of_mask, int32_t rows,
                                  int32_t columns, int32_t kernel_h, int32_t kernel_w,
                                  uint4* packed) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -221,9 +222,10 @@ constexpr int64_t kPackedBytes = kFragments * 32 * 16;  // of a block
 
 template <class T>
 void queue_convolve_halo_blocks(const HaloTile& t, const HaloPlan& plan, const void* input,
-                                const void* weight, const void* mask, const BlockStrides& of_weight,
-                                const BlockStrides& of_mask, const void* bias, int32_t rows,
-                                void* packed, void* output, cudaStream_t stream) {
+                                const void* weight, const void* mask,
+                                const WeightStrides& of_weight, const WeightStrides& of_mask,
+                                const void* bias, int32_t rows, void* packed, void* output,
+                                cudaStream_t stream) {
   auto* weights = static_cast<uint4*>(packed);
   const int64_t lanes = int64_t(plan.blocks) * kFragments * 32;
   launch(pack_halo_blocks<T>, uint32_t((lanes + kThreads - 1) / kThreads), stream, plan,
@@ -244,24 +246,6 @@ void queue_convolve_halo_blocks(const HaloTile& t, const HaloPlan& plan, const v
 
 namespace sparselth::cuda {
 
-// A tensor (C_out, C_in, kH, kW) as blocks of it are read, copied where no one stride serves all
-// taps.
-struct ReadInBlocks {
-  Tensor tensor;
-  BlockStrides strides;
-
-  ReadInBlocks(const Tensor& given, bool by_input) : tensor(given) {
-    const int64_t width = tensor.size(3), taps = tensor.size(2) * width;
-    if (tensor.size(2) > 1 && tensor.stride(2) != width * tensor.stride(3))
-      tensor = torch::stable::contiguous(given);
-    const int64_t out = tensor.stride(0), in = tensor.stride(1);
-    const int64_t tap = width > 1 ? tensor.stride(3) : tensor.stride(2);
-    // Seen from the input, the taps are turned around.
-    strides =
-        by_input ? BlockStrides{in, out, -tap, (taps - 1) * tap} : BlockStrides{out, in, tap, 0};
-  }
-};
-
 // rows: channels of the result.
 Tensor convolved_by_halo_blocks(const char* op, const ConvPass& pass, const Tensor& input,
                                 const Tensor& weight, const Tensor& mask,
@@ -279,7 +263,7 @@ Tensor convolved_by_halo_blocks(const char* op, const ConvPass& pass, const Tens
                                   std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
   if (y.numel() == 0) return y;
   const DeviceGuard guard(input.get_device_index());
-  const ReadInBlocks w(weight, by_input), m(mask, by_input);
+  const WeightInPlace w(weight, by_input), m(mask, by_input);
   std::optional<Tensor> b;
   if (bias.has_value()) b = torch::stable::contiguous(*bias);
   const Tensor packed =

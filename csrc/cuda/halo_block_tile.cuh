@@ -104,13 +104,4 @@ __device__ void copy_segment(uint4* to, const T* values, int32_t left, bool ther
   *to = {pairs[0], pairs[1], pairs[2], pairs[3]};
 }
 
-// Where a weight's or mask's value of (row, column, tap) lies.
-struct BlockStrides {
-  int64_t row, column, tap, first;
-
-  __device__ int64_t at(int32_t r, int32_t c, int32_t t) const {
-    return first + r * row + c * column + t * tap;
-  }
-};
-
 }  // namespace sparselth::cuda

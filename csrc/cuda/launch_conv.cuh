@@ -5,6 +5,7 @@
 
 #include "common/conv_geometry.h"
 #include "launch.cuh"
+#include "weight_strides.cuh"
 
 namespace sparselth::cuda {
 
@@ -25,5 +26,19 @@ inline void check_conv(const char* op, bool fits, bool is_whole, int64_t blocks)
   expect(is_whole, op, "the plan belongs to another mask; rebuild it");
   expect(blocks < (int64_t(1) << 31), op, "too many tiles for one launch");
 }
+
+// A weight or mask (C_out, C_in, kH, kW) as it lies; copied where no one stride serves all taps.
+struct WeightInPlace {
+  Tensor tensor;
+  WeightStrides strides;
+
+  WeightInPlace(const Tensor& given, bool by_input) : tensor(given) {
+    const int64_t width = tensor.size(3), taps = tensor.size(2) * width;
+    if (tensor.size(2) > 1 && tensor.stride(2) != width * tensor.stride(3))
+      tensor = torch::stable::contiguous(given);
+    const int64_t tap = width > 1 ? tensor.stride(3) : tensor.stride(2);
+    strides = weight_strides(tensor.stride(0), tensor.stride(1), tap, taps, by_input);
+  }
+};
 
 }  // namespace sparselth::cuda

@@ -23,17 +23,17 @@ void run(const Head& head) {
     emulation::fail("does not fit");
   const int64_t length = read_word();
   const Array words = read(length, 4);
-  const ColumnVectorPlan plan = read_column_vector_plan(
-      static_cast<const int32_t*>(words.data()), length, rows, tile.columns, kVector, weights);
+  const ColumnVectorPlan plan = read_column_vector_plan(static_cast<const int32_t*>(words.data()),
+                                                        length, rows, tile.columns, kVector);
   if (plan.steps < 0) emulation::fail("the plan's length is wrong");
   const Array input = read(forward ? inputs : outputs, sizeof(T));
   const Array weight = read(weights, sizeof(T)), mask = read(weights, 1);
   const Array bias = read(has_bias ? rows : 0, sizeof(T));
   const Array result(forward ? outputs : inputs, sizeof(T)),
       packed(plan.steps, kPackedBytes<kVector>);
-  const int64_t row_stride = (forward ? g.c_in : 1) * g.taps();
+  const WeightStrides strides = weight_strides(g.c_in * g.taps(), g.taps(), 1, g.taps(), !forward);
   queue_convolve_column_vectors<T, kVector>(tile, plan, input.data(), weight.data(), mask.data(),
-                                            int32_t(row_stride), has_bias ? bias.data() : nullptr,
+                                            strides, strides, has_bias ? bias.data() : nullptr,
                                             int32_t(rows), packed.data(), result.data(), nullptr);
   result.write();
 }

@@ -33,8 +33,7 @@ void convolve(const Head& head) {
   const Array bias = read(has_bias ? rows : 0, sizeof(T));
   const Array result(forward ? outputs : inputs, sizeof(T)), packed(plan.blocks, kPackedBytes);
   const int64_t taps = g.taps(), out = g.c_in * taps;
-  const BlockStrides strides =
-      forward ? BlockStrides{out, taps, 1, 0} : BlockStrides{taps, out, -1, taps - 1};
+  const WeightStrides strides = weight_strides(out, taps, 1, taps, !forward);
   queue_convolve_halo_blocks<T>(tile, plan, input.data(), weight.data(), mask.data(), strides,
                                 strides, has_bias ? bias.data() : nullptr, int32_t(rows),
                                 packed.data(), result.data(), nullptr);

@@ -24,7 +24,7 @@ from .rates import slower_than_cudnn
 
 # As in column_vector_conv2d.cu.
 _ROWS, _STEP, _COLUMNS, _PIXELS, _TILE_BYTES = 64, 16, 32, 32, 96 << 10
-_LARGEST_KERNEL = 255
+_LARGEST_KERNEL, _FILLER = 255, 1 << 21
 
 
 # Rows of a vector.
@@ -69,11 +69,6 @@ def _plan(rows_first: Tensor, length: int, by_input: bool) -> Tensor:
     rows, columns, height, width = rows_first.shape
     slots, chunks = -(-rows // _ROWS) * (_ROWS // length), -(-columns // _COLUMNS)
     group, column, tap_row, tap_column = _covered(rows_first, length).nonzero().unbind(1)
-    # Of the vector's first row, in the weight (C_out, C_in, kH, kW).
-    first = group * length
-    out, channel = (column, first) if by_input else (first, column)
-    inputs = rows if by_input else columns
-    base = ((out * inputs + channel) * height + tap_row) * width + tap_column
     if by_input:  # seen from the input, the taps are turned around
         tap_row, tap_column = height - 1 - tap_row, width - 1 - tap_column
 
@@ -81,9 +76,8 @@ def _plan(rows_first: Tensor, length: int, by_input: bool) -> Tensor:
     group_of_slot = torch.where(order * length < rows, order, -1)
     slot = torch.empty_like(order).scatter_(0, order, torch.arange(slots, device=order.device))
     run = slot[group] * chunks + column // _COLUMNS
-    run, base, code = _dealt(
+    run, code = _dealt(
         run,
-        base,
         column % _COLUMNS | tap_row << 5 | tap_column << 13,
         _bank(column % _COLUMNS, tap_row, tap_column, height, width),
     )
@@ -95,13 +89,12 @@ def _plan(rows_first: Tensor, length: int, by_input: bool) -> Tensor:
     starts = ends - steps
     rank = torch.arange(len(run), device=run.device) - (counts.cumsum(0) - counts)[run]
     places = int(ends[-1]) * _STEP
-    codes, bases = base.new_zeros(places), base.new_full((places,), -1)
-    at = starts[run] * _STEP + rank
-    codes[at], bases[at] = code, base
+    codes = code.new_full((places,), -1)
+    codes[starts[run] * _STEP + rank] = code
     filled = torch.repeat_interleave(steps * _STEP - counts)
     last = (counts.cumsum(0) - 1)[filled]
-    codes[bases < 0] = code[last]
-    parts = (group_of_slot, ends.new_zeros(1), ends, codes, bases)
+    codes[codes < 0] = code[last] | _FILLER
+    parts = (group_of_slot, ends.new_zeros(1), ends, codes)
     return torch.cat(parts).to(torch.int32)
 
 
@@ -112,7 +105,7 @@ def _bank(column: Tensor, tap_row: Tensor, tap_column: Tensor, height: int, widt
     return (column * plane + tap_row * plane_w + tap_column) % 8
 
 
-def _dealt(run: Tensor, base: Tensor, code: Tensor, bank: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _dealt(run: Tensor, code: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     """Sort vectors by run, those of one run so that neighbors are of different banks."""
     by_bank = (run * 8 + bank).argsort(stable=True)
     key = (run * 8 + bank)[by_bank]
@@ -120,7 +113,7 @@ def _dealt(run: Tensor, base: Tensor, code: Tensor, bank: Tensor) -> tuple[Tenso
     by_rank = rank.argsort(stable=True)
     order = by_bank[by_rank]
     order = order[run[order].argsort(stable=True)]
-    return run[order], base[order], code[order]
+    return run[order], code[order]
 
 
 def fits_shared_memory(

@@ -68,15 +68,29 @@ MUTANTS = [
     Mutant(
         "the mask is not applied within a vector",
         "column_vector_conv2d.cu",
-        "mask[at] ? bits_of(weight[at]) : 0",
-        "bits_of(weight[at])",
+        "return kept ? bits_of(weight[of_weight.at(row, column, tap)]) : 0;",
+        "return bits_of(weight[of_weight.at(row, column, tap)]);",
         BY_VECTORS,
     ),
     Mutant(
         "rows past the last are packed",
         "column_vector_conv2d.cu",
-        "if (base < 0 || first_row + row >= rows) return 0;",
-        "if (base < 0) return 0;",
+        "if ((code & kFiller) != 0 || row >= rows) return 0;",
+        "if ((code & kFiller) != 0) return 0;",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "what fills a k-step up is multiplied",
+        "column_vector_conv2d.cu",
+        "if ((code & kFiller) != 0 || row >= rows) return 0;",
+        "if (row >= rows) return 0;",
+        BY_VECTORS,
+    ),
+    Mutant(
+        "taps are read turned around from the output",
+        "weight_strides.cuh",
+        "return {out, in, tap, 0};",
+        "return {out, in, -tap, (taps - 1) * tap};",
         BY_VECTORS,
     ),
     Mutant(
