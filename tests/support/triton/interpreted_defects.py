@@ -23,6 +23,7 @@ from support.triton.interpreting import (
     BITS,
     CONVOLUTIONS,
     LISTS,
+    ORDERED,
     PATTERNED,
     PATTERNS,
     SHARES,
@@ -137,6 +138,45 @@ DEFECTS = {
         *("convolutions", "masked_conv2d_grad_weight.py"),
         *("tl.where(kept != 0, total, 0.0)", "total + 0.0"),
     ),
+    "channels of x as they come": (
+        *("ordered", "masked_conv2d.py"),
+        *("if x_order is not None:", "if False:"),
+    ),
+    "orders of x and y swapped": (
+        *("ordered", "masked_conv2d.py"),
+        *("(outs, ins) if transposed else (ins, outs)", "(ins, outs)"),
+    ),
+    "the bias of another channel": (
+        *("ordered", "masked_conv2d.py"),
+        *("tl.load(bias + out, out_there", "tl.load(bias + first_out + lane, out_there"),
+    ),
+    "results where channels do not lie": (
+        *("ordered", "masked_conv2d.py"),
+        *(
+            "tl.store(to[:, None] + out[None, :]",
+            "tl.store(to[:, None] + (first_out + lane)[None, :]",
+        ),
+    ),
+    "weights packed as they come": (
+        *("ordered", "masked_conv2d.py"),
+        *("inside = tl.load(ins + inside, in_there", "tl.load(ins + inside, in_there"),
+    ),
+    "rows of dead channels left out": (
+        *("ordered", "blocks.py"),
+        *("rows = rows[counts.argsort(descending=True, stable=True)]", "rows = rows[counts > 0]"),
+    ),
+    "channels of dy as they come": (
+        *("ordered", "masked_conv2d_grad_weight.py"),
+        *("out = tl.load(outs + out, dy_there", "tl.load(outs + out, dy_there"),
+    ),
+    "a weight's gradient where its channel does not lie": (
+        *("ordered", "masked_conv2d_grad_weight.py"),
+        *("inside = tl.load(ins + inside, in_there", "tl.load(ins + inside, in_there"),
+    ),
+    "dead channels among the others": (
+        *("ordered", "blocks.py"),
+        *("mask = orders.applied(mask)", "orders.applied(mask)"),
+    ),
     "settings in float32": (
         *("steps", "steps.py"),
         *("bits.to(tl.float64, bitcast=True)", "bits.to(tl.float64, bitcast=True).to(tl.float32)"),
@@ -191,11 +231,16 @@ def checks(package, examples) -> dict[str, Callable[[], None]]:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             agreement.same_convolution(package, case, torch.float32, size)
 
+    def ordered(case, dead):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            agreement.same_convolution(package, case, torch.float32, 16, dead=dead)
+
     step = (SIZES, st.sampled_from(TRUSTED), st.just(True), agreement.settings_of_steps())
     adamw = (SIZES, st.sampled_from(TRUSTED), st.just(True), agreement.settings_of_adamw())
     return {
         "adamw": quick(partial(agreement.same_adamw, package), examples, *adamw),
         "convolutions": quick(convolutions, examples, CONVOLUTIONS, st.just(16)),
+        "ordered": quick(ordered, examples, ORDERED, agreement.DEAD),
         "unstructured": quick(entries, examples, BITS),
         "patterns": quick(partial(agreement.same_masks, package), examples, PATTERNED),
         "projections": quick(
