@@ -3,7 +3,7 @@
 kernel.py          what a kernel is to whoever chooses: `ConvKernel`
 rates.py           how fast each is expected to run, or was measured to
 blocks.py          the block-sparse kernels of `sparselth.kernels` (Triton, tensor cores)
-compaction.py      cuDNN on what remains where whole filters or channels are gone
+compaction.py      the same kernels where whole filters or channels are gone, wherever these lie
 unstructured.py    CUDA C++: single weights, for scattered masks at high sparsity
 halo_blocks.py     CUDA C++: blocks of 32 x 32 on tensor cores, in 16 bits, each pixel fetched once
 column_vector.py   CUDA C++: vectors of 16 or 8 weights on tensor cores, in 16 bits

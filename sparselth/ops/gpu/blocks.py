@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import derived
@@ -34,6 +35,11 @@ def pack(weight: Tensor, mask: Tensor, index: Any) -> Tensor:
     return kernels.pack(weight, mask, index)
 
 
+def can_run(device: torch.device) -> bool:
+    """Say whether the kernels run there; elsewhere than on a GPU the interpreter stands in."""
+    return device.type != "cuda" or not why_missing()
+
+
 class Blocks(ConvKernel):
     """Products of the blocks that keep anything, of the size that should cost least.
 
@@ -43,16 +49,15 @@ class Blocks(ConvKernel):
     name = "blocks"
     backend = "triton"
 
-    def __init__(self, mask: Tensor, groups: int) -> None:
+    def __init__(self, mask: Tensor, groups: int, *orders: Any) -> None:
         blocks = importlib.import_module("sparselth.kernels.blocks")
         costs = {size: slower_than_cudnn(f"{self.name}{size}") for size in blocks.SIZES}
-        self.index = blocks.cheapest_blocks(mask, groups, costs)
+        self.index = blocks.cheapest_blocks(mask, groups, costs, *orders)
         self.relative_time = self.index.density * costs[self.index.size]
 
     @classmethod
     def for_mask(cls, mask: Tensor, groups: int) -> Blocks | None:
-        # Elsewhere than on a GPU the interpreter stands in for it.
-        return cls(mask, groups) if mask.device.type != "cuda" or not why_missing() else None
+        return cls(mask, groups) if can_run(mask.device) else None
 
     def forward(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
         """Return y, channels_last: a product per listed block and tile of output positions."""

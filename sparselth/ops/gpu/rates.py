@@ -28,6 +28,10 @@ RATES: dict[str, Rate] = {
     "blocks64": Rate(220.0),
     "blocks32": Rate(120.0),
     "blocks16": Rate(60.0),
+    # Half: channels that are gathered do not go to shared memory 16 bytes at a time.
+    "compaction64": Rate(110.0),
+    "compaction32": Rate(60.0),
+    "compaction16": Rate(30.0),
     "halo_blocks": Rate(250.0),
     "column_vector16": Rate(60.0),
     "column_vector8": Rate(40.0),
