@@ -5,6 +5,10 @@ are not listed; in those that are, single weights may still be pruned, so that a
 exactly, and one made of whole blocks at no loss. Built when a mask changes, on the host, with one
 copy from the device.
 
+Channels may stand in another order, those that keep anything first: the blocks of a mask that
+prunes whole filters and channels are then few and full, wherever these lie. Blocks and walks count
+places in that order, and the kernels look up which channel stands there.
+
 A pass walks its rows, one for each block of its output channels, and each row's entries. The input
 gradient walks the same blocks by input channel; with a stride its output positions fall into
 phases, by their remainder, each reached by taps of its own.
@@ -27,8 +31,43 @@ Pair = tuple[int, int]
 SIZES = (64, 32, 16)
 
 
+class Orders(NamedTuple):
+    """Which channel stands at each place: int32 on the mask's device, or None for all as they come.
+
+    outs: (C_out,).  ins: (C_in,). Of a convolution without groups.
+    """
+
+    outs: Tensor | None = None
+    ins: Tensor | None = None
+
+    def applied(self, mask: Tensor) -> Tensor:
+        """Return a mask with its channels in these orders."""
+        for axis, order in enumerate(self):
+            mask = mask if order is None else mask.index_select(axis, order)
+        return mask
+
+
+NO_ORDERS = Orders()
+
+
+def order_channels(mask: Tensor) -> Orders:
+    """Return the orders that put first what keeps anything; None where it comes first already.
+
+    Both parts ascend: what are neighbors in memory stay near.
+    mask: bool (C_out, C_in, kH, kW), of a convolution without groups.
+    """
+    kept = [mask.transpose(0, axis).flatten(1).any(1) for axis in (0, 1)]
+    return Orders(*(_order(channels) for channels in kept))
+
+
+def _order(kept: Tensor) -> Tensor | None:
+    if not (kept[1:] & ~kept[:-1]).any():
+        return None
+    return (~kept).to(torch.uint8).argsort(stable=True).to(torch.int32)
+
+
 class Walk(NamedTuple):
-    """One phase of a pass: int32 on the device.
+    """One phase of a pass: int32 on the device. Channels are places in the index's orders.
 
     rows: (R, 5), the longest first: first and last entry, first output channel, where the group's
     output channels and its input channels end.
@@ -52,6 +91,7 @@ class BlockIndex:
     size: edge of a block.  shape: (C_out, C_in / groups, kH, kW).
     blocks: int32 (E, 4) on the mask's device, by slot: group, first output channel within the
     weight, first input channel within the group, tap.  host: the same on the CPU.
+    orders: of the channels that these are counted in.
     """
 
     size: int
@@ -59,6 +99,7 @@ class BlockIndex:
     groups: int
     blocks: Tensor
     host: Tensor
+    orders: Orders = NO_ORDERS
     walks: dict[tuple, list[Walk]] = field(default_factory=dict)
 
     @cached_property
@@ -86,24 +127,29 @@ class BlockIndex:
         return len(self.host) / max(there, 1)
 
 
-def find_blocks(mask: Tensor, groups: int, size: int) -> BlockIndex:
+def find_blocks(mask: Tensor, groups: int, size: int, orders: Orders = NO_ORDERS) -> BlockIndex:
     """List the blocks of a mask.
 
-    mask: bool (C_out, C_in / groups, kH, kW).  size: one of `SIZES`.
+    mask: bool (C_out, C_in / groups, kH, kW), its channels as they come.  size: one of `SIZES`.
+    orders: in which the blocks are looked for, of `order_channels`; none where there are groups.
     """
-    return cheapest_blocks(mask, groups, {size: 1.0})
+    return cheapest_blocks(mask, groups, {size: 1.0}, orders)
 
 
-def cheapest_blocks(mask: Tensor, groups: int, costs: Mapping[int, float]) -> BlockIndex:
+def cheapest_blocks(
+    mask: Tensor, groups: int, costs: Mapping[int, float], orders: Orders = NO_ORDERS
+) -> BlockIndex:
     """List the blocks of a mask, of the size with which it should cost least.
 
-    mask: as in `find_blocks`.  costs: size of blocks -> what a weight costs in them.
+    mask, orders: as in `find_blocks`.  costs: size of blocks -> what a weight costs in them.
     """
+    mask = orders.applied(mask)
     found = {size: _listed(mask, groups, size) for size in costs}
     best = min(found, key=lambda size: len(found[size]) * size**2 * costs[size])
     c_out, c_in, height, width = mask.shape
     host = found[best].cpu()
-    return BlockIndex(best, (c_out, c_in, height, width), groups, host.to(mask.device), host)
+    shape = (c_out, c_in, height, width)
+    return BlockIndex(best, shape, groups, host.to(mask.device), host, orders)
 
 
 def _listed(mask: Tensor, groups: int, size: int) -> Tensor:

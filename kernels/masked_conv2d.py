@@ -6,8 +6,11 @@
 An implicit GEMM on channels_last activations: a program computes BLOCK_M output positions of one
 block of output channels, and walks that row's blocks of the weight (`blocks.py`): each is one
 product of a gathered BLOCK_M x size piece of the input with a packed size x size piece of the
-weight. Rows that are longest start first. float16, bfloat16 and float32, summed in float32; float32
-multiplies in TF32 where cuDNN would (`torch.backends.cudnn.conv.fp32_precision`).
+weight. Rows that are longest start first; those without a block get the bias alone. Where channels
+have an order they are gathered from x and scattered to y by it: filters and channels that are
+pruned as a whole are left out without another pass over activations. float16, bfloat16 and float32,
+summed in float32; float32 multiplies in TF32 where cuDNN would
+(`torch.backends.cudnn.conv.fp32_precision`).
 
 Cost: 2 BLOCK_M size^2 operations for each listed block and tile of positions, whatever is pruned
 inside it. The input is read once for each block that touches it, from the caches if all is well.
@@ -39,6 +42,14 @@ OPTIONS = {
     64: {"num_warps": 8, "num_stages": 3, "maxnreg": 224},
 }
 
+# The same where channels of x are gathered: a value at a time, a thread has more positions in hand.
+GATHERED_M = {16: 64, 32: 64, 64: 64}
+GATHERED_OPTIONS = {
+    16: {"num_warps": 4, "num_stages": 4, "maxnreg": 128},
+    32: {"num_warps": 8, "num_stages": 4, "maxnreg": 208},
+    64: {"num_warps": 8, "num_stages": 3, "maxnreg": 240},
+}
+
 # For kernels in which a program handles the values of one block and no positions.
 WHOLE_BLOCK_WARPS = {16: 4, 32: 4, 64: 8}
 
@@ -50,16 +61,24 @@ MOST_32_BIT = 2**31 - 1
 
 @triton.jit(do_not_specialize=["c_in", "outs_per_group"])
 def pack_blocks(
-    weight, mask, blocks, packed, c_in, outs_per_group, w_out, w_in, w_tap, m_out, m_in, m_tap,
-    SIZE: tl.constexpr,
+    weight, mask, blocks, packed, outs, ins, c_in, outs_per_group, w_out, w_in, w_tap,
+    m_out, m_in, m_tap, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Copy block `program` to packed[program, in, out], zero where the mask prunes."""
+    """Copy block `program` to packed[program, in, out], zero where the mask prunes.
+
+    outs, ins: which channel stands at a place, or None for its own number; see `blocks.Orders`.
+    """
     block = tl.program_id(0)
     group = tl.load(blocks + 4 * block)
     out = tl.load(blocks + 4 * block + 1) + tl.arange(0, SIZE)[None, :]
     inside = tl.load(blocks + 4 * block + 2) + tl.arange(0, SIZE)[:, None]
     tap = tl.load(blocks + 4 * block + 3)
-    there = (out < (group + 1) * outs_per_group) & (inside < c_in)
+    out_there, in_there = out < (group + 1) * outs_per_group, inside < c_in
+    there = out_there & in_there
+    if outs is not None:
+        out = tl.load(outs + out, out_there, other=0)
+    if ins is not None:
+        inside = tl.load(ins + inside, in_there, other=0)
     at = out.to(tl.int64) * m_out + inside * m_in + tap * m_tap
     kept = tl.load(mask + at, there, other=0) != 0
     at = out.to(tl.int64) * w_out + inside * w_in + tap * w_tap
@@ -74,13 +93,16 @@ SIZES = ["row_count", "positions", "height", "width", "in_step_h", "in_step_w"]
 
 @triton.jit(do_not_specialize=[*SIZES, "out_height", "out_width"])
 def correlate(
-    x, packed, bias, y, rows, entries, row_count, positions,
+    x, packed, bias, y, rows, entries, x_order, y_order, row_count, positions,
     height, width, x_image, x_row, x_column, in_step_h, in_step_w,
     out_height, out_width, y_image, y_row, y_column,
     HAS_BIAS: tl.constexpr, RELU: tl.constexpr, TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr,
     WIDE: tl.constexpr, PRECISION: tl.constexpr, SIZE: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Compute one tile. TRANSPOSED: packed blocks are read as [out, in]. WHOLE: see `is_whole`."""
+    """Compute one tile. TRANSPOSED: packed blocks are read as [out, in]. WHOLE: see `is_whole`.
+
+    x_order, y_order: which channel stands at a place, or None for its own number.
+    """
     row = rows + tl.program_id(0) % row_count * 5
     begin, end, first_out = tl.load(row), tl.load(row + 1), tl.load(row + 2)
     out_end, in_end = tl.load(row + 3), tl.load(row + 4)
@@ -113,6 +135,8 @@ def correlate(
         there = (real & inside)[:, None]
         if not WHOLE:
             there &= (channel < in_end)[None, :]
+        if x_order is not None:
+            channel = tl.load(x_order + channel, channel < in_end, other=0)
         piece = tl.load(at[:, None] + channel[None, :], there, other=0)
         block = tl.load(packed + slot * SIZE * SIZE + place)
         total = tl.dot(piece, block, total, input_precision=PRECISION)
@@ -120,14 +144,17 @@ def correlate(
     if WHOLE:
         first_out = tl.multiple_of(first_out, 16)
     out = first_out + lane
+    out_there = out < out_end
+    if y_order is not None:
+        out = tl.load(y_order + out, out_there, other=0)
     if HAS_BIAS:
-        total += tl.load(bias + out, out < out_end, other=0).to(tl.float32)[None, :]
+        total += tl.load(bias + out, out_there, other=0).to(tl.float32)[None, :]
     if RELU:
         total = tl.where(total < 0, 0, total)  # NaN stays, as in torch
     to = y + image * y_image + p * y_row + q * y_column
     stored = real[:, None]
     if not WHOLE:
-        stored &= (out < out_end)[None, :]
+        stored &= out_there[None, :]
     tl.store(to[:, None] + out[None, :], total.to(y.dtype.element_ty), stored)
 
 
@@ -170,7 +197,7 @@ def pack(weight: Tensor, mask: Tensor, index: BlockIndex) -> Tensor:
         return packed
     with guard(weight.device):
         pack_blocks[(len(packed),)](
-            weight, mask.view(torch.uint8), index.blocks, packed, index.shape[1],
+            weight, mask.view(torch.uint8), index.blocks, packed, *index.orders, index.shape[1],
             index.shape[0] // index.groups, *w_strides, *m_strides, SIZE=index.size,
             num_warps=WHOLE_BLOCK_WARPS[index.size],
         )  # fmt: skip
@@ -189,22 +216,26 @@ def run_walks(
     transposed: packed blocks are read as [out, in], as the input gradient does.
     relu: store max(y, 0).
     """
-    size = index.size
+    size, (outs, ins) = index.size, index.orders
+    x_order, y_order = (outs, ins) if transposed else (ins, outs)
+    gathered = x_order is not None
+    block_m = (GATHERED_M if gathered else BLOCK_M)[size]
+    options = (GATHERED_OPTIONS if gathered else OPTIONS)[size]
     x_image, _, x_row, x_column = x.stride()
     y_image, _, y_row, y_column = y.stride()
     for walk in walks:
         positions = y.shape[0] * walk.size[0] * walk.size[1]
-        tiles = triton.cdiv(positions, BLOCK_M[size])
+        tiles = triton.cdiv(positions, block_m)
         if tiles * len(walk.rows) == 0:
             continue
         first = y[:, :, walk.first[0] :, walk.first[1] :]
         correlate[(tiles * len(walk.rows),)](
-            x, packed, bias, first, walk.rows, walk.entries, len(walk.rows), positions,
-            *x.shape[2:], x_image, x_row, x_column, *walk.in_step,
+            x, packed, bias, first, walk.rows, walk.entries, x_order, y_order, len(walk.rows),
+            positions, *x.shape[2:], x_image, x_row, x_column, *walk.in_step,
             *walk.size, y_image, y_row * walk.step[0], y_column * walk.step[1],
             HAS_BIAS=bias is not None, RELU=relu, TRANSPOSED=transposed, WHOLE=is_whole(index),
             WIDE=max(x.numel(), y.numel()) > MOST_32_BIT, PRECISION=precision(x.dtype),
-            SIZE=size, BLOCK_M=BLOCK_M[size], **OPTIONS[size],
+            SIZE=size, BLOCK_M=block_m, **options,
         )  # fmt: skip
 
 

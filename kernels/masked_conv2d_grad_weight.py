@@ -56,13 +56,16 @@ GEOMETRY = ["stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"
 
 @triton.jit(do_not_specialize=[*SIZES, *GEOMETRY, "out_height", "out_width"])
 def sum_blocks(
-    x, dy, blocks, partial, taps_w, c_in, outs_per_group, positions, per_split, height, width,
-    x_image, x_row, x_column, out_height, out_width, dy_image, dy_row, dy_column,
+    x, dy, blocks, partial, outs, ins, taps_w, c_in, outs_per_group, positions, per_split,
+    height, width, x_image, x_row, x_column, out_height, out_width, dy_image, dy_row, dy_column,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
     WHOLE: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     SIZE: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Sum block program_id(0) over the positions of run program_id(1)."""
+    """Sum block program_id(0) over the positions of run program_id(1).
+
+    outs, ins: which channel stands at a place, or None for its own number; see `blocks.Orders`.
+    """
     block, split = tl.program_id(0), tl.program_id(1)
     group, tap = tl.load(blocks + 4 * block), tl.load(blocks + 4 * block + 3)
     lane = tl.arange(0, SIZE)
@@ -71,6 +74,11 @@ def sum_blocks(
     if WHOLE:  # so that 16 bytes are loaded at a time
         first_out, first_channel = tl.multiple_of(first_out, 16), tl.multiple_of(first_channel, 16)
     out, inside, channel = first_out + lane, first_in + lane, first_channel + lane
+    dy_there, x_there = out < (group + 1) * outs_per_group, inside < c_in
+    if outs is not None:
+        out = tl.load(outs + out, dy_there, other=0)
+    if ins is not None:
+        channel = tl.load(ins + channel, x_there, other=0)
     shift_h = tap // taps_w * dilation_h - pad_h
     shift_w = tap % taps_w * dilation_w - pad_w
 
@@ -88,8 +96,8 @@ def sum_blocks(
         valid = real & (h >= 0) & (h < height) & (w >= 0) & (w < width)
         out_there, in_there = real[:, None], valid[:, None]
         if not WHOLE:
-            out_there &= (out < (group + 1) * outs_per_group)[None, :]
-            in_there &= (inside < c_in)[None, :]
+            out_there &= dy_there[None, :]
+            in_there &= x_there[None, :]
         at = dy + image * dy_image + p * dy_row + q * dy_column
         grad = tl.load(at[:, None] + out[None, :], out_there, other=0)
         at = x + image * x_image + h * x_row + w * x_column
@@ -105,13 +113,14 @@ COUNTS = ["splits", "count", "c_in", "outs_per_group", "out_blocks", "in_blocks"
 
 @triton.jit(do_not_specialize=COUNTS)
 def add_splits(
-    partial, mask, slots, dw, splits, count, c_in, outs_per_group, out_blocks, in_blocks, taps,
-    m_out, m_in, m_tap, SIZE: tl.constexpr, PIECE: tl.constexpr, RUNS: tl.constexpr,
+    partial, mask, slots, dw, outs, ins, splits, count, c_in, outs_per_group,
+    out_blocks, in_blocks, taps, m_out, m_in, m_tap,
+    SIZE: tl.constexpr, PIECE: tl.constexpr, RUNS: tl.constexpr,
 ):  # fmt: skip
     """Add piece program_id(1) of block program_id(0) up, and store it where the mask keeps.
 
     Every block of the weight has its program, also those that are not listed: they become zero.
-    count: listed blocks.
+    count: listed blocks.  outs, ins: as in `sum_blocks`.
     """
     block = tl.program_id(0)
     slot = tl.load(slots + block)
@@ -131,8 +140,14 @@ def add_splits(
         total += tl.sum(values, 0)
     inside = first_in + place % SIZE
     within = first_out + place // SIZE
-    there = (within < outs_per_group) & (inside < c_in)
-    out = (group * outs_per_group + within).to(tl.int64)
+    out_there, in_there = within < outs_per_group, inside < c_in
+    there = out_there & in_there
+    out = group * outs_per_group + within
+    if outs is not None:
+        out = tl.load(outs + out, out_there, other=0)
+    if ins is not None:
+        inside = tl.load(ins + inside, in_there, other=0)
+    out = out.to(tl.int64)
     kept = tl.load(mask + out * m_out + inside * m_in + tap * m_tap, there & (slot >= 0), other=0)
     total = tl.where(kept != 0, total, 0.0)
     tl.store(dw + (out * c_in + inside) * taps + tap, total.to(dw.dtype.element_ty), there)
@@ -178,14 +193,15 @@ def masked_conv2d_grad_weight(
         x_image, _, x_row, x_column = x.stride()
         dy_image, _, dy_row, dy_column = dy.stride()
         sum_blocks[(blocks, splits)](
-            x, dy, index.blocks, partial, kernel_w, c_in, outs, positions, per_split, *x.shape[2:],
-            x_image, x_row, x_column, *dy.shape[2:], dy_image, dy_row, dy_column, *stride, *padding,
-            *dilation, WHOLE=is_whole(index), WIDE=max(x.numel(), dy.numel()) > MOST_32_BIT,
-            PRECISION=precision(x.dtype), SIZE=size, BLOCK_K=block_k, **OPTIONS[size],
+            x, dy, index.blocks, partial, *index.orders, kernel_w, c_in, outs, positions, per_split,
+            *x.shape[2:], x_image, x_row, x_column, *dy.shape[2:], dy_image, dy_row, dy_column,
+            *stride, *padding, *dilation, WHOLE=is_whole(index),
+            WIDE=max(x.numel(), dy.numel()) > MOST_32_BIT, PRECISION=precision(x.dtype), SIZE=size,
+            BLOCK_K=block_k, **OPTIONS[size],
         )  # fmt: skip
         add_splits[(index.slots.numel(), size * size // piece)](
-            partial, mask.view(torch.uint8), index.slots, dw, splits, blocks, c_in, outs,
-            triton.cdiv(outs, size), triton.cdiv(c_in, size), kernel_h * kernel_w, *m_strides,
+            partial, mask.view(torch.uint8), index.slots, dw, *index.orders, splits, blocks, c_in,
+            outs, triton.cdiv(outs, size), triton.cdiv(c_in, size), kernel_h * kernel_w, *m_strides,
             SIZE=size, PIECE=piece, RUNS=RUNS_AT_ONCE, num_warps=ADDING_WARPS,
         )  # fmt: skip
     return dw

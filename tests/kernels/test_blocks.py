@@ -39,6 +39,36 @@ def test_every_block_that_keeps_anything_is_listed_once(groups, outs, ins, kerne
     )
 
 
+def test_channels_that_keep_anything_come_first():
+    mask = torch.zeros(6, 5, 3, 3, dtype=torch.bool)
+    mask[1::2, 1, 0, 2] = mask[3, 4, 1, 1] = True
+    outs, ins = blocks.order_channels(mask)
+    assert outs.tolist() == [1, 3, 5, 0, 2, 4]
+    assert ins.tolist() == [1, 4, 0, 2, 3]
+    assert outs.dtype == ins.dtype == torch.int32
+    some_outs, some_ins = blocks.order_channels(mask | mask.any(0))
+    assert some_outs is None
+    assert some_ins.tolist() == [1, 4, 0, 2, 3]
+    # Nothing is to be moved where what keeps anything comes first, or nothing keeps anything.
+    for still in (mask.index_select(0, outs).index_select(1, ins), mask & False, mask | True):
+        assert blocks.order_channels(still) == blocks.NO_ORDERS
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([16, 32]), st.integers(0, 99))
+@settings(max_examples=40)
+def test_blocks_of_ordered_channels_are_those_of_what_remains(outs, ins, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    kept = [torch.rand(n, generator=generator) < 0.3 for n in (outs, ins)]
+    mask = (kept[0][:, None] & kept[1])[:, :, None, None].expand(-1, -1, 1, 2)
+    index = blocks.find_blocks(mask, 1, size, blocks.order_channels(mask))
+    full = [-(-int(channels.sum()) // size) for channels in kept]
+    assert len(index.blocks) == 2 * full[0] * full[1]
+    assert index.shape == tuple(mask.shape)
+    assert index.density <= blocks.find_blocks(mask, 1, size).density
+    walk = blocks.forward_walk(index, (4, 4), (1, 1), (0, 0), (1, 1))[0]
+    assert len(walk.rows) == -(-outs // size)  # dead ones too: they get the bias
+
+
 @pytest.mark.parametrize(
     ("pattern", "size"),
     [("64x64", 64), ("32x32", 32), ("16x16", 16), ("element", 64)],

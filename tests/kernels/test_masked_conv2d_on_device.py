@@ -49,6 +49,14 @@ def test_convolutions_by_boxes_are_the_oracles(dtype, shape, case):
     agreement.same_wide_convolution(kernels, case, shape, "cuda", dtype)
 
 
+@pytest.mark.parametrize("size", [32, 16, 64])
+@pytest.mark.parametrize("dtype", CONVOLVED, ids=str)
+@given(agreement.ordered_cases(conv_cases()), agreement.DEAD)
+@settings(max_examples=12)
+def test_convolutions_of_ordered_channels_are_the_oracles(precise, dtype, size, case, dead):
+    agreement.same_convolution(kernels, case, dtype, size, "cuda", dead)
+
+
 def blocks_of_32(dtype, batch=32, channels=128, size=16):
     """Return x, weight and a mask of whole blocks, all channels_last."""
     torch.manual_seed(0)
@@ -175,10 +183,10 @@ def test_a_full_mask_and_an_empty_one():
 
 
 @pytest.mark.parametrize("dtype", CONVOLVED, ids=str)
-def test_empty_filters_and_channels_are_removed(precise, dtype):
+def test_empty_filters_and_channels_are_left_out(precise, dtype):
     x, weight, _ = blocks_of_32(dtype)
     mask = torch.zeros(weight.shape, dtype=torch.bool, device="cuda")
-    mask[::3, ::2] = True
+    mask[1::4, 3::4] = True
     assert candidates_for(mask, 1).choose().name == "compaction"
     with sl.use_backend("triton"):
         got = three_passes(x, weight, mask)

@@ -124,14 +124,13 @@ def test_cuda_convolutions_do_without_triton(monkeypatch):
     assert launchers.launcher("masked_conv2d") is gpu_conv.masked_conv2d
     mask = torch.rand(16, 16, 3, 3) < 0.5
     found = find_candidates(mask, 1)
-    assert "blocks" not in [kernel.name for kernel in found.kernels]
-    assert found.choose().name in ("unstructured", "compaction")
+    assert not {"blocks", "compaction"} & {kernel.name for kernel in found.kernels}
+    assert found.choose() is None  # dense is faster
     scarce = torch.rand(64, 64, 3, 3) < 0.005
     assert find_candidates(scarce, 1).choose().name == "unstructured"
     for module in (unstructured, column_vector, halo_blocks):
         monkeypatch.setattr(module, "has_cuda_kernels", lambda: False)
-    mask[:, :, 1, 1] = True  # nothing to leave out
-    assert find_candidates(mask, 1).choose().name != "blocks"
+    assert not find_candidates(mask, 1).kernels
     x, weight = torch.randn(2, 16, 5, 5), torch.randn(16, 16, 3, 3)
     conv = ([1, 1], [0, 0], [1, 1], 1)
     got = gpu_conv.masked_conv2d(x, weight, mask, None, None, *conv)

@@ -5,7 +5,7 @@ rates.py           how fast each is expected to run, or was measured to
 blocks.py          the block-sparse kernels of `sparselth.kernels` (Triton, tensor cores)
 tma_blocks.py      the same in 16 bits at stride 1, the pixels copied by the hardware (Triton, TMA)
 packing.py         weights packed once a step, for two passes
-compaction.py      cuDNN on what remains where whole filters or channels are gone
+compaction.py      the same kernels where whole filters or channels are gone, wherever these lie
 unstructured.py    CUDA C++: single weights, for scattered masks at high sparsity
 halo_blocks.py     CUDA C++: blocks of 32 x 32 on tensor cores, in 16 bits, each pixel fetched once
 column_vector.py   CUDA C++: vectors of 16 or 8 weights on tensor cores, in 16 bits

@@ -7,16 +7,13 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .. import derived
 from ..contract import ConvSettings
-from .kernel import ConvKernel
+from .packing import PackingKernel
 from .rates import slower_than_cudnn
 from .triton_support import why_missing
-
-# Under what a forward leaves its packed blocks with the weight, for the input gradient.
-_PACKED = "packed blocks"
 
 
 @cache
@@ -28,13 +25,12 @@ def launcher(op: str) -> Callable[..., Tensor]:
     return getattr(importlib.import_module(f"sparselth.kernels.{op}"), op)
 
 
-def pack(weight: Tensor, mask: Tensor, index: Any) -> Tensor:
-    """Return a weight's kept blocks as kernels read them, see `kernels/masked_conv2d.py`."""
-    kernels = importlib.import_module("sparselth.kernels.masked_conv2d")
-    return kernels.pack(weight, mask, index)
+def can_run(device: torch.device) -> bool:
+    """Say whether the kernels run there; elsewhere than on a GPU the interpreter stands in."""
+    return device.type != "cuda" or not why_missing()
 
 
-class Blocks(ConvKernel):
+class Blocks(PackingKernel):
     """Products of the blocks that keep anything, of the size that should cost least.
 
     A block is 16, 32 or 64 outputs x as many inputs of one tap; see `kernels/blocks.py`.
@@ -44,16 +40,19 @@ class Blocks(ConvKernel):
     serves = "any mask and geometry"
     backend = "triton"
 
-    def __init__(self, mask: Tensor, groups: int) -> None:
+    def __init__(self, mask: Tensor, groups: int, *orders: Any) -> None:
         blocks = importlib.import_module("sparselth.kernels.blocks")
         costs = {size: slower_than_cudnn(f"{self.name}{size}") for size in blocks.SIZES}
-        self.index = blocks.cheapest_blocks(mask, groups, costs)
+        self.index = blocks.cheapest_blocks(mask, groups, costs, *orders)
         self.relative_time = self.index.density * costs[self.index.size]
 
     @classmethod
     def for_mask(cls, mask: Tensor, groups: int) -> Blocks | None:
-        # Elsewhere than on a GPU the interpreter stands in for it.
-        return cls(mask, groups) if mask.device.type != "cuda" or not why_missing() else None
+        return cls(mask, groups) if can_run(mask.device) else None
+
+    def pack(self, weight: Tensor, mask: Tensor) -> Tensor:
+        kernels = importlib.import_module("sparselth.kernels.masked_conv2d")
+        return kernels.pack(weight, mask, self.index)
 
     def forward(self, input, weight, mask, bias, conv: ConvSettings) -> Tensor:
         """Return y, channels_last: a product per listed block and tile of output positions."""
@@ -64,17 +63,12 @@ class Blocks(ConvKernel):
         return self._forward(input, weight, mask, bias, conv, relu=True)
 
     def _forward(self, input, weight, mask, bias, conv, relu=False) -> Tensor:
-        packed = pack(weight, mask, self.index)
-        if not weight.is_inference():
-            derived.note(weight, _PACKED, (self, packed))
-        run = launcher("masked_conv2d")
+        packed, run = self.packed_anew(weight, mask), launcher("masked_conv2d")
         return run(input, weight, mask, bias, self.index, *conv[:3], relu=relu, packed=packed)
 
     def grad_input(self, grad_output, weight, mask, input_hw, conv: ConvSettings) -> Tensor:
         """Return dx, channels_last: the same blocks, read by input channel."""
-        known = None if weight.is_inference() else derived.recall(weight, _PACKED)
-        packed = known[1] if known is not None and known[0] is self else None
-        run = launcher("masked_conv2d_grad_input")
+        packed, run = self.packed_before(weight, mask), launcher("masked_conv2d_grad_input")
         return run(grad_output, weight, mask, self.index, input_hw, *conv[:3], packed=packed)
 
     def grad_weight(self, grad_output, input, mask, conv: ConvSettings) -> Tensor:

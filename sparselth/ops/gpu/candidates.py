@@ -7,6 +7,7 @@ cuDNN.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,13 +51,17 @@ class ConvCandidates:
     _ranked: dict[tuple, list[ConvKernel]] = field(default_factory=dict)
 
     def _of_kind(self, backend: str | None, dtype: torch.dtype | None) -> list[ConvKernel]:
-        """Return the kernels of a backend, or all, that serve a dtype, or all; found once."""
+        """Return the kernels of a backend, or those worth it, for a dtype, or all; found once."""
         if (backend, dtype) not in self._ranked:
             wanted = DTYPES if dtype is None else (dtype,)
+            # What cuDNN does with groups was not measured: there whatever serves may be.
+            most = 1.0 if backend is None and self.groups == 1 else math.inf
             self._ranked[backend, dtype] = [
                 kernel
                 for kernel in self.kernels
-                if backend in (None, kernel.backend) and set(wanted) <= set(kernel.dtypes)
+                if backend in (None, kernel.backend)
+                and set(wanted) <= set(kernel.dtypes)
+                and kernel.relative_time < most
             ]
         return self._ranked[backend, dtype]
 
@@ -66,12 +71,12 @@ class ConvCandidates:
         input_hw: Sequence[int] | None = None,
         conv: ConvSettings | None = None,
     ) -> ConvKernel | None:
-        """Return the kernel to be used, or None where dense cuDNN is.
+        """Return the kernel to be used, or None where dense cuDNN is, as none should be faster.
 
         dtype: of the activations; None asks for what serves all.
         input_hw: (H, W) of the images in pixels.  conv: the settings that go with them. Both None
         ask for no size.
-        A forced backend leaves its own kernels to choose from.
+        A forced backend leaves its own kernels to choose from, however slow.
 
         Raises SparselthError where a forced backend has kernels, and none fits the images.
         """

@@ -35,6 +35,10 @@ RATES: dict[str, Rate] = {
     "tma_blocks64x128": Rate(350.0),
     "tma_blocks32x128": Rate(350.0),
     "tma_blocks16x128": Rate(300.0),
+    # Half: channels that are gathered do not go to shared memory 16 bytes at a time.
+    "compaction64": Rate(110.0),
+    "compaction32": Rate(60.0),
+    "compaction16": Rate(30.0),
     "halo_blocks": Rate(250.0),
     "column_vector16": Rate(60.0),
     "column_vector8": Rate(40.0),

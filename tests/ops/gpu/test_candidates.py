@@ -50,6 +50,13 @@ def scattered(share, seed=0):
     return torch.rand(64, 64, 3, 3, generator=generator) < share
 
 
+def structured(outs, ins=None):
+    """Return a mask of so many filters and channels, spread over all."""
+    generator = torch.Generator().manual_seed(0)
+    kept = [torch.randperm(512, generator=generator) < 512 * n for n in (outs, ins or outs)]
+    return (kept[0][:, None] & kept[1])[:, :, None, None].expand(-1, -1, 3, 3).contiguous()
+
+
 def in_blocks():
     mask = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
     mask[:32, 32:, 1, 1] = mask[32:, :32, 0, 2] = True
@@ -57,18 +64,43 @@ def in_blocks():
 
 
 def test_a_mask_is_served_by_what_should_take_least_time():
-    pruned = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
-    pruned[:8, :8] = True
     found = {
         "unstructured": scattered(0.005),
         "blocks": in_blocks(),
-        "compaction": pruned,
+        "compaction": structured(0.25),
     }
     for kernel, mask in found.items():
         assert name_of(mask, 1) == kernel
+    # What is in one block already needs no order.
+    together = torch.zeros(256, 256, 3, 3, dtype=torch.bool)
+    together[:64, :64] = True
+    assert name_of(together) == "blocks"
+    assert "compaction" not in [kernel.name for kernel in candidates_for(together, 1).kernels]
     share = float(scattered(0.005).float().mean())
     expected = candidates_for(scattered(0.005), 1).relative_time
     assert expected == pytest.approx(share * slower_than_cudnn("unstructured"))
+
+
+@pytest.mark.parametrize(("outs", "ins"), [(0.25, 0.25), (0.1, 0.9), (0.9, 0.1), (0.1, 1.0)])
+def test_masks_of_whole_filters_and_channels_are_compacted(outs, ins):
+    mask = structured(outs, ins)
+    kernel = candidates_for(mask, 1).choose(torch.bfloat16)
+    assert kernel.name == "compaction"
+    assert kernel.relative_time < 1
+    with forcing("triton"):
+        assert name_of(mask) == "compaction"
+    assert "compaction" not in [kernel.name for kernel in candidates_for(mask, 2).kernels]
+
+
+def test_where_nothing_should_be_faster_dense_serves():
+    for mask in (scattered(0.5), structured(0.9), torch.ones(64, 64, 3, 3, dtype=torch.bool)):
+        assert candidates_for(mask, 1).choose() is None
+        assert candidates_for(mask, 1).relative_time == 1.0
+        with forcing("triton"):
+            assert name_of(mask) in ("blocks", "compaction")
+    x, weight, mask = torch.randn(1, 64, 5, 5), torch.randn(64, 64, 3, 3), scattered(0.5)
+    y = gpu_conv.masked_conv2d(x, weight, mask, None, None, *CONV)
+    assert torch.equal(y, reference.masked_conv2d(x, weight, mask, None, None, *CONV))
 
 
 def test_what_was_found_out_goes_with_the_mask():
@@ -148,7 +180,7 @@ def test_scattered_weights_go_through_all_passes(layout, groups, dtype):
 
 
 def test_a_kernel_that_reaches_too_far_goes_elsewhere(monkeypatch):
-    mask, weight = scattered(0.005), torch.randn(64, 64, 3, 3)
+    mask, weight = in_blocks() & scattered(0.02), torch.randn(64, 64, 3, 3)
     x, conv = torch.randn(1, 64, 40, 40), ([1, 1], [12, 12], [12, 12], 1)
     served = []
     monkeypatch.setattr(blocks, "pack", lambda *_: None)
@@ -189,7 +221,7 @@ def test_backwards_that_look_at_their_masks_anew_are_warned_of_once(monkeypatch)
 def test_every_kernel_that_is_ranked_by_its_rate_has_one():
     blocks_of = importlib.import_module("sparselth.kernels.blocks").SIZES
     shapes = importlib.import_module("sparselth.kernels.wide_blocks").SHAPES
-    by_size = {*(f"blocks{size}" for size in blocks_of)}
+    by_size = {f"{name}{size}" for name in ("blocks", "compaction") for size in blocks_of}
     by_size |= {f"tma_blocks{depth}x{width}" for depth, width in shapes}
     ranked = {kernel.name for kernel in candidates.KERNELS}
     assert set(RATES) == {CUDNN, *by_size, *ranked} - {"blocks", "tma_blocks", "compaction"}
@@ -198,7 +230,9 @@ def test_every_kernel_that_is_ranked_by_its_rate_has_one():
         assert rate.source == "estimated" or re.search(r"\d{4}-\d{2}-\d{2}", rate.source)
 
 
-def test_a_weight_is_packed_once_for_both_passes(monkeypatch):
+@pytest.mark.parametrize("name", ["blocks", "compaction"])
+def test_a_weight_is_packed_once_for_both_passes(monkeypatch, name):
+    masks = {"blocks": in_blocks(), "compaction": structured(0.25)}
     packed, given = [], []
 
     def pack(weight, mask, index):
@@ -214,9 +248,9 @@ def test_a_weight_is_packed_once_for_both_passes(monkeypatch):
 
     monkeypatch.setattr(blocks, "pack", pack)
     monkeypatch.setattr(blocks, "launcher", launcher)
-    mask, weight = in_blocks(), torch.randn(64, 64, 3, 3)
-    x, conv = torch.randn(1, 64, 4, 4), ([1, 1], [1, 1], [1, 1], 1)
-    kernel = next(k for k in candidates_for(mask, 1).kernels if k.name == "blocks")
+    mask, weight = masks[name].clone(), torch.randn(masks[name].shape)
+    x, conv = torch.randn(1, mask.shape[1], 4, 4), ([1, 1], [1, 1], [1, 1], 1)
+    kernel = next(k for k in candidates_for(mask, 1).kernels if k.name == name)
 
     def step():
         kernel.forward(x, weight, mask, None, conv)
@@ -231,11 +265,11 @@ def test_a_weight_is_packed_once_for_both_passes(monkeypatch):
     assert given[-1] is None
     step()
     mask[0, 0, 0, 0] = True  # and of another mask
-    other = next(k for k in candidates_for(mask, 1).kernels if k.name == "blocks")
+    other = next(k for k in candidates_for(mask, 1).kernels if k.name == name)
     other.grad_input(x, weight, mask, [4, 4], conv)
     assert given[-1] is None
     with torch.inference_mode():
-        inside = torch.randn(64, 64, 3, 3)
+        inside = torch.randn(mask.shape)
         kernel.forward(x, inside, mask, None, conv)
         kernel.grad_input(x, inside, mask, [4, 4], conv)
     assert given[-1] is None

@@ -1,47 +1,81 @@
-"""Compaction against the oracle: masks with empty filters and channels, and without."""
+"""Masks of whole filters and channels as blocks. The passes: tests/kernels, in the interpreter."""
 
-import dataclasses
+import importlib.util
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.strategies import conv_cases
 
-from sparselth.ops import reference
-from sparselth.ops.gpu import compaction
+from sparselth.ops.gpu import blocks, compaction
+from sparselth.ops.gpu.rates import slower_than_cudnn
 
-
-@given(conv_cases(), st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=150)
-def test_all_passes_match_the_oracle(case, outs, ins):
-    case = dataclasses.replace(case, groups=1, batch=max(case.batch, 1))
-    x, weight, mask, bias = case.tensors()
-    mask &= (torch.rand(mask.shape[0]) < outs).view(-1, 1, 1, 1)
-    mask &= (torch.rand(mask.shape[1]) < ins).view(1, -1, 1, 1)
-    kernel, conv = compaction.Compacted.for_mask(mask, 1), case.conv
-    y = kernel.forward(x, weight, mask, bias, conv)
-    want = reference.masked_conv2d(x, weight, mask, bias, None, *case.conv)
-    torch.testing.assert_close(y, want, rtol=1e-10, atol=1e-10)
-    grad, hw = torch.randn_like(want), list(case.size)
-    dx = kernel.grad_input(grad, weight, mask, hw, conv)
-    want = reference.masked_conv2d_grad_input(grad, weight, mask, None, hw, *case.conv)
-    torch.testing.assert_close(dx, want, rtol=1e-10, atol=1e-10)
-    dw = kernel.grad_weight(grad, x, mask, conv)
-    want = reference.masked_conv2d_grad_weight(grad, x, mask, None, *case.conv)
-    torch.testing.assert_close(dw, want, rtol=1e-10, atol=1e-10)
-    assert not dw[~mask].any()
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
 
 
-def test_what_is_left():
-    mask = torch.zeros(8, 6, 3, 3, dtype=torch.bool)
-    mask[2:6, 1:4, 1] = True
-    found = compaction.find_compaction(mask)
-    assert found.outs.tolist() == [2, 3, 4, 5]
-    assert found.ins.tolist() == [1, 2, 3]
-    assert found.density == pytest.approx(12 / 48)
-    assert found.weight(torch.ones(8, 6, 3, 3), mask).sum() == 12 * 3
-    full = compaction.find_compaction(torch.ones_like(mask))
-    assert full.outs is None
-    assert full.ins is None
-    assert full.density == 1.0
+def crossed(outs, ins, total=128):
+    """Return a mask of the filters `outs` and the channels `ins`, slices."""
+    mask = torch.zeros(total, total, 3, 3, dtype=torch.bool)
+    mask[outs, ins] = True
+    return mask
+
+
+SPREAD = crossed(slice(3, None, 8), slice(1, None, 8))
+
+
+@given(st.integers(1, 150), st.integers(1, 150), st.floats(0, 1), st.floats(0, 1), st.booleans())
+@settings(max_examples=60)
+def test_every_kept_weight_lies_in_one_block(outs, ins, share_of_outs, share_of_ins, scattered):
+    torch.manual_seed(0)
+    mask = torch.rand(outs, ins, 1, 3) < (0.3 if scattered else 1.0)
+    mask &= (torch.rand(outs) < share_of_outs).view(-1, 1, 1, 1)
+    mask &= (torch.rand(ins) < share_of_ins).view(1, -1, 1, 1)
+    kernel, plain = compaction.Compacted.for_mask(mask, 1), blocks.Blocks.for_mask(mask, 1)
+    if kernel is None:
+        return
+    assert kernel.relative_time < plain.relative_time
+    index, size = kernel.index, kernel.index.size
+    places = [
+        torch.arange(n) if order is None else order.long()
+        for n, order in zip(mask.shape, index.orders, strict=False)
+    ]
+    for place, n in zip(places, mask.shape, strict=False):
+        assert sorted(place.tolist()) == list(range(n))  # so that every result is written once
+    times = torch.zeros(mask.shape, dtype=torch.int)
+    for _, out, inside, tap in index.blocks.tolist():
+        rows, columns = places[0][out : out + size], places[1][inside : inside + size]
+        times[rows[:, None], columns, 0, tap] += 1
+    assert (times[mask] == 1).all()
+
+
+def test_dead_filters_and_channels_fill_no_block():
+    kernel = compaction.Compacted.for_mask(SPREAD, 1)
+    assert kernel.index.size == 16
+    assert kernel.index.density == (1 / 8) ** 2
+    assert kernel.relative_time == pytest.approx(slower_than_cudnn("compaction16") / 64)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.ones_like(SPREAD),
+        torch.zeros_like(SPREAD),
+        crossed(slice(16), slice(16)),  # first already
+        crossed(slice(64, None), slice(64, None)),  # a block already
+        crossed(slice(1, None), slice(1, None)),  # as many blocks as before
+    ],
+)
+def test_nothing_is_ordered_in_vain(mask):
+    assert compaction.Compacted.for_mask(mask, 1) is None
+
+
+def test_it_serves_without_groups_and_where_triton_runs(monkeypatch):
+    assert compaction.Compacted.for_mask(SPREAD, 1) is not None
+    assert compaction.Compacted.for_mask(SPREAD, 2) is None
+    monkeypatch.setattr(blocks, "why_missing", lambda: "triton is not installed")
+    assert blocks.can_run(torch.device("cpu"))  # in the interpreter
+    assert not blocks.can_run(torch.device("cuda"))
+    monkeypatch.setattr(compaction, "can_run", lambda device: False)
+    assert compaction.Compacted.for_mask(SPREAD, 1) is None

@@ -7,6 +7,7 @@ passed, and fails where it and the oracle differ.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -153,12 +154,21 @@ def settings_of_adamw() -> st.SearchStrategy:
     )
 
 
-def same_convolution(package, case, dtype, size, device="cpu") -> None:
-    """Compare a convolution's three passes, on blocks of `size`.  case: a `ConvCase`."""
+def same_convolution(package, case, dtype, size, device="cpu", dead=None) -> None:
+    """Compare a convolution's three passes, on blocks of `size`.
+
+    case: a `ConvCase`.  dead: shares of its filters and channels that keep nothing; blocks are then
+    those of the ordered mask. None for blocks of the mask as it is.
+    """
     conv, groups = tuple(map(tuple, case.conv[:3])), case.groups
     x, weight, mask, bias = (t if t is None else t.to(device) for t in case.tensors(dtype))
     wide = [t if t is None else t.double() for t in (x, weight, bias)]
-    index = importlib.import_module(f"{package.__name__}.blocks").find_blocks(mask, groups, size)
+    blocks = importlib.import_module(f"{package.__name__}.blocks")
+    orders = blocks.NO_ORDERS
+    if dead is not None:
+        mask = with_dead_channels(mask, dead, case.seed)
+        orders = blocks.order_channels(mask)
+    index = blocks.find_blocks(mask, groups, size, orders)
     if case.layout != "contiguous":  # of the weight and its mask too, as Module.to() makes them
         weight, mask = (t.contiguous(memory_format=torch.channels_last) for t in (weight, mask))
     y = kernel(package, "masked_conv2d")(x, weight, mask, bias, index, *conv)
@@ -209,6 +219,27 @@ def same_results(got, want, dtype) -> None:
     eps = torch.finfo(dtype).eps
     scale = float(want.abs().amax()) if want.numel() else 0.0
     torch.testing.assert_close(got.double(), want, rtol=2 * eps, atol=16 * eps * scale + eps)
+
+
+# Shares of the filters and of the channels.
+DEAD = st.tuples(*[st.sampled_from([0.0, 0.3, 0.7, 1.0])] * 2)
+
+
+def ordered_cases(cases) -> st.SearchStrategy:
+    """Draw cases without groups, of 1, 2 or 3 blocks of 16 channels, whole and not."""
+    outs, ins = st.sampled_from([5, 32, 41]), st.sampled_from([7, 32, 35])
+    return st.builds(
+        lambda case, outs, ins: replace(case, groups=1, out_per_group=outs, in_per_group=ins),
+        *(cases, outs, ins),
+    )
+
+
+def with_dead_channels(mask, dead, seed) -> torch.Tensor:
+    """Return a mask without some of its filters and channels, drawn by `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = [torch.rand(mask.shape[axis], generator=generator) >= dead[axis] for axis in (0, 1)]
+    kept = [channels.to(mask.device) for channels in kept]
+    return mask & (kept[0][:, None] & kept[1])[:, :, None, None]
 
 
 def same_scores(package, pattern, dtype, device="cpu") -> None:

@@ -20,7 +20,7 @@ import sparselth.kernels
 import torch
 import triton
 from sparselth.kernels import masked_conv2d_tma
-from sparselth.kernels.blocks import find_blocks
+from sparselth.kernels.blocks import NO_ORDERS, find_blocks, order_channels
 from sparselth.kernels.wide_blocks import cheapest_wide_blocks
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
@@ -99,10 +99,16 @@ def launch_lists(dtype, patterns, count=3) -> None:
         call["masked_adamw_"](*[tensors] * 4, [], [], [], steps, 7, *adamw)
 
 
-def launch_convolutions(dtype, size, channels=128, batch=8, extent=16) -> None:
-    """Call the launchers of a convolution's three passes, with blocks of `size`."""
+def launch_convolutions(dtype, size, channels=128, batch=8, extent=16, *, ordered=False) -> None:
+    """Call the launchers of a convolution's three passes, with blocks of `size`.
+
+    ordered: every other filter and channel is dead, and blocks are those of the rest.
+    """
     mask = torch.ones(channels, channels, 3, 3, dtype=torch.bool)
-    weight, index = torch.empty(mask.shape, dtype=dtype), find_blocks(mask, 1, size)
+    if ordered:
+        mask[::2], mask[:, ::2] = False, False
+    weight = torch.empty(mask.shape, dtype=dtype)
+    index = find_blocks(mask, 1, size, order_channels(mask) if ordered else NO_ORDERS)
     x = torch.empty(batch, channels, extent, extent, dtype=dtype)
     x, conv = x.contiguous(memory_format=torch.channels_last), ((1, 1), (1, 1), (1, 1))
     call = {op: agreement.kernel(sparselth.kernels, op) for op in agreement.CONVOLUTIONS}

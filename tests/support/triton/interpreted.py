@@ -22,6 +22,7 @@ from support.triton.interpreting import (
     BITS,
     CONVOLUTIONS,
     LISTS,
+    ORDERED,
     PATTERNED,
     PATTERNS,
     SHARES,
@@ -141,6 +142,14 @@ def test_a_kernel_by_boxes_packs_once_and_leaves_the_weight_gradient_to_blocks(
     )
 
 
+@given(ORDERED, SINGLE, st.sampled_from([16, 32]), agreement.DEAD)
+@settings(max_examples=40)
+def test_convolutions_of_ordered_channels_are_the_oracles(
+    kernels, precise, case, dtype, size, dead
+):
+    agreement.same_convolution(kernels, case, dtype, size, dead=dead)
+
+
 def whole_blocks(**changes) -> ConvCase:
     """Return a case of blocks of 16 that have all their channels."""
     case = ConvCase(
@@ -156,11 +165,19 @@ def test_convolutions_of_whole_blocks_are_the_oracles(kernels, precise, dtype, d
     agreement.same_convolution(kernels, whole_blocks(density=density), dtype, 16)
 
 
+@pytest.mark.parametrize("dead", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)], ids=str)
+def test_whole_blocks_of_ordered_channels_are_the_oracles(kernels, precise, dead):
+    case = whole_blocks(groups=1, out_per_group=32, density=0.3)
+    agreement.same_convolution(kernels, case, torch.float32, 16, dead=dead)
+
+
 def test_offsets_of_64_bits(kernels, precise, monkeypatch):
     for name in ("masked_conv2d", "masked_conv2d_grad_weight"):
         module = importlib.import_module(f"{kernels.__name__}.{name}")
         monkeypatch.setattr(module, "MOST_32_BIT", 0)
     agreement.same_convolution(kernels, whole_blocks(), torch.float32, 16)
+    ordered = whole_blocks(groups=1, density=0.3)
+    agreement.same_convolution(kernels, ordered, torch.float32, 16, dead=(0.5, 0.5))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -179,13 +196,34 @@ def test_the_ops_keep_the_layout_and_find_the_blocks_again(kernels, precise, lay
         dw = gpu_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv)
         assert dw[mask].all()
         mask.logical_not_()  # noticed, though no plan was rebuilt
-    pruned = mask & (torch.arange(12) < 2).view(-1, 1, 1, 1)  # cuDNN's, by compaction
-    assert candidates_for(pruned, 1).choose().name == "compaction"
-    torch.testing.assert_close(
-        gpu_conv.masked_conv2d(x, weight, pruned, None, None, *conv),
-        reference.masked_conv2d(x, weight, pruned, None, None, *conv),
-    )
     assert candidates_for(mask, 1).relative_time == 1.0  # nothing to leave out: cuDNN does it
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_ops_leave_dead_filters_and_channels_out(kernels, precise, layout):
+    x = torch.randn(2, 128, 3, 4).contiguous(memory_format=layout)
+    weight, bias = torch.randn(128, 128, 1, 1), torch.randn(128)
+    mask = torch.zeros(weight.shape, dtype=torch.bool)
+    mask[3::8, 1::8] = True
+    assert candidates_for(mask, 1).choose().name == "compaction"
+    conv, hw = ([1, 1], [0, 0], [1, 1], 1), [3, 4]
+    y = gpu_conv.masked_conv2d(x, weight, mask, bias, None, *conv)
+    positive = gpu_conv.masked_conv2d_relu(x, weight, mask, bias, None, *conv)
+    assert torch.equal(positive, y.relu())
+    got = (
+        y,
+        gpu_conv.masked_conv2d_grad_input(y, weight, mask, None, hw, *conv),
+        gpu_conv.masked_conv2d_grad_weight(y, x, mask, None, *conv),
+    )
+    want = (
+        reference.masked_conv2d(x, weight, mask, bias, None, *conv),
+        reference.masked_conv2d_grad_input(y, weight, mask, None, hw, *conv),
+        reference.masked_conv2d_grad_weight(y, x, mask, None, *conv),
+    )
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert got[0].is_contiguous(memory_format=layout)
+    assert got[1].is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)

@@ -49,6 +49,7 @@ BITS = tensor_lists(agreement.SHAPES, FLOATS)
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=3)
 CONVOLUTIONS = conv_cases(batches=(0, 1, 2, 5), extent=9)  # many tiles, since those are small too
 WIDE = stride_1_cases(batches=(0, 1, 5, 6), extent=6)
+ORDERED = agreement.ordered_cases(conv_cases(batches=(1, 2), extent=6))
 SIZES = st.lists(st.sampled_from([0, 1, 5, 300, 700]), min_size=1, max_size=4)
 PATTERNS = (
     *("16x1", "1x16", "32x40", "filter", "channel", "kernel", Blocks(3, 0, 1), Blocks(0, 5, 2)),
@@ -74,6 +75,7 @@ def shrink(package, monkeypatch) -> None:
     )
     small = dict.fromkeys((16, 32, 64), 32)
     monkeypatch.setattr(forward, "BLOCK_M", small)
+    monkeypatch.setattr(forward, "GATHERED_M", small)
     monkeypatch.setattr(grad_weight, "BLOCK_K", small)
     monkeypatch.setattr(grad_weight, "LEAST_STEPS", 1)
     boxes = importlib.import_module(f"{package.__name__}.masked_conv2d_tma")
