@@ -117,8 +117,15 @@ MUTANTS = [
     Mutant(
         "a split is left out",
         "unstructured_conv2d_grad_weight.cu",
-        "for (int32_t split = 0; split < splits; ++split) {",
-        "for (int32_t split = 0; split + 1 < splits; ++split) {",
+        "for (int32_t split = warp; split < splits; split += kWarps)",
+        "for (int32_t split = warp; split + 1 < splits; split += kWarps)",
+        GRAD_WEIGHT,
+    ),
+    Mutant(
+        "other warps' splits are not waited for",
+        "unstructured_conv2d_grad_weight.cu",
+        "of_warps[threadIdx.x] = total;\n  __syncthreads();",
+        "of_warps[threadIdx.x] = total;",
         GRAD_WEIGHT,
     ),
     Mutant(

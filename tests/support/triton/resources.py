@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,6 +43,16 @@ PATTERNS = ([], [0, 16, 1, 1], [1, 2, 4], [2, 9, 0b11, 0b110])
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
 HEAD = ["registers", "spilled bytes", "shared bytes", "threads", "tensor core instructions"]
 LOOP = "warp instructions for 1000 operations"
+ABOUT = f"""{LOOP.capitalize()}, those multiplied for kept weights: of the inner loop of a
+convolution, from its machine code; the products themselves are among them. A multiprocessor
+issues four a cycle, so on an H100 (132 of them, 1.755 GHz) a kernel that takes 1.0 is held to 927
+TFLOP/s by issuing alone, and one that takes more to less. By `mma.sync` (HMMA) the tensor cores
+give about 620. Of UTCHMMA the code does not say how much it multiplies.
+
+The halo tile was designed for 490 to 600 TFLOP/s of kept work, by wgmma. Its loops by `mma.sync`
+(`convolve_halo_blocks`, `correlate_halo_blocks`) issue few enough instructions for more, so what
+holds them is the rate of `mma.sync` or what comes from L2; `gpu/rates.py` expects 250 until it is
+measured."""
 
 
 def triton_lines() -> list[str]:
@@ -51,17 +62,13 @@ def triton_lines() -> list[str]:
         entries = [("lists", torch.float32, lambda: launch_lists(torch.float32, PATTERNS))]
         for dtype in (torch.bfloat16, torch.float32):
             for size in (16, 32, 64):
-                entries.append(
-                    (f"blocks of {size}", dtype, lambda d=dtype, s=size: launch_convolutions(d, s))
-                )
+                for ordered in (False, True):
+                    launch = partial(launch_convolutions, dtype, size, ordered=ordered)
+                    entry = f"blocks of {size}" + ", channels gathered" * ordered
+                    entries.append((entry, dtype, launch))
         for shape in wide_blocks.SHAPES if capability >= 90 else ():
-            entries.append(
-                (
-                    f"boxes, blocks of {shape[0]} x {shape[1]}",
-                    torch.bfloat16,
-                    lambda s=shape: launch_boxes(torch.bfloat16, s),
-                )
-            )
+            launch = partial(launch_boxes, torch.bfloat16, shape)
+            entries.append((f"boxes, blocks of {shape[0]} x {shape[1]}", torch.bfloat16, launch))
         for entry, dtype, launch in entries:
             launches = compiled_for(capability)
             launch()
@@ -145,12 +152,7 @@ def main() -> None:
         "",
         "Compiled without a GPU, for compute capabilities 8.0, 9.0 and 10.0.",
         "",
-        f"{LOOP.capitalize()}, those multiplied for kept weights: of the inner loop of a",
-        "convolution, from its machine code; the products themselves are among them. A",
-        "multiprocessor issues four a cycle, so on an H100 (132 of them, 1.755 GHz) a kernel that",
-        "takes 1.0 is held to 927 TFLOP/s by issuing alone, and one that takes more to less. By",
-        "`mma.sync` (HMMA) the tensor cores give about 620. Of UTCHMMA the code does not say how",
-        "much it multiplies.",
+        ABOUT,
         "",
         "## Triton",
         "",
