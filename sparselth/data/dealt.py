@@ -23,6 +23,9 @@ class Dealt:
         whole, rest = divmod(self.train_count, self.batch_size)
         return whole + (rest >= self.processes)
 
+    def close(self) -> None:
+        """Stop what works ahead, of which there is none here."""
+
     def images_in(self, step: int) -> int:
         """Return how many images the training batch number `step` has, in all processes."""
         return min(self.batch_size, self.train_count - step * self.batch_size)

@@ -169,6 +169,9 @@ class GivenBatches:
         """The number of batches, 0 where the iterable does not say."""
         return _length(self.data) or 0
 
+    def close(self) -> None:
+        """Leave the iterable as it is: it is its owner's."""
+
     def images_in(self, step: int) -> int:
         """Return how many samples the batch has that was yielded last."""
         return self._images

@@ -51,6 +51,9 @@ class BatchSource(Protocol):
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the test batches in order, as they are; none where there is no test data."""
 
+    def close(self) -> None:
+        """Stop what works ahead; batches that are asked for afterwards start it again."""
+
 
 def batches_of(
     data: Data,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import SparselthError
 from ..seeds import derive, generator
@@ -77,6 +78,17 @@ class StreamedBatches(Dealt):
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the center of every test image once, in order; each process its share."""
         return self._served(self._test)
+
+    def close(self) -> None:
+        """Stop the loaders' workers now, by the only way there is.
+
+        Left to the garbage collector, which may come by in any thread and after the workers' queues
+        are closed, they are waited for 5 s each.
+        """
+        for loader in (self._train, self._test):
+            iterator, loader._iterator = loader._iterator, None
+            if isinstance(iterator, _MultiProcessingDataLoaderIter):
+                iterator._shutdown_workers()
 
     def _loader(self, views: _Views, order: Sampler[list[Key]], workers: int) -> DataLoader:
         return DataLoader(

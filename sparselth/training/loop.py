@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def train(
     run.checkpoint_every = checkpoint_every
     if on_epoch_end is not None:
         callbacks = [*callbacks, _Function(on_epoch_end)]
-    with interruptible(run.folder is not None) as run.interrupt:
+    with closing(batches), interruptible(run.folder is not None) as run.interrupt:
         return run.train([c for c in callbacks if world.writes or c.everywhere])
 
 

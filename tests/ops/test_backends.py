@@ -120,7 +120,8 @@ def test_cuda_convolutions_do_without_triton(monkeypatch):
         monkeypatch.setattr(module, "why_missing", lambda: "triton is not installed")
     for module in (launchers, unstructured, column_vector, halo_blocks):
         monkeypatch.setattr(module, "has_cuda_kernels", lambda: True)
-    monkeypatch.setattr(blocks.Blocks, "for_mask", lambda mask, groups: None)
+    for kind in (blocks.Blocks, candidates.TmaBlocks):  # on the CPU the interpreter stands in
+        monkeypatch.setattr(kind, "for_mask", lambda mask, groups: None)
     assert launchers.launcher("masked_conv2d") is gpu_conv.masked_conv2d
     mask = torch.rand(16, 16, 3, 3) < 0.5
     found = find_candidates(mask, 1)

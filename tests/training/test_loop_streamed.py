@@ -1,5 +1,9 @@
 """Training on a streamed folder: the same engine, the same numbers however it is served."""
 
+import contextlib
+import gc
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +99,22 @@ def test_resume_is_exact_to_the_bit(tmp_path, root, expected, before, after, sto
     assert stopped
     torch.manual_seed(99)  # what the process drew before must not matter
     _assert_same(_trained(root, after, checkpoint=tmp_path), expected)
+
+
+@pytest.mark.parametrize("ends", [Stopped, None])
+def test_workers_end_with_the_training(root, ends):
+    def stop_there(record):
+        if ends is not None:
+            raise ends
+
+    # Not left to the garbage collector, which waits for them where they do not listen any longer.
+    gc.disable()
+    try:
+        with contextlib.suppress(Stopped):
+            _trained(root, 2, on_epoch_end=stop_there)
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
 
 
 def test_it_learns(root):
