@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -113,8 +114,9 @@ def search_of(
     if "data" in needed or "loss" in needed or pattern == "coupled":
         world = World.current()
         shard = (world.rank, world.size)
-        source = batches_of(data, recipe.batch_size, recipe.seed, False, device, shard)
-        with own_randomness():  # an iterable of batches seeds and moves torch's
+        few = batches_of(data, recipe.batch_size, recipe.seed, False, device, shard)
+        # An iterable of batches seeds and moves torch's random state.
+        with closing(few) as source, own_randomness():
             batches = list(islice(source.train(0), SCORE_BATCHES))
         search |= {"data": batches, "loss": cross_entropy}
     return search

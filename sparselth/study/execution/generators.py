@@ -9,7 +9,7 @@ pre-trained network.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -89,13 +89,15 @@ def scored(job: MaskJob, score: str, inverted: Weights | None = None) -> FoundMa
     inverted: masks of the score; as many weights of each layer stay, those that it ranks lowest.
     """
     config = job.config
-    source = batches_of(job.data, config.batch_size, derive(job.seed, "score"), False, job.device)
+    seed = derive(job.seed, "score")
+    with closing(batches_of(job.data, config.batch_size, seed, False, job.device)) as source:
+        batches = list(islice(source.train(0), config.score_batches))
     search: dict[str, Any] = {
         "score": score,
         "sparsity": job.sparsity,
         "allocation": config.allocation,
         "exclude": job.exclude,
-        "data": list(islice(source.train(0), config.score_batches)),
+        "data": batches,
         "loss": cross_entropy,
         "initial": job.initial,
     }
@@ -184,14 +186,15 @@ class _Watch(Callback):
 
 
 def _slimmed(job: MaskJob, model: nn.Module) -> Weights:
-    source = batches_of(job.data, job.config.batch_size, 0, False, job.device)
+    with closing(batches_of(job.data, job.config.batch_size, 0, False, job.device)) as source:
+        batches = list(islice(source.train(0), 1))
     return find_masks(
         model,
         score="bn-scale",
         sparsity=job.sparsity,
         allocation=job.config.allocation,
         exclude=job.exclude,
-        data=list(islice(source.train(0), 1)),
+        data=batches,
     )
 
 

@@ -10,6 +10,7 @@ import copy
 import itertools
 import statistics
 import time
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -97,9 +98,9 @@ def measure(
     `_min` is the fastest round.
     """
     device = next(model.parameters()).device
-    source = batches_of(data, config.batch_size, 0, config.augment, device)
     # Full batches only, the first ones of an epoch; around again where an epoch is too short.
-    first = list(itertools.islice(source.train(0), config.timing_steps))
+    with closing(batches_of(data, config.batch_size, 0, config.augment, device)) as source:
+        first = list(itertools.islice(source.train(0), config.timing_steps))
     full = [batch for batch in first if len(batch[1]) == config.batch_size] or first
     batches = [full[step % len(full)] for step in range(config.timing_steps)]
     contestants = {
