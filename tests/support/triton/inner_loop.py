@@ -35,33 +35,34 @@ class InnerLoop(NamedTuple):
 def inner_loop(listing: str) -> InnerLoop | None:
     """Return the loop of a kernel's listing by nvdisasm that multiplies most, or None.
 
-    Of nested loops the inner one; of several, that with the fewest instructions an operation.
+    Of nested loops the innermost that multiplies; loops in it that only load are counted
+    once; of several, that with the fewest instructions an operation.
     """
-    found = [_counted(body) for body in _loops(listing)]
-    able = [loop for loop in found if loop.operations]
-    return min(able, key=lambda loop: loop.per_thousand, default=None)
+    return min(_loops(listing), key=lambda loop: loop.per_thousand, default=None)
 
 
-def _loops(listing: str) -> Iterator[list[tuple[str, str]]]:
-    """Yield the instructions of each innermost loop: from a label to a branch back to it."""
-    code: list[tuple[str, str]] = []
+def _loops(listing: str) -> Iterator[InnerLoop]:
+    """Yield the innermost loops that multiply: from a label to a branch back to it."""
+    code: list[str] = []
     labels: dict[str, int] = {}
     spans = []
     for line in listing.splitlines():
         if label := _LABEL.match(line):
             labels[label[1]] = len(code)
         elif found := _INSTRUCTION.match(line):
-            code.append((found[2], found[3]))
+            code.append(found[2])
             target = re.search(r"\((\.L_x_\w+)\)", found[3])
             if found[2].startswith("BRA") and target and target[1] in labels:
                 spans.append((labels[target[1]], len(code)))
-    for begin, end in spans:
-        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in spans):
-            yield code[begin:end]
+    counted = {(begin, end): _counted(code[begin:end]) for begin, end in spans}
+    able = {span: loop for span, loop in counted.items() if loop.operations}
+    for (begin, end), loop in able.items():
+        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in able):
+            yield loop
 
 
-def _counted(body: list[tuple[str, str]]) -> InnerLoop:
-    operations = [_operations(name) for name, _ in body]
+def _counted(body: list[str]) -> InnerLoop:
+    operations = [_operations(name) for name in body]
     return InnerLoop(len(body), sum(n > 0 for n in operations), sum(operations))
 
 

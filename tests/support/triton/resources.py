@@ -49,10 +49,11 @@ issues four a cycle, so on an H100 (132 of them, 1.755 GHz) a kernel that takes 
 TFLOP/s by issuing alone, and one that takes more to less. By `mma.sync` (HMMA) the tensor cores
 give about 620. Of UTCHMMA the code does not say how much it multiplies.
 
-The halo tile was designed for 490 to 600 TFLOP/s of kept work, by wgmma. Its loops by `mma.sync`
-(`convolve_halo_blocks`, `correlate_halo_blocks`) issue few enough instructions for more, so what
-holds them is the rate of `mma.sync` or what comes from L2; `gpu/rates.py` expects 250 until it is
-measured."""
+The halo tile was designed for 490 to 600 TFLOP/s of kept work, by wgmma. By `mma.sync`,
+`convolve_halo_blocks` issues few enough instructions for more, so that what holds it is the rate of
+`mma.sync` or what comes from L2. A turn of `correlate_halo_blocks` also copies its pixels and finds
+the next ones (counted once here): it is held to 370 with all 40 blocks of an item, and to less with
+fewer. `gpu/rates.py` expects 250 of both until they are measured."""
 
 
 def triton_lines() -> list[str]:
