@@ -68,12 +68,7 @@ inline bool cut_into_planes(const ConvPass& pass, int32_t pixels, int32_t edge, 
   t = HaloTile{{pass}};
   t.tile_w = covering(t.out_w, edge), t.tile_h = covering(t.out_h, edge);
   t.tile_n = pixels / (t.tile_w * t.tile_h);
-  if (t.kernel_h > kLargestKernel || t.kernel_w > kLargestKernel) return false;
-  if (!reach_fits(t.tile_w, t.down_w, t.kernel_w, t.dilation_w, kTileBytes) ||
-      !reach_fits(t.tile_h, t.down_h, t.kernel_h, t.dilation_h, kTileBytes / t.tile_w))
-    return false;
-  t.plane_w = (t.tile_w - 1) * t.down_w + (t.kernel_w - 1) * t.dilation_w + 1;
-  t.plane_h = (t.tile_h - 1) * t.down_h + (t.kernel_h - 1) * t.dilation_h + 1;
+  if (!find_plane(t, kTileBytes)) return false;
   const int64_t plane = int64_t(t.plane_h) * t.plane_w;
   if (plane * t.tile_n > kTileBytes) return false;
   t.halo = int32_t(plane) * t.tile_n;

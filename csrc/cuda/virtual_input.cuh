@@ -15,6 +15,19 @@ inline bool reach_fits(int64_t pixels, int64_t down, int64_t kernel, int64_t dil
   return (pixels - 1) * down + (kernel - 1) * dilation + 1 <= most;
 }
 
+// Finds the pixels that a tile reads of an image, with its halo: plane_h x plane_w. False where a
+// kernel is larger than a plan's code has room for, or an axis alone reads more than `most`.
+template <class Tile>
+bool find_plane(Tile& t, int64_t most) {
+  if (t.kernel_h > kLargestKernel || t.kernel_w > kLargestKernel) return false;
+  if (!reach_fits(t.tile_w, t.down_w, t.kernel_w, t.dilation_w, most) ||
+      !reach_fits(t.tile_h, t.down_h, t.kernel_h, t.dilation_h, most / t.tile_w))
+    return false;
+  t.plane_w = (t.tile_w - 1) * t.down_w + (t.kernel_w - 1) * t.dilation_w + 1;
+  t.plane_h = (t.tile_h - 1) * t.down_h + (t.kernel_h - 1) * t.dilation_h + 1;
+  return true;
+}
+
 struct VirtualInput : ConvPass {
   Divisor by_up_h, by_up_w;
 

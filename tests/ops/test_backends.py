@@ -197,20 +197,6 @@ def test_every_reason_why_triton_cannot_run(monkeypatch, where, value, reason):
     assert re.search(reason, triton_support._found_missing())
 
 
-def test_on_a_gpu_every_kernel_of_convolutions_says_what_it_serves(monkeypatch):
-    assert "convolutions on this GPU" not in str(sl.backends()) or torch.cuda.is_available()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    old = "needs compute capability 9.0 or 10.0, this GPU has 8.6"
-    monkeypatch.setattr(candidates.TmaBlocks, "why_missing", lambda device: old)
-    monkeypatch.setattr(candidates.Blocks, "why_missing", lambda device: "")
-    lines = str(sl.backends()).splitlines()
-    found = dict(line.split(maxsplit=1) for line in lines[-len(candidates.KERNELS) :])
-    assert list(found) == [kernel.name for kernel in candidates.KERNELS]
-    assert found["tma_blocks"] == old
-    assert found["blocks"] == "any mask and geometry; float16, bfloat16, float32"
-
-
 def test_a_compiled_program_asks_nothing_about_triton(monkeypatch):
     """What a masked convolution asks on a GPU must not break the graph: an error here."""
     triton_support.why_missing()  # as a module does when it gets its mask

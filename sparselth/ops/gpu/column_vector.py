@@ -22,7 +22,7 @@ from ..reference import masked_conv2d_grad_input, masked_conv2d_grad_weight
 from .kernel import ConvKernel, has_cuda_kernels
 from .rates import slower_than_cudnn
 
-# As in column_vector_conv2d.cu.
+# As in column_vector_tile.cuh.
 _ROWS, _STEP, _COLUMNS, _PIXELS, _TILE_BYTES = 64, 16, 32, 32, 96 << 10
 _LARGEST_KERNEL, _FILLER = 255, 1 << 21
 

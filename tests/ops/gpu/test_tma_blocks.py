@@ -5,7 +5,8 @@ import importlib.util
 import pytest
 import torch
 
-from sparselth.ops.gpu import tma_blocks
+import sparselth as sl
+from sparselth.ops.gpu import candidates, tma_blocks
 from sparselth.ops.gpu.candidates import candidates_for
 from sparselth.ops.gpu.rates import slower_than_cudnn
 from sparselth.ops.gpu.tma_blocks import TmaBlocks
@@ -81,3 +82,17 @@ def test_it_expects_its_own_passes_and_the_weight_gradient_of_blocks():
     products = share * slower_than_cudnn("tma_blocks32x32")
     blocks = share * slower_than_cudnn("blocks32")
     assert kernel.relative_time == pytest.approx((2 * products + blocks) / 3)
+
+
+def test_on_a_gpu_every_kernel_of_convolutions_says_what_it_serves(monkeypatch):
+    assert "convolutions on this GPU" not in str(sl.backends()) or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    old = "needs compute capability 9.0 or 10.0, this GPU has 8.6"
+    monkeypatch.setattr(candidates.TmaBlocks, "why_missing", lambda device: old)
+    monkeypatch.setattr(candidates.Blocks, "why_missing", lambda device: "")
+    lines = str(sl.backends()).splitlines()
+    found = dict(line.split(maxsplit=1) for line in lines[-len(candidates.KERNELS) :])
+    assert list(found) == [kernel.name for kernel in candidates.KERNELS]
+    assert found["tma_blocks"] == old
+    assert found["blocks"] == "any mask and geometry; float16, bfloat16, float32"
